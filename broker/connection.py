@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Connections: a peer on a bus, from HELLO to its end.
+
+HELLO on a handle of an endpoint makes a connection: ordinary, or one of three special kinds that only privileged
+handles may make and that nobody can address by id.
+
+- An *activator* owns a name while nobody else does. It receives, but may only peek usefully; it never sends.
+- A *policy holder* brings policy entries for a name into the bus's database. It neither sends nor receives.
+- A *monitor* receives a copy of everything, before the receivers do. Nobody hears of its coming and going.
+
+A connection ends by BYEBYE, by the last close of its handle, or with its endpoint. `disconnect` is the same for all:
+its policy entries and names go first (an activator gets its messages back), then those who wait for a reply from it
+are told, then everybody. A handle whose connection has ended answers ECONNRESET to everything but a second BYEBYE,
+until it is closed; only then is the user's budget of connections relieved.
+
+This module is about the life of a connection. What it sends and receives is in `broker.send` and `broker.receive`,
+what it may do in `broker.access`. Reference: ipc/kdbus/connection.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker import command, item, quota
+from broker import revision3 as abi
+from broker.command import Invocation
+from broker.errors import (
+    AlreadyDisconnected,
+    AttachFlagsRefused,
+    BadArgument,
+    BadItem,
+    BadName,
+    Disconnected,
+    KdbusError,
+    MessagesPending,
+    NodeShutDown,
+    NotPermitted,
+    PeerGone,
+    PoolFull,
+    WrongConnectionKind,
+)
+from broker.item import Item
+from broker.match import MatchDatabase
+from broker.metadata import PROCESS_FLAGS, ProcessMetadata, faked_items, sanitize_attach_flags
+from broker.names import is_valid_name
+from broker.outside import ConnectionEvents
+from broker.pool import Pool
+from broker.queue import Queue, QueueEntry
+
+if TYPE_CHECKING:
+    from broker.endpoint import Endpoint
+    from broker.names import NameEntry, Waiter
+    from broker.reply import Reply
+
+_SPECIAL_KINDS = (
+    (abi.HELLO_ACTIVATOR, command.ACTIVATOR),
+    (abi.HELLO_POLICY_HOLDER, command.POLICY_HOLDER),
+    (abi.HELLO_MONITOR, command.MONITOR),
+)
+
+_HELLO_ITEMS = frozenset(
+    (
+        abi.ITEM_NAME,
+        abi.ITEM_CREDS,
+        abi.ITEM_PIDS,
+        abi.ITEM_SECLABEL,
+        abi.ITEM_CONN_DESCRIPTION,
+        abi.ITEM_POLICY_ACCESS,
+        abi.ITEM_BLOOM_MASK,
+        abi.ITEM_ID,
+        abi.ITEM_NAME_ADD,
+        abi.ITEM_NAME_REMOVE,
+        abi.ITEM_NAME_CHANGE,
+        abi.ITEM_ID_ADD,
+        abi.ITEM_ID_REMOVE,
+    )
+)
+"""What HELLO takes; the types that it does not look at are accepted as in the original."""
+
+
+def kind_of(flags: int) -> str:
+    """The kind that KDBUS_HELLO_* flags ask for. Raises BadArgument for more than one special kind."""
+    kinds = [kind for flag, kind in _SPECIAL_KINDS if flags & flag]
+    if len(kinds) > 1:
+        raise BadArgument
+    return kinds[0] if kinds else command.ORDINARY
+
+
+class Connection:
+    """One peer.
+
+    `active` is true from `connect` to `disconnect`. `replies` are those it waits for, the latest request first;
+    `owed` those that others wait for from it. `names` are in the order in which they were acquired.
+    """
+
+    def __init__(self, endpoint: Endpoint, hello: Invocation, *, privileged: bool) -> None:
+        """Check a HELLO and prepare the connection; nobody knows of it before `connect`.
+
+        Fills in what HELLO returns. Raises, in this order: BadArgument, WrongConnectionKind (a monitor on a custom
+        endpoint), NotPermitted, what `_check_items` raises, AttachFlagsRefused, OutOfMemory, BadArgument (faked
+        identities), TooManyConnections.
+        """
+        bus, caller = endpoint.bus, hello.caller
+        self.endpoint = endpoint
+        self.bus = bus
+        self.flags = hello.get("flags")
+        self.kind = kind_of(self.flags)
+        self.privileged = privileged
+        if self.kind == command.MONITOR and endpoint.has_policy:
+            raise WrongConnectionKind
+        if self.kind != command.ORDINARY and not privileged:
+            raise NotPermitted
+        self.description = self._check_items(hello.items)
+        self.attach_flags_send = sanitize_attach_flags(hello.get("attach_flags_send"))
+        self.attach_flags_recv = sanitize_attach_flags(hello.get("attach_flags_recv"))
+        if bus.attach_flags_required & ~self.attach_flags_send:
+            raise AttachFlagsRefused
+        self.credentials = caller.credentials()
+        self.active = False
+        self.id = bus.next_connection_id()
+        self.metadata = ProcessMetadata()
+        self.faked_metadata = False
+        self.names: dict[bytes, NameEntry] = {}
+        self.waiting_for: list[Waiter] = []
+        self.activator_of: NameEntry | None = None
+        self.replies: list[Reply] = []
+        self.owed: set[Reply] = set()
+        self.request_count = 0
+        self.lost_count = 0
+        self.matches = MatchDatabase()
+        self.queue = Queue()
+        self.quota = quota.QueueQuota()
+        self.events: ConnectionEvents | None = None
+        self._collect_metadata(hello)
+        self.user = endpoint.user if endpoint.user is not None else bus.domain.user(self.credentials.uid)
+        self.user.add_connection()
+        try:
+            size = hello.get("pool_size")
+            self.pool = Pool(caller.new_pool(b"kdbus-conn" + self._label(), size), size)
+        except BaseException:
+            self.user.connections -= 1
+            raise
+        self._fill_in(hello)
+
+    def _label(self) -> bytes:
+        return b"" if self.description is None else b":" + self.description
+
+    def _check_items(self, items: list[Item]) -> bytes | None:
+        """The rules for the items of a HELLO; returns the description.
+
+        BadArgument: a name without being activator or policy holder, a second name or description, no name where one
+        is needed, a bad size; BadName; NotPermitted: faked identity without privilege; BadItem: a type that HELLO
+        does not take.
+        """
+        name = description = None
+        for current in items:
+            if current.type not in _HELLO_ITEMS:
+                raise BadItem
+            if current.type == abi.ITEM_NAME:
+                if self.kind not in (command.ACTIVATOR, command.POLICY_HOLDER) or name is not None:
+                    raise BadArgument
+                name = current.text()
+                if not is_valid_name(name, wildcard=True):
+                    raise BadName
+            elif current.type in (abi.ITEM_CREDS, abi.ITEM_PIDS, abi.ITEM_SECLABEL):
+                if not self.privileged:
+                    raise NotPermitted
+                if current.type == abi.ITEM_PIDS and len(current.payload) != 24:
+                    raise BadArgument
+            elif current.type == abi.ITEM_CONN_DESCRIPTION:
+                if description is not None:
+                    raise BadArgument
+                description = current.text()
+        if self.kind in (command.ACTIVATOR, command.POLICY_HOLDER) and name is None:
+            raise BadArgument
+        return description
+
+    def _collect_metadata(self, hello: Invocation) -> None:
+        faked = faked_items(hello.items)
+        if any(part is not None for part in faked):
+            self.metadata.fake(hello.caller, *faked)
+            self.faked_metadata = True
+        else:
+            self.metadata.collect(hello.caller, PROCESS_FLAGS)
+
+    def _fill_in(self, hello: Invocation) -> None:
+        """What HELLO returns: the bus's properties, and a slice with its bloom parameters as an item list."""
+        bloom = item.build(abi.ITEM_BLOOM_PARAMETER, self.bus.bloom)
+        slice_ = self.pool.store((8 + len(bloom)).to_bytes(8, "little") + bloom)
+        slice_.publish()
+        slice_.release()
+        hello.put("attach_flags_send", self.bus.attach_flags_required | abi.FLAG_KERNEL)
+        hello.put("bus_flags", self.bus.flags)
+        hello.put("id", self.id)
+        hello.put("offset", slice_.offset)
+        hello.put("items_size", slice_.size)
+        hello.put_bytes("id128", self.bus.id128)
+
+    @property
+    def is_activator(self) -> bool:
+        return self.kind == command.ACTIVATOR
+
+    def connect(self, hello: Invocation) -> None:
+        """Become a peer of the bus.
+
+        Everybody is told (not of a monitor), an activator gets its name, and activators and policy holders their
+        policy entries. On failure the connection is disconnected again, which those who saw it come are told as well.
+
+        Raises NodeShutDown, and what acquiring a name and setting a policy raise.
+        """
+        if not self.endpoint.active:
+            raise NodeShutDown
+        self.bus.add_connection(self)
+        self.endpoint.connections[self.id] = self
+        self.active = True
+        try:
+            if self.kind != command.MONITOR:
+                self.bus.notifications.id_change(abi.ITEM_ID_ADD, self.id, self.flags)
+            if self.is_activator:
+                name = item.unique(hello.items, abi.ITEM_NAME).text()
+                self.bus.names.acquire(self, name, abi.NAME_ACTIVATOR)
+            self.bus.notifications.flush()
+            if self.kind in (command.ACTIVATOR, command.POLICY_HOLDER):
+                wildcards = self.kind == command.POLICY_HOLDER
+                self.bus.policy.set(hello.items, hello.caller.ids, self, single=True, wildcards=wildcards)
+        except KdbusError:
+            self.disconnect()
+            raise
+
+    def bye(self) -> None:
+        """BYEBYE. Raises AlreadyDisconnected or MessagesPending."""
+        if not self.active:
+            raise AlreadyDisconnected
+        if len(self.queue):
+            raise MessagesPending
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """End the connection; see the module's essay for the order. Further calls do nothing."""
+        if not self.active:
+            return
+        self.active = False
+        bus = self.bus
+        if self.events is not None:
+            self.events.disconnected()
+        for reply in list(self.replies):
+            if reply.sync and reply.waiting:
+                reply.wake_up(Disconnected())
+        bus.policy.remove_owner(self)
+        bus.remove_connection(self)
+        self.endpoint.connections.pop(self.id, None)
+        bus.names.remove_connection(self)
+        for entry in self.queue.entries():
+            if entry.reply is not None:
+                bus.notifications.reply_dead(entry.message.source, entry.message.cookie)
+            self.queue.remove(entry)
+            entry.discard()
+        for reply in list(self.replies):
+            reply.unlink()
+        for reply in sorted(self.owed, key=lambda owed: owed.requester.id):
+            if reply.sync:
+                reply.wake_up(PeerGone())
+            else:
+                bus.notifications.reply_dead(reply.requester.id, reply.cookie)
+            reply.unlink()
+        if self.kind != command.MONITOR:
+            bus.notifications.id_change(abi.ITEM_ID_REMOVE, self.id, self.flags)
+        bus.notifications.flush()
+
+    def close(self) -> None:
+        """The handle was closed for the last time, or HELLO failed: free everything. Called exactly once."""
+        self.disconnect()
+        self.user.connections -= 1
+        self.pool.memory.close()
+
+    def find_reply(self, replier: Connection, cookie: int) -> Reply | None:
+        """The reply to `cookie` that this connection expects from `replier`, of the latest such request."""
+        for reply in self.replies:
+            if reply.replier is replier and reply.cookie == cookie:
+                return reply
+        return None
+
+    def take_messages(self, source: Connection, name_id: int | None) -> None:
+        """Move waiting messages here from `source`, all or those that were addressed by the name of `name_id`.
+
+        Requests among them are now to be answered by this connection. Messages that carry descriptors which this
+        connection does not accept, or whose payload does not fit, are lost and counted. Raises PoolFull if the last
+        one did not fit.
+        """
+        for reply in list(source.owed):
+            if reply.requester in (source, self) or name_id not in (None, reply.name_id):
+                continue
+            reply.move_to(self)
+        failure: PoolFull | None = None
+        for entry in source.queue.entries():
+            if name_id not in (None, entry.name_id):
+                continue
+            source.queue.remove(entry)
+            if entry.message.files and not self.flags & abi.HELLO_ACCEPT_FD:
+                self.lost_count += 1
+                entry.discard()
+                continue
+            try:
+                entry.move(self.pool)
+            except PoolFull as error:
+                failure = error
+                self.lost_count += 1
+                entry.discard()
+                continue
+            failure = None
+            self.enqueue(entry)
+        if source.events is not None and not len(source.queue):
+            source.events.queue_drained()
+        if failure is not None:
+            raise failure
+
+    def enqueue(self, entry: QueueEntry) -> None:
+        """Append a message to the queue and wake pollers."""
+        self.queue.add(entry)
+        if self.events is not None:
+            self.events.message_queued()
+
+    def update(self, invocation: Invocation) -> None:
+        """CONN_UPDATE: change attach flags, or a policy holder's entries.
+
+        Raises WrongConnectionKind (policy holders have no attach flags, others no policy), BadItem, BadArgument
+        (unknown flags, or fewer than the bus requires), and what setting a policy raises.
+        """
+        send = receive = None
+        policy = False
+        for current in invocation.items:
+            if current.type in (abi.ITEM_ATTACH_FLAGS_SEND, abi.ITEM_ATTACH_FLAGS_RECV):
+                if self.kind == command.POLICY_HOLDER:
+                    raise WrongConnectionKind
+                flags = sanitize_attach_flags(current.u64())
+                if current.type == abi.ITEM_ATTACH_FLAGS_SEND:
+                    send = flags
+                else:
+                    receive = flags
+            elif current.type in (abi.ITEM_NAME, abi.ITEM_POLICY_ACCESS):
+                if self.kind != command.POLICY_HOLDER:
+                    raise WrongConnectionKind
+                policy = True
+            else:
+                raise BadItem
+        if policy:
+            ids = invocation.caller.ids
+            self.bus.policy.set(invocation.items, ids, self, single=True, wildcards=True)
+        if send is not None:
+            if self.bus.attach_flags_required & ~send:
+                raise BadArgument
+            self.attach_flags_send = send
+        if receive is not None:
+            self.attach_flags_recv = receive

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Items: the chained pieces of data that commands and messages are made of.
+
+An item is a header of two 64-bit words, its size (header included, padding not) and its type, then its payload,
+padded with zeros to a multiple of 8 bytes. A list of items ends exactly where its container does, rounded up to 8;
+nothing marks the last one.
+
+Before any command runs, `parse` walks the whole list once and checks each item against the table of its type. Later
+code may then rely on sizes and terminated strings. Types that the table does not name pass: whether a command takes
+them is that command's rule. This order is visible: a malformed item of an irrelevant type answers EINVAL before the
+command looks at anything else.
+
+Reference: ipc/kdbus/item.c.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from broker import limits
+from broker import revision3 as abi
+from broker.errors import BadDescriptor, BadItem, BadName, DuplicateItem, MissingItem, NameTooLong
+from broker.layout import align8
+
+HEADER_SIZE = 16
+
+_HEADER = struct.Struct("<QQ")
+
+
+class Item(NamedTuple):
+    """One item as it stands in the caller's command: its type and its payload without padding."""
+
+    type: int
+    payload: bytes
+
+    def u64(self, index: int = 0) -> int:
+        """The payload's 64-bit word number `index`."""
+        return int.from_bytes(self.payload[8 * index : 8 * index + 8], "little")
+
+    def text(self) -> bytes:
+        """The payload as a string, without what follows its first zero."""
+        return self.payload.split(b"\0", 1)[0]
+
+
+def is_terminated(payload: bytes) -> bool:
+    """Whether the payload is a string with just one zero, at its end (`kdbus_str_valid`)."""
+    return payload.find(b"\0") == len(payload) - 1 and bool(payload)
+
+
+LETTERS = frozenset(range(0x41, 0x5B)) | frozenset(range(0x61, 0x7B)) | frozenset(range(0xC0, 0x100)) - {0xD7, 0xF7}
+"""What the kernel's `isalpha` takes: ASCII and Latin-1 letters (lib/ctype.c)."""
+DIGITS = frozenset(b"0123456789")
+
+
+def check_node_name(name: bytes) -> None:
+    """A bus, endpoint or description: letters, digits and `_`, and inside also `-` and `.`.
+
+    Raises BadName. Reference: `kdbus_sysname_is_valid` in util.c.
+    """
+    inner = name[1:-1].replace(b"-", b"_").replace(b".", b"_")
+    if not name or not (LETTERS | DIGITS | {0x5F}).issuperset(name[:1] + inner + name[-1:]):
+        raise BadName
+
+
+def _exactly(size: int) -> Callable[[bytes], None]:
+    def check(payload: bytes) -> None:
+        if len(payload) != size:
+            raise BadItem
+
+    return check
+
+
+def _multiple_of_4(payload: bytes) -> None:
+    if len(payload) % 4:
+        raise BadItem
+
+
+def _string(payload: bytes) -> None:
+    if not is_terminated(payload):
+        raise BadItem
+
+
+def _vector(payload: bytes) -> None:
+    if len(payload) != 16 or payload[:8] == bytes(8):
+        raise BadItem
+
+
+def _memfd(payload: bytes) -> None:
+    if len(payload) != 24 or payload[8:16] == bytes(8):
+        raise BadItem
+    if payload[19] & 0x80:
+        raise BadDescriptor
+
+
+def _node_name(payload: bytes) -> None:
+    if len(payload) < 2:
+        raise BadItem
+    if len(payload) > limits.NODE_NAME_LENGTH + 1:
+        raise NameTooLong
+    _string(payload)
+    check_node_name(payload[:-1])
+
+
+def _bloom_filter(payload: bytes) -> None:
+    if len(payload) < 8:
+        raise BadItem
+
+
+def _name_change(payload: bytes) -> None:
+    if len(payload) < 32:
+        raise BadItem
+    if len(payload) > 32:
+        _string(payload[32:])
+
+
+_CHECKS: dict[int, Callable[[bytes], None]] = {
+    abi.ITEM_PAYLOAD_VEC: _vector,
+    abi.ITEM_PAYLOAD_OFF: _vector,
+    abi.ITEM_PAYLOAD_MEMFD: _memfd,
+    abi.ITEM_FDS: _multiple_of_4,
+    abi.ITEM_CANCEL_FD: _exactly(4),
+    abi.ITEM_BLOOM_PARAMETER: _exactly(16),
+    abi.ITEM_BLOOM_FILTER: _bloom_filter,
+    abi.ITEM_CONN_DESCRIPTION: _node_name,
+    abi.ITEM_MAKE_NAME: _node_name,
+    abi.ITEM_ATTACH_FLAGS_SEND: _exactly(8),
+    abi.ITEM_ATTACH_FLAGS_RECV: _exactly(8),
+    abi.ITEM_ID: _exactly(8),
+    abi.ITEM_TIMESTAMP: _exactly(24),
+    abi.ITEM_CREDS: _exactly(32),
+    abi.ITEM_AUXGROUPS: _multiple_of_4,
+    abi.ITEM_NAME: _string,
+    abi.ITEM_DST_NAME: _string,
+    abi.ITEM_PID_COMM: _string,
+    abi.ITEM_TID_COMM: _string,
+    abi.ITEM_EXE: _string,
+    abi.ITEM_CMDLINE: _string,
+    abi.ITEM_CGROUP: _string,
+    abi.ITEM_SECLABEL: _string,
+    abi.ITEM_AUDIT: _exactly(8),
+    abi.ITEM_POLICY_ACCESS: _exactly(24),
+    abi.ITEM_NAME_ADD: _name_change,
+    abi.ITEM_NAME_REMOVE: _name_change,
+    abi.ITEM_NAME_CHANGE: _name_change,
+    abi.ITEM_ID_ADD: _exactly(16),
+    abi.ITEM_ID_REMOVE: _exactly(16),
+    abi.ITEM_REPLY_TIMEOUT: _exactly(0),
+    abi.ITEM_REPLY_DEAD: _exactly(0),
+}
+"""What the payload of each item type must look like. Types that are not named may carry anything."""
+
+
+def parse(data: bytes) -> list[Item]:
+    """The items in `data`, each checked.
+
+    `data` is what follows the command's fixed part; its length need not be a multiple of 8, but the last item's
+    padded end must be exactly the padded end of `data`.
+
+    Raises BadItem, NameTooLong, BadName or BadDescriptor, for the first bad item in the list.
+    """
+    items: list[Item] = []
+    position, end = 0, len(data)
+    while position < end:
+        if end - position < HEADER_SIZE:
+            raise BadItem
+        size, item_type = _HEADER.unpack_from(data, position)
+        if size < HEADER_SIZE or size > end - position:
+            raise BadItem
+        payload = data[position + HEADER_SIZE : position + size]
+        check = _CHECKS.get(item_type)
+        if check is not None:
+            check(payload)
+        items.append(Item(item_type, payload))
+        position += align8(size)
+    if position != align8(end):
+        raise BadItem
+    return items
+
+
+def unique(items: list[Item], item_type: int) -> Item:
+    """The only item of that type. Raises MissingItem or DuplicateItem."""
+    found = [item for item in items if item.type == item_type]
+    if not found:
+        raise MissingItem
+    if len(found) > 1:
+        raise DuplicateItem
+    return found[0]
+
+
+def build(item_type: int, payload: bytes) -> bytes:
+    """An item as bytes: header, payload, zeros up to a multiple of 8."""
+    size = HEADER_SIZE + len(payload)
+    return _HEADER.pack(size, item_type) + payload + bytes(-size & 7)
+
+
+def padded_size(payload_size: int) -> int:
+    """How many bytes an item with that payload takes."""
+    return align8(HEADER_SIZE + payload_size)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Matches: which broadcasts, signals and notifications a connection wants.
+
+A match is a cookie and a list of rules. A message fits a match when all its rules hold, and reaches the connection
+when any match fits; a match without rules fits everything. Rules about senders (bloom mask, id, name) never hold for
+notifications, and rules about notifications never hold for messages of connections.
+
+Bloom filters: a signal carries a bit field that its sender made of the signal's properties, and a *generation*
+number. A rule carries one mask per generation; the one of the signal's generation, or else the last, must be
+contained in the filter. What bits mean is between programs; the bus knows only the size, which is fixed when the bus
+is made.
+
+Reference: ipc/kdbus/match.c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker import limits
+from broker import revision3 as abi
+from broker.errors import BadItem, BadName, BloomSizeMismatch, NoSuchMatch, TooManyMatches
+from broker.item import Item
+from broker.names import is_valid_name
+
+if TYPE_CHECKING:
+    from broker.connection import Connection
+    from broker.message import Message
+
+
+@dataclass(frozen=True, slots=True)
+class BloomRule:
+    """The message's filter contains the mask of its generation."""
+
+    masks: tuple[int, ...]
+
+    def holds(self, message: Message, source: Connection) -> bool:
+        if message.bloom_filter is None:
+            return False
+        mask = self.masks[min(message.bloom_generation, len(self.masks) - 1)]
+        return message.bloom_filter & mask == mask
+
+
+@dataclass(frozen=True, slots=True)
+class SourceIdRule:
+    """The message comes from a connection of that id."""
+
+    id: int
+
+    def holds(self, message: Message, source: Connection) -> bool:
+        return self.id in (source.id, abi.MATCH_ANY_ID)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceNameRule:
+    """The message comes from the owner of the name."""
+
+    name: bytes
+
+    def holds(self, message: Message, source: Connection) -> bool:
+        return self.name in source.names
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationRule:
+    """A notification of that item type, about these connections and this name; None stands for any."""
+
+    type: int
+    old_id: int | None
+    new_id: int | None
+    name: bytes | None
+
+    def holds(self, message: Message) -> bool:
+        about = message.notification
+        return (
+            about is not None
+            and about.type == self.type
+            and self.old_id in (None, about.old_id)
+            and self.new_id in (None, about.new_id)
+            and (self.name is None or about.name is None or self.name == about.name)
+        )
+
+
+Rule = BloomRule | SourceIdRule | SourceNameRule | NotificationRule
+
+
+def _specific(number: int) -> int | None:
+    return None if number == abi.MATCH_ANY_ID else number
+
+
+def _bloom_rule(payload: bytes, bloom_size: int) -> BloomRule:
+    if len(payload) < bloom_size or len(payload) % bloom_size:
+        raise BloomSizeMismatch
+    starts = range(0, len(payload), bloom_size)
+    return BloomRule(tuple(int.from_bytes(payload[start : start + bloom_size], "little") for start in starts))
+
+
+def parse_rule(entry: Item, bloom_size: int) -> Rule:
+    """The rule that one item of MATCH_ADD describes.
+
+    Raises BloomSizeMismatch, BadName, or BadItem for a type that is no rule.
+    """
+    if entry.type == abi.ITEM_BLOOM_MASK:
+        return _bloom_rule(entry.payload, bloom_size)
+    if entry.type == abi.ITEM_NAME:
+        if not is_valid_name(entry.text(), wildcard=False):
+            raise BadName
+        return SourceNameRule(entry.text())
+    if entry.type == abi.ITEM_ID:
+        return SourceIdRule(entry.u64())
+    if entry.type in (abi.ITEM_NAME_ADD, abi.ITEM_NAME_REMOVE, abi.ITEM_NAME_CHANGE):
+        # struct kdbus_notify_name_change: old id, old flags, new id, new flags, name
+        name = entry.payload[32:].rstrip(b"\0") if len(entry.payload) > 32 else None
+        return NotificationRule(entry.type, _specific(entry.u64(0)), _specific(entry.u64(2)), name)
+    if entry.type == abi.ITEM_ID_ADD:
+        return NotificationRule(entry.type, None, _specific(entry.u64()), None)
+    if entry.type == abi.ITEM_ID_REMOVE:
+        return NotificationRule(entry.type, _specific(entry.u64()), None, None)
+    raise BadItem
+
+
+class MatchDatabase:
+    """The matches of one connection, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._matches: list[tuple[int, list[Rule]]] = []
+
+    def __len__(self) -> int:
+        return len(self._matches)
+
+    def add(self, cookie: int, items: list[Item], bloom_size: int, *, replace: bool) -> None:
+        """Add a match; with `replace`, remove those of the same cookie first.
+
+        Raises what `parse_rule` raises, and TooManyMatches; what was to be replaced is gone even then, as in the
+        original.
+        """
+        rules = [parse_rule(entry, bloom_size) for entry in items]
+        if replace:
+            self._matches = [match for match in self._matches if match[0] != cookie]
+        if len(self._matches) >= limits.MATCHES_PER_CONNECTION:
+            raise TooManyMatches
+        self._matches.append((cookie, rules))
+
+    def remove(self, cookie: int) -> None:
+        """Remove all matches of that cookie. Raises NoSuchMatch."""
+        remaining = [match for match in self._matches if match[0] != cookie]
+        if len(remaining) == len(self._matches):
+            raise NoSuchMatch
+        self._matches = remaining
+
+    def fits(self, message: Message, source: Connection | None) -> bool:
+        """Whether any match fits `message` from `source` (None: a notification of the bus)."""
+        return any(all(_holds(rule, message, source) for rule in rules) for _, rules in self._matches)
+
+
+def _holds(rule: Rule, message: Message, source: Connection | None) -> bool:
+    if isinstance(rule, NotificationRule):
+        return source is None and rule.holds(message)
+    return source is not None and rule.holds(message, source)

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Messages: what SEND is given, and the one step that decides whether it is well-formed.
+
+`from_command` makes a `Message` of what the sender's memory holds, or raises the error of the first rule that it
+breaks, in the kernel's order: the message itself (size, flags, items), then what goes together (requests need a
+deadline and a cookie, signals a bloom filter, broadcasts must be signals), with each item's own rules in between, in
+the order in which the items stand. Who may send it to whom is decided later, in `broker.send`.
+
+Payload is not copied here: a message only notes the pieces of the sender's memory, and copies them straight into each
+receiver's pool. Files are pinned here and stay so until the last receiver's entry is gone. Both kinds of payload keep
+their order (`parts`).
+
+A memfd must be sealed against any change, so that what a receiver checks is what it uses. Files that can carry files
+themselves (endpoints, unix sockets) are refused, as cycles of them could never be freed.
+
+Reference: ipc/kdbus/message.c.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from broker import item, limits
+from broker import revision3 as abi
+from broker.command import Invocation, check_flags
+from broker.errors import (
+    BadAddress,
+    BadArgument,
+    BadDescriptor,
+    BadItem,
+    BadMessage,
+    BadName,
+    BloomNotAligned,
+    BloomSizeMismatch,
+    CommandChanged,
+    DescriptorNotPassable,
+    DuplicateItem,
+    MissingDestination,
+    NotForBroadcasts,
+    NotSealable,
+    NotSealed,
+    PayloadTooLarge,
+    TooManyDescriptors,
+    TooManyItems,
+)
+from broker.item import Item
+from broker.layout import U64, signed64
+from broker.metadata import ConnectionMetadata, ProcessMetadata
+from broker.names import is_valid_name
+from broker.outside import Caller, File
+
+_HEADER = struct.Struct("<8Q")
+_VECTOR_ITEM_SIZE = item.padded_size(16)
+_MEMFD_ITEM_SIZE = item.padded_size(24)
+_ALL_SEALS = 0x1 | 0x2 | 0x4 | 0x8
+"""F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE (fcntl(2))."""
+
+
+class Part(NamedTuple):
+    """One piece of payload, in the order sent.
+
+    `size` in bytes; `file` for a memfd, else None; `start` within the memfd, or within the copied payload, or None
+    for a vector of zeros that is not stored.
+    """
+
+    size: int
+    start: int | None
+    file: File | None
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a notification says, for matching: item type, ids before and after, and the name."""
+
+    type: int
+    old_id: int | None = None
+    new_id: int | None = None
+    name: bytes | None = None
+
+
+class Message:
+    """One message on its way. Held by whoever still needs its files."""
+
+    __slots__ = (
+        "_holders",
+        "bloom_filter",
+        "bloom_generation",
+        "connection",
+        "cookie",
+        "destination",
+        "destination_name",
+        "extra",
+        "files",
+        "flags",
+        "name_id",
+        "notification",
+        "parts",
+        "payload_size",
+        "payload_type",
+        "pieces",
+        "priority",
+        "process",
+        "sequence",
+        "source",
+        "timeout_or_cookie_reply",
+    )
+
+    def __init__(self, destination: int, source: int, payload_type: int) -> None:
+        """An empty message, held once."""
+        self.flags = 0
+        self.priority = 0
+        self.destination = destination
+        self.source = source
+        self.payload_type = payload_type
+        self.cookie = 0
+        self.timeout_or_cookie_reply = 0
+        self.sequence = 0
+        self.destination_name: bytes | None = None
+        self.name_id = 0
+        self.extra = b""
+        """For notifications: their one item."""
+        self.notification: About | None = None
+        self.bloom_filter: int | None = None
+        self.bloom_generation = 0
+        self.parts: list[Part] = []
+        self.pieces: list[tuple[int, int]] = []
+        """(address, size) in the sender's memory, to be copied one after the other; address 0 for zeros."""
+        self.payload_size = 0
+        """Sum of the sizes of `pieces`."""
+        self.files: list[File] = []
+        self.process = ProcessMetadata()
+        self.connection = ConnectionMetadata()
+        self._holders = 1
+
+    def hold(self) -> Message:
+        """One more holder."""
+        self._holders += 1
+        return self
+
+    def drop(self) -> None:
+        """One holder less; the last one closes the files."""
+        self._holders -= 1
+        if self._holders == 0:
+            for part in self.parts:
+                if part.file is not None:
+                    part.file.close()
+            for file in self.files:
+                file.close()
+
+    @property
+    def is_broadcast(self) -> bool:
+        return self.destination == abi.DESTINATION_BROADCAST
+
+    def items_size(self) -> int:
+        """Bytes that destination name, payload and descriptors take as items at the receiver."""
+        size = 0
+        for part in self.parts:
+            size += _VECTOR_ITEM_SIZE if part.file is None else _MEMFD_ITEM_SIZE
+        if self.destination_name is not None:
+            size += item.padded_size(len(self.destination_name) + 1)
+        if self.files:
+            size += item.padded_size(4 * len(self.files))
+        return size
+
+
+def from_command(invocation: Invocation, source_id: int, bloom_size: int) -> Message:
+    """The message that a SEND of connection `source_id` points at, on a bus with filters of `bloom_size` bytes.
+
+    On failure no file stays pinned. The errors are those of the rules below, each beside its rule.
+    """
+    caller = invocation.caller
+    address = invocation.get("msg_address")
+    data = _read(caller, address)
+    _, flags, priority, destination, source, payload_type, cookie, timeout = _HEADER.unpack_from(data)
+    known = abi.MESSAGE_EXPECT_REPLY | abi.MESSAGE_NO_AUTO_START | abi.MESSAGE_SIGNAL
+    check_flags(caller, invocation.address + invocation.command.struct.span("kernel_msg_flags")[0], flags, known)
+    items = item.parse(data[_HEADER.size :])
+    if payload_type == abi.PAYLOAD_KERNEL:
+        raise BadArgument
+    if flags & abi.MESSAGE_EXPECT_REPLY:
+        if timeout == 0 or cookie == 0:
+            raise BadArgument
+        if destination == abi.DESTINATION_BROADCAST:
+            raise NotForBroadcasts
+        if flags & abi.MESSAGE_SIGNAL:
+            raise BadArgument
+    elif invocation.get("flags") & abi.SEND_SYNC_REPLY:
+        raise BadArgument
+    message = Message(destination, source_id, payload_type)
+    message.flags = flags
+    message.priority = signed64(priority)
+    message.cookie = cookie
+    message.timeout_or_cookie_reply = timeout
+    try:
+        _scan(message, items, caller, bloom_size)
+        if source not in (0, source_id):
+            raise BadArgument
+    except BaseException:
+        message.drop()
+        raise
+    return message
+
+
+def _read(caller: Caller, address: int) -> bytes:
+    """The message's header and items. EFAULT unaligned or unreadable, EINVAL for a wrong or changing size."""
+    if address & 7:
+        raise BadAddress
+    size = int.from_bytes(caller.read(address, 8), "little")
+    if not _HEADER.size <= size <= limits.MESSAGE_SIZE:
+        raise BadArgument
+    data = caller.read(address, size)
+    if int.from_bytes(data[:8], "little") != size:
+        raise CommandChanged
+    return data
+
+
+def _scan(message: Message, items: list[Item], caller: Caller, bloom_size: int) -> None:
+    """Take the items into the message, in their order."""
+    seen: set[int] = set()
+    vector_size = 0
+    for number, current in enumerate(items, 1):
+        if number > limits.MESSAGE_ITEMS:
+            raise TooManyItems
+        if current.type in _ONCE:
+            if current.type in seen:
+                raise DuplicateItem
+            seen.add(current.type)
+        if current.type == abi.ITEM_PAYLOAD_VEC:
+            vector_size = _add_vector(message, current, vector_size)
+        elif current.type == abi.ITEM_PAYLOAD_MEMFD:
+            _add_memfd(message, current, caller)
+        elif current.type == abi.ITEM_FDS:
+            _add_files(message, current, caller)
+        elif current.type == abi.ITEM_BLOOM_FILTER:
+            _set_bloom_filter(message, current, bloom_size)
+        elif current.type == abi.ITEM_DST_NAME:
+            if not is_valid_name(current.text(), wildcard=False):
+                raise BadName
+            message.destination_name = current.text()
+        else:
+            raise BadItem
+    if message.destination == abi.DESTINATION_NAME and message.destination_name is None:
+        raise MissingDestination
+    if message.is_broadcast:
+        if message.destination_name is not None or not message.flags & abi.MESSAGE_SIGNAL:
+            raise BadMessage
+        if message.timeout_or_cookie_reply:
+            raise NotForBroadcasts
+    if bool(message.flags & abi.MESSAGE_SIGNAL) != (message.bloom_filter is not None):
+        raise BadMessage
+
+
+_ONCE = frozenset((abi.ITEM_FDS, abi.ITEM_BLOOM_FILTER, abi.ITEM_DST_NAME))
+
+
+def _add_piece(message: Message, address: int, size: int) -> None:
+    if size:
+        message.pieces.append((address, size))
+        message.payload_size += size
+
+
+def _add_vector(message: Message, current: Item, vector_size: int) -> int:
+    """PAYLOAD_VEC: a piece of memory, or with a null pointer so many zeros, of which only `size % 8` are stored.
+
+    The rest of the zeros is left to the receiver, which sees the offset ~0. The stored ones keep the alignment of
+    what follows. Returns the sum of sizes so far; over 2 MiB is EMSGSIZE.
+    """
+    size, address = current.u64(0), current.u64(1)
+    if vector_size + size > limits.MESSAGE_PAYLOAD:
+        raise PayloadTooLarge
+    if address:
+        message.parts.append(Part(size, message.payload_size, None))
+        _add_piece(message, address, size)
+    else:
+        message.parts.append(Part(size, None, None))
+        _add_piece(message, 0, size % 8)
+    return vector_size + size
+
+
+def _add_memfd(message: Message, current: Item, caller: Caller) -> None:
+    """PAYLOAD_MEMFD: a range of a sealed memfd; `size % 8` zeros are stored in the pool.
+
+    EMSGSIZE if the range overflows, EBADF for no file or past its end, EMEDIUMTYPE for a file that has no seals,
+    ETXTBSY if one is missing.
+    """
+    start, size = current.u64(0), current.u64(1)
+    if start + size > U64:
+        raise PayloadTooLarge
+    file = caller.file(int.from_bytes(current.payload[16:20], "little"))
+    if file.is_path:
+        file.close()
+        raise BadDescriptor
+    _add_piece(message, 0, size % 8)
+    message.parts.append(Part(size, start, file))
+    seals = file.seals
+    if seals is None:
+        raise NotSealable
+    if seals & _ALL_SEALS != _ALL_SEALS:
+        raise NotSealed
+    if start + size > file.size:
+        raise BadDescriptor
+
+
+def _add_files(message: Message, current: Item, caller: Caller) -> None:
+    """FDS: descriptors to pass. ENOTUNIQ in broadcasts, EMFILE over 253, EBADF, EOPNOTSUPP for those that carry
+    files."""
+    if message.is_broadcast:
+        raise NotForBroadcasts
+    numbers = struct.unpack(f"<{len(current.payload) // 4}i", current.payload)
+    if len(numbers) > limits.MESSAGE_DESCRIPTORS:
+        raise TooManyDescriptors
+    for number in numbers:
+        if number < 0:
+            raise BadDescriptor
+        file = caller.file(number)
+        message.files.append(file)
+        if file.is_kdbus_endpoint or (file.is_unix_socket and not file.is_path):
+            raise DescriptorNotPassable
+
+
+def _set_bloom_filter(message: Message, current: Item, bloom_size: int) -> None:
+    """BLOOM_FILTER: generation, then the bits. EFAULT unless a multiple of 8 bytes, EDOM unless the bus's size."""
+    size = len(current.payload) - 8
+    if size % 8:
+        raise BloomNotAligned
+    if size != bloom_size:
+        raise BloomSizeMismatch
+    message.bloom_generation = current.u64(0)
+    message.bloom_filter = int.from_bytes(current.payload[8:], "little")

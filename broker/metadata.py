@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Metadata: who sent a message, as the bus itself knows it.
+
+A receiver asks for metadata with its attach flags, a sender agrees to what it lets out with its own, and what both
+want is *collected* from the sending thread when it sends. It is *exported*, as items behind the payload, when the
+message is received: masked by what the receiver asks for then and by the module parameter `attach_flags_mask`, and
+translated into the receiver's namespaces. What cannot be translated is left out or replaced, item by item, as the
+rules in `ProcessMetadata.export` say.
+
+Two kinds are kept apart. Facts about the process (`ProcessMetadata`) may be faked by a privileged connection at
+HELLO, and then are never collected from the thread. Facts about the connection (`ConnectionMetadata`: names,
+description, timestamp) are always true.
+
+One message may go to many receivers and is collected for each of them into the same objects: what was collected for
+one may be exported to another, if that one asks for it. Reference: ipc/kdbus/metadata.c.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+
+from broker import item
+from broker import revision3 as abi
+from broker.errors import BadArgument
+from broker.item import Item
+from broker.outside import INVALID_ID, Caller, Capabilities, Clock, Credentials, Ids, Pid, Process
+
+PROCESS_FLAGS = (
+    abi.ATTACH_CREDS
+    | abi.ATTACH_PIDS
+    | abi.ATTACH_AUXGROUPS
+    | abi.ATTACH_TID_COMM
+    | abi.ATTACH_PID_COMM
+    | abi.ATTACH_EXE
+    | abi.ATTACH_CMDLINE
+    | abi.ATTACH_CGROUP
+    | abi.ATTACH_CAPS
+    | abi.ATTACH_SECLABEL
+    | abi.ATTACH_AUDIT
+)
+"""What is collected of the process at HELLO and BUS_MAKE."""
+
+
+def sanitize_attach_flags(flags: int) -> int:
+    """Attach flags as given by a program: "any" means all; unknown ones raise BadArgument."""
+    if flags == abi.ATTACH_ANY:
+        return abi.ATTACH_ALL
+    if flags & ~abi.ATTACH_ALL:
+        raise BadArgument
+    return flags
+
+
+class ProcessMetadata:
+    """Facts about a process, as of the moment each was collected."""
+
+    __slots__ = ("audit", "capabilities", "collected", "credentials", "pids", "root_directory", "strings", "valid")
+
+    def __init__(self) -> None:
+        self.collected = 0
+        self.valid = 0
+        self.credentials = _NOBODY
+        self.pids: tuple[Pid, Pid, Pid] = (Pid(), Pid(), Pid())
+        self.strings: dict[int, bytes] = {}
+        self.capabilities: Capabilities | None = None
+        self.audit = (0, 0)
+        self.root_directory: object = None
+
+    def collect(self, caller: Caller, flags: int) -> None:
+        """Collect from the calling thread what `flags` ask for and is not there yet."""
+        missing = flags & PROCESS_FLAGS & ~self.collected
+        if not missing:
+            return
+        process = caller.process
+        self.collected |= missing
+        if missing & (abi.ATTACH_CREDS | abi.ATTACH_AUXGROUPS):
+            found = process.credentials()
+            groups = found.groups if missing & abi.ATTACH_AUXGROUPS else self.credentials.groups
+            kept = found if missing & abi.ATTACH_CREDS else self.credentials
+            self.credentials = Credentials(*_ids_of(kept), groups)
+            self.valid |= missing & (abi.ATTACH_CREDS | abi.ATTACH_AUXGROUPS)
+        if missing & abi.ATTACH_PIDS:
+            self.pids = process.pids()
+            self.valid |= abi.ATTACH_PIDS
+        for flag, read in _STRINGS:
+            if missing & flag:
+                text = read(process)
+                if text is not None:
+                    self.strings[flag] = text
+                    self.valid |= flag
+        if missing & abi.ATTACH_EXE:
+            self.root_directory = caller.ids.root_directory
+        if missing & abi.ATTACH_CAPS:
+            self.capabilities = process.capabilities()
+            self.valid |= abi.ATTACH_CAPS
+        if missing & abi.ATTACH_AUDIT:
+            audit = process.audit()
+            if audit is not None:
+                self.audit = audit
+                self.valid |= abi.ATTACH_AUDIT
+
+    def fake(self, caller: Caller, creds: bytes | None, pids: bytes | None, label: bytes | None) -> None:
+        """Take what a privileged program claims instead, resolved in its own namespaces.
+
+        `creds`: eight 32-bit ids, all ones for "none"; `pids`: three 64-bit numbers, 0 for "none". Raises BadArgument
+        for ids that are not mapped and processes that do not exist.
+        """
+        if creds is not None:
+            numbers = struct.unpack("<8I", creds)
+            uid, euid, suid, fsuid = (_make_id(caller.ids.make_uid, number) for number in numbers[:4])
+            gid, egid, sgid, fsgid = (_make_id(caller.ids.make_gid, number) for number in numbers[4:])
+            self.credentials = Credentials(uid, euid, suid, fsuid, gid, egid, sgid, fsgid)
+            self.valid |= abi.ATTACH_CREDS
+        if pids is not None:
+            process, thread, parent = struct.unpack("<3Q", pids)
+            self.pids = (_find(caller, process), _find(caller, thread), _find(caller, parent))
+            self.valid |= abi.ATTACH_PIDS
+        if label is not None:
+            self.strings[abi.ATTACH_SECLABEL] = label
+            self.valid |= abi.ATTACH_SECLABEL
+        self.collected |= self.valid
+
+    def export(self, ids: Ids, mask: int) -> bytes:
+        """The items that `mask` asks for and that are known, for a reader whose namespaces are `ids`.
+
+        - users and groups that the reader's user namespace does not map show as the overflow ids;
+        - processes that its pid namespace does not see show as 0;
+        - capabilities are left out unless both are in the same user namespace, as sets of one mean nothing in
+          another;
+        - the executable is left out unless both have the same root directory.
+        """
+        mask &= self.valid
+        if self.capabilities is None or self.capabilities.user_namespace != ids.user_namespace:
+            mask &= ~abi.ATTACH_CAPS
+        if mask & abi.ATTACH_EXE and self.root_directory != ids.root_directory:
+            mask &= ~abi.ATTACH_EXE
+        if not mask:
+            return b""
+        parts: list[bytes] = []
+        if mask & abi.ATTACH_CREDS:
+            who = self.credentials
+            users = (_keep(ids.from_uid, uid, ids.overflow_uid) for uid in (who.uid, who.euid, who.suid, who.fsuid))
+            groups = (_keep(ids.from_gid, gid, ids.overflow_gid) for gid in (who.gid, who.egid, who.sgid, who.fsgid))
+            parts.append(item.build(abi.ITEM_CREDS, struct.pack("<8I", *users, *groups)))
+        if mask & abi.ATTACH_PIDS:
+            numbers = (pid.number_in(ids.pid_namespace) for pid in self.pids)
+            parts.append(item.build(abi.ITEM_PIDS, struct.pack("<3Q", *numbers)))
+        if mask & abi.ATTACH_AUXGROUPS:
+            local = [_munge(ids.from_gid(gid), ids.overflow_gid) for gid in self.credentials.groups]
+            parts.append(item.build(abi.ITEM_AUXGROUPS, struct.pack(f"<{len(local)}I", *local)))
+        for flag, item_type in _STRING_ITEMS:
+            if mask & flag:
+                parts.append(item.build(item_type, self.strings[flag] + b"\0"))
+        if mask & abi.ATTACH_CAPS and self.capabilities is not None:
+            parts.append(item.build(abi.ITEM_CAPS, _pack_capabilities(self.capabilities)))
+        if mask & abi.ATTACH_SECLABEL:
+            parts.append(item.build(abi.ITEM_SECLABEL, self.strings[abi.ATTACH_SECLABEL] + b"\0"))
+        if mask & abi.ATTACH_AUDIT:
+            session, login = self.audit
+            local_login = ids.from_uid(login)
+            packed = struct.pack("<2I", session, INVALID_ID if local_login is None else local_login)
+            parts.append(item.build(abi.ITEM_AUDIT, packed))
+        return b"".join(parts)
+
+
+class ConnectionMetadata:
+    """Facts about the sending connection and the message."""
+
+    __slots__ = ("collected", "description", "names", "timestamp", "valid")
+
+    def __init__(self) -> None:
+        self.collected = 0
+        self.valid = 0
+        self.names = b""
+        self.description = b""
+        self.timestamp = b""
+
+    def collect_timestamp(self, clock: Clock, sequence: int, flags: int) -> None:
+        """Note when, and as which message of the domain, this one was sent."""
+        if flags & abi.ATTACH_TIMESTAMP and not self.collected & abi.ATTACH_TIMESTAMP:
+            self.timestamp = struct.pack("<3Q", sequence, clock.monotonic_ns(), clock.realtime_ns())
+            self.collected |= abi.ATTACH_TIMESTAMP
+            self.valid |= abi.ATTACH_TIMESTAMP
+
+    def collect(self, names: Iterable[tuple[bytes, int]], description: bytes | None, flags: int) -> None:
+        """Note the names owned, with their flags, and the description."""
+        missing = flags & ~self.collected
+        if missing & abi.ATTACH_NAMES:
+            self.collected |= abi.ATTACH_NAMES
+            self.names = b"".join(owned_name(name, name_flags) for name, name_flags in names)
+            if self.names:
+                self.valid |= abi.ATTACH_NAMES
+        if missing & abi.ATTACH_CONN_DESCRIPTION:
+            self.collected |= abi.ATTACH_CONN_DESCRIPTION
+            if description is not None:
+                self.description = description
+                self.valid |= abi.ATTACH_CONN_DESCRIPTION
+
+    def export(self, mask: int) -> bytes:
+        """The items that `mask` asks for and that are known."""
+        mask &= self.valid
+        parts: list[bytes] = []
+        if mask & abi.ATTACH_NAMES:
+            parts.append(self.names)
+        if mask & abi.ATTACH_CONN_DESCRIPTION:
+            parts.append(item.build(abi.ITEM_CONN_DESCRIPTION, self.description + b"\0"))
+        if mask & abi.ATTACH_TIMESTAMP:
+            parts.append(item.build(abi.ITEM_TIMESTAMP, self.timestamp))
+        return b"".join(parts)
+
+
+def owned_name(name: bytes, flags: int) -> bytes:
+    """A KDBUS_ITEM_OWNED_NAME: KDBUS_NAME_* flags (64 bits), then the name."""
+    return item.build(abi.ITEM_OWNED_NAME, struct.pack("<Q", flags) + name + b"\0")
+
+
+def faked_items(items: list[Item]) -> tuple[bytes | None, bytes | None, bytes | None]:
+    """What a HELLO claims: the payloads of its CREDS and PIDS items and its label; the last of each counts."""
+    found = {entry.type: entry for entry in items}
+    creds, pids, label = (found.get(kind) for kind in (abi.ITEM_CREDS, abi.ITEM_PIDS, abi.ITEM_SECLABEL))
+    return creds and creds.payload, pids and pids.payload, label and label.text()
+
+
+_NOBODY = Credentials(*(INVALID_ID,) * 8)
+
+_STRINGS: tuple[tuple[int, Callable[[Process], bytes | None]], ...] = (
+    (abi.ATTACH_TID_COMM, lambda process: process.thread_name()),
+    (abi.ATTACH_PID_COMM, lambda process: process.process_name()),
+    (abi.ATTACH_EXE, lambda process: process.executable()),
+    (abi.ATTACH_CMDLINE, lambda process: process.command_line()),
+    (abi.ATTACH_CGROUP, lambda process: process.control_group()),
+    (abi.ATTACH_SECLABEL, lambda process: process.security_label()),
+)
+
+_STRING_ITEMS = (
+    (abi.ATTACH_TID_COMM, abi.ITEM_TID_COMM),
+    (abi.ATTACH_PID_COMM, abi.ITEM_PID_COMM),
+    (abi.ATTACH_EXE, abi.ITEM_EXE),
+    (abi.ATTACH_CMDLINE, abi.ITEM_CMDLINE),
+    (abi.ATTACH_CGROUP, abi.ITEM_CGROUP),
+)
+
+
+def _ids_of(who: Credentials) -> tuple[int, int, int, int, int, int, int, int]:
+    return who.uid, who.euid, who.suid, who.fsuid, who.gid, who.egid, who.sgid, who.fsgid
+
+
+def _munge(number: int | None, overflow: int) -> int:
+    return overflow if number is None else number
+
+
+def _keep(translate: Callable[[int], int | None], number: int, overflow: int) -> int:
+    return INVALID_ID if number == INVALID_ID else _munge(translate(number), overflow)
+
+
+def _make_id(make: Callable[[int], int | None], number: int) -> int:
+    if number == INVALID_ID:
+        return INVALID_ID
+    made = make(number)
+    if made is None:
+        raise BadArgument
+    return made
+
+
+def _find(caller: Caller, number: int) -> Pid:
+    if number == 0:
+        return Pid()
+    found = caller.process.find_pid(number)
+    if found is None:
+        raise BadArgument
+    return found
+
+
+def _pack_capabilities(caps: Capabilities) -> bytes:
+    valid = (1 << (caps.last_cap + 1)) - 1
+    sets = (caps.inheritable, caps.permitted, caps.effective, caps.bounding)
+    return struct.pack("<I4Q", caps.last_cap, *(bits & valid for bits in sets))

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Well-known names: who owns them, who waits for them, and what happens when they change hands.
+
+A name has one owner. Others may wait in a queue, in the order in which they asked; when the owner gives the name up
+or goes, the first in the queue gets it. An owner that allowed replacement loses the name to whoever asks to replace,
+and is put at the end of the queue if it had asked for queuing itself. A name may also have an *activator*, a
+connection that owns it whenever nobody else does, and in whose queue messages to the name wait meanwhile: they move
+to the implementer that takes the name, and what it has not read comes back with the name when it goes.
+
+Every acquisition of a new name by anybody gets a serial number, the *name id*, so that messages can be moved by the
+name that they were addressed to.
+
+Two rules of the original are mended here (docs/differences.md): there, messages never came back to the activator, as
+the name id was not kept with the message; and a connection that waits for a name that it has come to own made the
+kernel loop for ever.
+
+Reference: ipc/kdbus/names.c, `kdbus_conn_move_messages` in connection.c.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker import limits
+from broker import revision3 as abi
+from broker.errors import BadArgument, KdbusError, NameAlreadyOwned, NameTaken, NoSuchName
+from broker.item import DIGITS, LETTERS
+
+if TYPE_CHECKING:
+    from broker.bus import Bus
+    from broker.connection import Connection
+
+
+def is_valid_name(name: bytes, *, wildcard: bool) -> bool:
+    """Whether `name` is a well-known name.
+
+    Two or more elements of letters (see `broker.item`), digits, `_` and `-`, separated by dots; none is empty or
+    begins with a digit; at most 255 bytes in all. With `wildcard`, the last element may be `*`.
+    """
+    if len(name) > limits.NAME_LENGTH:
+        return False
+    elements = name.split(b".")
+    if len(elements) < 2:
+        return False
+    if wildcard and elements[-1] == b"*":
+        elements.pop()
+    return all(_is_element(element) for element in elements)
+
+
+_FIRST = LETTERS | frozenset(b"_-")
+_FURTHER = _FIRST | DIGITS
+
+
+def _is_element(element: bytes) -> bool:
+    return bool(element) and element[0] in _FIRST and _FURTHER.issuperset(element)
+
+
+class Waiter:
+    """One place in the queue for a name."""
+
+    __slots__ = ("connection", "entry", "flags")
+
+    def __init__(self, connection: Connection, entry: NameEntry, flags: int) -> None:
+        self.connection = connection
+        self.entry = entry
+        self.flags = flags
+
+
+class NameEntry:
+    """A name that somebody owns."""
+
+    __slots__ = ("activator", "flags", "id", "name", "owner", "waiters")
+
+    def __init__(self, name: bytes, entry_id: int, owner: Connection, flags: int) -> None:
+        """`flags`: KDBUS_NAME_* of the present owner."""
+        self.name = name
+        self.id = entry_id
+        self.owner = owner
+        self.flags = flags
+        self.activator: Connection | None = None
+        self.waiters: list[Waiter] = []
+
+
+class NameRegistry:
+    """The names of one bus.
+
+    Invariants: an entry is in its owner's `names` and in nobody else's; a waiter is in its entry's `waiters` and in
+    its connection's `waiting_for`, or in neither.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._entries: dict[bytes, NameEntry] = {}
+        self._last_id = 0
+
+    def find(self, name: bytes) -> NameEntry | None:
+        """The entry of a name that is owned."""
+        return self._entries.get(name)
+
+    def acquire(self, connection: Connection, name: bytes, flags: int) -> int:
+        """Give `connection` the name, or a place in its queue.
+
+        Returns `flags`, with KDBUS_NAME_IN_QUEUE if it waits now. Raises NameAlreadyOwned, NameTaken, BadArgument (an
+        activator has one name only), or PoolFull when the activator's messages do not fit into the new owner's pool.
+        """
+        try:
+            return self._acquire(connection, name, flags)
+        finally:
+            self._bus.notifications.flush()
+
+    def _acquire(self, connection: Connection, name: bytes, flags: int) -> int:
+        entry = self._entries.get(name)
+        if entry is None:
+            self._create(connection, name, flags)
+        elif entry.owner is connection:
+            raise NameAlreadyOwned
+        elif connection.is_activator:
+            self._add_activator(connection, entry)
+        elif entry.flags & abi.NAME_ACTIVATOR and entry.activator is not None:
+            connection.take_messages(entry.activator, None)
+            self._change_owner(entry, connection, flags)
+        elif flags & abi.NAME_REPLACE_EXISTING and entry.flags & abi.NAME_ALLOW_REPLACEMENT:
+            if entry.flags & abi.NAME_QUEUE:
+                self._enqueue(entry.owner, entry, entry.flags)
+            self._change_owner(entry, connection, flags)
+        elif flags & abi.NAME_QUEUE:
+            self._enqueue(connection, entry, flags)
+            return flags | abi.NAME_IN_QUEUE
+        else:
+            raise NameTaken
+        return flags
+
+    def _create(self, connection: Connection, name: bytes, flags: int) -> None:
+        if connection.is_activator and connection.activator_of is not None:
+            raise BadArgument
+        self._last_id += 1
+        entry = NameEntry(name, self._last_id, connection, flags)
+        if connection.is_activator:
+            entry.activator = connection
+            connection.activator_of = entry
+        self._entries[name] = entry
+        connection.names[name] = entry
+        self._bus.notifications.name_change(abi.ITEM_NAME_ADD, (0, 0), (connection.id, flags), name)
+
+    def _add_activator(self, connection: Connection, entry: NameEntry) -> None:
+        """An activator comes for a name that has an owner: it will get the name when that one goes."""
+        if connection.activator_of is entry:
+            raise NameAlreadyOwned
+        if connection.activator_of is not None:
+            raise BadArgument
+        if entry.activator is None:
+            entry.activator = connection
+            connection.activator_of = entry
+
+    def _enqueue(self, connection: Connection, entry: NameEntry, flags: int) -> None:
+        waiter = Waiter(connection, entry, flags)
+        entry.waiters.append(waiter)
+        connection.waiting_for.append(waiter)
+
+    def _dequeue(self, waiter: Waiter) -> None:
+        waiter.entry.waiters.remove(waiter)
+        waiter.connection.waiting_for.remove(waiter)
+
+    def _change_owner(self, entry: NameEntry, owner: Connection, flags: int) -> None:
+        self._bus.notifications.name_change(
+            abi.ITEM_NAME_CHANGE, (entry.owner.id, entry.flags), (owner.id, flags), entry.name
+        )
+        del entry.owner.names[entry.name]
+        entry.owner, entry.flags = owner, flags
+        owner.names[entry.name] = entry
+
+    def release(self, connection: Connection, name: bytes) -> None:
+        """Give the name up, or the first place in its queue. Raises NoSuchName.
+
+        If the name goes back to an activator whose pool cannot take the messages, PoolFull, and the name stays.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            raise NoSuchName
+        try:
+            if entry.owner is connection:
+                self._release(entry)
+                return
+        finally:
+            self._bus.notifications.flush()
+        for waiter in entry.waiters:
+            if waiter.connection is connection:
+                self._dequeue(waiter)
+                return
+        raise NoSuchName
+
+    def _release(self, entry: NameEntry) -> None:
+        while entry.waiters:
+            waiter = entry.waiters[0]
+            self._dequeue(waiter)
+            if waiter.connection is not entry.owner:
+                self._change_owner(entry, waiter.connection, waiter.flags)
+                return
+        if entry.activator is not None and entry.activator is not entry.owner:
+            entry.activator.take_messages(entry.owner, entry.id)
+            self._change_owner(entry, entry.activator, abi.NAME_ACTIVATOR)
+            return
+        self._bus.notifications.name_change(abi.ITEM_NAME_REMOVE, (entry.owner.id, entry.flags), (0, 0), entry.name)
+        del entry.owner.names[entry.name]
+        del self._entries[entry.name]
+
+    def remove_connection(self, connection: Connection) -> None:
+        """The connection goes: free its places in queues and its names, in the order in which it got them."""
+        if connection.activator_of is not None:
+            connection.activator_of.activator = None
+            connection.activator_of = None
+        for waiter in list(connection.waiting_for):
+            self._dequeue(waiter)
+        for entry in list(connection.names.values()):
+            try:
+                self._release(entry)
+            except KdbusError:
+                # The activator's pool is full. The owner is gone for good, so the name changes hands without the rest.
+                if entry.activator is None:
+                    raise
+                self._change_owner(entry, entry.activator, abi.NAME_ACTIVATOR)
+        self._bus.notifications.flush()

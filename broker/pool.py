@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pool: where a connection's messages lie, cut into slices.
+
+A pool is one stretch of memory, given out in slices of multiples of 8 bytes. An allocation takes the smallest free
+slice that is large enough, and cuts off what it does not need; a freed slice melts together with free neighbours.
+Offsets are visible to programs, so best fit is part of the behaviour.
+
+A slice stays as long as anybody needs it: the program, from the moment its offset was given out until FREE; the
+queue, while a message waits in it; or a parent slice. A message has two slices: one for the payload, filled when it
+is sent, and one for header and items, made when it is received. The program only learns the offset of the second, so
+the second holds the first as its *child* and lets go of it when freed.
+
+The kernel has one bit per kind of holder. That loses slices when a message is peeked at and then received, or
+dropped; here holders are counted (docs/differences.md). Slices of size 0 are not made: in the original they share an
+offset with their neighbour.
+
+Free slices are kept sorted by size, then by age, for bisection. Reference: ipc/kdbus/pool.c.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+from broker.errors import NoSuchSlice, PoolFull
+from broker.layout import align8
+from broker.outside import Caller, PoolMemory
+
+
+class Slice:
+    """A part of a pool: offset and size in bytes, and who holds it."""
+
+    __slots__ = ("before", "child", "free", "holders", "next", "offset", "pool", "published", "serial", "size")
+
+    def __init__(self, pool: Pool, offset: int, size: int) -> None:
+        self.pool = pool
+        self.offset = offset
+        self.size = size
+        self.free = True
+        self.serial = 0
+        self.holders = 0
+        self.published = False
+        self.child: Slice | None = None
+        self.before: Slice | None = None
+        self.next: Slice | None = None
+
+    def adopt(self, child: Slice | None) -> None:
+        """Hold `child` (a slice of the same pool) for as long as this slice lives."""
+        if child is not None:
+            child.holders += 1
+            self.child = child
+
+    def publish(self) -> None:
+        """The program learns the offset, and may FREE it."""
+        self.published = True
+
+    def release(self) -> None:
+        """One holder inside the broker lets go."""
+        self.holders -= 1
+        self.pool.give_back(self)
+
+
+class Pool:
+    """One connection's pool.
+
+    Invariants: the slices, in order of offset, cover the whole memory without gaps; no two free slices are
+    neighbours; `busy` is the sum of the sizes of those that are not free.
+    """
+
+    def __init__(self, memory: PoolMemory, size: int) -> None:
+        self.memory = memory
+        self.size = size
+        self.busy = 0
+        self._serial = 0
+        self._by_offset: dict[int, Slice] = {}
+        self._free: list[tuple[int, int, Slice]] = []
+        self._first = Slice(self, 0, size)
+        self._insert_free(self._first)
+
+    @property
+    def remaining(self) -> int:
+        """Bytes that are free, in however many pieces."""
+        return self.size - self.busy
+
+    def slices(self) -> list[Slice]:
+        """All slices in order of offset."""
+        found: list[Slice] = []
+        slice_: Slice | None = self._first
+        while slice_ is not None:
+            found.append(slice_)
+            slice_ = slice_.next
+        return found
+
+    def allocate(self, size: int) -> Slice:
+        """A slice of at least `size` > 0 bytes, held once. Raises PoolFull."""
+        size = align8(size)
+        index = bisect_left(self._free, (size, 0))
+        if index == len(self._free):
+            raise PoolFull
+        slice_ = self._free.pop(index)[2]
+        if slice_.size > size:
+            rest = Slice(self, slice_.offset + size, slice_.size - size)
+            slice_.size = size
+            rest.before, rest.next = slice_, slice_.next
+            if slice_.next is not None:
+                slice_.next.before = rest
+            slice_.next = rest
+            self._insert_free(rest)
+        slice_.free = False
+        slice_.holders = 1
+        self._by_offset[slice_.offset] = slice_
+        self.busy += size
+        return slice_
+
+    def store(self, data: bytes) -> Slice:
+        """A slice that holds `data`. Raises PoolFull."""
+        slice_ = self.allocate(len(data))
+        self.memory.write(slice_.offset, data)
+        return slice_
+
+    def copy_from(self, caller: Caller, pieces: Sequence[tuple[int, int]], size: int) -> Slice:
+        """A slice that holds the caller's `pieces`, `size` bytes in all. Raises PoolFull or BadAddress."""
+        slice_ = self.allocate(size)
+        try:
+            caller.copy(self.memory, slice_.offset, pieces)
+        except BaseException:
+            slice_.release()
+            raise
+        return slice_
+
+    def move_here(self, source: Slice) -> Slice:
+        """A copy of another pool's slice; one holder of the source lets go. Raises PoolFull."""
+        slice_ = self.allocate(source.size)
+        self.memory.copy(slice_.offset, source.pool.memory, source.offset, source.size)
+        source.release()
+        return slice_
+
+    def free_offset(self, offset: int) -> None:
+        """What FREE does. Raises NoSuchSlice unless a program was given just this offset."""
+        slice_ = self._by_offset.get(offset)
+        if slice_ is None or not slice_.published:
+            raise NoSuchSlice
+        slice_.published = False
+        self.give_back(slice_)
+
+    def give_back(self, slice_: Slice) -> None:
+        """Make the slice free if nobody holds it any more."""
+        if slice_.holders or slice_.published:
+            return
+        del self._by_offset[slice_.offset]
+        self.busy -= slice_.size
+        child, slice_.child = slice_.child, None
+        following, before = slice_.next, slice_.before
+        if following is not None and following.free:
+            self._remove_free(following)
+            self._merge(slice_, following)
+        if before is not None and before.free:
+            self._remove_free(before)
+            self._merge(before, slice_)
+            slice_ = before
+        slice_.free = True
+        self._insert_free(slice_)
+        if child is not None:
+            child.release()
+
+    def _merge(self, slice_: Slice, following: Slice) -> None:
+        slice_.size += following.size
+        slice_.next = following.next
+        if following.next is not None:
+            following.next.before = slice_
+
+    def _insert_free(self, slice_: Slice) -> None:
+        self._serial += 1
+        slice_.serial = self._serial
+        insort(self._free, (slice_.size, slice_.serial, slice_))
+
+    def _remove_free(self, slice_: Slice) -> None:
+        del self._free[bisect_left(self._free, (slice_.size, slice_.serial))]

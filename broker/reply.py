@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Expected replies: what a request leaves behind until it is answered.
+
+A request with KDBUS_MSG_EXPECT_REPLY leaves a `Reply` linked with its sender, the *requester*. Only while it is
+linked may the other side, the *replier*, send a message with that cookie in `cookie_reply`; the reply needs no other
+permission. It is unlinked when the reply comes, when its deadline passes (the requester is notified), when the
+replier goes or drops the request (notified), or when the requester goes.
+
+A synchronous request waits inside SEND instead of being notified. Its answer never enters the requester's queue: it
+is attached to the `Reply`, and the waiting call, woken, installs it (`broker.send`). A signal may interrupt the wait:
+the kernel then restarts the system call with the same arguments, which finds the interrupted `Reply` by its cookie
+and waits on, without sending the request again.
+
+A requester may have 128 replies at a time (EMLINK). One counts until nothing refers to it any more; the request in
+the replier's queue does, even after the deadline. Hence the counting of holders.
+
+Deadlines of asynchronous replies and of waiting calls are kept per domain (`Deadlines`) so that the outside needs to
+wait only for the nearest. Reference: ipc/kdbus/reply.c, `kdbus_conn_wait_reply` in connection.c.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from broker import limits
+from broker.errors import KdbusError, TimedOut, TooManyRequests
+
+if TYPE_CHECKING:
+    from broker.connection import Connection
+    from broker.queue import QueueEntry
+
+
+class Reply:
+    """One reply that `requester` expects from `replier`."""
+
+    __slots__ = (
+        "_holders",
+        "answer",
+        "cookie",
+        "deadline_ns",
+        "error",
+        "interrupted",
+        "linked",
+        "name_id",
+        "replier",
+        "requester",
+        "sync",
+        "waiting",
+        "wake",
+    )
+
+    def __init__(
+        self, replier: Connection, requester: Connection, cookie: int, deadline_ns: int, name_id: int, *, sync: bool
+    ) -> None:
+        """Held once by the caller.
+
+        Args:
+            deadline_ns: absolute CLOCK_MONOTONIC.
+            name_id: which acquisition of a name the request was addressed to, 0 for none.
+            sync: whether the request waits inside SEND.
+
+        Raises TooManyRequests.
+        """
+        if requester.request_count >= limits.REQUESTS_PER_CONNECTION:
+            raise TooManyRequests
+        requester.request_count += 1
+        self.replier = replier
+        self.requester = requester
+        self.cookie = cookie
+        self.deadline_ns = deadline_ns
+        self.name_id = name_id
+        self.sync = sync
+        self.waiting = sync
+        self.interrupted = False
+        self.answer: QueueEntry | None = None
+        self.error: KdbusError | None = None
+        self.wake: Callable[[], None] | None = None
+        self.linked = False
+        self._holders = 1
+
+    def hold(self) -> Reply:
+        """One more holder."""
+        self._holders += 1
+        return self
+
+    def drop(self) -> None:
+        """One holder less; the last one frees the requester's place."""
+        self._holders -= 1
+        if self._holders == 0:
+            self.requester.request_count -= 1
+            if self.answer is not None:
+                self.answer.discard()
+                self.answer = None
+
+    def link(self) -> None:
+        """Begin to expect the reply."""
+        self.linked = True
+        self.hold()
+        self.requester.replies.insert(0, self)
+        self.replier.owed.add(self)
+
+    def unlink(self) -> None:
+        """Expect it no longer; further calls do nothing."""
+        if self.linked:
+            self.linked = False
+            self.requester.replies.remove(self)
+            self.replier.owed.discard(self)
+            self.drop()
+
+    def move_to(self, replier: Connection) -> None:
+        """The request moved to another connection, which is now to reply."""
+        self.replier.owed.discard(self)
+        self.replier = replier
+        replier.owed.add(self)
+
+    def wake_up(self, error: KdbusError | None) -> None:
+        """End a synchronous wait, with `error` or with the answer attached."""
+        self.waiting = False
+        self.error = error
+        if self.wake is not None:
+            self.wake()
+
+
+class Deadlines:
+    """The deadlines of one domain: a heap whose outdated entries are skipped."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Reply]] = []
+        self._serial = 0
+
+    def add(self, reply: Reply) -> None:
+        """Watch the deadline of `reply`."""
+        self._serial += 1
+        heapq.heappush(self._heap, (reply.deadline_ns, self._serial, reply))
+
+    def next_ns(self) -> int | None:
+        """The nearest deadline (ns, CLOCK_MONOTONIC); None if there is none."""
+        while self._heap and not self._heap[0][2].linked:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def expire(self, now_ns: int) -> None:
+        """Act on all deadlines up to `now_ns`.
+
+        A waiting call ends with TimedOut, an interrupted one is forgotten, an asynchronous requester is notified.
+        """
+        buses = {}
+        while (nearest := self.next_ns()) is not None and nearest <= now_ns:
+            reply = heapq.heappop(self._heap)[2]
+            requester = reply.requester
+            if reply.sync and not reply.interrupted:
+                if reply.waiting:
+                    reply.wake_up(TimedOut())
+                continue
+            if not reply.interrupted:
+                requester.bus.notifications.reply_timeout(requester.id, reply.cookie)
+                buses[id(requester.bus)] = requester.bus
+            reply.unlink()
+        for bus in buses.values():
+            bus.notifications.flush()

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""SEND: from a well-formed message to the receivers' queues.
+
+A message goes to a connection by id, to the owner of a name (or its activator), or to everybody who wants it. In
+order:
+
+1. the destination is found: a name must have an owner (ESRCH), of the given id if one is given (EREMCHG), and not
+   just an activator if nothing may be started (EADDRNOTAVAIL); an id must be that of an ordinary connection (ENXIO);
+2. metadata are collected;
+3. permission: a request or a plain message needs TALK access to the receiver; a reply needs the receiver to expect
+   it; a unicast signal needs a match of the receiver, and the receiver TALK access to the sender, as for a broadcast;
+4. monitors get their copy, whatever happens then;
+5. the message is queued, or, if it answers a synchronous request, attached to that;
+6. a synchronous request waits (`Wait`).
+
+How a message gets into a queue is in `broker.delivery`. Reference: `kdbus_cmd_msg_send` in connection.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from broker import message
+from broker import revision3 as abi
+from broker.access import may_talk
+from broker.command import ORDINARY, Invocation
+from broker.connection import Connection
+from broker.delivery import broadcast, collect, eavesdrop, insert, make_entry
+from broker.errors import (
+    BadArgument,
+    BadItem,
+    Cancelled,
+    DescriptorsRefused,
+    Disconnected,
+    DuplicateItem,
+    KdbusError,
+    NameOwnerChanged,
+    NoSuchConnection,
+    NoSuchName,
+    NotPermitted,
+    OnlyActivator,
+    ReplyRefused,
+    TimedOut,
+)
+from broker.message import Message
+from broker.names import NameEntry
+from broker.outside import Caller, File
+from broker.reply import Reply
+
+
+class Wait:
+    """A synchronous SEND that waits for its reply.
+
+    The outside calls `on_ready` once with what to do when the wait is over, and then just one of `finish` (it is
+    over, in whatever way) or `interrupt` (a signal, or the caller is gone). `deadline` and the replier's doings end
+    the wait by themselves; readability of `cancel_file` is reported with `cancel`.
+    """
+
+    __slots__ = ("_connection", "_invocation", "_reply", "cancel_file")
+
+    def __init__(self, connection: Connection, invocation: Invocation, reply: Reply, cancel_file: File | None) -> None:
+        """Takes over the caller's hold on `reply`."""
+        self._connection = connection
+        self._invocation = invocation
+        self._reply = reply
+        self.cancel_file = cancel_file
+
+    def on_ready(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called when the wait is over; at once if it is already. It must not call back into the broker."""
+        self._reply.wake = wake
+        if not self._reply.waiting:
+            wake()
+
+    def cancel(self) -> None:
+        """The cancel descriptor became readable."""
+        if self._reply.waiting:
+            self._reply.wake_up(Cancelled())
+
+    def interrupt(self) -> None:
+        """A signal interrupts the wait. The reply stays expected, for the restarted call to find."""
+        self._reply.interrupted = True
+        self._release()
+
+    def finish(self, caller: Caller) -> None:
+        """The wait is over: install the answer in the caller and write the command back.
+
+        Raises the error that ended the wait, PoolFull when the answer does not fit, or BadAddress.
+        """
+        reply, connection = self._reply, self._connection
+        reply.waiting = False
+        try:
+            if reply.answer is None:
+                raise reply.error if reply.error is not None else Disconnected()
+            flags = connection.bus.domain.exported(connection.attach_flags_recv)
+            slice_, return_flags = reply.answer.install(connection.pool, caller, flags, descriptors=True)
+            slice_.publish()
+            slice_.release()
+        finally:
+            reply.unlink()
+            self._release()
+        self._invocation.caller = caller
+        words = (slice_.offset, slice_.size, return_flags)
+        self._invocation.put_bytes("reply", b"".join(word.to_bytes(8, "little") for word in words))
+        self._invocation.finish()
+        self._invocation.store("reply")
+
+    def _release(self) -> None:
+        self._reply.wake = None
+        self._reply.drop()
+        if self.cancel_file is not None:
+            self.cancel_file.close()
+            self.cancel_file = None
+
+
+def send(source: Connection, invocation: Invocation) -> Wait | None:
+    """The whole command; a `Wait` if it waits for a reply, and then `Wait.finish` completes it.
+
+    Raises what `broker.message.from_command` raises, and what the steps of the module's essay say.
+    """
+    sent = message.from_command(invocation, source.id, source.bus.bloom_size)
+    try:
+        cancel_file = _cancel_file(invocation)
+        try:
+            reply = _dispatch(source, sent, invocation)
+        except BaseException:
+            if cancel_file is not None:
+                cancel_file.close()
+            raise
+    finally:
+        sent.drop()
+    if reply is None:
+        if cancel_file is not None:
+            cancel_file.close()
+        zeros = bytes(24)
+        invocation.put_bytes("reply", zeros)
+        invocation.finish()
+        return None
+    return Wait(source, invocation, reply, cancel_file)
+
+
+def _cancel_file(invocation: Invocation) -> File | None:
+    """The descriptor of a CANCEL_FD item, which only a synchronous SEND looks at. BadItem for other items."""
+    found: File | None = None
+    try:
+        for current in invocation.items:
+            if current.type != abi.ITEM_CANCEL_FD:
+                raise BadItem
+            if not invocation.get("flags") & abi.SEND_SYNC_REPLY:
+                continue
+            if found is not None:
+                raise DuplicateItem
+            found = invocation.caller.file(int.from_bytes(current.payload, "little", signed=True))
+            if not found.can_poll:
+                raise BadArgument
+    except BaseException:
+        if found is not None:
+            found.close()
+        raise
+    return found
+
+
+def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Reply | None:
+    """Steps 1 to 5; returns the reply to wait for, held, if the request is synchronous."""
+    caller = invocation.caller
+    sent.sequence = source.bus.domain.next_sequence()
+    if sent.is_broadcast:
+        broadcast(source.bus, source, sent, caller)
+        return None
+    destination, name = _find_destination(source, sent)
+    if name is not None:
+        sent.name_id = name.id
+    sync = bool(invocation.get("flags") & abi.SEND_SYNC_REPLY)
+    if sync:
+        interrupted = source.find_reply(destination, sent.cookie)
+        if interrupted is not None and interrupted.interrupted:
+            interrupted.interrupted = False
+            return interrupted.hold()
+    collect(sent, source, destination, caller)
+    reply: Reply | None = None
+    answered: Reply | None = None
+    if sent.flags & abi.MESSAGE_EXPECT_REPLY:
+        _check_talk(source, destination, caller)
+        deadline = sent.timeout_or_cookie_reply
+        reply = Reply(destination, source, sent.cookie, deadline, sent.name_id, sync=sync)
+    elif sent.flags & abi.MESSAGE_SIGNAL:
+        if not destination.matches.fits(sent, source) or not may_talk(destination, destination.credentials, source):
+            raise NotPermitted
+    elif sent.timeout_or_cookie_reply:
+        answered = _take_expected(destination, source, sent.timeout_or_cookie_reply)
+    else:
+        _check_talk(source, destination, caller)
+    try:
+        eavesdrop(source.bus, source, sent, caller)
+        if answered is not None:
+            _attach(destination, sent, answered, caller)
+        else:
+            insert(source, destination, sent, caller, reply)
+    except BaseException:
+        if reply is not None:
+            reply.drop()
+        raise
+    if reply is None or not sync:
+        if reply is not None:
+            reply.drop()
+        return None
+    if source.bus.domain.clock.monotonic_ns() >= reply.deadline_ns:
+        reply.unlink()
+        reply.drop()
+        raise TimedOut
+    return reply
+
+
+def _find_destination(source: Connection, sent: Message) -> tuple[Connection, NameEntry | None]:
+    """Step 1. Raises NoSuchName, NameOwnerChanged, OnlyActivator or NoSuchConnection."""
+    if sent.destination_name is None:
+        found = source.bus.connections.get(sent.destination)
+        if found is None or found.kind != ORDINARY:
+            raise NoSuchConnection
+        return found, None
+    entry = source.bus.names.find(sent.destination_name)
+    if entry is None:
+        raise NoSuchName
+    if sent.destination not in (abi.DESTINATION_NAME, entry.owner.id):
+        raise NameOwnerChanged
+    if sent.flags & abi.MESSAGE_NO_AUTO_START and entry.owner.is_activator:
+        raise OnlyActivator
+    return entry.owner, entry
+
+
+def _check_talk(source: Connection, destination: Connection, caller: Caller) -> None:
+    if not may_talk(source, caller.credentials(), destination):
+        raise NotPermitted
+
+
+def _take_expected(requester: Connection, replier: Connection, cookie: int) -> Reply | None:
+    """The permission to reply: it is used up. Returns the reply if its requester waits for it inside SEND."""
+    reply = requester.find_reply(replier, cookie)
+    if reply is None or reply.answer is not None:
+        raise NotPermitted
+    if reply.sync:
+        return reply
+    reply.unlink()
+    return None
+
+
+def _attach(destination: Connection, sent: Message, reply: Reply, caller: Caller) -> None:
+    """Answer a synchronous request; the requester's queue never sees the message.
+
+    If it cannot be taken, the requester's SEND fails with the same error as the replier's, except that refused
+    descriptors are ReplyRefused there. An interrupted request keeps its answer until the restarted call picks it up.
+    """
+    reply.hold()
+    try:
+        if not reply.waiting:
+            raise Disconnected
+        reply.answer = make_entry(destination, sent, caller)
+    except KdbusError as error:
+        reply.wake_up(ReplyRefused() if isinstance(error, DescriptorsRefused) else error)
+        reply.unlink()
+        raise
+    else:
+        reply.wake_up(None)
+        if not reply.interrupted:
+            reply.unlink()
+    finally:
+        reply.drop()

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What all tests share: the users that end-to-end tests run as, and the settings of hypothesis.
+
+Generated examples have no deadline: how long one takes says something about the machine, and nothing about the code.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests.users import User, current_user, readable_folder, unprivileged_user
+
+hypothesis.settings.register_profile("project", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that every user can read, unlike pytest's own."""
+    with readable_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def ordinary_user(open_folder: Path) -> User:
+    """An ordinary user who can run the project: whoever runs the tests, or `nobody` if that is root."""
+    if os.geteuid() != 0:
+        return current_user()
+    return unprivileged_user(open_folder)
+
+
+@pytest.fixture(scope="session", params=["root", "ordinary"])
+def user(request: pytest.FixtureRequest) -> User:
+    """Runs a test twice: as root (skipped unless the tests run as root) and as an ordinary user."""
+    if request.param == "root":
+        if os.geteuid() != 0:
+            pytest.skip("the tests do not run as root")
+        return current_user()
+    found = request.getfixturevalue("ordinary_user")
+    assert isinstance(found, User)
+    return found
