@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command `kdbus`: arguments in, an exit status out.
+
+Options end at the first positional argument, so that `kdbus run ls -l` gives `-l` to `ls`. There are few options, and
+a parser library would cost more time than starting the program does; each subcommand reads its own words.
+
+`kdbus run -- true` should cost little more than `true`. The program is started before anything slow is imported, and
+the supervisor, with the event loop that it needs, is loaded when the first call is trapped: a program that never does
+anything suspicious never pays for it. Weakness: the first trap of the others waits for the import.
+Loading it in parallel to the program is no better, as an import cannot be broken off when the program ends.
+
+How a program ends is how `kdbus run` ends: with its exit status, or by the same signal. `kdbus` then dumps no core,
+since the core would be that of the wrong process. Its own failures are 125, and 126 or 127 when the program cannot
+be executed; they are told on stderr in one line.
+
+Signals while the program runs: SIGINT and SIGQUIT come from the terminal to the whole foreground group, the program
+included, so `kdbus` itself ignores them and waits for what the program makes of them. SIGTERM and SIGHUP are meant
+for the program and are handed on. The handlers installed here stay in force while the supervisor runs; it may replace
+them, and must not end before its program either.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import interposer
+from interposer.errors import InterposerError, UsageError
+
+if TYPE_CHECKING:
+    from interposer.launch import Launched
+
+FAILURE = InterposerError.exit_status
+
+HELP = """\
+kdbus runs programs written for kdbus on an ordinary Linux kernel.
+
+usage: kdbus run [--] PROGRAM [ARGUMENTS...]
+       kdbus doctor [--json]
+       kdbus include-dir
+       kdbus --help | --version
+
+  run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
+  doctor       tell whether that works here, how, and what would make it better
+  include-dir  print the folder of linux/kdbus.h, to build kdbus programs with: cc -I"$(kdbus include-dir)"
+
+Options end at the first word that is none, so PROGRAM's own need no `--`. `kdbus run` ends as PROGRAM does: with its
+exit status, or by the same signal. Its own failures: 127 PROGRAM is not found, 126 it cannot be executed, 125 all else.
+`kdbus doctor` ends with 0 if `kdbus run` can work here, else with 1.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `kdbus` with `arguments` (None: those of this process, without its name); the exit status.
+
+    Does not return when the program that was run died of a signal: then this process dies of it, too.
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+    except InterposerError as error:
+        print(f"kdbus: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return _die_of(signal.SIGINT)
+    except Exception:
+        traceback.print_exc()
+        print("kdbus: internal error, see above; please report it", file=sys.stderr)
+        return FAILURE
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words:
+        raise UsageError("reading the command line", "there is no subcommand", "`kdbus --help` lists them")
+    word, rest = words[0], words[1:]
+    if word in _SUBCOMMANDS:
+        return _SUBCOMMANDS[word](rest)
+    if word in ("-h", "--help", "help"):
+        print(HELP, end="")
+    elif word == "--version":
+        print(f"kdbus {interposer.__version__}")
+    else:
+        what = "option" if word.startswith("-") else "subcommand"
+        raise UsageError("reading the command line", f"there is no {what} {word!r}", "`kdbus --help` lists them")
+    return 0
+
+
+def _options(subcommand: str, words: list[str], known: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Split `words` into the options, each of which must be in `known`, and what follows them."""
+    given: set[str] = set()
+    for position, word in enumerate(words):
+        if word == "--":
+            return given, words[position + 1 :]
+        if not word.startswith("-") or word == "-":
+            return given, words[position:]
+        if word not in known:
+            raise UsageError(f"reading the options of `kdbus {subcommand}`", f"there is no {word!r}", "see --help")
+        given.add(word)
+    return given, []
+
+
+def _nothing_more(subcommand: str, words: list[str]) -> None:
+    if words:
+        raise UsageError(f"reading the arguments of `kdbus {subcommand}`", f"{words[0]!r} is too many", "see --help")
+
+
+def _run(words: list[str]) -> int:
+    options, command = _options("run", words, ("-h", "--help"))
+    if options:
+        print(HELP, end="")
+        return 0
+    if not command:
+        raise UsageError("reading the arguments of `kdbus run`", "there is no program", "see --help")
+
+    from interposer.launch import launch
+
+    launched = launch(command)
+    _hand_signals_on(launched.pid)
+    error = launched.exec_error()
+    if error is not None:
+        os.waitpid(launched.pid, 0)
+        raise error
+    status = _wait_for_end_or_trap(launched)
+    if status is None:
+        from interposer.supervisor import run
+
+        status = run(launched)
+    return _end_like(status)
+
+
+def _hand_signals_on(pid: int) -> None:
+    def ignore(_number: int, _frame: FrameType | None) -> None:
+        pass
+
+    def hand_on(number: int, _frame: FrameType | None) -> None:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, ignore)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, hand_on)
+
+
+def _wait_for_end_or_trap(launched: Launched) -> int | None:
+    """The program's wait status when it ended (it is then reaped), None when a call is trapped and it still runs."""
+    ended = os.pidfd_open(launched.pid)
+    poller = select.poll()
+    poller.register(ended, select.POLLIN)
+    poller.register(launched.listener, select.POLLIN)
+    try:
+        while True:
+            events = dict(poller.poll())
+            if ended in events:
+                return os.waitpid(launched.pid, 0)[1]
+            if events[launched.listener] & select.POLLIN:
+                return None
+            # A hang-up alone: no process is left under the filter, the program is about to have ended.
+            poller.unregister(launched.listener)
+    finally:
+        os.close(ended)
+
+
+def _end_like(status: int) -> int:
+    """The exit status that repeats the wait status `status`; for a death by signal, that death."""
+    if os.WIFSIGNALED(status):
+        return _die_of(os.WTERMSIG(status))
+    return os.waitstatus_to_exitcode(status)
+
+
+def _die_of(number: int) -> int:
+    """Die of signal `number` without a core; where that fails, the status by which shells tell such a death.
+
+    A limit of one byte, and not of none: with none, a core handler that /proc/sys/kernel/core_pattern pipes to would
+    still be started (core(5)).
+    """
+    import resource
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (1 if hard else 0, hard))
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    return 128 + number
+
+
+def _doctor(words: list[str]) -> int:
+    options, rest = _options("doctor", words, ("--json", "-h", "--help"))
+    _nothing_more("doctor", rest)
+    if options & {"-h", "--help"}:
+        print(HELP, end="")
+        return 0
+
+    from interposer import doctor
+
+    return doctor.report(sys.stdout, as_json="--json" in options)
+
+
+def _include_dir(words: list[str]) -> int:
+    _nothing_more("include-dir", words)
+    print(Path(interposer.__file__).resolve().parent / "include")
+    return 0
+
+
+_SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "doctor": _doctor, "include-dir": _include_dir}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

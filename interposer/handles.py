@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Handles: what the target holds instead of an open kdbus node, and how its life is followed.
+
+A handle is one end of a stream socket pair in the target; the supervisor keeps the other. The kernel then does for
+free what a bus needs most: duplicates, inheritance, passing, poll(2), and telling when the last of all duplicates is
+gone.
+
+*Which handle a trapped descriptor is.* Numbers are reused, so a number is only a hint. The proof is an epoll set per
+handle that holds the target's end: it does not keep it open, and kcmp(2) compares a descriptor of any process with it
+(`native.identity`). What is not remembered under its number is looked up by the inode of the socket, and then proved
+in the same way.
+
+*Readable.* Each queued message writes one byte, so that edge-triggered pollers see every message. When the queue is
+empty the bytes are taken back, through the descriptor of the very call that emptied it.
+
+*The end of the handle.* All duplicates closed is a hang-up here. A target can fake that with shutdown(2), so the
+epoll set is asked whether the file is really gone. Hang-ups are collected before every trap: what was closed before a
+call is gone when it is served.
+
+*The end of the connection.* The supervisor closes its end, and pollers see POLLHUP; as a byte of the target's end was
+waiting there from the beginning, the kernel adds POLLERR. From then on nothing announces the last close, which still
+has to be noticed, as it relieves the user's budget; so such handles are looked at whenever a node is opened
+(`HandleTable.sweep`).
+
+Alternatives: a pipe cannot be made readable and hung up independently; an eventfd has no hang-up; a pseudo-terminal
+costs ten times more.
+
+Weaknesses: fstat(2) shows a socket. A handle that is no connection polls writable instead of hung up, and one that is
+hung up polls readable as well. Two descriptors in the supervisor for each handle, and one for the pool of a
+connection.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from broker.handle import ControlHandle, EndpointHandle, Handle
+from native import identity
+
+
+@dataclass(eq=False, slots=True)
+class OpenHandle:
+    """One open handle: `broker.outside.ConnectionEvents` on a socket pair.
+
+    Attributes:
+        broker: what the broker made of the open; set by `HandleTable.open`. inode: of the target's end, in the file
+        system of sockets. location: thread and descriptor number of the call that used the handle last.
+    """
+
+    table: HandleTable
+    ours: socket.socket
+    inode: int
+    cookie: int
+    epoll: int
+    target: int
+    """Number under which the target's end was added to `epoll`."""
+    broker: Handle | None = None
+    location: tuple[int, int] = (0, 0)
+    known_as: set[tuple[int, int]] = field(default_factory=set)
+    hung_up: bool = False
+
+    def message_queued(self) -> None:
+        """One more byte for pollers. A full socket is readable enough."""
+        if not self.hung_up:
+            with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+                self.ours.send(b"m")
+
+    def queue_drained(self) -> None:
+        """Take the bytes back."""
+        if not self.hung_up:
+            with suppress(OSError):
+                identity.drain(*self.location, self.cookie)
+
+    def disconnected(self) -> None:
+        """Hang up: close the supervisor's end. Idempotent."""
+        if not self.hung_up:
+            self.hung_up = True
+            self.table.hung_up(self)
+            self.ours.close()
+
+    def is_open(self) -> bool:
+        """Whether any duplicate of the target's end is still open anywhere."""
+        return identity.epoll_holds(self.epoll, self.target)
+
+    def is_file(self, thread: int, descriptor: int) -> bool:
+        """Whether `descriptor` of `thread` is this handle."""
+        return identity.same_file(thread, descriptor, self.epoll, self.target)
+
+
+class HandleTable:
+    """All open handles of one supervisor. `interposer.files.HandleRegistry`."""
+
+    def __init__(self) -> None:
+        self._by_inode: dict[int, OpenHandle] = {}
+        self._by_descriptor: dict[tuple[int, int], OpenHandle] = {}
+        self._by_ours: dict[int, OpenHandle] = {}
+        self._hung_up: set[OpenHandle] = set()
+        self._hang_ups = select.epoll()
+
+    def __len__(self) -> int:
+        return len(self._by_inode)
+
+    def hang_ups_fileno(self) -> int:
+        """A descriptor that is readable when `collect` has something to do."""
+        return self._hang_ups.fileno()
+
+    def is_endpoint_handle(self, inode: int) -> bool:
+        found = self._by_inode.get(inode)
+        return found is not None and isinstance(found.broker, EndpointHandle)
+
+    def is_control_handle(self, inode: int) -> bool:
+        found = self._by_inode.get(inode)
+        return found is not None and isinstance(found.broker, ControlHandle)
+
+    def prepare(self, *, nonblocking: bool) -> tuple[OpenHandle, socket.socket]:
+        """A new handle and the target's end, which the caller installs and closes. It counts from `add` on.
+
+        Raises OSError: EMFILE or ENFILE when the supervisor is out of descriptors.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            with select.epoll() as epoll:
+                epoll.register(theirs.fileno(), 0)
+                number = os.dup(epoll.fileno())
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        theirs.send(b"e")
+        theirs.setblocking(not nonblocking)
+        inode = os.fstat(theirs.fileno()).st_ino
+        cookie = identity.socket_cookie(theirs.fileno())
+        return OpenHandle(self, ours, inode, cookie, number, theirs.fileno()), theirs
+
+    def add(self, handle: OpenHandle) -> None:
+        """The target has its end: follow the handle from now on."""
+        self._by_inode[handle.inode] = handle
+        self._by_ours[handle.ours.fileno()] = handle
+        self._hang_ups.register(handle.ours.fileno(), select.EPOLLRDHUP | select.EPOLLET)
+
+    def discard(self, handle: OpenHandle) -> None:
+        """The target never got its end."""
+        handle.disconnected()
+        os.close(handle.epoll)
+
+    def find(self, thread: int, descriptor: int) -> OpenHandle | None:
+        """The handle that `descriptor` of `thread` is, if it is one."""
+        key = (thread, descriptor)
+        known = self._by_descriptor.get(key)
+        if known is not None:
+            if known.is_file(thread, descriptor):
+                known.location = key
+                return known
+            del self._by_descriptor[key]
+            known.known_as.discard(key)
+        try:
+            status = os.stat(f"/proc/{thread}/fd/{descriptor}")
+        except OSError:
+            return None
+        found = self._by_inode.get(status.st_ino)
+        if found is None or not found.is_file(thread, descriptor):
+            return None
+        self._by_descriptor[key] = found
+        found.known_as.add(key)
+        found.location = key
+        return found
+
+    def collect(self) -> None:
+        """Close the handles whose last duplicate is gone by now."""
+        for number, _ in self._hang_ups.poll(0):
+            handle = self._by_ours.get(number)
+            if handle is not None and not handle.is_open():
+                self._close(handle)
+
+    def hung_up(self, handle: OpenHandle) -> None:
+        """The supervisor's end is about to be closed: look for the last close from time to time."""
+        self._by_ours.pop(handle.ours.fileno(), None)
+        if handle.inode in self._by_inode:
+            self._hung_up.add(handle)
+
+    def sweep(self) -> None:
+        """Close those handles that were hung up by us and are gone by now."""
+        for handle in [handle for handle in self._hung_up if not handle.is_open()]:
+            self._close(handle)
+
+    def _close(self, handle: OpenHandle) -> None:
+        self._forget(handle)
+        if handle.broker is not None:
+            handle.broker.close()
+
+    def _forget(self, handle: OpenHandle) -> None:
+        del self._by_inode[handle.inode]
+        self._hung_up.discard(handle)
+        for key in handle.known_as:
+            self._by_descriptor.pop(key, None)
+        handle.disconnected()
+        os.close(handle.epoll)
+
+    def close(self) -> None:
+        """Hang up everything: the end of the supervisor."""
+        for handle in list(self._by_inode.values()):
+            self._close(handle)
+        self._hang_ups.close()

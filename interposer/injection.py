@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Mapping a pool in a target: the one thing that a seccomp notification cannot do, done with ptrace.
+
+A thread traps with mmap(2) on a kdbus handle. The handle is a socket, so the kernel could not execute the call; it has
+to be executed by the thread itself, on the pool's memfd. `inject_mapping` seizes the thread, makes it execute its own
+mmap with another descriptor, and lets it go with the result. The order of the steps is what keeps targets alive:
+
+1.  PTRACE_SEIZE. It changes nothing that the thread or its notification would notice, but from here on no signal
+    handler can run unseen: every way out of the kernel leads through a stop. EPERM (somebody traces the thread already)
+    is found out before anything has happened.
+2.  Install the read-only descriptor of the pool. If it succeeds, the thread was still in its trap; if not, nothing is
+    left behind in the target.
+3.  PTRACE_INTERRUPT, and only then the answer -ENOSYS, so that the stop comes before the thread is back in user mode.
+4.  Wait for the stop. Go on only if the thread stands right behind its mmap with a result of -ENOSYS, or of a call that
+    a signal cut short: without SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, the interrupt itself ends the wait, and the
+    answer comes too late. Neither has executed anything.
+5.  Block all signals, so that no handler runs in the middle.
+6.  Execute `mmap` and then `close` of the installed descriptor: registers set to the arguments, instruction pointer
+    back on the system call instruction, PTRACE_SYSCALL to the entry and to the exit. The injected mmap is trapped
+    itself, as it is shared and of a file; its notification is answered with CONTINUE. A result of -512 to -516 means
+    that a stop came in between: once more.
+7.  Registers back, with the result in place, signal mask back, detach.
+
+Why PTRACE_SYSCALL and not PTRACE_SINGLESTEP, which needs half of the stops: the kernel reports a finished step by
+forcing a SIGTRAP on the thread, and a forced signal that is blocked or ignored has its disposition reset to the
+default. A program with a SIGTRAP handler would lose it, and die of its next breakpoint. Stops at system calls
+(marked by PTRACE_O_TRACESYSGOOD) are no signals and leave nothing behind. They cannot be mistaken for a signal sent
+by somebody, either.
+
+Other stops may come at any time. A stop that announces a signal is passed with that signal: the kernel puts a blocked
+one back among the pending, and lets SIGSTOP, which cannot be blocked, take its normal course: the group stops, we
+resume our thread alone, and detaching puts it to sleep with the others, unless a SIGCONT has come meanwhile.
+Remembering a SIGSTOP until the detach instead would stop the target for ever if its SIGCONT came in between.
+
+Waiting alternates between waitid(2) and the listener, since the injected mmap cannot proceed before its
+notification is answered. What arrives for other threads goes to `pump`. Nothing announces a stop to a poll(2), so the
+listener is waited for with short timeouts that grow. waitid(2) is asked not to consume anything (WNOWAIT): the exit
+status of a process that is the supervisor's own child must stay for whoever waits for it.
+
+When another thread executes a program, a seized leader vanishes without a word, and its number goes on with the
+new program. So, when a stop takes long, `TracerPid` is looked at.
+
+Alternatives: mapping at `open` into every process that might need it; writing code into the target; both touch memory
+that is not ours to touch. Copying into a mapping that the target made of its own memory is not what kdbus promises.
+
+Weaknesses: a target at its limit of open files gets EMFILE from mmap, which the original never gave. ptrace requests
+must come from the thread that seized, so `inject_mapping` does everything in one go, and its caller serves nothing
+else but what `pump` gets, for half a millisecond. The notification of the injected call must arrive here: no
+other thread may receive from the same listener meanwhile. The aarch64 table follows the kernel's source and has
+never been run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import errno
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from interposer.ids import read_file
+from native.notification import EndOfTargets, Listener, Notification
+
+# linux/ptrace.h; python-ptrace has no names for these.
+PTRACE_SYSCALL = 24
+PTRACE_DETACH = 17
+PTRACE_SEIZE = 0x4206
+PTRACE_INTERRUPT = 0x4207
+PTRACE_GETSIGMASK = 0x420A
+PTRACE_SETSIGMASK = 0x420B
+PTRACE_O_TRACESYSGOOD = 0x1
+PTRACE_O_EXITKILL = 0x100000
+SYSCALL_STOP = 0x80 | 5
+"""SIGTRAP with the bit that PTRACE_O_TRACESYSGOOD adds."""
+WALL = 0x40000000
+"""__WALL, wait(2): children of any kind."""
+YIELDS = 200
+"""How often a stop is looked for at once, before pauses begin."""
+SHORTEST_PAUSE_NS = 50_000
+LONGEST_PAUSE_NS = SHORTEST_PAUSE_NS << 8
+INTERRUPTED = frozenset({errno.ENOENT, errno.ESRCH})
+"""Why a descriptor is not installed in a thread that has left its trap: before the attempt, or in the middle of it."""
+RESTART_RESULTS = range(-516, -511)
+"""-ERESTARTSYS to -ERESTART_RESTARTBLOCK: results of a call that a signal or a stop cut short."""
+
+
+class Outcome(enum.Enum):
+    """How an injection ended."""
+
+    MAPPED = enum.auto()
+    """The thread has the pool mapped; `value` is the address."""
+    REFUSED = enum.auto()
+    """The thread's mmap has failed; `value` is -errno."""
+    CALLER_GONE = enum.auto()
+    """The thread has ended, or was interrupted before anything was done; if it lives, its mmap will trap again."""
+    ALREADY_TRACED = enum.auto()
+    """Nothing was done and the notification is still unanswered: the thread may not be seized."""
+
+
+@dataclass(frozen=True, slots=True)
+class InjectionResult:
+    """`value` is what mmap(2) returned to the thread; 0 where the outcome has none."""
+
+    outcome: Outcome
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterLayout:
+    """Which registers a system call uses (syscall(2)), by python-ptrace's names, and the two numbers needed.
+
+    `call_in_progress`: a register that the kernel consults when it restarts a call, None where there is none; -1 keeps
+    it from doing so. `rewinds`: whether a call to be restarted shows as rewound to its instruction already.
+    """
+
+    number: str
+    arguments: tuple[str, str, str, str, str, str]
+    result: str
+    instruction_pointer: str
+    call_in_progress: str | None
+    instruction_size: int
+    rewinds: bool
+    mmap: int
+    close: int
+
+
+X86_64 = RegisterLayout(
+    number="rax",
+    arguments=("rdi", "rsi", "rdx", "r10", "r8", "r9"),
+    result="rax",
+    instruction_pointer="rip",
+    call_in_progress="orig_rax",
+    instruction_size=2,
+    rewinds=False,
+    mmap=9,
+    close=3,
+)
+AARCH64 = RegisterLayout(
+    number="r8",
+    arguments=("r0", "r1", "r2", "r3", "r4", "r5"),
+    result="r0",
+    instruction_pointer="pc",
+    call_in_progress=None,
+    instruction_size=4,
+    rewinds=True,
+    mmap=222,
+    close=57,
+)
+LAYOUTS = {0xC000003E: X86_64, 0xC00000B7: AARCH64}
+"""By AUDIT_ARCH_* of the trapped call."""
+
+Pump = Callable[[Notification], None]
+
+
+class _Gone(Exception):
+    """The thread has ended, or is not ours any more."""
+
+
+def prepare() -> None:
+    """Import python-ptrace ahead of the first injection, which otherwise pays some 20 ms for it."""
+    _binding()
+
+
+def inject_mapping(listener: Listener, notification: Notification, descriptor: int, pump: Pump) -> InjectionResult:
+    """Let the thread that trapped with mmap(2) map `descriptor` instead, its other arguments as they are.
+
+    `notification`: received from `listener`, not yet answered, of a call to mmap whose protection and size have been
+    found acceptable. `descriptor`: of this process, opened read-only. `pump` is called afterwards with each
+    notification of other threads that arrived meanwhile, in order.
+
+    Unless the outcome is ALREADY_TRACED, the notification is answered and the thread has its result. Raises KeyError
+    if the architecture has no table, OSError if ptrace fails as it should not.
+    """
+    layout = LAYOUTS[notification.architecture]
+    others: list[Notification] = []
+    try:
+        return _SeizedThread(listener, notification, layout, others).map(descriptor)
+    except PermissionError:
+        # Exiting threads may not be seized either.
+        gone = not listener.is_valid(notification.id)
+        return InjectionResult(Outcome.CALLER_GONE if gone else Outcome.ALREADY_TRACED)
+    except _Gone:
+        return InjectionResult(Outcome.CALLER_GONE)
+    finally:
+        for other in others:
+            pump(other)
+
+
+def _binding() -> Any:
+    # Late, as python-ptrace looks for the C library by running a program, for something most targets never need.
+    from ptrace.binding import func
+
+    return func
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """A ptrace stop: `signal` as wait(2) reports it, `event` a PTRACE_EVENT_* or 0."""
+
+    signal: int
+    event: int
+
+    @property
+    def is_call(self) -> bool:
+        """Entry or exit of a system call."""
+        return self.signal == SYSCALL_STOP
+
+    @property
+    def signal_to_pass(self) -> int:
+        """The signal that this stop announces, which takes its course when the thread is resumed with it."""
+        return 0 if self.event or self.is_call else self.signal
+
+
+class _SeizedThread:
+    """The trapped thread of `notification`, seized.
+
+    Every method raises _Gone once the thread has ended; it has been reaped, or will be, by then.
+    The constructor raises PermissionError if the thread cannot be seized. `others` collects foreign notifications.
+
+    Invariant: `_stop` is the stop that the thread is in whenever registers are read or written.
+    """
+
+    def __init__(
+        self, listener: Listener, notification: Notification, layout: RegisterLayout, others: list[Notification]
+    ) -> None:
+        self._listener = listener
+        self._notification = notification
+        self._layout = layout
+        self._others = others
+        self._id = notification.pid
+        self._installed = -1
+        self._ptrace = _binding()
+        self._request(PTRACE_SEIZE, 0, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD)
+
+    def map(self, descriptor: int) -> InjectionResult:
+        """Steps 2 to 7 of the procedure above."""
+        failure = 0
+        try:
+            self._installed = self._listener.add_descriptor(self._notification.id, descriptor, close_on_exec=True)
+        except OSError as error:
+            failure = error.errno or errno.EIO
+        self._request(PTRACE_INTERRUPT)
+        answered = self._listener.respond_error(self._notification.id, errno.ENOSYS)
+        self._stop = self._wait()
+        registers = self._call(self._ptrace.ptrace_getregs)
+        if failure in INTERRUPTED or not self._is_behind_call(registers):
+            # A signal came before everything, or the thread is where no thread should be: we have no business here.
+            self._request(PTRACE_DETACH, 0, self._stop.signal_to_pass)
+            return InjectionResult(Outcome.REFUSED, -errno.ENOSYS) if answered else InjectionResult(Outcome.CALLER_GONE)
+        value = -failure if failure else self._map_installed(registers)
+        self._set_registers(registers, {self._layout.result: value}, self._notification.instruction_pointer)
+        self._request(PTRACE_DETACH, 0, self._stop.signal_to_pass)
+        return InjectionResult(Outcome.REFUSED if -4096 < value < 0 else Outcome.MAPPED, value)
+
+    def _map_installed(self, registers: Any) -> int:
+        """Steps 5 and 6: the result of mmap with the installed descriptor, which is closed again."""
+        mask = ctypes.c_uint64()
+        everything = ctypes.c_uint64(2**64 - 1)
+        self._request(PTRACE_GETSIGMASK, ctypes.sizeof(mask), ctypes.addressof(mask))
+        self._request(PTRACE_SETSIGMASK, ctypes.sizeof(everything), ctypes.addressof(everything))
+        arguments = self._notification.arguments
+        value = self._execute(registers, self._layout.mmap, (*arguments[:4], self._installed, arguments[5]))
+        self._execute(registers, self._layout.close, (self._installed, 0, 0, 0, 0, 0))
+        self._request(PTRACE_SETSIGMASK, ctypes.sizeof(mask), ctypes.addressof(mask))
+        return value
+
+    def _is_behind_call(self, registers: Any) -> bool:
+        """Whether the thread has just left the trapped mmap, without having executed it."""
+        layout, trapped = self._layout, self._notification
+        position = getattr(registers, layout.instruction_pointer)
+        arguments = tuple(getattr(registers, name) for name in layout.arguments)
+        if position == trapped.instruction_pointer:
+            # The result may have replaced the first argument.
+            first = 1 if layout.result == layout.arguments[0] else 0
+            result = _signed(getattr(registers, layout.result))
+            unexecuted = result == -errno.ENOSYS or result in RESTART_RESULTS
+            return unexecuted and arguments[first:] == trapped.arguments[first:]
+        rewound = layout.rewinds and position == trapped.instruction_pointer - layout.instruction_size
+        return rewound and arguments == trapped.arguments
+
+    def _execute(self, registers: Any, number: int, arguments: tuple[int, ...]) -> int:
+        """Let the thread execute the system call `number`; returns its result."""
+        layout = self._layout
+        values = {**dict(zip(layout.arguments, arguments, strict=True)), layout.number: number}
+        start = self._notification.instruction_pointer - layout.instruction_size
+        while True:
+            self._set_registers(registers, values, start)
+            self._run_to_call_stop()
+            self._run_to_call_stop()
+            result = _signed(getattr(self._call(self._ptrace.ptrace_getregs), layout.result))
+            if result not in RESTART_RESULTS:
+                return result
+
+    def _set_registers(self, registers: Any, values: dict[str, int], instruction_pointer: int) -> None:
+        """Set all registers: as in `registers`, but for `values` and the position."""
+        fresh = type(registers).from_buffer_copy(registers)
+        for name, value in values.items():
+            setattr(fresh, name, value % 2**64)
+        setattr(fresh, self._layout.instruction_pointer, instruction_pointer)
+        if self._layout.call_in_progress is not None:
+            setattr(fresh, self._layout.call_in_progress, 2**64 - 1)
+        self._call(self._ptrace.ptrace_setregs, fresh)
+
+    def _run_to_call_stop(self) -> None:
+        while True:
+            self._request(PTRACE_SYSCALL, 0, self._stop.signal_to_pass)
+            self._stop = self._wait()
+            if self._stop.is_call:
+                return
+
+    def _wait(self) -> _Stop:
+        """Wait for the next stop, serving the listener meanwhile."""
+        rounds = 0
+        while True:
+            found = self._look()
+            if found is not None:
+                return found
+            # A stop mostly comes within microseconds, once the thread has a processor: give up ours.
+            if rounds < YIELDS:
+                os.sched_yield()
+                self._serve(0)
+            else:
+                pause = min(LONGEST_PAUSE_NS, SHORTEST_PAUSE_NS << rounds - YIELDS)
+                self._serve(pause)
+                if pause == LONGEST_PAUSE_NS and not self._is_ours():
+                    raise _Gone
+            rounds += 1
+
+    def _look(self) -> _Stop | None:
+        """The stop that the thread is in, if it is in one."""
+        try:
+            found = os.waitid(os.P_PID, self._id, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT | WALL)
+        except ChildProcessError:
+            raise _Gone from None
+        if found is None:
+            return None
+        if found.si_code == os.CLD_TRAPPED:
+            return _Stop(found.si_status & 0xFF, found.si_status >> 8)
+        if found.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
+            self._bury()
+            raise _Gone
+        return None
+
+    def _serve(self, timeout_ns: int) -> None:
+        """Take one notification, waiting up to `timeout_ns`: let our own injected call through, keep the others."""
+        try:
+            found = self._listener.receive(timeout_ns)
+        except EndOfTargets:
+            self._bury()
+            raise _Gone from None
+        if found is None:
+            return
+        ours = found.pid == self._id and found.number == self._layout.mmap
+        if ours and found.arguments[4] == self._installed:
+            # False when a stop has just cut the call short; it will come again.
+            self._listener.respond_continue(found.id)
+        else:
+            self._others.append(found)
+
+    def _is_ours(self) -> bool:
+        """Whether this thread number is still traced by this very thread."""
+        try:
+            text = read_file(f"/proc/{self._id}/status")
+        except OSError:
+            return False
+        return int(text.partition(b"\nTracerPid:")[2].split(None, 1)[0]) == threading.get_native_id()
+
+    def _request(self, request: int, address: int = 0, data: int = 0) -> None:
+        self._call(self._ptrace.ptrace, request, address, data)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of python-ptrace on the thread, and turn its errors into ours."""
+        if function is self._ptrace.ptrace:
+            arguments = (arguments[0], self._id, *arguments[1:])
+        else:
+            arguments = (self._id, *arguments)
+        try:
+            return function(*arguments)
+        except self._ptrace.PtraceError as error:
+            if error.errno == errno.ESRCH:
+                self._bury()
+                raise _Gone from None
+            raise OSError(error.errno, f"trace thread {self._id}: {os.strerror(error.errno)}") from error
+
+    def _bury(self) -> None:
+        """See to it that the ended thread does not stay a zombie because of us.
+
+        The supervisor's own child is left to whoever waits for it. Any other thread is ours to reap, which may have to
+        wait, for a core dump say: so another thread waits for it.
+        """
+        try:
+            text = read_file(f"/proc/{self._id}/status")
+        except OSError:
+            return
+        fields = dict(line.split(b":", 1) for line in text.splitlines())
+        if int(fields[b"Tgid"]) == self._id and int(fields[b"PPid"]) == os.getpid():
+            return
+        threading.Thread(target=_reap, args=(self._id,), daemon=True).start()
+
+
+def _reap(thread_id: int) -> None:
+    # ECHILD: it was never seized, or has vanished without a trace (see "executes a program" above).
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PID, thread_id, os.WEXITED | WALL)
+
+
+def _signed(register: int) -> int:
+    """A 64-bit register as a signed number."""
+    return register - 2**64 if register >= 2**63 else register

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where a path of a target leads: resolved as the target would, without opening anything.
+
+A trapped open names a path in the target's memory, relative to the target's root, working folder or one of its
+descriptors, possibly through symbolic links, in another mount namespace. openat2(2) does nearly all of that: a path
+that begins at the root is resolved with RESOLVE_IN_ROOT below /proc/TID/root. A relative path starts elsewhere than
+at the root that its absolute links refer to, which openat2 cannot express; such links are followed here, one by one.
+
+The result is an O_PATH descriptor, which has no effect on what it stands for, be it a device or a named pipe.
+
+Nothing that cannot be resolved is an error here: the kernel is then left to do the open, and to say what is wrong
+with it. So magic links of /proc, which mean the reader's own files, need not be understood either.
+
+Weakness: `..` in a relative path may climb above the target's root if that is not the root of its mount namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from native.namespace import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
+
+AT_FDCWD = -100
+_LONGEST_CHAIN = 40
+"""How many symbolic links the kernel follows in one path (path_resolution(7))."""
+
+
+@contextmanager
+def starting_points(thread: int, directory: int) -> Iterator[tuple[int, int]]:
+    """O_PATH descriptors of the thread's root and of what a relative path starts from.
+
+    `directory`: a descriptor of the thread, or AT_FDCWD. They are opened with the supervisor's own rights; the path
+    is then resolved with the target's. Raises OSError.
+    """
+    root = os.open(f"/proc/{thread}/root", os.O_PATH | os.O_CLOEXEC)
+    try:
+        start = "cwd" if directory == AT_FDCWD else f"fd/{directory}"
+        base = os.open(f"/proc/{thread}/{start}", os.O_PATH | os.O_CLOEXEC)
+        try:
+            yield root, base
+        finally:
+            os.close(base)
+    finally:
+        os.close(root)
+
+
+def resolve(root: int, base: int, path: bytes) -> int:
+    """An O_PATH descriptor of what `path` leads to, to be closed by the caller. Raises OSError if it leads nowhere."""
+    return _in_root(root, path) if path.startswith(b"/") else _relative(root, base, path)
+
+
+def _in_root(root: int, path: bytes) -> int:
+    return openat2(root, path, os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+
+
+def _relative(root: int, base: int, path: bytes) -> int:
+    """Without links in one step, otherwise component by component."""
+    try:
+        return openat2(base, path, os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        if not path or error.errno != errno.ELOOP:
+            raise
+    current = os.dup(base)
+    try:
+        links = 0
+        components = path.split(b"/")
+        while components:
+            name = components.pop(0)
+            if not name:
+                continue
+            found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=current)
+            if stat.S_ISLNK(os.fstat(found).st_mode):
+                try:
+                    link = os.readlink(b"", dir_fd=found)
+                finally:
+                    os.close(found)
+                links += 1
+                if links > _LONGEST_CHAIN:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                if link.startswith(b"/"):
+                    return _in_root(root, b"/".join((link, *components)))
+                components[:0] = link.split(b"/")
+                continue
+            os.close(current)
+            current = found
+        result, current = current, -1
+        return result
+    finally:
+        if current >= 0:
+            os.close(current)

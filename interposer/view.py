@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Mount mode: what the program finds below /sys, mounted in a namespace of its own.
+
+Three things have to be there: a file system at /sys/fs/kdbus, and the module parameter
+/sys/module/kdbus/parameters/attach_flags_mask, and everything else as it was. Real files give the program the kernel's
+own lookup, stat, readdir, permissions and inotify for nothing. sysfs does not let anybody create a folder, so a
+small tmpfs covers /sys/fs, and another one /sys/module; each entry that they hide is bound through, with all
+mounts below it. The view is built by the child between fork and exec; the parent, which stays outside, gets
+descriptors of two folders and makes and removes the nodes through them.
+
+Decisions:
+
+- The new mount calls (open_tree(2), move_mount(2), fsopen(2); Linux 5.2) work on descriptors: hidden entries stay
+  reachable without /proc, no path is looked up twice, and no name needs quoting.
+- The parent's descriptors are opened from detached clones of the mounts (OPEN_TREE_CLONE). A descriptor from the
+  mount that the program sees would keep the program's own umount of /sys/fs/kdbus busy.
+- All entries of /sys/module are bound, one by one. Symbolic links to one bind are quicker (0.3 ms instead of 1.1 ms for
+  78 modules), but lstat(2), `find -type d` and `cd module/..` would tell. overlayfs hides the mounts below it
+  and copies parameter files up, so that writes to them would be lost.
+- All mounts of the namespace become slaves: what the host mounts later appears, what the program mounts stays inside.
+
+Weaknesses: statfs(2) of /sys/fs, /sys/module and /sys/fs/kdbus says tmpfs. A module loaded later does not appear.
+In a user namespace one user is mapped, so the covering folders belong to that user instead of root; their write bits
+are taken away, and those of the parameter too, because it is only root who may write it. (The user could give
+them back; the view is nobody else's.) As kdbusfs gives root no way to create files and tmpfs does, root can put
+files of its own there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from interposer.errors import MountNamespaceUnavailable, SysUnavailable, ViewFailed
+from native import namespace
+
+KDBUS_DIRECTORY_MODE = 0o555
+"""A domain's folder, readable and searchable for the world, writable for nobody (reference: `kdbus_domain_new`)."""
+
+CONTROL_MODE = 0o666
+"""The control node of a domain, world-accessible (reference: `kdbus_domain_control_new`)."""
+
+DEFAULT_ATTACH_FLAGS_MASK = 0x281F
+"""TIMESTAMP, CREDS, PIDS, AUXGROUPS, NAMES, SECLABEL, CONN_DESCRIPTION (reference: `main.c`)."""
+
+MASK_FILE = "attach_flags_mask"
+MASK_MODE = 0o644
+
+
+class View(NamedTuple):
+    """Descriptors of two folders (O_RDONLY | O_DIRECTORY, close-on-exec).
+
+    `kdbus_directory` is what the program sees at /sys/fs/kdbus, `parameters_directory` what it sees at
+    /sys/module/kdbus/parameters. The program's mounts and umounts do not touch them.
+    """
+
+    kdbus_directory: int
+    parameters_directory: int
+
+
+def enter_mount_namespace() -> bool:
+    """Move this process, which must have one thread, into a new mount namespace whose mounts are slaves.
+
+    With CAP_SYS_ADMIN the namespace is made directly; otherwise within a new user namespace, where the caller's own
+    user and group are mapped to themselves and setgroups(2) is denied, as the kernel demands (user_namespaces(7)).
+    Returns whether a user namespace was made; the process has all capabilities in it until it executes a program.
+    Raises `MountNamespaceUnavailable`.
+    """
+    try:
+        namespace.unshare(namespace.CLONE_NEWNS)
+        own_user_namespace = False
+    except PermissionError:
+        enter_user_namespace()
+        own_user_namespace = True
+    _make_slave()
+    return own_user_namespace
+
+
+def enter_user_namespace() -> None:
+    """Move this process, which must have one thread, into a new user namespace with a new mount namespace.
+
+    Raises `MountNamespaceUnavailable`.
+    """
+    user, group = os.geteuid(), os.getegid()
+    attempted = "making a mount namespace for the program"
+    try:
+        namespace.unshare(namespace.CLONE_NEWUSER | namespace.CLONE_NEWNS)
+        maps = {"setgroups": "deny", "uid_map": f"{user} {user} 1", "gid_map": f"{group} {group} 1"}
+        for file, content in maps.items():
+            attempted = f"writing /proc/self/{file} of the program's user namespace"
+            with _Folder(os.open(f"/proc/self/{file}", os.O_WRONLY | os.O_CLOEXEC)) as descriptor:
+                os.write(descriptor, content.encode())
+    except OSError as error:
+        raise MountNamespaceUnavailable(
+            attempted,
+            f"{os.strerror(error.errno or 0)}, with and without a user namespace",
+            "path mode, which needs no namespace, is not available yet; run as root, or allow user namespaces "
+            "(`kdbus doctor` tells what forbids them)",
+        ) from error
+
+
+def build(own_user_namespace: bool) -> View:
+    """Cover /sys/fs and /sys/module of this process's mount namespace.
+
+    `own_user_namespace` is what `enter_mount_namespace` returned. Raises `SysUnavailable` when there is no /sys to
+    cover, `ViewFailed` when a mount is refused.
+    """
+    unwritable = 0o222 if own_user_namespace else 0
+    try:
+        with _Folder(_cover("/sys/fs", unwritable)) as cover:
+            os.mkdir("kdbus", 0o755, dir_fd=cover)
+            with _Folder(_tmpfs("kdbusfs", KDBUS_DIRECTORY_MODE, 0)) as mounted:
+                kdbus_directory = _open_apart(mounted, "")
+                _create_control(kdbus_directory)
+                _attach(mounted, cover, "kdbus")
+        with _Folder(_cover("/sys/module", unwritable)) as cover:
+            for folder in ("kdbus", "kdbus/parameters"):
+                os.mkdir(folder, dir_fd=cover)
+                os.chmod(folder, 0o755 & ~unwritable, dir_fd=cover)
+            _create_mask(cover, MASK_MODE & ~unwritable)
+            parameters_directory = _open_apart(cover, "kdbus/parameters")
+    except OSError as error:
+        raise ViewFailed(
+            "mounting the program's view of /sys",
+            str(error),
+            "a container or security module may forbid mounts; `kdbus doctor` tells what this machine allows",
+        ) from error
+    return View(kdbus_directory, parameters_directory)
+
+
+class AttachFlagsMask:
+    """The module parameter as the program last wrote it: `current()` is what the broker filters metadata with.
+
+    `parameters_directory` is the descriptor that `View` gave; it is used now and not kept. The file is read whenever
+    the value is asked for, so a write takes effect at once. What is understood is what the kernel understands
+    (`kstrtoull` with base 0): decimal, 0x and 0 prefixes, at most one newline, at most 64 bits. Anything else, the
+    empty file between a truncation and a write among it, keeps the last valid value; the kernel would refuse such a
+    write, but a plain file cannot.
+    """
+
+    _LONGEST = 64
+
+    def __init__(self, parameters_directory: int, default: int = DEFAULT_ATTACH_FLAGS_MASK) -> None:
+        self._descriptor = os.open(MASK_FILE, os.O_RDONLY | os.O_CLOEXEC, dir_fd=parameters_directory)
+        self._last = default
+
+    def current(self) -> int:
+        """The mask, 64 bits. A file that cannot be read counts as unchanged."""
+        try:
+            data = os.pread(self._descriptor, self._LONGEST, 0)
+        except OSError:
+            return self._last
+        value = parse_unsigned(data)
+        if value is not None:
+            self._last = value
+        return self._last
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._descriptor)
+
+
+def parse_unsigned(data: bytes) -> int | None:
+    """The 64-bit number that sysfs would take from a write of `data`; None where it says EINVAL or ERANGE."""
+    digits, base = data.removesuffix(b"\n").removeprefix(b"+").lower(), 10
+    if digits.startswith(b"0x"):
+        digits, base = digits[2:], 16
+    elif digits.startswith(b"0"):
+        base = 8
+    if not digits or digits.strip(b"0123456789abcdef"[:base]):
+        return None
+    value = int(digits, base)
+    return value if value < 1 << 64 else None
+
+
+class _Folder:
+    """A descriptor that is closed at the end of a `with` block."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> int:
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def _make_slave() -> None:
+    """Stop mounts of this namespace from appearing elsewhere.
+
+    In a chroot the root is often no mount point, and then /sys has to be one.
+    """
+    for path in ("/", "/sys"):
+        try:
+            namespace.mount(None, path, None, namespace.MS_REC | namespace.MS_SLAVE, None)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):
+                raise ViewFailed(f"making the mounts below {path} private", os.strerror(error.errno or 0)) from error
+    raise SysUnavailable(
+        "making the mounts below /sys private",
+        "neither / nor /sys is a mount point, so the mounts would appear outside of this root",
+        "mount sysfs at /sys in this root",
+    )
+
+
+def _cover(path: str, unwritable: int) -> int:
+    """Mount a tmpfs over `path` in which each of its entries stands as before; the descriptor of the new folder."""
+    try:
+        hidden = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SysUnavailable(
+            f"opening {path}", os.strerror(error.errno or 0), "mount sysfs at /sys in the program's root"
+        ) from error
+    with _Folder(hidden):
+        cover = _tmpfs("kdbus-view", stat.S_IMODE(os.fstat(hidden).st_mode) & ~unwritable, namespace.MOUNT_ATTR_NOEXEC)
+        try:
+            _attach(cover, namespace.AT_FDCWD, path)
+            for name in os.listdir(hidden):
+                if name != "kdbus":
+                    _bind_through(hidden, cover, name)
+        except OSError:
+            os.close(cover)
+            raise
+    return cover
+
+
+def _bind_through(hidden: int, cover: int, name: str) -> None:
+    kind = os.stat(name, dir_fd=hidden, follow_symlinks=False).st_mode
+    if stat.S_ISLNK(kind):
+        os.symlink(os.readlink(name, dir_fd=hidden), name, dir_fd=cover)
+        return
+    if stat.S_ISDIR(kind):
+        os.mkdir(name, dir_fd=cover)
+    else:
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444, dir_fd=cover))
+    with _Folder(_clone(hidden, name, namespace.AT_RECURSIVE)) as tree:
+        _attach(tree, cover, name)
+
+
+def _create_control(directory: int) -> None:
+    """The control node has to be there when the program starts, which may be before the supervisor does."""
+    with _Folder(os.open("control", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)) as file:
+        os.fchmod(file, CONTROL_MODE)
+
+
+def _create_mask(cover: int, mode: int) -> None:
+    path = f"kdbus/parameters/{MASK_FILE}"
+    with _Folder(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode, dir_fd=cover)) as file:
+        os.write(file, b"%d\n" % DEFAULT_ATTACH_FLAGS_MASK)
+        os.fchmod(file, mode)
+
+
+def _tmpfs(source: str, mode: int, attributes: int) -> int:
+    """A new tmpfs that is not mounted anywhere yet; `attributes` are added to nosuid and nodev."""
+    with _Folder(namespace.fsopen("tmpfs", namespace.FSOPEN_CLOEXEC)) as context:
+        for key, value in (("source", source), ("mode", f"{mode:o}"), ("size", "1m")):
+            namespace.fsconfig(context, namespace.FSCONFIG_SET_STRING, key, value, 0)
+        namespace.fsconfig(context, namespace.FSCONFIG_CMD_CREATE, None, None, 0)
+        attributes |= namespace.MOUNT_ATTR_NOSUID | namespace.MOUNT_ATTR_NODEV
+        return namespace.fsmount(context, namespace.FSMOUNT_CLOEXEC, attributes)
+
+
+def _clone(directory: int, name: str, flags: int = 0) -> int:
+    flags |= namespace.OPEN_TREE_CLONE | namespace.OPEN_TREE_CLOEXEC | namespace.AT_EMPTY_PATH
+    return namespace.open_tree(directory, name, flags | namespace.AT_SYMLINK_NOFOLLOW)
+
+
+def _open_apart(directory: int, name: str) -> int:
+    """Open the mounted folder `name` (empty: `directory` itself) through a mount that nobody else sees."""
+    with _Folder(_clone(directory, name)) as tree:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
+
+
+def _attach(tree: int, directory: int, name: str) -> None:
+    namespace.move_mount(tree, "", directory, name, namespace.MOVE_MOUNT_F_EMPTY_PATH)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Calls that wait: synchronous SENDs whose answer comes later.
+
+The notification of such a call stays unanswered until the broker wakes it: the reply came, will never come, or came
+too late; or the caller's cancel descriptor became readable. Then the answer is installed in the caller, and the call
+returns.
+
+*Signals.* In the original the wait is interruptible: the call ends with ERESTARTSYS, and the kernel either restarts
+it (it finds its reply again, `broker.reply`) or makes EINTR of it. A notification can be answered with ERESTARTSYS
+too, but the number 512 reaches the program if nothing interrupted that very thread. Under
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV a waiting thread is in state `S`, and becomes `D` only when something has woken
+it; so the state tells. Nothing announces the change, so it is looked at from time to time: after 1 ms, then in
+growing intervals of up to 20 ms. That is how long a signal handler may be late.
+
+Without that flag the kernel itself breaks off the wait when a signal comes, and the notification becomes invalid. The
+same look notices that, and the restarted call arrives as a new trap.
+
+*Cancel descriptors* are watched by an epoll set of their own, polled in the same way as everything else.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from broker.errors import ERESTARTSYS
+from broker.outside import File
+from broker.send import Wait
+from interposer.files import TargetFile
+from native.notification import Listener, Notification
+
+_FIRST_LOOK_NS = 1_000_000
+_LONGEST_INTERVAL_NS = 20_000_000
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    notification: Notification
+    wait: Wait
+    interval_ns: int
+    next_look_ns: int
+    cancel: int = -1
+    """Descriptor of the cancel file, -1 for none."""
+
+
+class WaitingCalls:
+    """The calls that wait at the moment."""
+
+    def __init__(self, listener: Listener, finish: Callable[[Notification, Wait], None]) -> None:
+        """`finish` completes a call whose wait is over, and answers it."""
+        self._listener = listener
+        self._finish = finish
+        self._waiting: dict[int, _Waiting] = {}
+        self._ready: list[_Waiting] = []
+        self._cancels = select.epoll()
+        self._by_cancel: dict[int, _Waiting] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def cancels_fileno(self) -> int:
+        """A descriptor that is readable when `look` has a cancelled call to find."""
+        return self._cancels.fileno()
+
+    def add(self, notification: Notification, wait: Wait) -> None:
+        """Keep a call until its wait is over."""
+        call = _Waiting(notification, wait, _FIRST_LOOK_NS, time.monotonic_ns() + _FIRST_LOOK_NS)
+        self._waiting[notification.id] = call
+        cancel: File | None = wait.cancel_file
+        if isinstance(cancel, TargetFile):
+            call.cancel = cancel.fileno()
+            self._by_cancel[call.cancel] = call
+            self._cancels.register(call.cancel, select.EPOLLIN)
+        wait.on_ready(lambda: self._ready.append(call))
+
+    def next_look_ns(self) -> int | None:
+        """When to call `look` next (CLOCK_MONOTONIC, ns); None while nothing waits."""
+        if self._ready:
+            return 0
+        return min((call.next_look_ns for call in self._waiting.values()), default=None)
+
+    def finish_ready(self) -> None:
+        """Answer the calls whose wait is over."""
+        while self._ready:
+            call = self._ready.pop()
+            if self._forget(call):
+                self._finish(call.notification, call.wait)
+
+    def look(self) -> None:
+        """Notice cancelled and interrupted calls, and callers that are gone."""
+        if self._by_cancel:
+            for descriptor, events in self._cancels.poll(0):
+                cancelled = self._by_cancel.get(descriptor)
+                if cancelled is not None and events & select.EPOLLIN:
+                    cancelled.wait.cancel()
+            self.finish_ready()
+        now = time.monotonic_ns()
+        for call in [call for call in self._waiting.values() if call.next_look_ns <= now]:
+            if not self._listener.is_valid(call.notification.id):
+                self._interrupt(call)
+            elif _is_woken(call.notification.pid):
+                self._interrupt(call)
+                self._listener.respond_error(call.notification.id, ERESTARTSYS)
+            else:
+                call.interval_ns = min(2 * call.interval_ns, _LONGEST_INTERVAL_NS)
+                call.next_look_ns = now + call.interval_ns
+
+    def _interrupt(self, call: _Waiting) -> None:
+        if self._forget(call):
+            call.wait.interrupt()
+
+    def _forget(self, call: _Waiting) -> bool:
+        if self._waiting.pop(call.notification.id, None) is None:
+            return False
+        if call.cancel >= 0:
+            del self._by_cancel[call.cancel]
+            with suppress(OSError):
+                self._cancels.unregister(call.cancel)
+        return True
+
+    def close(self) -> None:
+        """The supervisor ends: nobody waits any more."""
+        for call in list(self._waiting.values()):
+            self._interrupt(call)
+        self._ready.clear()
+        self._cancels.close()
+
+
+def _is_woken(thread: int) -> bool:
+    """Whether a thread that waits in a notification has been woken by something (state D, see the module's essay)."""
+    try:
+        with open(f"/proc/{thread}/stat", "rb", buffering=0) as file:
+            text = file.read(512)
+    except OSError:
+        return False
+    return text[text.rfind(b")") + 2 : text.rfind(b")") + 3] == b"D"

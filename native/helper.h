@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The native helper: everything that needs a system call Python does not offer, or bytes moved without a detour.
+//
+// One convention holds for every function: a result of zero or more is success, a negative one is -errno as the
+// kernel numbers it. There is no global state, nothing is printed, nothing is allocated that outlives the call
+// except what `struct kdbus_pool` names. So each function may run in any thread at any time.
+//
+// The part between the two `cdef` markers is read twice: by the compiler, and by build.py, which hands it to cffi.
+// It therefore holds plain declarations only, no preprocessor lines, and is the one place where they stand.
+
+#ifndef KDBUS_NATIVE_HELPER_H
+#define KDBUS_NATIVE_HELPER_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/kcmp.h>
+#include <linux/memfd.h>
+#include <linux/mount.h>
+#include <linux/openat2.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+
+_Static_assert(sizeof(void *) == 8, "only 64-bit machines: addresses of targets are passed as pointers");
+
+// What kernels of today know and the headers of Debian 12 (6.1) or Ubuntu 24.04 (6.8) do not yet name.
+
+#ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV // 5.19
+#define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
+#endif
+#ifndef SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP // 6.6
+#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (1UL << 0)
+#endif
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS // 6.6
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, uint64_t)
+#endif
+#ifndef PIDFD_THREAD // 6.9
+#define PIDFD_THREAD O_EXCL
+#endif
+#ifndef MFD_NOEXEC_SEAL // 6.3
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef F_SEAL_FUTURE_WRITE // hidden by libc's fcntl.h before glibc 2.36
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+#ifndef MOUNT_ATTR_NOSYMFOLLOW // 5.14
+#define MOUNT_ATTR_NOSYMFOLLOW 0x00200000
+#endif
+#ifndef MOVE_MOUNT_SET_GROUP // 5.15
+#define MOVE_MOUNT_SET_GROUP 0x00000100
+#endif
+#ifndef MOVE_MOUNT_BENEATH // 6.5
+#define MOVE_MOUNT_BENEATH 0x00000200
+#endif
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+
+// Mount flags that libc also defines, differently written: see mount(2) and umount(2).
+#ifndef MNT_FORCE
+#define MNT_FORCE 1
+#endif
+#ifndef MNT_DETACH
+#define MNT_DETACH 2
+#endif
+#ifndef MNT_EXPIRE
+#define MNT_EXPIRE 4
+#endif
+#ifndef UMOUNT_NOFOLLOW
+#define UMOUNT_NOFOLLOW 8
+#endif
+
+// cdef begin
+
+// -- notification.c: the supervisor's end of a seccomp filter ------------------------------------------------------
+
+// One trapped call, as `struct seccomp_notif` holds it.
+struct kdbus_notification {
+    uint64_t id;
+    uint32_t pid;
+    uint32_t flags;
+    int32_t number;
+    uint32_t architecture;
+    uint64_t instruction_pointer;
+    uint64_t arguments[6];
+};
+
+// Checks that `listener` is a notification descriptor and switches synchronous wake-up on: 1 with it, 0 where the
+// kernel has none.
+int kdbus_listener_prepare(int listener);
+
+// Waits up to `timeout_ns` (negative: without limit) for a trapped call: 1 with `notification` filled, 0 when there
+// is none, 2 when there can be none any more (the last target is gone), -EINTR when a signal came first.
+int kdbus_listener_receive(int listener, int64_t timeout_ns, struct kdbus_notification *notification);
+
+// Answers: `value`, or -`error` if `error` is not 0. -ENOENT when nobody waits for the answer any more.
+int kdbus_listener_respond(int listener, uint64_t id, int64_t value, int32_t error);
+
+// Answers: let the kernel do it.
+int kdbus_listener_continue(int listener, uint64_t id);
+
+// Gives the target a duplicate of `descriptor`, at the number `at` (-1: the lowest free one), with the descriptor
+// flags `flags` (O_CLOEXEC or 0). Returns the number in the target.
+int kdbus_listener_add_descriptor(int listener, uint64_t id, int descriptor, int at, uint32_t flags);
+
+// 1 while the target still waits for the answer, else 0.
+int kdbus_listener_is_valid(int listener, uint64_t id);
+
+// -- memory.c: the memory of another process -----------------------------------------------------------------------
+
+struct kdbus_piece {
+    uint64_t address;
+    uint64_t size;
+};
+
+// All pieces, one after the other, into `buffer`. -EFAULT unless every byte could be read; -ERANGE if they are more
+// than `capacity` bytes.
+int kdbus_memory_read_pieces(int pid, const struct kdbus_piece *pieces, size_t count, void *buffer, size_t capacity);
+
+int kdbus_memory_read(int pid, uint64_t address, void *buffer, size_t size);
+
+int kdbus_memory_write(int pid, uint64_t address, const void *data, size_t size);
+
+// A zero-terminated string of at most `limit` bytes including the zero; returns its length without.
+// -ENAMETOOLONG if there is no zero among them.
+int64_t kdbus_memory_read_string(int pid, uint64_t address, void *buffer, size_t limit);
+
+// -- pool.c: the memory that a receiver maps -----------------------------------------------------------------------
+
+struct kdbus_pool {
+    void *memory;             // writable mapping of the whole pool, only in this process
+    uint64_t size;            // bytes
+    int read_only_descriptor; // what targets map
+};
+
+int kdbus_pool_create(const char *name, uint64_t size, struct kdbus_pool *pool);
+
+void kdbus_pool_destroy(struct kdbus_pool *pool);
+
+// Like kdbus_memory_read_pieces into the pool at `offset`; a piece at address 0 is that many zeros.
+int kdbus_pool_copy_from_process(const struct kdbus_pool *pool, int pid, uint64_t offset,
+                                 const struct kdbus_piece *pieces, size_t count);
+
+// -- identity.c: which file a descriptor of another process is -----------------------------------------------------
+
+// 1 if `descriptor` of the thread `pid` is the file that was registered in `epoll` under the number `target`.
+int kdbus_same_file(int pid, int descriptor, int epoll, int target);
+
+// 1 if `epoll` still has an entry for `target`.
+int kdbus_epoll_holds(int epoll, int target);
+
+int kdbus_pidfd_open(int pid, unsigned int flags);
+int kdbus_pidfd_getfd(int pidfd, int descriptor);
+int kdbus_socket_cookie(int descriptor, uint64_t *cookie);
+
+// Empties the receive queue of the socket behind `descriptor` of the thread `pid`: 1 if it is the socket `cookie`,
+// 0 if it is something else.
+int kdbus_drain(int pid, int descriptor, uint64_t cookie);
+
+// -- namespace.c: namespaces, mounts and path lookup ---------------------------------------------------------------
+
+int kdbus_unshare(int flags);
+int kdbus_setns(int descriptor, int flags);
+int kdbus_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
+int kdbus_umount2(const char *target, int flags);
+int kdbus_open_tree(int directory, const char *path, unsigned int flags);
+int kdbus_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned int flags);
+int kdbus_openat2(int directory, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
+int kdbus_fsopen(const char *type, unsigned int flags);
+int kdbus_fsconfig(int descriptor, unsigned int command, const char *key, const char *value, int auxiliary);
+int kdbus_fsmount(int descriptor, unsigned int flags, unsigned int attributes);
+
+// -- credentials.c: acting for a moment with the file system identity of somebody else ------------------------------
+
+struct kdbus_identity {
+    uint32_t fsuid;
+    uint32_t fsgid;
+    uint64_t effective;   // capabilities, one bit each
+    int keep_effective;   // 1: leave the capabilities to what setfsuid(2) makes of them
+    uint32_t *groups;     // of the caller
+    size_t group_count;   // how many there are
+    size_t group_room;    // how many fit
+    int dumpable;         // PR_GET_DUMPABLE, filled when an identity is saved
+    int parent_signal;    // PR_GET_PDEATHSIG, filled when an identity is saved
+};
+
+int kdbus_group_count(void);
+
+// Fills `identity` from the calling thread. -ERANGE when `group_room` is too small.
+int kdbus_identity_save(struct kdbus_identity *identity);
+
+// Gives the calling thread, and no other, `wanted`; on failure `saved` is in force again, except after
+// -ENOTRECOVERABLE.
+int kdbus_identity_borrow(const struct kdbus_identity *wanted, const struct kdbus_identity *saved);
+
+// Gives the calling thread what kdbus_identity_save found, after it has borrowed `borrowed`.
+int kdbus_identity_restore(const struct kdbus_identity *saved, const struct kdbus_identity *borrowed);
+
+// -- seccomp.c: what a target is started with ----------------------------------------------------------------------
+
+struct kdbus_instruction {
+    uint16_t code;
+    uint8_t jump_true;
+    uint8_t jump_false;
+    uint32_t operand;
+};
+
+// Installs a filter in the calling thread; returns its notification descriptor (close-on-exec).
+int kdbus_install_filter(const struct kdbus_instruction *program, size_t count, unsigned int flags);
+
+// 1 if the kernel knows the SECCOMP_RET_* action, else 0.
+int kdbus_action_available(uint32_t action);
+
+int kdbus_set_no_new_privileges(void);
+int kdbus_set_parent_death_signal(int signal);
+
+// cdef end
+
+#endif

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The supervisor's end of a seccomp filter: receiving trapped calls and answering them, see seccomp_unotify(2).
+
+#include "helper.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+// The kernel may know longer structures than this header does, and writes its own length. It promises to say so
+// through SECCOMP_GET_NOTIF_SIZES; there is room for some growth, and kdbus_listener_prepare refuses more.
+#define ROOM 512
+
+union request {
+    struct seccomp_notif notification;
+    char room[ROOM];
+};
+
+union response {
+    struct seccomp_notif_resp response;
+    char room[ROOM];
+};
+
+_Static_assert(sizeof(struct seccomp_notif) <= ROOM, "room for requests");
+_Static_assert(sizeof(struct seccomp_notif_resp) <= ROOM, "room for responses");
+
+int kdbus_listener_prepare(int listener)
+{
+    struct seccomp_notif_sizes sizes;
+    uint64_t nobody = 0;
+
+    // 0 is never the id of a waiting call in practice (ids start at a random number), so ENOENT is what a
+    // notification descriptor says; any other file says ENOTTY or EINVAL.
+    if (ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &nobody) && errno != ENOENT)
+        return -errno;
+    memset(&sizes, 0, sizeof(sizes));
+    if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes))
+        return -errno;
+    if (sizes.seccomp_notif > ROOM || sizes.seccomp_notif_resp > ROOM)
+        return -E2BIG;
+    // By value: a pointer here is an unknown flag, and only speed would tell.
+    if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, (unsigned long)SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP))
+        return errno == EINVAL || errno == ENOTTY ? 0 : -errno;
+    return 1;
+}
+
+int kdbus_listener_receive(int listener, int64_t timeout_ns, struct kdbus_notification *notification)
+{
+    struct pollfd poller = {.fd = listener, .events = POLLIN};
+    struct timespec timeout = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
+    union request request;
+    int ready;
+
+    if (listener < 0)
+        return -EBADF; // poll would ignore it, and wait
+    // RECV waits whatever the flags of the descriptor are, so it is only asked when there is something.
+    ready = ppoll(&poller, 1, timeout_ns < 0 ? NULL : &timeout, NULL);
+    if (ready < 0)
+        return -errno;
+    if (ready == 0)
+        return 0;
+    if (poller.revents & POLLNVAL)
+        return -EBADF;
+    if (!(poller.revents & POLLIN))
+        return poller.revents & POLLHUP ? 2 : -EIO;
+
+    memset(&request, 0, sizeof(request)); // the kernel insists on zeros
+    if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request))
+        return errno == ENOENT ? 0 : -errno; // the target died, or was interrupted, since the poll
+    notification->id = request.notification.id;
+    notification->pid = request.notification.pid;
+    notification->flags = request.notification.flags;
+    notification->number = request.notification.data.nr;
+    notification->architecture = request.notification.data.arch;
+    notification->instruction_pointer = request.notification.data.instruction_pointer;
+    memcpy(notification->arguments, request.notification.data.args, sizeof(notification->arguments));
+    return 1;
+}
+
+static int respond(int listener, uint64_t id, int64_t value, int32_t error, uint32_t flags)
+{
+    union response response;
+
+    memset(&response, 0, sizeof(response));
+    response.response.id = id;
+    response.response.val = value;
+    response.response.error = error;
+    response.response.flags = flags;
+    return ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response) ? -errno : 0;
+}
+
+int kdbus_listener_respond(int listener, uint64_t id, int64_t value, int32_t error)
+{
+    if (error < 0)
+        return -EINVAL;
+    return respond(listener, id, value, -error, 0);
+}
+
+int kdbus_listener_continue(int listener, uint64_t id)
+{
+    return respond(listener, id, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE);
+}
+
+int kdbus_listener_add_descriptor(int listener, uint64_t id, int descriptor, int at, uint32_t flags)
+{
+    struct seccomp_notif_addfd request = {
+        .id = id,
+        .flags = at < 0 ? 0 : SECCOMP_ADDFD_FLAG_SETFD,
+        .srcfd = (uint32_t)descriptor,
+        .newfd = at < 0 ? 0 : (uint32_t)at,
+        .newfd_flags = flags,
+    };
+    int number = ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &request);
+
+    return number < 0 ? -errno : number;
+}
+
+int kdbus_listener_is_valid(int listener, uint64_t id)
+{
+    if (!ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
+        return 1;
+    return errno == ENOENT ? 0 : -errno;
+}

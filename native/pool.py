@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory that this process writes and receivers map read-only: a sealed memfd.
+
+The kernel's kdbus owned the pages and refused writable mappings. Here the pages belong to a memfd, and three things
+together keep its receivers from ever writing: they only get a descriptor opened for reading; `F_SEAL_FUTURE_WRITE`
+makes the kernel refuse every new writable mapping, write(2) and fallocate(2), even through a second opening by way of
+`/proc`; `F_SEAL_SEAL` keeps that as it is. Only the mapping that was made before the sealing, in this process, can
+write. `F_SEAL_SHRINK` keeps a reader, and this process, from being killed by SIGBUS.
+
+Payload is copied once, from the sender's memory straight to its place here (`Pool.copy_from_process`).
+
+Alternatives: shared memory files in /dev/shm have names and cannot be sealed; a pipe or socket copies twice.
+Weakness: memory that a receiver has freed stays allocated until the pool is closed, as punching holes is a write that
+the seal forbids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol
+
+from native.library import failure, ffi, lib
+from native.memory import pieces_array
+
+
+class Readable(Protocol):
+    """What `Pool.copy` can copy from."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`."""
+        ...
+
+
+class Pool:
+    """A pool of `size` bytes (at least 1), all zero at first.
+
+    `name`: shown in /proc/PID/maps as `/memfd:NAME`, at most 249 bytes; raises ValueError if it has a zero byte.
+    Raises OSError: EINVAL for a size of 0 or a name that is too long, ENOMEM, EFBIG, EMFILE, ENFILE.
+
+    Every function below raises ValueError if it would leave the pool's bounds, or after `close`. Implements
+    `broker.outside.PoolMemory`.
+    """
+
+    __slots__ = ("_pool", "_view", "read_only_descriptor", "size")
+
+    size: int
+    """Bytes."""
+    read_only_descriptor: int
+    """The read-only opening: what is given to the receiver to map. Owned by the pool; -1 once closed."""
+
+    def __init__(self, name: bytes, size: int) -> None:
+        if b"\0" in name:
+            raise ValueError(f"embedded zero byte in {name!r}")
+        self._pool = ffi.new("struct kdbus_pool *")
+        result = lib.kdbus_pool_create(name, size, self._pool)
+        if result < 0:
+            raise failure(result, f"create a pool of {size} bytes")
+        self._view = memoryview(ffi.buffer(self._pool.memory, size))
+        self.size = size
+        self.read_only_descriptor = self._pool.read_only_descriptor
+
+    def _check(self, offset: int, size: int) -> None:
+        if self.read_only_descriptor < 0:
+            raise ValueError("the pool is closed")
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise ValueError(f"{size} bytes at {offset} leave a pool of {self.size} bytes")
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Puts `data` at `offset` (bytes)."""
+        size = len(data)
+        self._check(offset, size)
+        self._view[offset : offset + size] = data
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`."""
+        self._check(offset, size)
+        return self._view[offset : offset + size].tobytes()
+
+    def copy(self, offset: int, source: Readable, source_offset: int, size: int) -> None:
+        """Copies `size` bytes at `source_offset` of another pool (or this one, overlapping too) to `offset`."""
+        self._check(offset, size)
+        if isinstance(source, Pool):
+            source._check(source_offset, size)
+            self._view[offset : offset + size] = source._view[source_offset : source_offset + size]
+        else:
+            self.write(offset, source.read(source_offset, size))
+
+    def copy_from_process(self, pid: int, offset: int, pieces: Sequence[tuple[int, int]]) -> None:
+        """Copies the (address, size) `pieces` of the process or thread `pid`, one after the other, to `offset`.
+
+        A piece at address 0 is that many zeros. Raises OSError: EFAULT if any byte cannot be read (what comes before it
+        may have been written to the pool by then), ESRCH, EPERM as in `native.memory`.
+        """
+        total = sum(size for _, size in pieces)
+        self._check(offset, total)
+        result = lib.kdbus_pool_copy_from_process(self._pool, pid, offset, pieces_array(pieces), len(pieces))
+        if result < 0:
+            raise failure(result, f"copy {len(pieces)} pieces, {total} bytes, of process {pid} into a pool")
+
+    def close(self) -> None:
+        """Gives up the mapping and the descriptor; mappings of receivers stay valid. Idempotent."""
+        if self.read_only_descriptor >= 0:
+            self.read_only_descriptor = -1
+            self._view.release()
+            lib.kdbus_pool_destroy(self._pool)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

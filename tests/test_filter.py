@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The seccomp program, run by an interpreter of the few BPF instructions that it uses.
+
+The interpreter works on the bytes of a `struct seccomp_data`, as the kernel does, and on constants spelled out here
+anew, so that a wrong offset or number in the filter shows. That the kernel agrees is tested in `test_launch.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interposer import filter as seccomp_filter
+from interposer.errors import UnsupportedMachine
+
+AUDIT_X86_64 = 0xC000003E
+AUDIT_I386 = 0x40000003
+AUDIT_AARCH64 = 0xC00000B7
+X32_BIT = 0x40000000
+ALLOW = 0x7FFF0000
+NOTIFY = 0x7FC00000
+
+X86 = {"open": 2, "mmap": 9, "ioctl": 16, "mount": 165, "umount2": 166, "openat": 257, "openat2": 437}
+ARM = {"mmap": 222, "ioctl": 29, "mount": 40, "umount2": 39, "openat": 56, "openat2": 437}
+
+O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_NONBLOCK, O_CLOEXEC, O_PATH = 1, 2, 0o100, 0o1000, 0o4000, 0o2000000, 0o10000000
+O_DIRECTORY_X86 = 0o200000
+O_TMPFILE_X86 = 0o20000000 | O_DIRECTORY_X86
+O_DIRECTORY_ARM = 0o40000
+
+
+def interpret(program: list[tuple[int, int, int, int]], data: bytes) -> int:
+    """Run `program` over the bytes of a struct seccomp_data; the value it returns."""
+    assert len(data) == 64
+    accumulator = position = 0
+    while True:
+        code, if_true, if_false, operand = program[position]
+        position += 1
+        assert 0 <= if_true <= 255 and 0 <= if_false <= 255
+        if code == 0x20:  # ld [k]
+            assert operand % 4 == 0 and operand < 64
+            accumulator = struct.unpack_from("<I", data, operand)[0]
+        elif code == 0x15:  # jeq #k
+            position += if_true if accumulator == operand else if_false
+        elif code == 0x54:  # and #k
+            accumulator &= operand
+        elif code == 0x06:  # ret #k
+            return operand
+        else:
+            raise AssertionError(f"the kernel's seccomp does not know BPF code {code:#x}")
+
+
+def decide(audit: int, number: int, *arguments: int) -> int:
+    architecture = seccomp_filter.AARCH64 if audit == AUDIT_AARCH64 else seccomp_filter.X86_64
+    program = seccomp_filter.build(architecture, seccomp_filter.mount_mode_traps(architecture))
+    padded = [*arguments, 0, 0, 0, 0, 0, 0][:6]
+    return interpret(program, struct.pack("<iIQ6Q", number, audit, 0x7F0000001000, *padded))
+
+
+@pytest.mark.parametrize(
+    ("request_number", "expected"),
+    [
+        (0x40089500, NOTIFY),
+        (0xC0089500 | 0x40, NOTIFY),
+        (0x95 << 8, NOTIFY),
+        (0xFFFFFFFF_00009500, NOTIFY),  # the kernel's cmd is 32 bits wide
+        (0x5401, ALLOW),  # TCGETS
+        (0x9500 << 8, ALLOW),
+        (0x95, ALLOW),
+        (0x9400, ALLOW),
+        (0x9600, ALLOW),
+    ],
+)
+def test_ioctl_by_magic(request_number: int, expected: int) -> None:
+    assert decide(AUDIT_X86_64, X86["ioctl"], 3, request_number) == expected
+    assert decide(AUDIT_AARCH64, ARM["ioctl"], 3, request_number) == expected
+
+
+OPEN_CASES = [
+    (O_RDWR, NOTIFY),
+    (O_RDWR | O_CLOEXEC | O_NONBLOCK | O_TRUNC, NOTIFY),
+    (0, ALLOW),
+    (O_WRONLY, ALLOW),
+    (3, ALLOW),
+    (O_RDWR | O_CREAT, ALLOW),
+    (O_RDWR | O_PATH, ALLOW),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [*OPEN_CASES, (O_RDWR | O_DIRECTORY_X86, ALLOW), (O_RDWR | O_TMPFILE_X86, ALLOW), (O_RDWR | 0o40000, NOTIFY)],
+)
+def test_open_and_openat_by_flags(flags: int, expected: int) -> None:
+    assert decide(AUDIT_X86_64, X86["open"], 0x1000, flags) == expected
+    assert decide(AUDIT_X86_64, X86["openat"], 0xFFFFFF9C, 0x1000, flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [*OPEN_CASES, (O_RDWR | O_DIRECTORY_ARM, ALLOW), (O_RDWR | 0o200000, NOTIFY)]
+)
+def test_openat_on_aarch64(flags: int, expected: int) -> None:
+    assert decide(AUDIT_AARCH64, ARM["openat"], 0xFFFFFF9C, 0x1000, flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (0x01, NOTIFY),  # MAP_SHARED
+        (0x03, NOTIFY),  # MAP_SHARED_VALIDATE
+        (0x8001, NOTIFY),  # MAP_SHARED | MAP_POPULATE
+        (0x11, NOTIFY),  # MAP_SHARED | MAP_FIXED
+        (0x02, ALLOW),  # MAP_PRIVATE
+        (0x22, ALLOW),  # MAP_PRIVATE | MAP_ANONYMOUS
+        (0x21, ALLOW),  # MAP_SHARED | MAP_ANONYMOUS
+        (0x23, ALLOW),
+        (0x00, ALLOW),
+    ],
+)
+@pytest.mark.parametrize("protection", [1, 3])
+def test_mmap_by_flags(flags: int, expected: int, protection: int) -> None:
+    assert decide(AUDIT_X86_64, X86["mmap"], 0, 4096, protection, flags, 3, 0) == expected
+    assert decide(AUDIT_AARCH64, ARM["mmap"], 0, 4096, protection, flags, 3, 0) == expected
+
+
+@pytest.mark.parametrize("name", ["openat2", "mount", "umount2"])
+def test_calls_that_always_stop(name: str) -> None:
+    assert decide(AUDIT_X86_64, X86[name]) == NOTIFY
+    assert decide(AUDIT_AARCH64, ARM[name]) == NOTIFY
+
+
+@given(number=st.integers(0, 600), arguments=st.lists(st.integers(0, 2**64 - 1), min_size=6, max_size=6))
+def test_everything_else_runs_unseen(number: int, arguments: list[int]) -> None:
+    if number not in X86.values():
+        assert decide(AUDIT_X86_64, number, *arguments) == ALLOW
+    if number not in ARM.values():
+        assert decide(AUDIT_AARCH64, number, *arguments) == ALLOW
+
+
+@pytest.mark.parametrize("number", [*X86.values(), 54, 5, 90])
+def test_foreign_calls_are_let_through(number: int) -> None:
+    trapped_arguments = (3, 0x9500 | O_RDWR, O_RDWR, 1, 0, 0)
+    assert decide(AUDIT_I386, number, *trapped_arguments) == ALLOW
+    assert decide(AUDIT_X86_64, X32_BIT | number, *trapped_arguments) == ALLOW
+
+
+def test_a_longer_table_is_enough_to_trap_more() -> None:
+    architecture = seccomp_filter.Architecture("invented", 7, {"ioctl": 16, "chdir": 80}, 0)
+    program = seccomp_filter.build(architecture, [seccomp_filter.Trap("chdir"), seccomp_filter.Trap("unknown")])
+    assert interpret(program, struct.pack("<iIQ6Q", 80, 7, 0, *[0] * 6)) == NOTIFY
+    assert interpret(program, struct.pack("<iIQ6Q", 16, 7, 0, *[0] * 6)) == ALLOW
+
+
+def test_unknown_machine_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seccomp_filter.this_architecture().machine == os.uname().machine
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "host", "6.1", "#1", "sparc64")))
+    with pytest.raises(UnsupportedMachine, match="sparc64"):
+        seccomp_filter.this_architecture()
