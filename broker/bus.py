@@ -8,6 +8,8 @@ name, who may enter (the access flags), the size of bloom filters, which metadat
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from broker import delivery, limits
 from broker import revision3 as abi
 from broker.command import Invocation
@@ -27,7 +29,11 @@ _TAKEN = (abi.ITEM_MAKE_NAME, abi.ITEM_BLOOM_PARAMETER, abi.ITEM_ATTACH_FLAGS_SE
 
 
 class Bus(Node):
-    """One bus. `connections` holds all active ones by id, in the order of their ids."""
+    """One bus. `connections` holds all active ones by id, in the order of their ids.
+
+    Most connections of a large bus have no matches, and a broadcast must not look at those. So the ids of those that
+    have some are kept apart, sorted.
+    """
 
     is_directory = True
 
@@ -57,6 +63,7 @@ class Bus(Node):
         self.id128 = _random_uuid(domain)
         self.connections: dict[int, Connection] = {}
         self.monitors: dict[Connection, None] = {}
+        self._subscribers: list[int] = []
         self.names = NameRegistry(self)
         self.policy = PolicyDatabase()
         self.notifications = Notifications(self)
@@ -98,10 +105,20 @@ class Bus(Node):
         """Let it be found no more."""
         del self.connections[connection.id]
         self.monitors.pop(connection, None)
+        self.subscribe(connection, wanted=False)
+
+    def subscribe(self, connection: Connection, *, wanted: bool) -> None:
+        """Note whether a connection has matches. Saying the same twice does nothing."""
+        index = bisect_left(self._subscribers, connection.id)
+        known = self._subscribers[index : index + 1] == [connection.id]
+        if wanted and not known:
+            self._subscribers.insert(index, connection.id)
+        elif known and not wanted:
+            del self._subscribers[index]
 
     def subscribers(self) -> list[Connection]:
         """The connections that have matches, in the order of their ids. Only ordinary ones can."""
-        return [connection for connection in self.connections.values() if len(connection.matches)]
+        return [self.connections[number] for number in self._subscribers]
 
     def deliver_notification(self, message: Message) -> None:
         """Send a notification that has been collected."""

@@ -39,7 +39,9 @@ _ORDINARY = frozenset((ORDINARY,))
 _RECEIVERS = frozenset((ORDINARY, ACTIVATOR, MONITOR))
 
 WHOLE = "*"
-"""A write-back of the whole structure, as the broker has it."""
+"""A write-back of the whole structure, as it was read and then changed: `kernel_flags` gets its old value back."""
+WHOLE_WITH_ITEMS = "**"
+"""A write-back of the structure and of the items behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ TABLE: dict[int, Command] = dict(
             flags=abi.NAME_REPLACE_EXISTING | abi.NAME_ALLOW_REPLACEMENT | abi.NAME_QUEUE,
             kinds=_ORDINARY,
             clears_return_flags=True,
-            write_back=(WHOLE,),
+            write_back=(WHOLE_WITH_ITEMS,),
         ),
         _command(
             "KDBUS_CMD_NAME_RELEASE",
@@ -197,6 +199,8 @@ class Invocation:
         for member in self.command.write_back:
             if member is WHOLE:
                 self.caller.write(self.address, bytes(self.data[: self.command.struct.size]))
+            elif member is WHOLE_WITH_ITEMS:
+                self.caller.write(self.address, bytes(self.data))
             else:
                 self.store(member)
 

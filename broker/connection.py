@@ -11,7 +11,8 @@ handles may make and that nobody can address by id.
 A connection ends by BYEBYE, by the last close of its handle, or with its endpoint. `disconnect` is the same for all:
 its policy entries and names go first (an activator gets its messages back), then those who wait for a reply from it
 are told, then everybody. A handle whose connection has ended answers ECONNRESET to everything but a second BYEBYE,
-until it is closed; only then is the user's budget of connections relieved.
+until it is closed; only then is the user's budget of connections relieved, and not before its last request has left
+the queue in which it waits.
 
 This module is about the life of a connection. What it sends and receives is in `broker.send` and `broker.receive`,
 what it may do in `broker.access`. Reference: ipc/kdbus/connection.c.
@@ -90,15 +91,16 @@ class Connection:
     """One peer.
 
     `active` is true from `connect` to `disconnect`. `replies` are those it waits for, the latest request first;
-    `owed` those that others wait for from it. `names` are in the order in which they were acquired.
+    `owed` those that others wait for from it. `names` are in the order in which they were acquired. `last_sent_to` is a
+    hint for `broker.flow`: the receiver of the last unicast message, and the name by which it was addressed.
     """
 
     def __init__(self, endpoint: Endpoint, hello: Invocation, *, privileged: bool) -> None:
         """Check a HELLO and prepare the connection; nobody knows of it before `connect`.
 
         Fills in what HELLO returns. Raises, in this order: BadArgument, WrongConnectionKind (a monitor on a custom
-        endpoint), NotPermitted, what `_check_items` raises, AttachFlagsRefused, OutOfMemory, BadArgument (faked
-        identities), TooManyConnections.
+        endpoint), NotPermitted, what `_check_items` raises, BadArgument (attach flags), AttachFlagsRefused,
+        BadArgument or OutOfMemory (a pool that cannot be), BadArgument (faked identities), TooManyConnections.
         """
         bus, caller = endpoint.bus, hello.caller
         self.endpoint = endpoint
@@ -127,23 +129,29 @@ class Connection:
         self.owed: set[Reply] = set()
         self.request_count = 0
         self.lost_count = 0
-        self.matches = MatchDatabase()
+        self._closed = False
+        self.matches = MatchDatabase(lambda wanted: bus.subscribe(self, wanted=wanted))
         self.queue = Queue()
         self.quota = quota.QueueQuota()
         self.events: ConnectionEvents | None = None
-        self._collect_metadata(hello)
-        self.user = endpoint.user if endpoint.user is not None else bus.domain.user(self.credentials.uid)
-        self.user.add_connection()
+        self.last_sent_to: tuple[Connection, NameEntry | None] | None = None
+        self.pool = self._new_pool(hello)
         try:
-            size = hello.get("pool_size")
-            self.pool = Pool(caller.new_pool(b"kdbus-conn" + self._label(), size), size)
+            self._collect_metadata(hello)
+            self.user = endpoint.user if endpoint.user is not None else bus.domain.user(self.credentials.uid)
+            self.user.add_connection()
         except BaseException:
-            self.user.connections -= 1
+            self.pool.memory.close()
             raise
         self._fill_in(hello)
 
-    def _label(self) -> bytes:
-        return b"" if self.description is None else b":" + self.description
+    def _new_pool(self, hello: Invocation) -> Pool:
+        """The pool, as a file whose name tells the description. A file cannot have 2^63 bytes or more."""
+        size = hello.get("pool_size")
+        if size >> 63:
+            raise BadArgument
+        label = b"" if self.description is None else b":" + self.description
+        return Pool(hello.caller.new_pool(b"kdbus-conn" + label, size), size)
 
     def _check_items(self, items: list[Item]) -> bytes | None:
         """The rules for the items of a HELLO; returns the description.
@@ -257,12 +265,13 @@ class Connection:
             entry.discard()
         for reply in list(self.replies):
             reply.unlink()
-        for reply in sorted(self.owed, key=lambda owed: owed.requester.id):
-            if reply.sync:
-                reply.wake_up(PeerGone())
-            else:
-                bus.notifications.reply_dead(reply.requester.id, reply.cookie)
-            reply.unlink()
+        for requester in sorted({reply.requester for reply in self.owed}, key=lambda peer: peer.id):
+            for reply in [expected for expected in requester.replies if expected.replier is self]:
+                if reply.sync:
+                    reply.wake_up(PeerGone())
+                else:
+                    bus.notifications.reply_dead(requester.id, reply.cookie)
+                reply.unlink()
         if self.kind != command.MONITOR:
             bus.notifications.id_change(abi.ITEM_ID_REMOVE, self.id, self.flags)
         bus.notifications.flush()
@@ -270,8 +279,18 @@ class Connection:
     def close(self) -> None:
         """The handle was closed for the last time, or HELLO failed: free everything. Called exactly once."""
         self.disconnect()
-        self.user.connections -= 1
         self.pool.memory.close()
+        self._closed = True
+        self._leave_budget()
+
+    def end_request(self) -> None:
+        """Nobody refers any more to one of the replies that this connection expected."""
+        self.request_count -= 1
+        self._leave_budget()
+
+    def _leave_budget(self) -> None:
+        if self._closed and not self.request_count:
+            self.user.connections -= 1
 
     def find_reply(self, replier: Connection, cookie: int) -> Reply | None:
         """The reply to `cookie` that this connection expects from `replier`, of the latest such request."""

@@ -50,7 +50,7 @@ class Domain(Node):
         self.deadlines = Deadlines()
         self._attach_flags_mask = attach_flags_mask
         self._events = events
-        self._sequence = 0
+        self.sequence = 0
         self._last_bus_id = 0
         self._users: dict[int, User] = {}
         self.active = True
@@ -63,8 +63,8 @@ class Domain(Node):
 
     def next_sequence(self) -> int:
         """The sequence number of the next message."""
-        self._sequence += 1
-        return self._sequence
+        self.sequence += 1
+        return self.sequence
 
     def next_bus_id(self) -> int:
         """The id of the next bus; used up even if the bus cannot be made."""

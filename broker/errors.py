@@ -33,6 +33,14 @@ class OutOfMemory(KdbusError):
     """No memory for a pool."""
 
 
+class NoFreeDescriptor(KdbusError):
+    """The caller is at its limit of open files."""
+
+
+class TooManyOpenFiles(KdbusError):
+    """Whoever serves the bus is out of descriptors."""
+
+
 class UnknownCommand(KdbusError):
     """A request that this kind of handle does not know in its present state."""
 
@@ -281,6 +289,8 @@ _ERRNO: dict[type[KdbusError], int] = {
     BadAddress: errno.EFAULT,
     BadDescriptor: errno.EBADF,
     OutOfMemory: errno.ENOMEM,
+    NoFreeDescriptor: errno.EMFILE,
+    TooManyOpenFiles: errno.ENFILE,
     UnknownCommand: errno.ENOTTY,
     HandleInUse: errno.EBADFD,
     NodeShutDown: errno.ESHUTDOWN,

@@ -10,7 +10,10 @@ CAP_IPC_OWNER towards the domain's user namespace or the bus maker's uid as its 
 uses it later.
 
 Memory, descriptors and credentials belong to the thread that issues the command, not to the one that opened the
-handle. Reference: ipc/kdbus/handle.c.
+handle.
+
+A synchronous SEND that waits keeps its handle open, as ioctl(2) holds the file: if the last descriptor is closed
+meanwhile, by another thread, the connection ends when the call does. Reference: ipc/kdbus/handle.c.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from broker.errors import (
 )
 from broker.outside import Caller, ConnectionEvents, PoolMemory
 from broker.receive import receive
+from broker.reply import Reply
 from broker.send import Wait, send
 
 _REQUEST = abi.REQUESTS
@@ -96,6 +100,8 @@ class EndpointHandle(Handle):
         self.connection: Connection | None = None
         self.owned: Endpoint | None = None
         self._events = events
+        self._waits = 0
+        self._closed = False
 
     def ioctl(self, request: int, argument: int, caller: Caller) -> Wait | None:
         if self.connection is not None:
@@ -149,7 +155,28 @@ class EndpointHandle(Handle):
         known = command.TABLE[request]
         if connection.kind not in known.kinds:
             raise WrongConnectionKind
-        return run(connection, command.receive(known, caller, argument))
+        wait = run(connection, command.receive(known, caller, argument))
+        return None if wait is None else self._keep(wait)
+
+    def resume(self, reply: Reply, argument: int, data: bytes, caller: Caller) -> Wait:
+        """A synchronous SEND that began to wait elsewhere (`broker.flow`) waits on here; takes over a hold on `reply`.
+
+        `data`: the command as the caller passed it at `argument`.
+        """
+        assert self.connection is not None
+        known = command.TABLE[_REQUEST["KDBUS_CMD_SEND"]]
+        invocation = Invocation(known, caller, argument, bytearray(data), [])
+        return self._keep(Wait(self.connection, invocation, reply, None))
+
+    def _keep(self, wait: Wait) -> Wait:
+        self._waits += 1
+        wait.on_end(self._wait_ended)
+        return wait
+
+    def _wait_ended(self) -> None:
+        self._waits -= 1
+        if self._closed and not self._waits:
+            self._release()
 
     def map(self, length: int, *, writable: bool) -> PoolMemory:
         if self.connection is None or writable:
@@ -159,6 +186,11 @@ class EndpointHandle(Handle):
         return self.connection.pool.memory
 
     def close(self) -> None:
+        self._closed = True
+        if not self._waits:
+            self._release()
+
+    def _release(self) -> None:
         if self.connection is not None:
             self.connection.close()
         if self.owned is not None:

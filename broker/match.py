@@ -15,6 +15,7 @@ Reference: ipc/kdbus/match.c.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -123,7 +124,9 @@ def parse_rule(entry: Item, bloom_size: int) -> Rule:
 class MatchDatabase:
     """The matches of one connection, in the order in which they were added."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[bool], None]) -> None:
+        """`changed` is told whether there is any match, each time that this changes."""
+        self._changed = changed
         self._matches: list[tuple[int, list[Rule]]] = []
 
     def __len__(self) -> int:
@@ -132,22 +135,25 @@ class MatchDatabase:
     def add(self, cookie: int, items: list[Item], bloom_size: int, *, replace: bool) -> None:
         """Add a match; with `replace`, remove those of the same cookie first.
 
-        Raises what `parse_rule` raises, and TooManyMatches; what was to be replaced is gone even then, as in the
-        original.
+        Raises what `parse_rule` raises, and TooManyMatches; nothing has changed then.
         """
         rules = [parse_rule(entry, bloom_size) for entry in items]
-        if replace:
-            self._matches = [match for match in self._matches if match[0] != cookie]
-        if len(self._matches) >= limits.MATCHES_PER_CONNECTION:
+        kept = [match for match in self._matches if match[0] != cookie] if replace else list(self._matches)
+        if len(kept) >= limits.MATCHES_PER_CONNECTION:
             raise TooManyMatches
-        self._matches.append((cookie, rules))
+        self._set([*kept, (cookie, rules)])
 
     def remove(self, cookie: int) -> None:
         """Remove all matches of that cookie. Raises NoSuchMatch."""
         remaining = [match for match in self._matches if match[0] != cookie]
         if len(remaining) == len(self._matches):
             raise NoSuchMatch
-        self._matches = remaining
+        self._set(remaining)
+
+    def _set(self, matches: list[tuple[int, list[Rule]]]) -> None:
+        had_any, self._matches = bool(self._matches), matches
+        if bool(matches) != had_any:
+            self._changed(bool(matches))
 
     def fits(self, message: Message, source: Connection | None) -> bool:
         """Whether any match fits `message` from `source` (None: a notification of the bus)."""

@@ -265,7 +265,7 @@ def _make_id(make: Callable[[int], int | None], number: int) -> int:
 def _find(caller: Caller, number: int) -> Pid:
     if number == 0:
         return Pid()
-    found = caller.process.find_pid(number)
+    found = caller.process.find_pid(number & 0xFFFFFFFF)  # the kernel's pid numbers have 32 bits
     if found is None:
         raise BadArgument
     return found

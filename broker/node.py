@@ -79,11 +79,11 @@ class Node:
         for child in list(self.children.values()):
             child.deactivate()
         self.released(was_active)
-        events, path = self.events(), self.path
         if self.parent is not None:
             self.parent.children.pop(self.name, None)
-        if was_active and events is not None:
-            events.node_removed(path)
+            events = self.events()
+            if was_active and events is not None:
+                events.node_removed(self.path)
 
     def released(self, was_active: bool) -> None:
         """Called once, after the children have ended."""

@@ -20,10 +20,10 @@ Free slices are kept sorted by size, then by age, for bisection. Reference: ipc/
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from broker.errors import NoSuchSlice, PoolFull
-from broker.layout import align8
+from broker.layout import U64, align8
 from broker.outside import Caller, PoolMemory
 
 
@@ -142,6 +142,52 @@ class Pool:
             raise NoSuchSlice
         slice_.published = False
         self.give_back(slice_)
+
+    def export_state(self) -> list[int]:
+        """The slices as 64-bit words, for whoever keeps the pool for a while (`broker.flow`).
+
+        Serial, busy bytes, number of slices; then for each, in order of offset: size, state (bit 0 free, bit 1
+        published, from bit 8 on the number of holders), age among the free, offset of the child or all ones.
+        """
+        words = [self._serial, self.busy, 0]
+        slice_: Slice | None = self._first
+        while slice_ is not None:
+            state = int(slice_.free) | slice_.published << 1 | slice_.holders << 8
+            child = U64 if slice_.child is None else slice_.child.offset
+            words += (slice_.size, state, slice_.serial, child)
+            words[2] += 1
+            slice_ = slice_.next
+        return words
+
+    def import_state(self, words: Iterator[int]) -> None:
+        """Replace all slices by those that `words` describe, as `export_state` does. Old slices are void."""
+        self._serial, self.busy, count = next(words), next(words), next(words)
+        self._by_offset.clear()
+        self._free.clear()
+        children: list[tuple[Slice, int]] = []
+        offset, last = 0, None
+        for _ in range(count):
+            size, state, serial, child = next(words), next(words), next(words), next(words)
+            slice_ = Slice(self, offset, size)
+            slice_.free, slice_.published, slice_.holders = bool(state & 1), bool(state & 2), state >> 8
+            slice_.serial, slice_.before = serial, last
+            if last is None:
+                self._first = slice_
+            else:
+                last.next = slice_
+            if slice_.free:
+                insort(self._free, (size, serial, slice_))
+            else:
+                self._by_offset[offset] = slice_
+            if child != U64:
+                children.append((slice_, child))
+            offset, last = offset + size, slice_
+        for parent, child in children:
+            parent.child = self._by_offset[child]
+
+    def busy_slice(self, offset: int) -> Slice:
+        """The slice at `offset`, which is not free."""
+        return self._by_offset[offset]
 
     def give_back(self, slice_: Slice) -> None:
         """Make the slice free if nobody holds it any more."""

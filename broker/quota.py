@@ -73,10 +73,13 @@ class QueueQuota:
         """
         if user is None or waiting < limits.MESSAGES_UNACCOUNTED:
             return None
-        count = self.charged.get(user, 0)
-        if count >= limits.MESSAGES_PER_USER:
+        if self.charged.get(user, 0) >= limits.MESSAGES_PER_USER:
             raise QueueFull
-        self.charged[user] = count + 1
+        return self.record(user)
+
+    def record(self, user: User) -> Charge:
+        """A charge that has been decided already."""
+        self.charged[user] = self.charged.get(user, 0) + 1
         return Charge(self, user)
 
     def give_back(self, user: User) -> None:

@@ -75,5 +75,5 @@ def _drop(connection: Connection, entry: QueueEntry) -> None:
             reply.wake_up(PeerGone())
         else:
             connection.bus.notifications.reply_dead(entry.message.source, entry.message.cookie)
-        reply.unlink()
+            reply.unlink()
     entry.discard()

@@ -57,7 +57,7 @@ class Reply:
         """Held once by the caller.
 
         Args:
-            deadline_ns: absolute CLOCK_MONOTONIC.
+            deadline_ns: absolute CLOCK_MONOTONIC; one that has passed is possible.
             name_id: which acquisition of a name the request was addressed to, 0 for none.
             sync: whether the request waits inside SEND.
 
@@ -89,10 +89,14 @@ class Reply:
         """One holder less; the last one frees the requester's place."""
         self._holders -= 1
         if self._holders == 0:
-            self.requester.request_count -= 1
-            if self.answer is not None:
-                self.answer.discard()
-                self.answer = None
+            self.requester.end_request()
+            self.discard_answer()
+
+    def discard_answer(self) -> None:
+        """Let go of the answer, if there is one."""
+        if self.answer is not None:
+            self.answer.discard()
+            self.answer = None
 
     def link(self) -> None:
         """Begin to expect the reply."""
@@ -102,9 +106,11 @@ class Reply:
         self.replier.owed.add(self)
 
     def unlink(self) -> None:
-        """Expect it no longer; further calls do nothing."""
+        """Expect it no longer; further calls do nothing. The answer to an interrupted call has nobody to take it."""
         if self.linked:
             self.linked = False
+            if self.interrupted:
+                self.discard_answer()
             self.requester.replies.remove(self)
             self.replier.owed.discard(self)
             self.drop()
@@ -116,9 +122,14 @@ class Reply:
         replier.owed.add(self)
 
     def wake_up(self, error: KdbusError | None) -> None:
-        """End a synchronous wait, with `error` or with the answer attached."""
+        """End a synchronous wait, with `error` or with the answer attached.
+
+        With an error the reply is expected no longer: one that comes before the waiting call has noticed is refused.
+        """
         self.waiting = False
         self.error = error
+        if error is not None:
+            self.unlink()
         if self.wake is not None:
             self.wake()
 
@@ -144,19 +155,20 @@ class Deadlines:
     def expire(self, now_ns: int) -> None:
         """Act on all deadlines up to `now_ns`.
 
-        A waiting call ends with TimedOut, an interrupted one is forgotten, an asynchronous requester is notified.
+        A waiting call ends with TimedOut, an interrupted one is forgotten, an asynchronous requester is notified,
+        of its latest request first.
         """
-        buses = {}
+        overdue: dict[Connection, None] = {}
         while (nearest := self.next_ns()) is not None and nearest <= now_ns:
             reply = heapq.heappop(self._heap)[2]
-            requester = reply.requester
             if reply.sync and not reply.interrupted:
-                if reply.waiting:
-                    reply.wake_up(TimedOut())
-                continue
-            if not reply.interrupted:
-                requester.bus.notifications.reply_timeout(requester.id, reply.cookie)
-                buses[id(requester.bus)] = requester.bus
-            reply.unlink()
-        for bus in buses.values():
-            bus.notifications.flush()
+                reply.wake_up(TimedOut())
+            else:
+                overdue[reply.requester] = None
+        for requester in overdue:
+            for reply in list(requester.replies):
+                if reply.deadline_ns <= now_ns:
+                    if not reply.interrupted:
+                        requester.bus.notifications.reply_timeout(requester.id, reply.cookie)
+                    reply.unlink()
+            requester.bus.notifications.flush()

@@ -28,6 +28,7 @@ from broker.connection import Connection
 from broker.delivery import broadcast, collect, eavesdrop, insert, make_entry
 from broker.errors import (
     BadArgument,
+    BadDescriptor,
     BadItem,
     Cancelled,
     DescriptorsRefused,
@@ -42,6 +43,7 @@ from broker.errors import (
     ReplyRefused,
     TimedOut,
 )
+from broker.layout import signed64
 from broker.message import Message
 from broker.names import NameEntry
 from broker.outside import Caller, File
@@ -56,14 +58,19 @@ class Wait:
     the wait by themselves; readability of `cancel_file` is reported with `cancel`.
     """
 
-    __slots__ = ("_connection", "_invocation", "_reply", "cancel_file")
+    __slots__ = ("_connection", "_ended", "_invocation", "_reply", "cancel_file")
 
     def __init__(self, connection: Connection, invocation: Invocation, reply: Reply, cancel_file: File | None) -> None:
         """Takes over the caller's hold on `reply`."""
         self._connection = connection
         self._invocation = invocation
         self._reply = reply
+        self._ended: Callable[[], None] | None = None
         self.cancel_file = cancel_file
+
+    def on_end(self, ended: Callable[[], None]) -> None:
+        """Have `ended` called when the call is over, after `finish` or `interrupt`."""
+        self._ended = ended
 
     def on_ready(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when the wait is over; at once if it is already. It must not call back into the broker."""
@@ -96,6 +103,7 @@ class Wait:
             slice_.publish()
             slice_.release()
         finally:
+            reply.discard_answer()
             reply.unlink()
             self._release()
         self._invocation.caller = caller
@@ -110,6 +118,8 @@ class Wait:
         if self.cancel_file is not None:
             self.cancel_file.close()
             self.cancel_file = None
+        if self._ended is not None:
+            self._ended()
 
 
 def send(source: Connection, invocation: Invocation) -> Wait | None:
@@ -139,7 +149,10 @@ def send(source: Connection, invocation: Invocation) -> Wait | None:
 
 
 def _cancel_file(invocation: Invocation) -> File | None:
-    """The descriptor of a CANCEL_FD item, which only a synchronous SEND looks at. BadItem for other items."""
+    """The descriptor of a CANCEL_FD item, which only a synchronous SEND looks at.
+
+    Raises BadItem for other items, DuplicateItem, BadDescriptor, and BadArgument for a file that cannot be polled.
+    """
     found: File | None = None
     try:
         for current in invocation.items:
@@ -150,6 +163,8 @@ def _cancel_file(invocation: Invocation) -> File | None:
             if found is not None:
                 raise DuplicateItem
             found = invocation.caller.file(int.from_bytes(current.payload, "little", signed=True))
+            if found.is_path:
+                raise BadDescriptor
             if not found.can_poll:
                 raise BadArgument
     except BaseException:
@@ -166,7 +181,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
     if sent.is_broadcast:
         broadcast(source.bus, source, sent, caller)
         return None
-    destination, name = _find_destination(source, sent)
+    destination, name = source.last_sent_to = _find_destination(source, sent)
     if name is not None:
         sent.name_id = name.id
     sync = bool(invocation.get("flags") & abi.SEND_SYNC_REPLY)
@@ -180,7 +195,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
     answered: Reply | None = None
     if sent.flags & abi.MESSAGE_EXPECT_REPLY:
         _check_talk(source, destination, caller)
-        deadline = sent.timeout_or_cookie_reply
+        deadline = signed64(sent.timeout_or_cookie_reply) if sync else sent.timeout_or_cookie_reply
         reply = Reply(destination, source, sent.cookie, deadline, sent.name_id, sync=sync)
     elif sent.flags & abi.MESSAGE_SIGNAL:
         if not destination.matches.fits(sent, source) or not may_talk(destination, destination.credentials, source):
@@ -203,6 +218,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
         if reply is not None:
             reply.drop()
         return None
+    # As a signed number: a deadline of 2**63 ns or more, meant as "never", has always passed.
     if source.bus.domain.clock.monotonic_ns() >= reply.deadline_ns:
         reply.unlink()
         reply.drop()
@@ -256,7 +272,6 @@ def _attach(destination: Connection, sent: Message, reply: Reply, caller: Caller
         reply.answer = make_entry(destination, sent, caller)
     except KdbusError as error:
         reply.wake_up(ReplyRefused() if isinstance(error, DescriptorsRefused) else error)
-        reply.unlink()
         raise
     else:
         reply.wake_up(None)

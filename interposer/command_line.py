@@ -27,6 +27,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -120,8 +121,9 @@ def _run(words: list[str]) -> int:
 
     from interposer.launch import launch
 
+    signals = _Signals()
     launched = launch(command)
-    _hand_signals_on(launched.pid)
+    signals.program_started(launched.pid)
     error = launched.exec_error()
     if error is not None:
         os.waitpid(launched.pid, 0)
@@ -134,21 +136,37 @@ def _run(words: list[str]) -> int:
     return _end_like(status)
 
 
-def _hand_signals_on(pid: int) -> None:
-    def ignore(_number: int, _frame: FrameType | None) -> None:
-        pass
+class _Signals:
+    """The handlers that are in force while there is, or is about to be, a program."""
 
-    def hand_on(number: int, _frame: FrameType | None) -> None:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return
+    def __init__(self) -> None:
+        self._program: int | None = None
+        self._early: list[int] = []
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            self._install(number, self._leave_to_the_program)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            self._install(number, self._hand_on)
 
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, ignore)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    def program_started(self, pid: int) -> None:
+        """From now on `pid` gets what is meant for it, beginning with what has come already."""
+        self._program = pid
+        while self._early:
+            self._hand_on(self._early.pop(0), None)
+
+    @staticmethod
+    def _install(number: int, handler: Callable[[int, FrameType | None], None]) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, hand_on)
+            signal.signal(number, handler)
+
+    def _leave_to_the_program(self, _number: int, _frame: FrameType | None) -> None:
+        """The terminal has sent it to the program as well."""
+
+    def _hand_on(self, number: int, _frame: FrameType | None) -> None:
+        if self._program is None:
+            self._early.append(number)
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(self._program, number)
 
 
 def _wait_for_end_or_trap(launched: Launched) -> int | None:

@@ -17,6 +17,7 @@ import ctypes
 import errno
 import fcntl
 import json
+import mmap
 import os
 import select
 import signal
@@ -316,8 +317,6 @@ def _seize(tell: Report, _listener: Listener, notification: Notification) -> Non
 
 def _seal_memory() -> str:
     """Do to a memfd what is done to a pool: a mapping made before the seal writes, opening it to write does not."""
-    import mmap
-
     descriptor = os.memfd_create("kdbus-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(descriptor, mmap.PAGESIZE)

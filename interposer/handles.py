@@ -10,8 +10,9 @@ handle that holds the target's end: it does not keep it open, and kcmp(2) compar
 (`native.identity`). What is not remembered under its number is looked up by the inode of the socket, and then proved
 in the same way.
 
-*Readable.* Each queued message writes one byte, so that edge-triggered pollers see every message. When the queue is
-empty the bytes are taken back, through the descriptor of the very call that emptied it.
+*Readable.* The message that enters an empty queue writes one byte. When the queue is empty again the byte is taken
+back, through the descriptor of the very call that emptied it. Edge-triggered pollers read until the queue is empty,
+as epoll(7) asks them to, so they need no byte for each message.
 
 *The end of the handle.* All duplicates closed is a hang-up here. A target can fake that with shutdown(2), so the
 epoll set is asked whether the file is really gone. Hang-ups are collected before every trap: what was closed before a
@@ -35,6 +36,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -62,18 +64,21 @@ class OpenHandle:
     location: tuple[int, int] = (0, 0)
     known_as: set[tuple[int, int]] = field(default_factory=set)
     hung_up: bool = False
+    readable: bool = False
+    """Whether a byte waits at the target's end."""
 
     def message_queued(self) -> None:
-        """One more byte for pollers. A full socket is readable enough."""
-        if not self.hung_up:
+        """Wake pollers, unless they find the handle readable already."""
+        if not self.hung_up and not self.readable:
             with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
                 self.ours.send(b"m")
+                self.readable = True
 
     def queue_drained(self) -> None:
-        """Take the bytes back."""
-        if not self.hung_up:
+        """Take the byte back."""
+        if not self.hung_up and self.readable:
             with suppress(OSError):
-                identity.drain(*self.location, self.cookie)
+                self.readable = not identity.drain(*self.location, self.cookie)
 
     def disconnected(self) -> None:
         """Hang up: close the supervisor's end. Idempotent."""
@@ -94,12 +99,16 @@ class OpenHandle:
 class HandleTable:
     """All open handles of one supervisor. `interposer.files.HandleRegistry`."""
 
-    def __init__(self) -> None:
+    def __init__(self, closing: Callable[[OpenHandle], None]) -> None:
+        """`closing` is called when a handle has been closed for the last time, before the broker hears of it."""
+        self._closing = closing
         self._by_inode: dict[int, OpenHandle] = {}
         self._by_descriptor: dict[tuple[int, int], OpenHandle] = {}
         self._by_ours: dict[int, OpenHandle] = {}
         self._hung_up: set[OpenHandle] = set()
         self._hang_ups = select.epoll()
+        self._poll = select.poll()
+        self._poll.register(self._hang_ups.fileno(), select.POLLIN)
 
     def __len__(self) -> int:
         return len(self._by_inode)
@@ -169,6 +178,10 @@ class HandleTable:
         found.location = key
         return found
 
+    def hang_up_waits(self) -> bool:
+        """Whether `collect` has something to do."""
+        return bool(self._poll.poll(0))
+
     def collect(self) -> None:
         """Close the handles whose last duplicate is gone by now."""
         for number, _ in self._hang_ups.poll(0):
@@ -188,6 +201,7 @@ class HandleTable:
             self._close(handle)
 
     def _close(self, handle: OpenHandle) -> None:
+        self._closing(handle)
         self._forget(handle)
         if handle.broker is not None:
             handle.broker.close()

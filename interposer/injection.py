@@ -40,14 +40,12 @@ status of a process that is the supervisor's own child must stay for whoever wai
 When another thread executes a program, a seized leader vanishes without a word, and its number goes on with the
 new program. So, when a stop takes long, `TracerPid` is looked at.
 
-Alternatives: mapping at `open` into every process that might need it; writing code into the target; both touch memory
-that is not ours to touch. Copying into a mapping that the target made of its own memory is not what kdbus promises.
+Alternatives: mapping at `open`, ahead of any need, or running code written into the target: both touch memory that is
+not ours to touch.
 
 Weaknesses: a target at its limit of open files gets EMFILE from mmap, which the original never gave. ptrace requests
-must come from the thread that seized, so `inject_mapping` does everything in one go, and its caller serves nothing
-else but what `pump` gets, for half a millisecond. The notification of the injected call must arrive here: no
-other thread may receive from the same listener meanwhile. The aarch64 table follows the kernel's source and has
-never been run.
+must come from the thread that seized, so everything is done in one go, and nobody else is served for some 0.2 ms. No
+other thread may receive from the listener meanwhile. The aarch64 table follows the kernel's source and was never run.
 """
 
 from __future__ import annotations
@@ -65,7 +63,7 @@ from typing import Any
 from interposer.ids import read_file
 from native.notification import EndOfTargets, Listener, Notification
 
-# linux/ptrace.h; python-ptrace has no names for these.
+# linux/ptrace.h. Numbers, since python-ptrace, which has names for a few of them, is imported late.
 PTRACE_SYSCALL = 24
 PTRACE_DETACH = 17
 PTRACE_SEIZE = 0x4206
@@ -178,7 +176,7 @@ def inject_mapping(listener: Listener, notification: Notification, descriptor: i
     layout = LAYOUTS[notification.architecture]
     others: list[Notification] = []
     try:
-        return _SeizedThread(listener, notification, layout, others).map(descriptor)
+        return SeizedThread(listener, notification, layout, others, pump).map(descriptor)
     except PermissionError:
         # Exiting threads may not be seized either.
         gone = not listener.is_valid(notification.id)
@@ -188,6 +186,22 @@ def inject_mapping(listener: Listener, notification: Notification, descriptor: i
     finally:
         for other in others:
             pump(other)
+
+
+def hold(listener: Listener, notification: Notification, pump: Pump) -> SeizedThread | None:
+    """Seize a thread in its trap, so that it cannot leave it unseen; None if it has left it already, or has ended.
+
+    Then the call can take effect, and `SeizedThread.finish` gives its result, or `release` lets the thread go. `pump`
+    as in `inject_mapping`. Raises PermissionError if the thread may not be seized, KeyError as `inject_mapping` does.
+    """
+    try:
+        thread = SeizedThread(listener, notification, LAYOUTS[notification.architecture], [], pump)
+        if listener.is_valid(notification.id):
+            return thread
+        thread.release()
+    except _Gone:
+        pass
+    return None
 
 
 def _binding() -> Any:
@@ -215,8 +229,8 @@ class _Stop:
         return 0 if self.event or self.is_call else self.signal
 
 
-class _SeizedThread:
-    """The trapped thread of `notification`, seized.
+class SeizedThread:
+    """The trapped thread of `notification`, seized. Made by `hold` and `inject_mapping`.
 
     Every method raises _Gone once the thread has ended; it has been reaped, or will be, by then.
     The constructor raises PermissionError if the thread cannot be seized. `others` collects foreign notifications.
@@ -225,8 +239,14 @@ class _SeizedThread:
     """
 
     def __init__(
-        self, listener: Listener, notification: Notification, layout: RegisterLayout, others: list[Notification]
+        self,
+        listener: Listener,
+        notification: Notification,
+        layout: RegisterLayout,
+        others: list[Notification],
+        pump: Pump,
     ) -> None:
+        self._pump = pump
         self._listener = listener
         self._notification = notification
         self._layout = layout
@@ -246,7 +266,7 @@ class _SeizedThread:
         self._request(PTRACE_INTERRUPT)
         answered = self._listener.respond_error(self._notification.id, errno.ENOSYS)
         self._stop = self._wait()
-        registers = self._call(self._ptrace.ptrace_getregs)
+        registers = self._registers()
         if failure in INTERRUPTED or not self._is_behind_call(registers):
             # A signal came before everything, or the thread is where no thread should be: we have no business here.
             self._request(PTRACE_DETACH, 0, self._stop.signal_to_pass)
@@ -255,6 +275,38 @@ class _SeizedThread:
         self._set_registers(registers, {self._layout.result: value}, self._notification.instruction_pointer)
         self._request(PTRACE_DETACH, 0, self._stop.signal_to_pass)
         return InjectionResult(Outcome.REFUSED if -4096 < value < 0 else Outcome.MAPPED, value)
+
+    def finish(self, value: int) -> None:
+        """Let the held call return `value` (-errno for an error), even if a signal has cut it short, and let go."""
+        with suppress(_Gone):
+            self._request(PTRACE_INTERRUPT)
+            self._listener.respond_value(self._notification.id, value)
+            self._stop = self._wait()
+            registers = self._registers()
+            if self._is_cut_short(registers):
+                self._set_registers(registers, {self._layout.result: value}, self._notification.instruction_pointer)
+            self._request(PTRACE_DETACH, 0, self._stop.signal_to_pass)
+        self._pump_others()
+
+    def release(self) -> None:
+        """Let the held thread go as it is: a call that is not answered yet starts again."""
+        with suppress(_Gone):
+            self._request(PTRACE_INTERRUPT)
+            self._stop = self._wait()
+            self._request(PTRACE_DETACH, 0, self._stop.signal_to_pass)
+        self._pump_others()
+
+    def _pump_others(self) -> None:
+        while self._others:
+            self._pump(self._others.pop(0))
+
+    def _is_cut_short(self, registers: Any) -> bool:
+        """Whether the thread is about to restart the trapped call, or to have it fail with EINTR."""
+        layout, trapped = self._layout, self._notification
+        position = getattr(registers, layout.instruction_pointer)
+        if position == trapped.instruction_pointer:
+            return self._signed(getattr(registers, layout.result)) in RESTART_RESULTS
+        return layout.rewinds and position == trapped.instruction_pointer - layout.instruction_size
 
     def _map_installed(self, registers: Any) -> int:
         """Steps 5 and 6: the result of mmap with the installed descriptor, which is closed again."""
@@ -291,7 +343,7 @@ class _SeizedThread:
             self._set_registers(registers, values, start)
             self._run_to_call_stop()
             self._run_to_call_stop()
-            result = _signed(getattr(self._call(self._ptrace.ptrace_getregs), layout.result))
+            result = _signed(getattr(self._registers(), layout.result))
             if result not in RESTART_RESULTS:
                 return result
 
@@ -303,7 +355,7 @@ class _SeizedThread:
         setattr(fresh, self._layout.instruction_pointer, instruction_pointer)
         if self._layout.call_in_progress is not None:
             setattr(fresh, self._layout.call_in_progress, 2**64 - 1)
-        self._call(self._ptrace.ptrace_setregs, fresh)
+        self._call(lambda: self._ptrace.ptrace_setregs(self._id, fresh))
 
     def _run_to_call_stop(self) -> None:
         while True:
@@ -370,16 +422,15 @@ class _SeizedThread:
         return int(text.partition(b"\nTracerPid:")[2].split(None, 1)[0]) == threading.get_native_id()
 
     def _request(self, request: int, address: int = 0, data: int = 0) -> None:
-        self._call(self._ptrace.ptrace, request, address, data)
+        self._call(lambda: self._ptrace.ptrace(request, self._id, address, data))
 
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function of python-ptrace on the thread, and turn its errors into ours."""
-        if function is self._ptrace.ptrace:
-            arguments = (arguments[0], self._id, *arguments[1:])
-        else:
-            arguments = (self._id, *arguments)
+    def _registers(self) -> Any:
+        return self._call(lambda: self._ptrace.ptrace_getregs(self._id))
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        """Call python-ptrace, and turn its errors into ours."""
         try:
-            return function(*arguments)
+            return function()
         except self._ptrace.PtraceError as error:
             if error.errno == errno.ESRCH:
                 self._bury()

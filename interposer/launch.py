@@ -135,9 +135,13 @@ def launch(command: Sequence[str]) -> Launched:
     architecture = seccomp_filter.this_architecture()
     program = seccomp_filter.build(architecture, seccomp_filter.mount_mode_traps(architecture))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ignores_children = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    if ignores_children:
+        # Inherited so; the kernel would reap the child unseen, with its status.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
-        _become(command, program, theirs)
+        _become(command, program, theirs, ignores_children)
     theirs.close()
     try:
         message, descriptors, _, _ = socket.recv_fds(ours, _LONGEST_REPORT, 4, socket.MSG_CMSG_CLOEXEC)
@@ -184,7 +188,7 @@ def install_filter(program: Sequence[seccomp_filter.Instruction]) -> tuple[int, 
 
 def explain_exec_failure(path: str, error_number: int) -> InterposerError:
     """The typed error for execve(2) of `path`, which exists or whose existence is in doubt, failing so."""
-    attempted = f"running {path}"
+    attempted = f"running {path!r}"
     if error_number == errno.ENOENT:
         return ProgramNotFound(
             attempted,
@@ -210,10 +214,12 @@ def explain_exec_failure(path: str, error_number: int) -> InterposerError:
     return ProgramNotExecutable(attempted, os.strerror(error_number), advice)
 
 
-def _become(command: Sequence[str], program: Sequence[seccomp_filter.Instruction], report: socket.socket) -> NoReturn:
+def _become(
+    command: Sequence[str], program: Sequence[seccomp_filter.Instruction], report: socket.socket, ignores_children: bool
+) -> NoReturn:
     """The child's whole life."""
     try:
-        _restore_inherited_state()
+        _restore_inherited_state(ignores_children)
         own_user_namespace = view.enter_mount_namespace()
         built = view.build(own_user_namespace)
         extra = [os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)] if own_user_namespace else []
@@ -229,12 +235,15 @@ def _become(command: Sequence[str], program: Sequence[seccomp_filter.Instruction
         os._exit(LaunchFailed.exit_status)
 
 
-def _restore_inherited_state() -> None:
+def _restore_inherited_state(ignores_children: bool) -> None:
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored_by_python, signal.SIG_DFL)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # From here to the exec an interrupt ends the child quietly.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if ignores_children:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for caught in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+        if callable(signal.getsignal(caught)):
+            # The exec would do it, too; from here to there, the signal ends the child as it would end the program.
+            signal.signal(caught, signal.SIG_DFL)
     if os.environ.get("LC_CTYPE") in _COERCED_LOCALES:
         _restore_locale()
 
@@ -253,25 +262,26 @@ def _restore_locale() -> None:
 def _execute(command: Sequence[str]) -> InterposerError:
     """Replace this process by the program; returns only why that failed.
 
-    As in execvp(3): a name with a slash is a path, and in PATH a forbidden file does not end the search.
+    As in execvp(3): a name with a slash is a path, and in PATH a forbidden file does not end the search. Unlike there,
+    a folder of PATH that may not be searched does not count as a forbidden file.
     """
     name = command[0]
-    if "/" in name:
-        candidates, where = [name], ""
-    else:
-        candidates, where = [os.path.join(folder, name) for folder in os.get_exec_path()], " in PATH"
+    searching = "/" not in name
+    candidates = [os.path.join(folder, name) for folder in os.get_exec_path()] if searching else [name]
     forbidden: InterposerError | None = None
-    for path in candidates:
+    for path in candidates if name else ():
         try:
             os.execv(path, list(command))
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.lexists(path):
+            absent = (errno.ENOENT, errno.ENOTDIR, errno.EACCES) if searching else (errno.ENOENT, errno.ENOTDIR)
+            if error.errno in absent and not os.path.lexists(path):
                 continue
             failure = explain_exec_failure(path, error.errno or 0)
             if error.errno != errno.EACCES:
                 return failure
             forbidden = forbidden or failure
-    return forbidden or ProgramNotFound(f"running {name}", f"there is no such program{where}", "check its name")
+    where = " in PATH" if searching else ""
+    return forbidden or ProgramNotFound(f"running {name!r}", f"there is no such program{where}", "check its name")
 
 
 def _read_header(path: str) -> bytes:

@@ -31,7 +31,8 @@ from broker.domain import Domain
 from broker.send import Wait
 from interposer.filesystem import NodeFiles
 from interposer.filter import this_architecture
-from interposer.handles import HandleTable
+from interposer.flows import Flows
+from interposer.handles import HandleTable, OpenHandle
 from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.launch import Launched
 from interposer.traps import MountedDomain, Traps
@@ -43,7 +44,7 @@ _LINGER_NS = 200_000
 _TURN_NS = 5_000_000
 """How long traps may keep the loop from everything else."""
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
-_IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
+_IGNORED = (signal.SIGINT, signal.SIGQUIT)
 
 
 class SystemClock:
@@ -67,11 +68,24 @@ class Supervisor:
         files = NodeFiles(launched.kdbus_directory, (("control",),))
         domain = Domain(SystemClock(), os.urandom, self._mask.current, own_ids, files)
         self._domains = [MountedDomain(domain, files)]
-        self._handles = HandleTable()
+        self._handles = HandleTable(self._closing)
         self._queue: deque[Notification] = deque()
         self._waiting = WaitingCalls(self._listener, self._finish)
         self._traps = Traps(
-            self._listener, self._handles, self._namespaces, self._domains, self._waiting.add, self._queue.append
+            self._listener,
+            self._handles,
+            self._namespaces,
+            self._domains,
+            self._waiting.add,
+            self._queue.append,
+            self._served,
+        )
+        self._flows = Flows(
+            self._listener,
+            self._handles.hang_ups_fileno(),
+            self._traps.caller,
+            self._waiting.add,
+            enabled=launched.waits_killable and os.environ.get("KDBUS_FLOWS") != "off",
         )
         names = {number: name for name, number in this_architecture().system_calls.items()}
         served = {"ioctl": self._traps.ioctl, "mmap": self._traps.mmap, "open": self._traps.open}
@@ -108,7 +122,7 @@ class Supervisor:
         """Go through a round whenever an epoll set has news."""
         while True:
             await trio.lowlevel.wait_readable(descriptor)
-            self._housekeep()
+            self._housekeep(news=True)
             await trio.lowlevel.checkpoint()
 
     async def _serve(self) -> None:
@@ -121,12 +135,12 @@ class Supervisor:
                 self._drain()
             except EndOfTargets:
                 return
-            self._housekeep()
+            self._housekeep(news=False)
 
     def _next_deadline_ns(self) -> int | None:
         """When the loop has to come up for air at the latest."""
         times = [mounted.domain.deadlines.next_ns() for mounted in self._domains]
-        times.append(self._waiting.next_look_ns())
+        times += (self._waiting.next_look_ns(), self._flows.deadline_ns())
         return min((due for due in times if due is not None), default=None)
 
     def _drain(self) -> None:
@@ -136,9 +150,10 @@ class Supervisor:
         if due is not None:
             stop = min(stop, due)
         while True:
-            notification = self._queue.popleft() if self._queue else self._listener.receive(_LINGER_NS)
+            notification = self._queue.popleft() if self._queue else self._flows.receive(_LINGER_NS, stop)
             if notification is None:
                 return
+            self._flows.recall()
             self._handles.collect()
             serve = self._serve_by_number.get(notification.number)
             if serve is None:
@@ -147,17 +162,28 @@ class Supervisor:
             else:
                 serve(notification)
             self._waiting.finish_ready()
+            self._flows.consider()
             if time.monotonic_ns() >= stop and not self._queue:
                 return
 
-    def _housekeep(self) -> None:
-        """Hang-ups, deadlines, cancelled and interrupted calls."""
-        self._handles.collect()
+    def _housekeep(self, *, news: bool) -> None:
+        """Hang-ups, deadlines, cancelled and interrupted calls, if there are any or if there is `news` of them."""
         now = time.monotonic_ns()
+        due = self._next_deadline_ns()
+        if not news and not self._handles.hang_up_waits() and (due is None or due > now):
+            return
+        self._flows.recall()
+        self._handles.collect()
         for mounted in self._domains:
             mounted.domain.deadlines.expire(now)
         self._waiting.look()
         self._waiting.finish_ready()
+
+    def _served(self, notification: Notification, handle: OpenHandle) -> None:
+        self._flows.note(notification, handle)
+
+    def _closing(self, handle: OpenHandle) -> None:
+        self._flows.forget(handle)
 
     def _finish(self, notification: Notification, wait: Wait) -> None:
         def serve() -> int:
@@ -168,12 +194,14 @@ class Supervisor:
 
     def close(self) -> None:
         """End the domains and let go of everything."""
+        self._flows.recall()
         self._waiting.close()
         for mounted in self._domains:
             mounted.domain.deactivate()
         self._handles.close()
         for mounted in self._domains:
             mounted.files.close()
+        self._flows.close()
         self._listener.close()
         self._mask.close()
         self._namespaces.close()

@@ -70,8 +70,13 @@ class Traps:
         domains: list[MountedDomain],
         later: Later,
         pump: Callable[[Notification], None],
+        served: Callable[[Notification, OpenHandle], None],
     ) -> None:
-        """`later` takes over a waiting call; `pump` gets notifications that arrive while a mapping is injected."""
+        """`later` takes over a waiting call; `pump` gets notifications that arrive while a mapping is injected.
+
+        `served` is told of each ioctl that the broker has served on a handle.
+        """
+        self._served = served
         self._listener = listener
         self._handles = handles
         self._namespaces = namespaces
@@ -114,6 +119,7 @@ class Traps:
 
         def serve() -> int | None:
             wait = broker.ioctl(request & 0xFFFFFFFF, argument, self.caller(notification))
+            self._served(notification, handle)
             if wait is None:
                 return 0
             self._later(notification, wait)

@@ -47,6 +47,9 @@ SOURCES = (
     "namespace.c",
     "credentials.c",
     "seccomp.c",
+    "lent_pool.c",
+    "flow.c",
+    "hot_path.c",
 )
 
 CONSTANTS = """
@@ -134,7 +137,7 @@ def make_builder(folder: Path) -> FFI:
         '#include "helper.h"\n',
         sources=[str(folder / name) for name in SOURCES],
         include_dirs=[str(folder)],
-        depends=[str(folder / "helper.h")],
+        depends=[str(folder / "helper.h"), str(folder / "flow.h")],
         extra_compile_args=[*BASE_FLAGS, *warnings, *extra],
         extra_link_args=extra,
     )

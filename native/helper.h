@@ -209,6 +209,43 @@ int kdbus_identity_borrow(const struct kdbus_identity *wanted, const struct kdbu
 // Gives the calling thread what kdbus_identity_save found, after it has borrowed `borrowed`.
 int kdbus_identity_restore(const struct kdbus_identity *saved, const struct kdbus_identity *borrowed);
 
+// -- flow.c: connections that are served without the broker ----------------------------------------------------------
+
+struct kdbus_engine;
+
+// What the engine has to know of a connection for as long as it exists.
+struct kdbus_flow_connection {
+    uint64_t id;     // on its bus
+    uint64_t bus;    // any number that is the bus's own
+    uint64_t user;   // any number that is the accounted user's own
+    uint32_t domain; // index below 16
+    int ours;        // our end of the handle's sockets
+    int epoll;       // set that holds the target's end
+    int target;      // as that number
+    uint64_t cookie; // of the target's end
+    const struct kdbus_pool *pool;
+};
+
+// NULL when there is no memory. Both descriptors stay the caller's: the listener, and one that is readable when a
+// handle has hung up.
+struct kdbus_engine *kdbus_engine_create(int listener, int hang_ups);
+void kdbus_engine_destroy(struct kdbus_engine *engine);
+
+// Returns the connection's index.
+int64_t kdbus_engine_add_connection(struct kdbus_engine *engine, const struct kdbus_flow_connection *facts);
+int kdbus_engine_remove_connection(struct kdbus_engine *engine, uint32_t index);
+int kdbus_engine_bind(struct kdbus_engine *engine, uint32_t index, uint32_t thread, uint32_t descriptor);
+int kdbus_engine_is_lent(const struct kdbus_engine *engine, uint32_t index);
+int kdbus_engine_lend(struct kdbus_engine *engine, uint32_t index, uint64_t sequence, const uint64_t *pool,
+                      size_t count);
+int kdbus_engine_allow(struct kdbus_engine *engine, uint32_t source_index, uint32_t destination_index, const char *name,
+                       uint64_t name_id);
+int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words);
+uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine, uint64_t patience_ns);
+int kdbus_engine_run(struct kdbus_engine *engine, int64_t linger_ns, uint64_t stop_ns,
+                     struct kdbus_notification *notification);
+uint64_t kdbus_engine_served(const struct kdbus_engine *engine);
+
 // -- seccomp.c: what a target is started with ----------------------------------------------------------------------
 
 struct kdbus_instruction {

@@ -60,6 +60,12 @@ class Notification:
     """SECCOMP_NOTIF_* bits; the kernel defines none so far."""
 
 
+def unpack(buffer: memoryview) -> Notification:
+    """The notification in C's structure."""
+    id, pid, flags, number, architecture, pointer, *arguments = _LAYOUT.unpack_from(buffer)
+    return Notification(id, pid, number, architecture, pointer, tuple(arguments), flags)
+
+
 class Listener:
     """One notification descriptor.
 
@@ -97,8 +103,7 @@ class Listener:
         if result == -EINTR:
             result = self._receive_again(timeout_ns)
         if result == 1:
-            id, pid, flags, number, architecture, pointer, *arguments = _LAYOUT.unpack_from(self._buffer)
-            return Notification(id, pid, number, architecture, pointer, tuple(arguments), flags)
+            return unpack(self._buffer)
         if result == 0:
             return None
         if result == 2:

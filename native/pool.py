@@ -18,10 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from native.library import failure, ffi, lib
 from native.memory import pieces_array
+
+if TYPE_CHECKING:
+    from native._helper import CData
 
 
 class Readable(Protocol):
@@ -97,6 +100,10 @@ class Pool:
         result = lib.kdbus_pool_copy_from_process(self._pool, pid, offset, pieces_array(pieces), len(pieces))
         if result < 0:
             raise failure(result, f"copy {len(pieces)} pieces, {total} bytes, of process {pid} into a pool")
+
+    def description(self) -> CData:
+        """C's structure of this pool, valid until `close`."""
+        return self._pool
 
     def close(self) -> None:
         """Gives up the mapping and the descriptor; mappings of receivers stay valid. Idempotent."""

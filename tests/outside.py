@@ -116,6 +116,7 @@ __all__ = [
     "memfd_item",
     "message_bytes",
     "name_item",
+    "notices",
     "parse_items",
     "string_item",
     "vector_item",
@@ -534,3 +535,24 @@ def fails(error: type[KdbusError], errno: int | None = None) -> Iterator[None]:
     assert type(caught.value) is error
     if errno is not None:
         assert errno_of(caught.value) == errno
+
+
+def notices(peer: Peer) -> list[tuple[int | bytes, ...]]:
+    """What waits in the peer's queue, received and in short.
+
+    A notification is (item type, id, flags) for connections, (item type, old id, old flags, new id, new flags, name)
+    for names, and (item type, cookie) for replies; the message of a connection is (0, sender's id).
+    """
+    found: list[tuple[int | bytes, ...]] = []
+    for message in peer.received():
+        if message["src_id"] != abi.SOURCE_KERNEL:
+            found.append((0, message["src_id"]))
+            continue
+        item_type, payload = message.items[0]
+        if item_type in (abi.ITEM_REPLY_TIMEOUT, abi.ITEM_REPLY_DEAD):
+            found.append((item_type, message["cookie_reply"]))
+        elif item_type in (abi.ITEM_ID_ADD, abi.ITEM_ID_REMOVE):
+            found.append((item_type, *struct.unpack("<2Q", payload)))
+        else:
+            found.append((item_type, *struct.unpack("<4Q", payload[:32]), payload[32:].split(b"\0")[0]))
+    return found

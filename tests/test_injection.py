@@ -221,8 +221,8 @@ def test_another_thread_executes_a_program(start: Start, pool: Pool, answer: str
         os.close(reading)
 
     def replace() -> None:
-        os.close(writing)
-        # The number of the process lives on with the new program, which may have ended by now.
+        os.write(writing, b"+")
+        # The number of the process lives on with the new program.
         while True:
             # In between it belongs to nobody.
             with suppress(FileNotFoundError, ProcessLookupError):
@@ -234,6 +234,8 @@ def test_another_thread_executes_a_program(start: Start, pool: Pool, answer: str
     meddler = Meddler(target.listener, **{answer: replace})
     result = inject_mapping(meddler, notification, pool.read_only_descriptor, no_others)  # type: ignore[arg-type]
     assert result == InjectionResult(Outcome.CALLER_GONE)
+    # The new program is not traced, and has not been told to end before now.
+    os.close(writing)
     assert target.wait() == 7
 
 

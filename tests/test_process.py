@@ -208,10 +208,16 @@ def test_parent_outside_our_sight(namespaces: UserNamespaces) -> None:
 
 
 def test_executable_and_command_line(process_of: ProcessOf, tmp_path: Path) -> None:
-    program = tmp_path / "copy of sleep"
-    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
-    with subprocess.Popen(["first\none", "1000"], executable=program) as child:
+    program = tmp_path / "copy of cat"
+    shutil.copy(shutil.which("cat") or "/bin/cat", program)
+    with subprocess.Popen(
+        ["first\none", "-"], executable=program, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
         try:
+            # An answer means that it runs; before, its command line is not there yet.
+            child.stdin.write(b"+")
+            assert child.stdout.read(1) == b"+"
             found = process_of(child.pid)
             assert found.executable() == os.fsencode(program)
             assert found.command_line() == b"first\none"

@@ -7,8 +7,8 @@
 //     fails                maps with arguments that the kernel refuses, and at the limit of open files
 //     once                 maps once
 //     thread               maps once, in a second thread
-//     replaced             maps once; meanwhile a second thread waits for its standard input to end, then executes `quit`
-//     quit                 does nothing
+//     replaced             maps once; meanwhile a second thread waits for a byte of standard input, then executes `quit`
+//     quit                 waits for the end of standard input
 //
 // Prints one line per thing that went wrong, and exits with 0 if nothing did, 7 after `quit`.
 
@@ -106,12 +106,21 @@ static void fail(void)
         close(fillers[--count_of_fillers]);
 }
 
-static void *replace(void *program)
+// What read(2) says of standard input: 1 for a byte, 0 at its end.
+static ssize_t read_byte(void)
 {
+    ssize_t length;
     char byte;
 
-    while (read(0, &byte, 1) < 0 && errno == EINTR)
-        ;
+    do
+        length = read(0, &byte, 1);
+    while (length < 0 && errno == EINTR);
+    return length;
+}
+
+static void *replace(void *program)
+{
+    expect(read_byte() == 1, "no byte came");
     execl(program, program, "quit", (char *)NULL);
     expect(0, "exec failed");
     return NULL;
@@ -127,7 +136,7 @@ int main(int count_of_arguments, char **arguments)
     int used;
 
     if (!strcmp(mode, "quit"))
-        return 7;
+        return read_byte() == 0 ? 7 : 2;
     if (sigaction(SIGUSR1, &action, NULL) || sigaction(SIGTRAP, &action, NULL))
         return 2;
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Flows at work: which connections are lent to the engine, and when.
+
+The engine (`native/flow.c`) serves the calls of lent connections; the broker may not look at those until everything
+has been taken back. So the supervisor calls `recall` before it lets the broker do anything, and `consider` when the
+broker is done: the connections that were busy lately are lent (again) if `broker.flow` says that they may be.
+
+Lending costs about as much as serving a call or two in Python, and is wasted if the broker is needed again at once.
+So if what was lent served next to nothing several times in a row, it is tried ever more rarely, until it pays again.
+
+Where descriptors cannot be compared, or an answered call could come again (`interposer.exactly_once`), nothing is
+lent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from broker import revision3 as abi
+from broker.connection import Connection
+from broker.domain import Domain
+from broker.flow import LENT_DOMAINS, is_flow, is_lendable, take_back
+from broker.handle import EndpointHandle
+from broker.quota import User
+from broker.send import Wait
+from interposer.caller import TargetCaller
+from interposer.handles import OpenHandle
+from native.flow import Engine
+from native.notification import Listener, Notification
+from native.pool import Pool
+
+_HOT = frozenset(abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
+_BUSY = 4
+"""How many connections are lent after a call that the broker had to serve: the last ones used."""
+_WORTH_IT = 8
+"""Calls that have to be served before the broker is needed again, for lending to have paid."""
+_LONGEST_PAUSE = 64
+_PATIENCE_NS = 1_000_000
+"""How long a call may wait before its thread has to be looked at (`interposer.waiting`)."""
+
+
+class Flows:
+    """The lent connections of one supervisor."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        hang_ups: int,
+        caller: Callable[[Notification], TargetCaller],
+        later: Callable[[Notification, Wait], None],
+        *,
+        enabled: bool,
+    ) -> None:
+        """`later` takes over calls that wait when they are taken back; with `enabled` False nothing is ever lent."""
+        self._engine = Engine(listener, hang_ups)
+        self._caller = caller
+        self._later = later
+        self._enabled = enabled
+        self._domains: list[Domain] = []
+        self._users: dict[int, User] = {}
+        self._handles: dict[int, OpenHandle] = {}
+        self._connections: dict[int, Connection] = {}
+        self._indices: dict[Connection, int] = {}
+        self._busy: dict[int, None] = {}
+        self._lent = False
+        self._served = 0
+        self._pause = 0
+        self._skip = 0
+
+    @property
+    def served(self) -> int:
+        """How many calls the engine has served."""
+        return self._engine.served
+
+    def receive(self, linger_ns: int, stop_ns: int) -> Notification | None:
+        """The next call for the broker. Raises EndOfTargets."""
+        return self._engine.run(linger_ns, stop_ns)
+
+    def deadline_ns(self) -> int | None:
+        """When `recall` is due, so that deadlines and signals are noticed; None for never."""
+        return self._engine.deadline_ns(_PATIENCE_NS) if self._lent else None
+
+    def recall(self) -> None:
+        """Take back everything, before the broker does anything."""
+        if not self._lent:
+            return
+        self._lent = False
+        words = self._engine.recall()
+        served, self._served = self._engine.served - self._served, self._engine.served
+        self._pause = 0 if served >= _WORTH_IT else min(2 * self._pause + 1, _LONGEST_PAUSE)
+        self._skip = self._pause
+        if not words:
+            return
+        returned = take_back(words, self._domains, self._connections, self._users)
+        for connection, readable in returned.readable:
+            self._handles[self._indices[connection]].readable = readable
+        for wait in returned.waits:
+            id, pid, flags, number, architecture, pointer, a, b, c, d, e, f = wait.notification
+            notification = Notification(id, pid, number, architecture, pointer, (a, b, c, d, e, f), flags)
+            broker = self._handles[self._indices[wait.connection]].broker
+            assert isinstance(broker, EndpointHandle)
+            self._later(notification, broker.resume(wait.reply, c, wait.command, self._caller(notification)))
+
+    def note(self, notification: Notification, handle: OpenHandle) -> None:
+        """The broker has served this ioctl on `handle`: remember the connection if it was a hot call."""
+        broker = handle.broker
+        if not self._enabled or notification.arguments[1] & 0xFFFFFFFF not in _HOT:
+            return
+        if not isinstance(broker, EndpointHandle) or broker.connection is None or not broker.connection.active:
+            return
+        with suppress(OSError):
+            index = self._index(broker.connection, handle)
+            if index is not None:
+                self._engine.bind(index, notification.pid, notification.arguments[0] & 0xFFFFFFFF)
+                self._busy.pop(index, None)
+                self._busy[index] = None
+                if len(self._busy) > _BUSY:
+                    del self._busy[next(iter(self._busy))]
+
+    def _index(self, connection: Connection, handle: OpenHandle) -> int | None:
+        """The connection's index in the engine, which is told of it now if it has not been."""
+        found = self._indices.get(connection)
+        if found is not None:
+            return found
+        memory, domain = connection.pool.memory, connection.bus.domain
+        if domain not in self._domains and len(self._domains) < LENT_DOMAINS:
+            self._domains.append(domain)
+        if domain not in self._domains or not isinstance(memory, Pool):
+            return None
+        index = self._engine.add(
+            id=connection.id,
+            bus=id(connection.bus),
+            user=id(connection.user),
+            domain=self._domains.index(domain),
+            ours=handle.ours.fileno(),
+            epoll=handle.epoll,
+            target=handle.target,
+            cookie=handle.cookie,
+            pool=memory,
+        )
+        self._users[id(connection.user)] = connection.user
+        self._indices[connection] = index
+        self._connections[index] = connection
+        self._handles[index] = handle
+        return index
+
+    def forget(self, handle: OpenHandle) -> None:
+        """The handle is about to be closed; nothing is lent."""
+        broker = handle.broker
+        connection = broker.connection if isinstance(broker, EndpointHandle) else None
+        index = None if connection is None else self._indices.pop(connection, None)
+        if index is not None:
+            self._engine.remove(index)
+            self._busy.pop(index, None)
+            del self._connections[index], self._handles[index]
+
+    def consider(self) -> None:
+        """The broker is done: lend what was busy, if that is possible and has paid lately."""
+        if self._lent or not self._busy:
+            return
+        if self._skip:
+            self._skip -= 1
+            return
+        for index in self._busy:
+            connection = self._connections[index]
+            if is_lendable(connection):
+                self._handles[index].queue_drained()
+                sequence = connection.bus.domain.sequence
+                if self._engine.lend(index, sequence, connection.pool.export_state()):
+                    self._lent = True
+        if self._lent:
+            for index in self._busy:
+                self._allow(index)
+
+    def _allow(self, index: int) -> None:
+        """The flow that the connection's last message belonged to, if both ends are lent."""
+        source = self._connections[index]
+        if source.last_sent_to is None:
+            return
+        destination, name = source.last_sent_to
+        other = self._indices.get(destination)
+        if other is None or not is_flow(source, destination):
+            return
+        if self._engine.is_lent(index) and self._engine.is_lent(other):
+            self._engine.allow(index, other, b"", 0)
+            if name is not None and name.owner is destination:
+                self._engine.allow(index, other, name.name, name.id)
+
+    def close(self) -> None:
+        """Free the engine; `recall` has been called."""
+        self._engine.close()

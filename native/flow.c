@@ -1,0 +1,606 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Flows: decisions of the broker that are repeated here without asking it again.
+//
+// A switch in a network asks its controller about the first packet of a flow and forwards the rest by itself. Here
+// the broker is the controller. It *lends* connections to the engine, with the state of their pools, and allows flows:
+// this sender to that receiver, without metadata. The engine then serves SEND between them, RECV and FREE, in exactly
+// the cases in which the broker would succeed without a side effect elsewhere. All rules stay with the broker: whatever
+// is not plainly such a case, every error above all, is not served at all, and nothing has been changed by then.
+//
+// The broker and the engine never own a connection at the same time. Before the broker does anything, it takes
+// everything back: kdbus_engine_recall hands over what has changed and ends all flows. What the broker changes in
+// between therefore cannot be missed here. Connections are lent again as they prove busy.
+//
+// State is passed in both directions as arrays of 64-bit words, described where they are written.
+//
+// Weakness: a bus on which the broker is needed often, say for broadcasts, gains little, as everything is taken back
+// each time.
+
+#include "flow.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+int words_add(struct words *words, uint64_t word)
+{
+    if (words->count == words->room) {
+        size_t room = words->room ? 2 * words->room : 256;
+        uint64_t *data = realloc(words->data, room * sizeof(*data));
+
+        if (!data)
+            return -ENOMEM;
+        words->data = data;
+        words->room = room;
+    }
+    words->data[words->count++] = word;
+    return 0;
+}
+
+static int add_all(struct words *words, const void *data, size_t count)
+{
+    int result = 0;
+
+    for (size_t i = 0; i < count && !result; i++) {
+        uint64_t word;
+
+        memcpy(&word, (const char *)data + 8 * i, sizeof(word));
+        result = words_add(words, word);
+    }
+    return result;
+}
+
+// -- tables -----------------------------------------------------------------------------------------------------------
+
+static uint64_t mix(uint64_t key)
+{
+    key ^= key >> 33;
+    key *= 0xff51afd7ed558ccdULL;
+    key ^= key >> 33;
+    return key;
+}
+
+// Every record begins with its key.
+static void **table_place(const struct flow_table *table, uint64_t key)
+{
+    size_t place = mix(key) & (table->room - 1);
+
+    while (table->places[place] && *(uint64_t *)table->places[place] != key)
+        place = (place + 1) & (table->room - 1);
+    return &table->places[place];
+}
+
+static void *table_find(const struct flow_table *table, uint64_t key)
+{
+    return table->room ? *table_place(table, key) : NULL;
+}
+
+static int table_insert(struct flow_table *table, void *record)
+{
+    if (2 * (table->used + 1) > table->room) {
+        struct flow_table larger = {.room = table->room ? 2 * table->room : 64, .used = table->used};
+
+        larger.places = calloc(larger.room, sizeof(*larger.places));
+        if (!larger.places)
+            return -ENOMEM;
+        for (size_t i = 0; i < table->room; i++)
+            if (table->places[i])
+                *table_place(&larger, *(uint64_t *)table->places[i]) = table->places[i];
+        free(table->places);
+        *table = larger;
+    }
+    *table_place(table, *(uint64_t *)record) = record;
+    table->used++;
+    return 0;
+}
+
+static void table_clear(struct flow_table *table)
+{
+    for (size_t i = 0; i < table->room; i++)
+        free(table->places[i]);
+    free(table->places);
+    memset(table, 0, sizeof(*table));
+}
+
+// -- connections, bindings and flows --------------------------------------------------------------------------------
+
+struct kdbus_engine *kdbus_engine_create(int listener, int hang_ups)
+{
+    struct kdbus_engine *engine = calloc(1, sizeof(*engine));
+
+    if (engine) {
+        engine->listener = listener;
+        engine->hang_ups = hang_ups;
+        engine->generation = 1;
+    }
+    return engine;
+}
+
+static void forget_state(struct kdbus_engine *engine, struct flow_connection *connection)
+{
+    while (connection->first) {
+        struct flow_entry *entry = connection->first;
+
+        connection->first = entry->next;
+        if (entry->reply)
+            flow_drop_reply(engine, entry->reply);
+        free(entry);
+    }
+    connection->last = NULL;
+    connection->message_count = 0;
+    memset(connection->charges, 0, sizeof(connection->charges));
+    lent_pool_clear(&connection->pool);
+    connection->dirty = 0;
+}
+
+static void forget_replies(struct kdbus_engine *engine)
+{
+    while (engine->replies) {
+        struct flow_reply *reply = engine->replies;
+
+        engine->replies = reply->next;
+        reply->requester->request_count = 0;
+        free(reply);
+    }
+    engine->last_in_list = NULL;
+}
+
+static void forget_bindings(struct kdbus_engine *engine);
+
+void kdbus_engine_destroy(struct kdbus_engine *engine)
+{
+    for (size_t i = 0; i < engine->connection_room; i++) {
+        if (engine->connections[i]) {
+            forget_state(engine, engine->connections[i]);
+        }
+    }
+    forget_replies(engine);
+    for (size_t i = 0; i < engine->connection_room; i++)
+        free(engine->connections[i]);
+    free(engine->connections);
+    forget_bindings(engine);
+    table_clear(&engine->flows);
+    free(engine->out.data);
+    free(engine);
+}
+
+static struct flow_connection *connection_at(const struct kdbus_engine *engine, uint32_t index)
+{
+    struct flow_connection *connection = index < engine->connection_room ? engine->connections[index] : NULL;
+
+    return connection && connection->used ? connection : NULL;
+}
+
+int64_t kdbus_engine_add_connection(struct kdbus_engine *engine, const struct kdbus_flow_connection *facts)
+{
+    struct flow_connection *connection = NULL;
+    size_t index;
+
+    if (facts->domain >= LENT_DOMAINS)
+        return -ENOSPC;
+    for (index = 0; index < engine->connection_room; index++)
+        if (!engine->connections[index] || !engine->connections[index]->used)
+            break;
+    if (index == engine->connection_room) {
+        size_t room = index ? 2 * index : 16;
+        struct flow_connection **connections = realloc(engine->connections, room * sizeof(*connections));
+
+        if (!connections)
+            return -ENOMEM;
+        memset(connections + index, 0, (room - index) * sizeof(*connections));
+        engine->connections = connections;
+        engine->connection_room = room;
+    }
+    connection = engine->connections[index];
+    if (!connection)
+        connection = engine->connections[index] = calloc(1, sizeof(*connection));
+    if (!connection)
+        return -ENOMEM;
+    memset(connection, 0, sizeof(*connection));
+    connection->used = 1;
+    connection->index = (uint32_t)index;
+    connection->domain = facts->domain;
+    connection->id = facts->id;
+    connection->bus = facts->bus;
+    connection->user = facts->user;
+    connection->ours = facts->ours;
+    connection->epoll = facts->epoll;
+    connection->target = facts->target;
+    connection->cookie = facts->cookie;
+    connection->pool.memory = *facts->pool;
+    return (int64_t)index;
+}
+
+int kdbus_engine_remove_connection(struct kdbus_engine *engine, uint32_t index)
+{
+    struct flow_connection *connection = connection_at(engine, index);
+
+    if (!connection)
+        return -ENOENT;
+    if (flow_is_lent(engine, connection))
+        return -EBUSY; // it has to be taken back first
+    for (size_t i = 0; i < engine->bindings.room; i++) {
+        struct flow_binding *binding = engine->bindings.places[i];
+
+        if (binding && binding->connection == connection) {
+            binding->connection = NULL;
+            if (binding->pidfd >= 0)
+                close(binding->pidfd);
+            binding->pidfd = -1;
+        }
+    }
+    connection->used = 0;
+    return 0;
+}
+
+static void forget_bindings(struct kdbus_engine *engine)
+{
+    for (size_t i = 0; i < engine->bindings.room; i++) {
+        struct flow_binding *binding = engine->bindings.places[i];
+
+        if (binding && binding->pidfd >= 0)
+            close(binding->pidfd);
+    }
+    table_clear(&engine->bindings);
+}
+
+int kdbus_engine_bind(struct kdbus_engine *engine, uint32_t index, uint32_t thread, uint32_t descriptor)
+{
+    struct flow_connection *connection = connection_at(engine, index);
+    uint64_t key = (uint64_t)thread << 32 | descriptor;
+    struct flow_binding *binding;
+
+    if (!connection || !thread)
+        return -ENOENT;
+    binding = flow_find_binding(engine, key);
+    if (!binding) {
+        int result;
+
+        if (engine->bindings.used >= LENT_BINDINGS)
+            forget_bindings(engine); // those in use come back
+        binding = calloc(1, sizeof(*binding));
+        if (!binding)
+            return -ENOMEM;
+        binding->key = key;
+        binding->pidfd = -1;
+        result = table_insert(&engine->bindings, binding);
+        if (result) {
+            free(binding);
+            return result;
+        }
+    }
+    binding->connection = connection;
+    return 0;
+}
+
+struct flow_binding *flow_find_binding(const struct kdbus_engine *engine, uint64_t key)
+{
+    return table_find(&engine->bindings, key);
+}
+
+int flow_is_lent(const struct kdbus_engine *engine, const struct flow_connection *connection)
+{
+    return connection->generation == engine->generation;
+}
+
+int kdbus_engine_is_lent(const struct kdbus_engine *engine, uint32_t index)
+{
+    const struct flow_connection *connection = connection_at(engine, index);
+
+    return connection && flow_is_lent(engine, connection);
+}
+
+// The state of the connection's pool, as lent_pool_load takes it; its queue is empty and it expects no replies.
+int kdbus_engine_lend(struct kdbus_engine *engine, uint32_t index, uint64_t sequence, const uint64_t *pool, size_t count)
+{
+    struct flow_connection *connection = connection_at(engine, index);
+    int result;
+
+    if (!connection)
+        return -ENOENT;
+    forget_state(engine, connection);
+    result = lent_pool_load(&connection->pool, pool, count);
+    if (result)
+        return result;
+    connection->request_count = 0;
+    connection->readable = 0;
+    connection->generation = engine->generation;
+    engine->sequences[connection->domain] = sequence;
+    engine->lent_any = 1;
+    return 0;
+}
+
+// Flows by id and by name have keys of their own: connections' numbers, or a hash of the name.
+static uint64_t flow_key(const struct flow_connection *source, uint64_t destination_id, const char *name)
+{
+    uint64_t hash = 0xcbf29ce484222325ULL ^ source->index;
+
+    if (!name[0])
+        return mix((uint64_t)(source->index + 1) << 40 ^ destination_id) | 1;
+    for (; *name; name++)
+        hash = (hash ^ (unsigned char)*name) * 0x100000001b3ULL;
+    return mix(hash) | 1;
+}
+
+struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source, uint64_t destination_id,
+                       const char *name)
+{
+    struct flow *flow = table_find(&engine->flows, flow_key(source, destination_id, name));
+
+    if (!flow || flow->generation != engine->generation || strcmp(flow->name, name))
+        return NULL;
+    if (!flow->destination->used || flow->destination->bus != source->bus)
+        return NULL;
+    if (!name[0] && flow->destination->id != destination_id)
+        return NULL;
+    if (name[0] && destination_id && flow->destination->id != destination_id)
+        return NULL;
+    return flow;
+}
+
+int kdbus_engine_allow(struct kdbus_engine *engine, uint32_t source_index, uint32_t destination_index, const char *name,
+                       uint64_t name_id)
+{
+    struct flow_connection *source = connection_at(engine, source_index);
+    struct flow_connection *destination = connection_at(engine, destination_index);
+    struct flow *flow;
+    uint64_t key;
+
+    if (!source || !destination)
+        return -ENOENT;
+    if (strlen(name) >= LENT_NAME)
+        return -ENAMETOOLONG;
+    key = flow_key(source, destination->id, name);
+    flow = table_find(&engine->flows, key);
+    if (!flow) {
+        int result;
+
+        if (engine->flows.used >= LENT_FLOWS)
+            table_clear(&engine->flows);
+        flow = calloc(1, sizeof(*flow));
+        if (!flow)
+            return -ENOMEM;
+        flow->key = key;
+        result = table_insert(&engine->flows, flow);
+        if (result) {
+            free(flow);
+            return result;
+        }
+    }
+    flow->generation = engine->generation;
+    flow->destination = destination;
+    flow->name_id = name_id;
+    strcpy(flow->name, name);
+    return 0;
+}
+
+// -- expected replies -----------------------------------------------------------------------------------------------
+
+// Held once; linked in nobody's eyes yet.
+struct flow_reply *flow_new_reply(struct kdbus_engine *engine)
+{
+    struct flow_reply *reply = calloc(1, sizeof(*reply));
+
+    if (!reply)
+        return NULL;
+    reply->number = ++engine->last_reply;
+    reply->holders = 1;
+    reply->previous = engine->last_in_list;
+    if (engine->last_in_list)
+        engine->last_in_list->next = reply;
+    else
+        engine->replies = reply;
+    engine->last_in_list = reply;
+    return reply;
+}
+
+void flow_drop_reply(struct kdbus_engine *engine, struct flow_reply *reply)
+{
+    if (--reply->holders)
+        return;
+    if (reply->previous)
+        reply->previous->next = reply->next;
+    else
+        engine->replies = reply->next;
+    if (reply->next)
+        reply->next->previous = reply->previous;
+    else
+        engine->last_in_list = reply->previous;
+    reply->requester->request_count--;
+    free(reply);
+}
+
+void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply)
+{
+    if (reply->linked) {
+        reply->linked = 0;
+        flow_drop_reply(engine, reply);
+    }
+}
+
+// When the broker has to look: the nearest deadline, or the moment at which a waiting call has waited for
+// `patience_ns`, so that its thread must be looked at. All ones for never.
+uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine, uint64_t patience_ns)
+{
+    uint64_t nearest = UINT64_MAX;
+
+    for (const struct flow_reply *reply = engine->replies; reply; reply = reply->next) {
+        uint64_t due = reply->linked ? reply->deadline_ns : UINT64_MAX;
+
+        if (reply->waiting && reply->since_ns + patience_ns < due)
+            due = reply->since_ns + patience_ns;
+        if (due < nearest)
+            nearest = due;
+    }
+    return nearest;
+}
+
+// -- taking back ------------------------------------------------------------------------------------------------------
+
+// number, requester, replier, cookie, deadline, name id, state (bit 0 sync, 1 linked, 2 waiting), then of a waiting
+// call the notification (11 words) and the command (9 words), zeros for others.
+static int store_reply(const struct flow_reply *reply, struct words *out)
+{
+    const struct kdbus_notification *caller = &reply->caller;
+    uint64_t words[] = {
+        reply->number,
+        reply->requester->index,
+        reply->replier->index,
+        reply->cookie,
+        reply->deadline_ns,
+        reply->name_id,
+        reply->sync | (uint64_t)reply->linked << 1 | (uint64_t)reply->waiting << 2,
+        caller->id,
+        caller->pid,
+        caller->flags,
+        (uint64_t)caller->number,
+        caller->architecture,
+        caller->instruction_pointer,
+    };
+    int result = add_all(out, words, sizeof(words) / sizeof(*words));
+
+    if (!result)
+        result = add_all(out, caller->arguments, 6);
+    return result ? result : add_all(out, reply->command, 9);
+}
+
+// The header of the message (8 words), sequence, name id, offset of the payload (all ones for none), number of the
+// reply (0 for none), user (all ones for none), number of parts, each with size and start, size of the name, the name
+// in whole words.
+static int store_entry(const struct flow_connection *connection, const struct flow_entry *entry, struct words *out)
+{
+    uint64_t words[] = {
+        entry->sequence,
+        entry->name_id,
+        entry->payload ? entry->payload->offset : UINT64_MAX,
+        entry->reply ? entry->reply->number : 0,
+        entry->user < 0 ? UINT64_MAX : connection->charges[entry->user].user,
+        entry->part_count,
+    };
+    int result = add_all(out, entry->header, 8);
+
+    if (!result)
+        result = add_all(out, words, sizeof(words) / sizeof(*words));
+    if (!result)
+        result = add_all(out, entry->parts, 2 * (size_t)entry->part_count);
+    if (!result)
+        result = words_add(out, entry->name_size);
+    return result ? result : add_all(out, entry->name, (entry->name_size + 7) / 8);
+}
+
+// index, readable, the pool as lent_pool_store writes it, number of entries, the entries.
+static int store_connection(const struct flow_connection *connection, struct words *out)
+{
+    int result = words_add(out, connection->index);
+
+    if (!result)
+        result = words_add(out, connection->readable);
+    if (!result)
+        result = lent_pool_store(&connection->pool, out);
+    if (!result)
+        result = words_add(out, connection->message_count);
+    for (const struct flow_entry *entry = connection->first; entry && !result; entry = entry->next)
+        result = store_entry(connection, entry, out);
+    return result;
+}
+
+static int store_all(const struct kdbus_engine *engine, struct words *out)
+{
+    uint64_t connections = 0;
+    uint64_t replies = 0;
+    int result;
+
+    for (size_t i = 0; i < engine->connection_room; i++) {
+        const struct flow_connection *connection = engine->connections[i];
+
+        connections += connection && flow_is_lent(engine, connection) && connection->dirty;
+    }
+    for (const struct flow_reply *reply = engine->replies; reply; reply = reply->next)
+        replies++;
+    result = add_all(out, engine->sequences, LENT_DOMAINS);
+    if (!result)
+        result = words_add(out, connections);
+    if (!result)
+        result = words_add(out, replies);
+    for (size_t i = 0; i < engine->connection_room && !result; i++) {
+        const struct flow_connection *connection = engine->connections[i];
+
+        if (connection && flow_is_lent(engine, connection) && connection->dirty)
+            result = store_connection(connection, out);
+    }
+    for (const struct flow_reply *reply = engine->replies; reply && !result; reply = reply->next)
+        result = store_reply(reply, out);
+    return result;
+}
+
+// Takes everything back. Returns the number of words at `*words` (valid until the next call): the sequence numbers of
+// the domains, the number of changed connections and of replies, these connections, the replies, oldest first; 0 if
+// nothing was lent; -ENOMEM, and then nothing has changed.
+int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words)
+{
+    int result;
+
+    *words = NULL;
+    if (!engine->lent_any)
+        return 0;
+    engine->out.count = 0;
+    result = store_all(engine, &engine->out);
+    if (result)
+        return result;
+    for (size_t i = 0; i < engine->connection_room; i++)
+        if (engine->connections[i] && flow_is_lent(engine, engine->connections[i]))
+            forget_state(engine, engine->connections[i]);
+    forget_replies(engine);
+    engine->generation++;
+    engine->lent_any = 0;
+    *words = engine->out.data;
+    return (int64_t)engine->out.count;
+}
+
+// -- the loop -----------------------------------------------------------------------------------------------------------
+
+static int hang_up_waits(const struct kdbus_engine *engine)
+{
+    struct pollfd poller = {.fd = engine->hang_ups, .events = POLLIN};
+
+    return poll(&poller, 1, 0) != 0;
+}
+
+// Receives as kdbus_listener_receive does, and serves what it can: returns 1 with a call for the broker, 0 when none
+// came for `linger_ns` or `stop_ns` (CLOCK_MONOTONIC) is over, 2 at the end of the targets, or -errno. A call that
+// follows a hang-up is the broker's, which has to look after that first.
+int kdbus_engine_run(struct kdbus_engine *engine, int64_t linger_ns, uint64_t stop_ns,
+                     struct kdbus_notification *notification)
+{
+    for (unsigned int round = 1;; round++) {
+        int result = kdbus_listener_receive(engine->listener, linger_ns, notification);
+
+        if (result != 1)
+            return result;
+        if (!engine->lent_any || hang_up_waits(engine))
+            return 1;
+        result = flow_serve(engine, notification);
+        if (result <= 0)
+            return result < 0 ? result : 1;
+        engine->served++;
+        if (round % 16 == 0 && now_ns() >= stop_ns)
+            return 0;
+    }
+}
+
+uint64_t kdbus_engine_served(const struct kdbus_engine *engine)
+{
+    return engine->served;
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What the files of the flow engine share: lent_pool.c (slices), flow.c (connections, flows, their state) and
+// hot_path.c (the traps). What the engine is, and what it is not, is explained in flow.c.
+
+#ifndef KDBUS_NATIVE_FLOW_H
+#define KDBUS_NATIVE_FLOW_H
+
+#include "helper.h"
+
+#define LENT_SLICES 1024   // a pool in more pieces is left to the broker
+#define LENT_MESSAGES 256  // limit of a queue (broker/limits.py)
+#define LENT_REQUESTS 128  // limit of expected replies
+#define LENT_UNACCOUNTED 16
+#define LENT_PER_USER 16
+#define LENT_USERS 8       // users with charges in one queue; more are left to the broker
+#define LENT_PARTS 16      // payload items of one message
+#define LENT_NAME 256      // a well-known name with its zero
+#define LENT_DOMAINS 16
+#define LENT_BINDINGS 65536 // descriptors of threads that are remembered
+#define LENT_FLOWS 65536
+#define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
+#define LENT_PAYLOAD (2U << 20)
+
+struct words {
+    uint64_t *data;
+    size_t count;
+    size_t room;
+};
+
+int words_add(struct words *words, uint64_t word);
+
+struct lent_slice {
+    uint64_t offset;
+    uint64_t size;
+    uint64_t serial; // age among free slices of one size
+    uint32_t holders;
+    uint8_t free;
+    uint8_t published;
+    struct lent_slice *child;
+    struct lent_slice *before;
+    struct lent_slice *next;
+};
+
+struct lent_pool {
+    struct kdbus_pool memory;
+    uint64_t serial;
+    uint64_t busy;
+    uint64_t count;
+    struct lent_slice *first;
+};
+
+void lent_pool_clear(struct lent_pool *pool);
+int lent_pool_load(struct lent_pool *pool, const uint64_t *words, size_t count);
+int lent_pool_store(const struct lent_pool *pool, struct words *out);
+struct lent_slice *lent_pool_find(const struct lent_pool *pool, uint64_t offset);
+struct lent_slice *lent_pool_allocate(struct lent_pool *pool, uint64_t size);
+void lent_pool_release(struct lent_pool *pool, struct lent_slice *slice);
+void lent_pool_unpublish(struct lent_pool *pool, struct lent_slice *slice);
+
+struct flow_connection;
+
+// A reply that is expected (broker/reply.py). `holders` counts the link, the request in a queue, and the waiting call.
+struct flow_reply {
+    struct flow_reply *next; // of the engine
+    struct flow_reply *previous;
+    struct flow_connection *requester;
+    struct flow_connection *replier;
+    uint64_t number; // names it in what is handed back
+    uint64_t cookie;
+    uint64_t deadline_ns;
+    uint64_t name_id;
+    uint32_t holders;
+    uint8_t sync;
+    uint8_t linked;
+    uint8_t waiting;
+    struct kdbus_notification caller; // of a waiting call
+    uint64_t since_ns;
+    uint64_t command[9]; // its argument, as it was read
+};
+
+struct flow_part {
+    uint64_t size;
+    uint64_t start;
+};
+
+// A message in a queue (broker/queue.py).
+struct flow_entry {
+    struct flow_entry *next;
+    uint64_t header[8]; // struct kdbus_msg, but for the size
+    uint64_t sequence;
+    uint64_t name_id;
+    struct lent_slice *payload;
+    struct flow_reply *reply;
+    int user; // index into the receiver's charges, -1 for none
+    uint32_t part_count;
+    struct flow_part parts[LENT_PARTS];
+    uint32_t name_size; // with its zero; 0 for none
+    char name[LENT_NAME];
+};
+
+struct flow_charge {
+    uint64_t user;
+    uint64_t count;
+};
+
+struct flow_connection {
+    uint32_t index;
+    uint32_t domain;
+    uint64_t id;
+    uint64_t bus;
+    uint64_t user;
+    uint64_t generation; // lent if it is the engine's
+    int ours;
+    int epoll;
+    int target;
+    uint64_t cookie;
+    uint8_t dirty;
+    uint8_t readable;
+    uint8_t used;
+    struct lent_pool pool;
+    uint32_t message_count;
+    uint32_t request_count;
+    struct flow_entry *first;
+    struct flow_entry *last;
+    struct flow_charge charges[LENT_USERS];
+};
+
+struct flow_binding {
+    uint64_t key; // thread << 32 | descriptor
+    struct flow_connection *connection;
+    int pidfd; // of the thread, -1 until it is needed
+    uint64_t message_address; // where the last SEND had its message
+};
+
+struct flow {
+    uint64_t key;
+    uint64_t generation;
+    struct flow_connection *destination;
+    uint64_t name_id;
+    char name[LENT_NAME];
+};
+
+// Tables with open addressing; a key of 0 is an empty place.
+struct flow_table {
+    void **places;
+    size_t room;
+    size_t used;
+};
+
+struct kdbus_engine {
+    int listener;
+    int hang_ups;
+    uint64_t generation;
+    uint64_t last_reply;
+    uint64_t sequences[LENT_DOMAINS];
+    uint64_t served;
+    int lent_any;
+    struct flow_connection **connections;
+    size_t connection_room;
+    struct flow_table bindings;
+    struct flow_table flows;
+    struct flow_reply *replies; // all alive, the oldest first
+    struct flow_reply *last_in_list;
+    struct words out;
+};
+
+int flow_is_lent(const struct kdbus_engine *engine, const struct flow_connection *connection);
+struct flow_binding *flow_find_binding(const struct kdbus_engine *engine, uint64_t key);
+struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source, uint64_t destination_id,
+                       const char *name);
+struct flow_reply *flow_new_reply(struct kdbus_engine *engine);
+void flow_drop_reply(struct kdbus_engine *engine, struct flow_reply *reply);
+void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply);
+
+// hot_path.c: 1 if the trapped call was served, 0 if it is the broker's; -errno for a failure of our own.
+int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *notification);
+
+#endif

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The flow engine: receiving traps, and serving those whose answer has been decided already.
+
+The face of `flow.c`, where it is explained what a flow is. An `Engine` receives from a listener in the caller's
+stead: what it can serve by itself never comes to Python.
+
+State goes in and out as sequences of 64-bit words; `broker.flow` knows what they mean, this module does not.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from errno import EINTR, EINVAL
+
+from native.library import failure, ffi, lib
+from native.notification import EndOfTargets, Listener, Notification, unpack
+from native.pool import Pool
+
+NEVER = (1 << 64) - 1
+
+
+class Engine:
+    """The connections that are served without the broker.
+
+    `listener` and `hang_ups` (a descriptor that is readable when a handle has hung up) stay the caller's. A call that
+    comes when `hang_ups` is readable is never served here.
+
+    Raises MemoryError.
+    """
+
+    __slots__ = ("_buffer", "_engine", "_listener", "_notification", "_words")
+
+    def __init__(self, listener: Listener, hang_ups: int) -> None:
+        self._listener = listener
+        self._engine = lib.kdbus_engine_create(listener.fileno(), hang_ups)
+        if self._engine == ffi.NULL:
+            raise MemoryError("no memory for the flow engine")
+        self._notification = ffi.new("struct kdbus_notification *")
+        self._buffer = ffi.buffer(self._notification)
+        self._words = ffi.new("const uint64_t **")
+
+    @property
+    def served(self) -> int:
+        """How many calls have been served here since the beginning."""
+        return int(lib.kdbus_engine_served(self._engine))
+
+    def add(
+        self,
+        *,
+        id: int,
+        bus: int,
+        user: int,
+        domain: int,
+        ours: int,
+        epoll: int,
+        target: int,
+        cookie: int,
+        pool: Pool,
+    ) -> int:
+        """Make a connection known; its index here.
+
+        `id` on its bus; `bus` and `user`: numbers of the bus and of the accounted user, any but each its own;
+        `domain`: index below 16; the rest as in `interposer.handles`. Raises OSError: ENOMEM, ENOSPC.
+        """
+        facts = ffi.new("struct kdbus_flow_connection *")
+        facts.id, facts.bus, facts.user, facts.domain = id, bus, user, domain
+        facts.ours, facts.epoll, facts.target, facts.cookie = ours, epoll, target, cookie
+        facts.pool = pool.description()
+        index = lib.kdbus_engine_add_connection(self._engine, facts)
+        if index < 0:
+            raise failure(index, f"make connection {id} known to the flow engine")
+        return int(index)
+
+    def remove(self, index: int) -> None:
+        """Forget a connection. Raises OSError(EBUSY) while it is lent."""
+        self._check(lib.kdbus_engine_remove_connection(self._engine, index), "forget a connection")
+
+    def bind(self, index: int, thread: int, descriptor: int) -> None:
+        """Remember under which number a thread has the connection; proved again with each call."""
+        self._check(lib.kdbus_engine_bind(self._engine, index, thread, descriptor), "remember a descriptor")
+
+    def is_lent(self, index: int) -> bool:
+        """Whether the engine has the connection at the moment."""
+        return bool(lib.kdbus_engine_is_lent(self._engine, index))
+
+    def lend(self, index: int, sequence: int, pool: Sequence[int]) -> bool:
+        """Lend a connection with an empty queue: the state of its pool, and its domain's sequence number.
+
+        False if the pool is in more pieces than the engine takes. Raises OSError(ENOMEM).
+        """
+        result = lib.kdbus_engine_lend(self._engine, index, sequence, ffi.new("uint64_t[]", pool), len(pool))
+        if result == -EINVAL:
+            return False
+        self._check(result, "lend a connection")
+        return True
+
+    def allow(self, source: int, destination: int, name: bytes, name_id: int) -> None:
+        """Allow plain messages from one lent connection to another, addressed by id, or by `name` if it is not empty."""
+        self._check(lib.kdbus_engine_allow(self._engine, source, destination, name, name_id), "allow a flow")
+
+    def recall(self) -> Sequence[int]:
+        """Take back everything that is lent, and end all flows; the words that have changed, empty for none."""
+        count = lib.kdbus_engine_recall(self._engine, self._words)
+        if count <= 0:
+            self._check(count, "take back what was lent")
+            return ()
+        return struct.unpack(f"={count}Q", ffi.buffer(self._words[0], 8 * count))
+
+    def deadline_ns(self, patience_ns: int) -> int | None:
+        """When what is lent has to be taken back: a reply is overdue, or a call has waited for `patience_ns`."""
+        due = int(lib.kdbus_engine_deadline(self._engine, patience_ns))
+        return None if due == NEVER else due
+
+    def run(self, linger_ns: int, stop_ns: int) -> Notification | None:
+        """Receive and serve until there is a call for the broker, or none for `linger_ns`, or `stop_ns` has come.
+
+        Raises EndOfTargets, and OSError as `Listener.receive` does.
+        """
+        result = lib.kdbus_engine_run(self._engine, linger_ns, stop_ns, self._notification)
+        if result == 1:
+            return unpack(self._buffer)
+        if result == 2:
+            raise EndOfTargets
+        if result in (0, -EINTR):
+            # A signal: its Python handler runs when this returns.
+            return None
+        raise failure(result, f"receive from seccomp listener {self._listener.fileno()}")
+
+    def _check(self, result: int, attempt: str) -> None:
+        if result < 0:
+            raise failure(result, attempt)
+
+    def close(self) -> None:
+        """Free everything; nothing is lent any more, and what was is lost. Called once."""
+        lib.kdbus_engine_destroy(self._engine)
+        self._engine = ffi.NULL

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The slices of a pool while the helper keeps them: the same best fit, the same splitting and merging as the broker's
+// (broker/pool.py, where the rules are explained), so that nobody can tell who gave a slice out.
+
+#include "flow.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static uint64_t align8(uint64_t size)
+{
+    return (size + 7) & ~7ULL;
+}
+
+void lent_pool_clear(struct lent_pool *pool)
+{
+    struct lent_slice *slice = pool->first;
+
+    while (slice) {
+        struct lent_slice *next = slice->next;
+
+        free(slice);
+        slice = next;
+    }
+    pool->first = NULL;
+    pool->count = 0;
+}
+
+struct lent_slice *lent_pool_find(const struct lent_pool *pool, uint64_t offset)
+{
+    for (struct lent_slice *slice = pool->first; slice && slice->offset <= offset; slice = slice->next)
+        if (slice->offset == offset)
+            return slice->free ? NULL : slice;
+    return NULL;
+}
+
+// `words`: serial, busy, number of slices, then for each in order of offset: size, state, serial, offset of the child
+// (all ones for none). The state is bit 0 free, bit 1 published, from bit 8 on the number of holders.
+int lent_pool_load(struct lent_pool *pool, const uint64_t *words, size_t count)
+{
+    struct lent_slice *last = NULL;
+    uint64_t offset = 0;
+
+    lent_pool_clear(pool);
+    if (count < 3 || words[2] > LENT_SLICES || count != 3 + 4 * words[2])
+        return -EINVAL;
+    pool->serial = words[0];
+    pool->busy = words[1];
+    for (const uint64_t *word = words + 3; word < words + count; word += 4) {
+        struct lent_slice *slice = calloc(1, sizeof(*slice));
+
+        if (!slice) {
+            lent_pool_clear(pool);
+            return -ENOMEM;
+        }
+        slice->offset = offset;
+        slice->size = word[0];
+        slice->free = word[1] & 1;
+        slice->published = word[1] >> 1 & 1;
+        slice->holders = (uint32_t)(word[1] >> 8);
+        slice->serial = word[2];
+        slice->before = last;
+        if (last)
+            last->next = slice;
+        else
+            pool->first = slice;
+        last = slice;
+        pool->count++;
+        offset += slice->size;
+    }
+    if (offset != pool->memory.size) {
+        lent_pool_clear(pool);
+        return -EINVAL;
+    }
+    // Children are named by offset, so they can be linked only now.
+    last = pool->first;
+    for (const uint64_t *word = words + 3; word < words + count; word += 4, last = last->next)
+        if (word[3] != UINT64_MAX)
+            last->child = lent_pool_find(pool, word[3]);
+    return 0;
+}
+
+int lent_pool_store(const struct lent_pool *pool, struct words *out)
+{
+    int result = words_add(out, pool->serial);
+
+    if (!result)
+        result = words_add(out, pool->busy);
+    if (!result)
+        result = words_add(out, pool->count);
+    for (const struct lent_slice *slice = pool->first; slice && !result; slice = slice->next) {
+        uint64_t state = slice->free | (uint64_t)slice->published << 1 | (uint64_t)slice->holders << 8;
+
+        result = words_add(out, slice->size);
+        if (!result)
+            result = words_add(out, state);
+        if (!result)
+            result = words_add(out, slice->serial);
+        if (!result)
+            result = words_add(out, slice->child ? slice->child->offset : UINT64_MAX);
+    }
+    return result;
+}
+
+// A free slice for `size` > 0 bytes, held once; NULL where the broker has to look for itself.
+struct lent_slice *lent_pool_allocate(struct lent_pool *pool, uint64_t size)
+{
+    struct lent_slice *found = NULL;
+
+    size = align8(size);
+    for (struct lent_slice *slice = pool->first; slice; slice = slice->next)
+        if (slice->free && slice->size >= size &&
+            (!found || slice->size < found->size || (slice->size == found->size && slice->serial < found->serial)))
+            found = slice;
+    if (!found || pool->count >= LENT_SLICES)
+        return NULL;
+    if (found->size > size) {
+        struct lent_slice *rest = calloc(1, sizeof(*rest));
+
+        if (!rest)
+            return NULL;
+        rest->offset = found->offset + size;
+        rest->size = found->size - size;
+        rest->free = 1;
+        rest->serial = ++pool->serial;
+        rest->before = found;
+        rest->next = found->next;
+        if (found->next)
+            found->next->before = rest;
+        found->next = rest;
+        found->size = size;
+        pool->count++;
+    }
+    found->free = 0;
+    found->published = 0;
+    found->holders = 1;
+    found->child = NULL;
+    pool->busy += size;
+    return found;
+}
+
+// `slice` takes up the room of the one behind it, which is gone then.
+static void merge(struct lent_pool *pool, struct lent_slice *slice)
+{
+    struct lent_slice *following = slice->next;
+
+    slice->size += following->size;
+    slice->next = following->next;
+    if (following->next)
+        following->next->before = slice;
+    pool->count--;
+    free(following);
+}
+
+static void give_back(struct lent_pool *pool, struct lent_slice *slice)
+{
+    struct lent_slice *child;
+
+    if (slice->holders || slice->published)
+        return;
+    child = slice->child;
+    slice->child = NULL;
+    pool->busy -= slice->size;
+    if (slice->next && slice->next->free)
+        merge(pool, slice);
+    if (slice->before && slice->before->free) {
+        slice = slice->before;
+        merge(pool, slice);
+    }
+    slice->free = 1;
+    slice->serial = ++pool->serial;
+    if (child)
+        lent_pool_release(pool, child);
+}
+
+void lent_pool_release(struct lent_pool *pool, struct lent_slice *slice)
+{
+    slice->holders--;
+    give_back(pool, slice);
+}
+
+void lent_pool_unpublish(struct lent_pool *pool, struct lent_slice *slice)
+{
+    slice->published = 0;
+    give_back(pool, slice);
+}
