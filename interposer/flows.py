@@ -52,11 +52,11 @@ class Flows:
         *,
         enabled: bool,
     ) -> None:
-        """`later` takes over calls that wait when they are taken back; with `enabled` False nothing is ever lent."""
+        """`later` takes over calls that wait when they are taken back; while `enabled` is False nothing is lent."""
         self._engine = Engine(listener, hang_ups)
         self._caller = caller
         self._later = later
-        self._enabled = enabled
+        self.enabled = enabled
         self._domains: list[Domain] = []
         self._users: dict[int, User] = {}
         self._handles: dict[int, OpenHandle] = {}
@@ -105,7 +105,7 @@ class Flows:
     def note(self, notification: Notification, handle: OpenHandle) -> None:
         """The broker has served this ioctl on `handle`: remember the connection if it was a hot call."""
         broker = handle.broker
-        if not self._enabled or notification.arguments[1] & 0xFFFFFFFF not in _HOT:
+        if not self.enabled or notification.arguments[1] & 0xFFFFFFFF not in _HOT:
             return
         if not isinstance(broker, EndpointHandle) or broker.connection is None or not broker.connection.active:
             return

@@ -20,7 +20,6 @@
 #include "flow.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -571,25 +570,21 @@ int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words)
 
 // -- the loop -----------------------------------------------------------------------------------------------------------
 
-static int hang_up_waits(const struct kdbus_engine *engine)
-{
-    struct pollfd poller = {.fd = engine->hang_ups, .events = POLLIN};
-
-    return poll(&poller, 1, 0) != 0;
-}
-
 // Receives as kdbus_listener_receive does, and serves what it can: returns 1 with a call for the broker, 0 when none
 // came for `linger_ns` or `stop_ns` (CLOCK_MONOTONIC) is over, 2 at the end of the targets, or -errno. A call that
 // follows a hang-up is the broker's, which has to look after that first.
 int kdbus_engine_run(struct kdbus_engine *engine, int64_t linger_ns, uint64_t stop_ns,
                      struct kdbus_notification *notification)
 {
+    engine->self = (int)syscall(SYS_gettid);
     for (unsigned int round = 1;; round++) {
-        int result = kdbus_listener_receive(engine->listener, linger_ns, notification);
+        int hung_up;
+        int result =
+            kdbus_listener_receive_beside(engine->listener, engine->hang_ups, linger_ns, notification, &hung_up);
 
         if (result != 1)
             return result;
-        if (!engine->lent_any || hang_up_waits(engine))
+        if (!engine->lent_any || hung_up)
             return 1;
         result = flow_serve(engine, notification);
         if (result <= 0)

@@ -8,6 +8,8 @@
 
 #include "helper.h"
 
+#include <sys/uio.h>
+
 #define LENT_SLICES 1024   // a pool in more pieces is left to the broker
 #define LENT_MESSAGES 256  // limit of a queue (broker/limits.py)
 #define LENT_REQUESTS 128  // limit of expected replies
@@ -21,6 +23,7 @@
 #define LENT_FLOWS 65536
 #define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
 #define LENT_PAYLOAD (2U << 20)
+#define LENT_SHORT 512 // payload that is read together with its message
 
 struct words {
     uint64_t *data;
@@ -130,7 +133,8 @@ struct flow_binding {
     uint64_t key; // thread << 32 | descriptor
     struct flow_connection *connection;
     int pidfd; // of the thread, -1 until it is needed
-    uint64_t message_address; // where the last SEND had its message
+    uint64_t message_address; // where the last SEND had its message,
+    struct iovec payload;     // and its payload, if that was one short piece
 };
 
 struct flow {
@@ -151,6 +155,7 @@ struct flow_table {
 struct kdbus_engine {
     int listener;
     int hang_ups;
+    int self; // the thread that runs the engine
     uint64_t generation;
     uint64_t last_reply;
     uint64_t sequences[LENT_DOMAINS];

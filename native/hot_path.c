@@ -57,6 +57,7 @@ enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_C
 #define HEADER_BYTES 64
 #define ITEM_HEADER 16
 #define VEC_ITEM 32
+#define FORESEEN_BYTES 192 // of a message: header, a name, a vector
 
 // A message as it was read, and what its items say.
 struct outgoing {
@@ -67,6 +68,8 @@ struct outgoing {
     uint64_t payload_size;
     uint32_t name_size;
     char name[LENT_NAME];
+    struct iovec foreseen; // where `payload` was read, together with the message; no length if it was not
+    char payload[LENT_SHORT];
 };
 
 static uint64_t align8(uint64_t size)
@@ -110,68 +113,83 @@ static void wake(struct flow_connection *connection)
         connection->readable = 1;
 }
 
-// The queue is empty: take the byte back, through the descriptor of the call that emptied it. Should that fail, the
-// descriptor stays readable, and the broker tries again when it is told so.
-static void calm(struct flow_connection *connection, struct flow_binding *binding)
+// A duplicate of the descriptor of the call, proved to be the connection's by the number that its socket has; -1 if it is
+// not, or cannot be had.
+static int duplicate(const struct flow_connection *connection, struct flow_binding *binding)
 {
-    uint32_t thread = (uint32_t)(binding->key >> 32);
+    int descriptor = (int)(uint32_t)binding->key;
     uint64_t cookie = 0;
-    char discarded[64];
     int socket;
 
-    if (!connection->readable)
-        return;
-    socket = binding->pidfd < 0 ? -ESRCH : kdbus_pidfd_getfd(binding->pidfd, (int)(uint32_t)binding->key);
+    socket = binding->pidfd < 0 ? -ESRCH : kdbus_pidfd_getfd(binding->pidfd, descriptor);
     if (socket == -ESRCH) { // none yet, or the number is another thread's by now
         if (binding->pidfd >= 0)
             close(binding->pidfd);
-        binding->pidfd = kdbus_pidfd_open((int)thread, PIDFD_THREAD);
+        binding->pidfd = kdbus_pidfd_open((int)(binding->key >> 32), PIDFD_THREAD);
         if (binding->pidfd < 0) {
             binding->pidfd = -1;
-            if (kdbus_drain((int)thread, (int)(uint32_t)binding->key, connection->cookie) == 1)
-                connection->readable = 0;
-            return;
+            return -1;
         }
-        socket = kdbus_pidfd_getfd(binding->pidfd, (int)(uint32_t)binding->key);
+        socket = kdbus_pidfd_getfd(binding->pidfd, descriptor);
     }
-    if (socket < 0)
-        return;
-    if (kdbus_socket_cookie(socket, &cookie) == 0 && cookie == connection->cookie) {
-        while (recv(socket, discarded, sizeof(discarded), MSG_DONTWAIT) > 0)
-            ;
+    if (socket >= 0 && (kdbus_socket_cookie(socket, &cookie) < 0 || cookie != connection->cookie)) {
+        close(socket);
+        return -1;
+    }
+    return socket < 0 ? -1 : socket;
+}
+
+// The queue is empty: take the byte back, through a duplicate of the descriptor of the call that emptied it. There is
+// never more than one, so one attempt takes all.
+static void calm(struct flow_connection *connection, int socket)
+{
+    char discarded[64];
+
+    if (connection->readable && (recv(socket, discarded, sizeof(discarded), MSG_DONTWAIT) > 0 || errno == EAGAIN))
         connection->readable = 0;
-    }
-    close(socket);
 }
 
 // -- SEND ---------------------------------------------------------------------------------------------------------------
 
-// Command and message, in one crossing if the message is where it was the last time.
+// Command and message, and a short payload, in one crossing if they are where they were the last time.
 static int read_command_and_message(const struct kdbus_notification *call, struct flow_binding *binding,
                                     uint64_t *command, struct outgoing *out)
 {
-    struct iovec local[2] = {{command, SEND_BYTES}, {out->words, sizeof(out->words)}};
-    struct iovec remote[2] = {{(void *)call->arguments[2], SEND_BYTES}, {NULL, 256}};
+    struct iovec local[3] = {{command, SEND_BYTES}, {out->words, FORESEEN_BYTES}, {out->payload, 0}};
+    struct iovec remote[3] = {{(void *)call->arguments[2], SEND_BYTES}, {NULL, FORESEEN_BYTES}, binding->payload};
+    size_t count = binding->message_address ? 2 + !!binding->payload.iov_len : 1;
+    uint64_t size;
     ssize_t got;
 
     remote[1].iov_base = (void *)binding->message_address;
-    got = process_vm_readv((pid_t)call->pid, local, 2, remote, binding->message_address ? 2 : 1, 0);
+    local[2].iov_len = binding->payload.iov_len;
+    got = process_vm_readv((pid_t)call->pid, local, count, remote, count, 0);
     if (got < SEND_BYTES || command[SEND_SIZE] != SEND_BYTES || command[SEND_ADDRESS] & 7)
         return 0;
     got -= SEND_BYTES;
-    if (command[SEND_ADDRESS] != binding->message_address || got < HEADER_BYTES ||
-        out->words[MSG_SIZE] > (uint64_t)got) {
-        uint64_t size;
+    out->foreseen.iov_len = 0;
+    if (got == (ssize_t)(FORESEEN_BYTES + local[2].iov_len))
+        out->foreseen = binding->payload;
+    if (command[SEND_ADDRESS] == binding->message_address && got >= HEADER_BYTES &&
+        out->words[MSG_SIZE] <= (uint64_t)(got < FORESEEN_BYTES ? got : FORESEEN_BYTES))
+        return out->words[MSG_SIZE] >= HEADER_BYTES;
+    out->foreseen.iov_len = 0;
+    if (!command[SEND_ADDRESS] || !read_exactly(call->pid, command[SEND_ADDRESS], &size, sizeof(size)))
+        return 0;
+    if (size < HEADER_BYTES || size > sizeof(out->words) ||
+        !read_exactly(call->pid, command[SEND_ADDRESS], out->words, size))
+        return 0;
+    binding->message_address = command[SEND_ADDRESS];
+    return out->words[MSG_SIZE] == size;
+}
 
-        if (!command[SEND_ADDRESS] || !read_exactly(call->pid, command[SEND_ADDRESS], &size, sizeof(size)))
-            return 0;
-        if (size < HEADER_BYTES || size > sizeof(out->words) ||
-            !read_exactly(call->pid, command[SEND_ADDRESS], out->words, size))
-            return 0;
-        binding->message_address = command[SEND_ADDRESS];
-        return out->words[MSG_SIZE] == size;
-    }
-    return out->words[MSG_SIZE] >= HEADER_BYTES;
+// What to read together with the next message.
+static void foresee_payload(struct flow_binding *binding, const struct outgoing *out)
+{
+    if (out->part_count == 1 && out->payload_size <= LENT_SHORT)
+        binding->payload = out->remote[0];
+    else
+        binding->payload.iov_len = 0;
 }
 
 static int parse_items(struct outgoing *out)
@@ -263,6 +281,11 @@ static int copy_payload(const struct kdbus_notification *call, const struct outg
 {
     struct iovec local = {(char *)pool->memory.memory + slice->offset, out->payload_size};
 
+    if (out->foreseen.iov_len == out->payload_size && out->part_count == 1 &&
+        out->foreseen.iov_base == out->remote[0].iov_base) {
+        memcpy(local.iov_base, out->payload, out->payload_size);
+        return 1;
+    }
     return process_vm_readv((pid_t)call->pid, &local, 1, out->remote, out->part_count, 0) ==
            (ssize_t)out->payload_size;
 }
@@ -393,6 +416,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     if (!read_command_and_message(call, binding, command, &out) || !parse_items(&out) ||
         !is_plain(source, command, &out))
         return 0;
+    foresee_payload(binding, &out);
     expects = out.words[MSG_FLAGS_WORD] & MSG_EXPECT_REPLY;
     flow = flow_find(engine, source, out.words[MSG_DST], out.name);
     if (!flow || !flow_is_lent(engine, flow->destination))
@@ -489,9 +513,10 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
 
 // -- RECV and FREE ------------------------------------------------------------------------------------------------------
 
-static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding)
+// `socket`: see empties_queue.
+static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
+                      struct flow_connection *receiver, int socket)
 {
-    struct flow_connection *receiver = binding->connection;
     struct flow_entry *entry = receiver->first;
     uint64_t command[RECV_BYTES / 8];
     uint64_t results[RECV_BYTES / 8];
@@ -506,7 +531,7 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
     if (!entry) {
         if (!write_back(call->pid, call->arguments[2], command, RECV_KERNEL_FLAGS, results + RECV_KERNEL_FLAGS, 1))
             return 0;
-        calm(receiver, binding);
+        calm(receiver, socket);
         kdbus_listener_respond(engine->listener, call->id, 0, EAGAIN);
         return 1;
     }
@@ -544,15 +569,15 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
         flow_drop_reply(engine, entry->reply);
     free(entry);
     if (!receiver->first)
-        calm(receiver, binding);
+        calm(receiver, socket);
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
     return 1;
 }
 
-static int serve_free(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding)
+static int serve_free(struct kdbus_engine *engine, const struct kdbus_notification *call,
+                      struct flow_connection *owner)
 {
     const uint64_t expected[] = {FLAG_KERNEL, 0};
-    struct flow_connection *owner = binding->connection;
     uint64_t command[FREE_BYTES / 8];
     struct lent_slice *slice;
 
@@ -571,27 +596,44 @@ static int serve_free(struct kdbus_engine *engine, const struct kdbus_notificati
     return 1;
 }
 
+// A RECV after which nothing waits any more needs a duplicate of the descriptor, to make it unreadable.
+static int empties_queue(const struct kdbus_notification *call, const struct flow_connection *connection)
+{
+    return (uint32_t)call->arguments[1] == CMD_RECV && connection->readable && connection->message_count <= 1;
+}
+
 int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *call)
 {
-    uint64_t key = (uint64_t)call->pid << 32 | (uint32_t)call->arguments[0];
+    uint32_t descriptor = (uint32_t)call->arguments[0];
     struct flow_binding *binding;
     struct flow_connection *connection;
+    int socket;
+    int result;
 
     if (call->architecture != OWN_ARCHITECTURE || call->number != SYS_ioctl || call->arguments[2] & 7)
         return 0;
-    binding = flow_find_binding(engine, key);
+    binding = flow_find_binding(engine, (uint64_t)call->pid << 32 | descriptor);
     connection = binding ? binding->connection : NULL;
     if (!connection || !flow_is_lent(engine, connection))
         return 0;
-    if (kdbus_same_file((int)call->pid, (int)(uint32_t)call->arguments[0], connection->epoll, connection->target) != 1)
+    if (empties_queue(call, connection)) {
+        // The duplicate also proves that the descriptor is the connection's.
+        socket = duplicate(connection, binding);
+        if (socket < 0)
+            return 0;
+        result = serve_recv(engine, call, connection, socket);
+        close(socket);
+        return result;
+    }
+    if (kdbus_same_file_as(engine->self, (int)call->pid, (int)descriptor, connection->epoll, connection->target) != 1)
         return 0;
     switch ((uint32_t)call->arguments[1]) {
     case CMD_SEND:
         return serve_send(engine, call, binding);
     case CMD_RECV:
-        return serve_recv(engine, call, binding);
+        return serve_recv(engine, call, connection, -1);
     case CMD_FREE:
-        return serve_free(engine, call, binding);
+        return serve_free(engine, call, connection);
     default:
         return 0;
     }

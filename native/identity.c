@@ -12,11 +12,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static int compare(int pid, int descriptor, int epoll, int target)
+// `self` is the calling thread, whose descriptors are meant by `epoll`: gettid, not getpid.
+static int compare(int self, int pid, int descriptor, int epoll, int target)
 {
     struct kcmp_epoll_slot slot = {.efd = (uint32_t)epoll, .tfd = (uint32_t)target, .toff = 0};
-    // gettid, not getpid: the descriptors meant by `epoll` are the calling thread's.
-    long order = syscall(SYS_kcmp, (long)pid, syscall(SYS_gettid), (long)KCMP_EPOLL_TFD, (unsigned long)descriptor,
+    long order = syscall(SYS_kcmp, (long)pid, (long)self, (long)KCMP_EPOLL_TFD, (unsigned long)descriptor,
                          (unsigned long)&slot);
 
     return order < 0 ? -errno : (int)order;
@@ -24,11 +24,16 @@ static int compare(int pid, int descriptor, int epoll, int target)
 
 int kdbus_same_file(int pid, int descriptor, int epoll, int target)
 {
+    return kdbus_same_file_as((int)syscall(SYS_gettid), pid, descriptor, epoll, target);
+}
+
+int kdbus_same_file_as(int self, int pid, int descriptor, int epoll, int target)
+{
     int order;
 
     if (descriptor < 0)
         return 0;
-    order = compare(pid, descriptor, epoll, target);
+    order = compare(self, pid, descriptor, epoll, target);
     if (order == -ENOENT)
         return 0; // the registered file is gone, so nobody can have it
     if (order == -EBADF && fcntl(epoll, F_GETFD) >= 0)
@@ -39,7 +44,8 @@ int kdbus_same_file(int pid, int descriptor, int epoll, int target)
 int kdbus_epoll_holds(int epoll, int target)
 {
     // The set itself stands for the file to compare with: only whether there is an entry matters.
-    int order = compare((int)syscall(SYS_gettid), epoll, epoll, target);
+    int self = (int)syscall(SYS_gettid);
+    int order = compare(self, self, epoll, epoll, target);
 
     if (order == -ENOENT)
         return 0;

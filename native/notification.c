@@ -49,7 +49,18 @@ int kdbus_listener_prepare(int listener)
 
 int kdbus_listener_receive(int listener, int64_t timeout_ns, struct kdbus_notification *notification)
 {
-    struct pollfd poller = {.fd = listener, .events = POLLIN};
+    int ignored;
+
+    return kdbus_listener_receive_beside(listener, -1, timeout_ns, notification, &ignored);
+}
+
+int kdbus_listener_receive_beside(int listener, int beside, int64_t timeout_ns,
+                                  struct kdbus_notification *notification, int *beside_ready)
+{
+    // In this order: a file that was closed before the call that makes the listener ready has hung up by the time
+    // that the second one is looked at.
+    struct pollfd pollers[] = {{.fd = listener, .events = POLLIN}, {.fd = beside, .events = POLLIN}};
+    struct pollfd poller;
     struct timespec timeout = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
     union request request;
     int ready;
@@ -57,10 +68,12 @@ int kdbus_listener_receive(int listener, int64_t timeout_ns, struct kdbus_notifi
     if (listener < 0)
         return -EBADF; // poll would ignore it, and wait
     // RECV waits whatever the flags of the descriptor are, so it is only asked when there is something.
-    ready = ppoll(&poller, 1, timeout_ns < 0 ? NULL : &timeout, NULL);
+    ready = ppoll(pollers, 2, timeout_ns < 0 ? NULL : &timeout, NULL);
     if (ready < 0)
         return -errno;
-    if (ready == 0)
+    poller = pollers[0];
+    *beside_ready = pollers[1].revents != 0;
+    if (!poller.revents)
         return 0;
     if (poller.revents & POLLNVAL)
         return -EBADF;
