@@ -84,8 +84,15 @@ class Wait:
             self._reply.wake_up(Cancelled())
 
     def interrupt(self) -> None:
-        """A signal interrupts the wait. The reply stays expected, for the restarted call to find."""
-        self._reply.interrupted = True
+        """A signal interrupts the wait. The reply stays expected, for the restarted call to find.
+
+        An answer that came, but whose caller left before it could be told, is kept in the same way.
+        """
+        reply, connection = self._reply, self._connection
+        reply.interrupted = True
+        if reply.answer is not None and not reply.linked and connection.active:
+            reply.link()
+            connection.bus.domain.deadlines.add(reply)
         self._release()
 
     def finish(self, caller: Caller) -> None:
