@@ -21,7 +21,7 @@ change would need a message for every rule that changes something, and one forgo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from broker.command import ORDINARY
@@ -36,23 +36,115 @@ from broker.reply import Reply
 LENT_DOMAINS = 16
 _NOTIFICATION_WORDS = 12
 _COMMAND_WORDS = 9
+_PARTS = 16
+"""Pieces of payload that a lent message may have."""
 
 
 def is_lendable(connection: Connection) -> bool:
-    """Whether all that the hot calls on this connection depend on can be handed out.
+    """Whether the hot calls on this connection depend on nothing that cannot be handed out.
 
-    An ordinary, living connection with an empty queue, no losses to report, and no replies in either direction; on a
-    bus without monitors, which would have to see everything.
+    An ordinary, living connection without losses to report, whose waiting messages are plain, on a bus without
+    monitors, which would have to see everything. Its replies are looked at by `lendable`.
     """
     return (
         connection.active
         and connection.kind == ORDINARY
-        and not len(connection.queue)
         and not connection.lost_count
-        and not connection.request_count
-        and not connection.owed
         and not connection.bus.monitors
+        and all(_is_plain(entry.message) for entry in connection.queue.entries())
     )
+
+
+def _is_plain(message: Message) -> bool:
+    """Whether the message carries nothing but vectors and perhaps a destination's name."""
+    return not (
+        message.files
+        or message.extra
+        or message.process.valid
+        or message.connection.valid
+        or len(message.parts) > _PARTS
+        or any(part.file is not None for part in message.parts)
+    )
+
+
+def lendable(connections: Iterable[Connection]) -> list[Connection]:
+    """Those of `connections` that can be lent together: whatever replies they expect or owe are among themselves.
+
+    A synchronous call that waits with the broker keeps both its ends here.
+    """
+    chosen = {connection: None for connection in connections if is_lendable(connection)}
+    while True:
+        known = _replies(chosen)
+        gone = [connection for connection in chosen if not _is_closed(connection, chosen, known)]
+        if not gone:
+            return list(chosen)
+        for connection in gone:
+            del chosen[connection]
+
+
+def _replies(connections: Iterable[Connection]) -> list[Reply]:
+    """All replies that the connections or their messages refer to; those that one expects with the oldest first."""
+    found: dict[Reply, None] = {}
+    for connection in connections:
+        found |= dict.fromkeys(reversed(connection.replies))
+    for connection in connections:
+        found |= dict.fromkeys(connection.owed)
+        found |= dict.fromkeys(entry.reply for entry in connection.queue.entries() if entry.reply is not None)
+    return list(found)
+
+
+def _is_closed(connection: Connection, chosen: Container[Connection], known: list[Reply]) -> bool:
+    own = [reply for reply in known if connection in (reply.requester, reply.replier)]
+    return (
+        all(reply.requester in chosen and reply.replier in chosen and not reply.sync for reply in own)
+        and sum(reply.requester is connection for reply in own) == connection.request_count
+    )
+
+
+def hand_out(
+    connections: list[tuple[int, Connection, bool]], domains: Sequence[Domain], user_number: Callable[[User], int]
+) -> list[int]:
+    """The state of `lendable` connections as words, as `take_back` reads them.
+
+    Their messages and replies are gone from here until then. `connections`: the number under which each is lent, and
+    whether its pollers see it readable.
+    """
+    numbers = {connection: number for number, connection, _ in connections}
+    replies = {reply: serial for serial, reply in enumerate(_replies(numbers), 1)}
+    sequences = [domain.sequence for domain in domains]
+    words = [*sequences, *[0] * (LENT_DOMAINS - len(sequences)), len(connections), len(replies)]
+    for reply, serial in replies.items():
+        ends = numbers[reply.requester], numbers[reply.replier]
+        words += (serial, *ends, reply.cookie, reply.deadline_ns & U64, reply.name_id, reply.linked << 1)
+        words += (0,) * (_NOTIFICATION_WORDS + _COMMAND_WORDS)
+    for number, connection, readable in connections:
+        words += (number, int(readable), *connection.pool.export_state(), len(connection.queue))
+        for entry in connection.queue.entries():
+            words += _entry_words(entry, replies, user_number)
+    for _, connection, _ in connections:
+        for entry in connection.queue.entries():
+            connection.queue.remove(entry)
+            entry.discard()
+    for reply in replies:
+        reply.unlink()
+    return words
+
+
+def _entry_words(entry: QueueEntry, replies: dict[Reply, int], user_number: Callable[[User], int]) -> list[int]:
+    message = entry.message
+    words = [0, message.flags, message.priority & U64, message.destination, message.source, message.payload_type]
+    words += (message.cookie, message.timeout_or_cookie_reply, message.sequence, entry.name_id)
+    words.append(U64 if entry.payload is None else entry.payload.offset)
+    words.append(0 if entry.reply is None else replies[entry.reply])
+    words.append(U64 if entry.charge is None else user_number(entry.charge.user))
+    words.append(len(message.parts))
+    for part in message.parts:
+        words += (part.size, U64 if part.start is None else part.start)
+    name = b"" if message.destination_name is None else message.destination_name + b"\0"
+    words.append(len(name))
+    padded = name + bytes(-len(name) % 8)
+    words += (int.from_bytes(padded[start : start + 8], "little") for start in range(0, len(padded), 8))
+    return words
 
 
 def is_flow(source: Connection, destination: Connection) -> bool:
@@ -92,30 +184,28 @@ class Returned:
 
 def take_back(
     words: Sequence[int],
-    domains: Sequence[Domain | None],
+    domains: Sequence[Domain],
     connections: dict[int, Connection],
     users: dict[int, User],
 ) -> Returned:
     """Bring the broker's objects up to date with the state that was lent.
 
     Args:
-        words: the sequence numbers of the domains; the number of changed connections, and of replies; the
-        connections;
-            the replies, oldest first. Their layouts are those that `_connection`, `_entry` and `_reply` read.
+        words: the sequence numbers of the domains; the number of connections whose state follows, and of replies; the
+            replies, oldest first; the connections. Their layouts are those that `_reply`, `_connection` and `_entry`
+            read. A connection that has not changed, and had no messages when it was lent, need not be among them.
         domains: by index. connections, users: by the numbers under which they were lent.
     """
     reader = iter(words)
-    for index in range(LENT_DOMAINS):
-        sequence = next(reader)
-        domain = domains[index] if index < len(domains) else None
-        if domain is not None:
-            domain.sequence = max(domain.sequence, sequence)
+    sequences = _take(reader, LENT_DOMAINS)
+    for domain, sequence in zip(domains, sequences, strict=False):
+        domain.sequence = max(domain.sequence, sequence)
     connection_count, reply_count = next(reader), next(reader)
-    waiting_for: dict[int, QueueEntry] = {}
-    readable = [_connection(reader, connections, users, waiting_for) for _ in range(connection_count)]
     waits: list[ReturnedWait] = []
-    for _ in range(reply_count):
-        _reply(reader, connections, waiting_for, waits)
+    replies = dict(_reply(reader, connections, waits) for _ in range(reply_count))
+    readable = [_connection(reader, connections, users, replies) for _ in range(connection_count)]
+    for reply in replies.values():
+        reply.drop()
     return Returned(waits, readable)
 
 
@@ -123,49 +213,10 @@ def _take(reader: Iterator[int], count: int) -> tuple[int, ...]:
     return tuple(next(reader) for _ in range(count))
 
 
-def _connection(
-    reader: Iterator[int], connections: dict[int, Connection], users: dict[int, User], requests: dict[int, QueueEntry]
-) -> tuple[Connection, bool]:
-    """index, readable, the pool, number of entries, the entries."""
-    connection = connections[next(reader)]
-    readable = bool(next(reader))
-    connection.pool.import_state(reader)
-    for _ in range(next(reader)):
-        connection.queue.add(_entry(reader, connection, users, requests))
-    return connection, readable
-
-
-def _entry(
-    reader: Iterator[int], connection: Connection, users: dict[int, User], requests: dict[int, QueueEntry]
-) -> QueueEntry:
-    """The message's header, sequence, name id, payload's offset, reply's number, user, parts, name."""
-    _, flags, priority, destination, source, payload_type, cookie, timeout = _take(reader, 8)
-    sequence, name_id, payload, reply, user, part_count = _take(reader, 6)
-    message = Message(destination, source, payload_type)
-    message.flags, message.priority, message.cookie = flags, signed64(priority), cookie
-    message.timeout_or_cookie_reply, message.sequence, message.name_id = timeout, sequence, name_id
-    message.parts = [Part(size, start, None) for size, start in (_take(reader, 2) for _ in range(part_count))]
-    message.payload_size = sum(part.size for part in message.parts)
-    name_size = next(reader)
-    if name_size:
-        raw = b"".join(word.to_bytes(8, "little") for word in _take(reader, (name_size + 7) // 8))
-        message.destination_name = raw[: name_size - 1]
-    entry = QueueEntry(message, None if payload == U64 else connection.pool.busy_slice(payload))
-    message.drop()
-    if user != U64:
-        entry.charge = connection.quota.record(users[user])
-    if reply:
-        requests[reply] = entry
-    return entry
-
-
-def _reply(
-    reader: Iterator[int],
-    connections: dict[int, Connection],
-    requests: dict[int, QueueEntry],
-    waits: list[ReturnedWait],
-) -> None:
-    """number, requester, replier, cookie, deadline, name id, state; notification and command of a waiting call."""
+def _reply(reader: Iterator[int], connections: dict[int, Connection], waits: list[ReturnedWait]) -> tuple[int, Reply]:
+    """number, requester, replier, cookie, deadline, name id, state (bit 0 sync, 1 linked, 2 waiting); notification and
+    command of a waiting call. The reply is held once for us.
+    """
     number, requester_index, replier_index, cookie, deadline, name_id, state = _take(reader, 7)
     notification = _take(reader, _NOTIFICATION_WORDS)
     command = b"".join(word.to_bytes(8, "little") for word in _take(reader, _COMMAND_WORDS))
@@ -175,9 +226,41 @@ def _reply(
     if state & 2:
         reply.link()
         requester.bus.domain.deadlines.add(reply)
-    entry = requests.get(number)
-    if entry is not None:
-        entry.reply = reply.hold()
     if reply.waiting:
         waits.append(ReturnedWait(requester, reply.hold(), notification, command))
-    reply.drop()
+    return number, reply
+
+
+def _connection(
+    reader: Iterator[int], connections: dict[int, Connection], users: dict[int, User], replies: dict[int, Reply]
+) -> tuple[Connection, bool]:
+    """index, readable, the pool, number of entries, the entries."""
+    connection = connections[next(reader)]
+    readable = bool(next(reader))
+    connection.pool.import_state(reader)
+    for _ in range(next(reader)):
+        connection.queue.add(_entry(reader, connection, users, replies))
+    return connection, readable
+
+
+def _entry(
+    reader: Iterator[int], connection: Connection, users: dict[int, User], replies: dict[int, Reply]
+) -> QueueEntry:
+    """The message's header, sequence, name id, payload's offset, reply's number, user, parts, name."""
+    _, flags, priority, destination, source, payload_type, cookie, timeout = _take(reader, 8)
+    sequence, name_id, payload, reply, user, part_count = _take(reader, 6)
+    message = Message(destination, source, payload_type)
+    message.flags, message.priority, message.cookie = flags, signed64(priority), cookie
+    message.timeout_or_cookie_reply, message.sequence, message.name_id = timeout, sequence, name_id
+    pairs = [_take(reader, 2) for _ in range(part_count)]
+    message.parts = [Part(size, None if start == U64 else start, None) for size, start in pairs]
+    name_size = next(reader)
+    raw = b"".join(word.to_bytes(8, "little") for word in _take(reader, (name_size + 7) // 8))
+    message.destination_name = raw[: name_size - 1] if name_size else None
+    entry = QueueEntry(message, None if payload == U64 else connection.pool.busy_slice(payload))
+    message.drop()
+    if user != U64:
+        entry.charge = connection.quota.record(users[user])
+    if reply:
+        entry.reply = replies[reply].hold()
+    return entry

@@ -45,16 +45,16 @@ class User:
 class Charge:
     """One message charged to a user in one queue."""
 
-    __slots__ = ("_quota", "_user")
+    __slots__ = ("_quota", "user")
 
     def __init__(self, quota: QueueQuota, user: User) -> None:
         self._quota: QueueQuota | None = quota
-        self._user = user
+        self.user = user
 
     def give_back(self) -> None:
         """Return the charge; further calls do nothing."""
         if self._quota is not None:
-            self._quota.give_back(self._user)
+            self._quota.give_back(self.user)
             self._quota = None
 
 

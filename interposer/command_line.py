@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The command `kdbus`: arguments in, an exit status out.
 
-Options end at the first positional argument, so that `kdbus run ls -l` gives `-l` to `ls`. There are few options, and
-a parser library would cost more time than starting the program does; each subcommand reads its own words.
+Options end at the first positional argument, so that `kdbus run ls -l` gives `-l` to `ls` (`interposer.options`).
 
 `kdbus run -- true` should cost little more than `true`. The program is started before anything slow is imported, and
 the supervisor, with the event loop that it needs, is loaded when the first call is trapped: a program that never does
@@ -34,16 +33,20 @@ from typing import TYPE_CHECKING
 
 import interposer
 from interposer.errors import InterposerError, UsageError
+from interposer.options import RunOptions, parse
 
 if TYPE_CHECKING:
     from interposer.launch import Launched
 
 FAILURE = InterposerError.exit_status
 
+_HELP_OPTIONS = {"-h": False, "--help": False}
+_RUN_OPTIONS = {"--no-flows": False, "--statistics": False, **_HELP_OPTIONS}
+
 HELP = """\
 kdbus runs programs written for kdbus on an ordinary Linux kernel.
 
-usage: kdbus run [--] PROGRAM [ARGUMENTS...]
+usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus doctor [--json]
        kdbus include-dir
        kdbus --help | --version
@@ -51,6 +54,10 @@ usage: kdbus run [--] PROGRAM [ARGUMENTS...]
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with: cc -I"$(kdbus include-dir)"
+
+options of `kdbus run`:
+  --statistics  tell on stderr, at the end, how many calls were served, and how
+  --no-flows    serve every call in the broker, none natively: slower, to compare and to debug
 
 Options end at the first word that is none, so PROGRAM's own need no `--`. `kdbus run` ends as PROGRAM does: with its
 exit status, or by the same signal. Its own failures: 127 PROGRAM is not found, 126 it cannot be executed, 125 all else.
@@ -92,30 +99,17 @@ def _dispatch(words: list[str]) -> int:
     return 0
 
 
-def _options(subcommand: str, words: list[str], known: Sequence[str]) -> tuple[set[str], list[str]]:
-    """Split `words` into the options, each of which must be in `known`, and what follows them."""
-    given: set[str] = set()
-    for position, word in enumerate(words):
-        if word == "--":
-            return given, words[position + 1 :]
-        if not word.startswith("-") or word == "-":
-            return given, words[position:]
-        if word not in known:
-            raise UsageError(f"reading the options of `kdbus {subcommand}`", f"there is no {word!r}", "see --help")
-        given.add(word)
-    return given, []
-
-
 def _nothing_more(subcommand: str, words: list[str]) -> None:
     if words:
         raise UsageError(f"reading the arguments of `kdbus {subcommand}`", f"{words[0]!r} is too many", "see --help")
 
 
 def _run(words: list[str]) -> int:
-    options, command = _options("run", words, ("-h", "--help"))
-    if options:
+    given, command = parse("run", words, _RUN_OPTIONS)
+    if given.keys() & _HELP_OPTIONS.keys():
         print(HELP, end="")
         return 0
+    options = RunOptions(flows="--no-flows" not in given, statistics="--statistics" in given)
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", "see --help")
 
@@ -132,7 +126,7 @@ def _run(words: list[str]) -> int:
     if status is None:
         from interposer.supervisor import run
 
-        status = run(launched)
+        status = run(launched, options)
     return _end_like(status)
 
 
@@ -215,9 +209,9 @@ def _die_of(number: int) -> int:
 
 
 def _doctor(words: list[str]) -> int:
-    options, rest = _options("doctor", words, ("--json", "-h", "--help"))
+    options, rest = parse("doctor", words, {"--json": False, **_HELP_OPTIONS})
     _nothing_more("doctor", rest)
-    if options & {"-h", "--help"}:
+    if options.keys() & _HELP_OPTIONS.keys():
         print(HELP, end="")
         return 0
 

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from broker import revision3 as abi
 from broker.connection import Connection
 from broker.domain import Domain
-from broker.flow import LENT_DOMAINS, is_flow, is_lendable, take_back
+from broker.flow import LENT_DOMAINS, hand_out, is_flow, lendable, take_back
 from broker.handle import EndpointHandle
 from broker.quota import User
 from broker.send import Wait
@@ -33,11 +34,16 @@ from native.pool import Pool
 _HOT = frozenset(abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
 _BUSY = 4
 """How many connections are lent after a call that the broker had to serve: the last ones used."""
-_WORTH_IT = 8
+_WORTH_IT = 3
 """Calls that have to be served before the broker is needed again, for lending to have paid."""
-_LONGEST_PAUSE = 64
+_LONGEST_PAUSE = 16
+_PAIRS = 16
+"""How many flows are remembered and allowed again."""
 _PATIENCE_NS = 1_000_000
 """How long a call may wait before its thread has to be looked at (`interposer.waiting`)."""
+
+
+Key = TypeVar("Key")
 
 
 class Flows:
@@ -63,6 +69,7 @@ class Flows:
         self._connections: dict[int, Connection] = {}
         self._indices: dict[Connection, int] = {}
         self._busy: dict[int, None] = {}
+        self._pairs: dict[tuple[Connection, Connection, bytes], None] = {}
         self._lent = False
         self._served = 0
         self._pause = 0
@@ -113,10 +120,11 @@ class Flows:
             index = self._index(broker.connection, handle)
             if index is not None:
                 self._engine.bind(index, notification.pid, notification.arguments[0] & 0xFFFFFFFF)
-                self._busy.pop(index, None)
-                self._busy[index] = None
-                if len(self._busy) > _BUSY:
-                    del self._busy[next(iter(self._busy))]
+                _remember(self._busy, index, _BUSY)
+                if broker.connection.last_sent_to is not None:
+                    destination, name = broker.connection.last_sent_to
+                    pair = (broker.connection, destination, b"" if name is None else name.name)
+                    _remember(self._pairs, pair, _PAIRS)
 
     def _index(self, connection: Connection, handle: OpenHandle) -> int | None:
         """The connection's index in the engine, which is told of it now if it has not been."""
@@ -153,6 +161,7 @@ class Flows:
         if index is not None:
             self._engine.remove(index)
             self._busy.pop(index, None)
+            self._pairs = {pair: None for pair in self._pairs if connection not in pair[:2]}
             del self._connections[index], self._handles[index]
 
     def consider(self) -> None:
@@ -162,31 +171,43 @@ class Flows:
         if self._skip:
             self._skip -= 1
             return
-        for index in self._busy:
-            connection = self._connections[index]
-            if is_lendable(connection):
-                self._handles[index].queue_drained()
-                sequence = connection.bus.domain.sequence
-                if self._engine.lend(index, sequence, connection.pool.export_state()):
-                    self._lent = True
-        if self._lent:
-            for index in self._busy:
-                self._allow(index)
-
-    def _allow(self, index: int) -> None:
-        """The flow that the connection's last message belonged to, if both ends are lent."""
-        source = self._connections[index]
-        if source.last_sent_to is None:
+        chosen = lendable(self._connections[index] for index in self._busy)
+        if not chosen:
             return
-        destination, name = source.last_sent_to
-        other = self._indices.get(destination)
-        if other is None or not is_flow(source, destination):
+        lent = []
+        for connection in chosen:
+            index = self._indices[connection]
+            if not len(connection.queue):
+                self._handles[index].queue_drained()
+            lent.append((index, connection, self._handles[index].readable))
+        words = hand_out(lent, self._domains, id)
+        if not self._engine.lend(words):
+            take_back(words, self._domains, self._connections, self._users)
+            self._skip = _LONGEST_PAUSE
+            return
+        self._lent = True
+        for pair in self._pairs:
+            self._allow(*pair)
+
+    def _allow(self, source: Connection, destination: Connection, name: bytes) -> None:
+        """The flow between two connections, if both are lent: by id, and by `name` if it still leads there."""
+        index, other = self._indices.get(source), self._indices.get(destination)
+        if index is None or other is None or not is_flow(source, destination):
             return
         if self._engine.is_lent(index) and self._engine.is_lent(other):
             self._engine.allow(index, other, b"", 0)
-            if name is not None and name.owner is destination:
-                self._engine.allow(index, other, name.name, name.id)
+            entry = destination.names.get(name)
+            if entry is not None:
+                self._engine.allow(index, other, name, entry.id)
 
     def close(self) -> None:
         """Free the engine; `recall` has been called."""
         self._engine.close()
+
+
+def _remember(recent: dict[Key, None], key: Key, limit: int) -> None:
+    """Make `key` the latest of at most `limit`."""
+    recent.pop(key, None)
+    recent[key] = None
+    if len(recent) > limit:
+        del recent[next(iter(recent))]

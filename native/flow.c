@@ -14,7 +14,8 @@
 //
 // State is passed in both directions as arrays of 64-bit words, described where they are written.
 //
-// Weakness: a bus on which the broker is needed often, say for broadcasts, gains little, as everything is taken back
+// Weakness: calls that wait when they are taken back stay with the broker, and so do their connections until they
+// have ended. A bus on which the broker is needed often, say for broadcasts, gains little, as everything is taken back
 // each time.
 
 #include "flow.h"
@@ -301,26 +302,6 @@ int kdbus_engine_is_lent(const struct kdbus_engine *engine, uint32_t index)
     return connection && flow_is_lent(engine, connection);
 }
 
-// The state of the connection's pool, as lent_pool_load takes it; its queue is empty and it expects no replies.
-int kdbus_engine_lend(struct kdbus_engine *engine, uint32_t index, uint64_t sequence, const uint64_t *pool, size_t count)
-{
-    struct flow_connection *connection = connection_at(engine, index);
-    int result;
-
-    if (!connection)
-        return -ENOENT;
-    forget_state(engine, connection);
-    result = lent_pool_load(&connection->pool, pool, count);
-    if (result)
-        return result;
-    connection->request_count = 0;
-    connection->readable = 0;
-    connection->generation = engine->generation;
-    engine->sequences[connection->domain] = sequence;
-    engine->lent_any = 1;
-    return 0;
-}
-
 // Flows by id and by name have keys of their own: connections' numbers, or a hash of the name.
 static uint64_t flow_key(const struct flow_connection *source, uint64_t destination_id, const char *name)
 {
@@ -533,19 +514,29 @@ static int store_all(const struct kdbus_engine *engine, struct words *out)
         result = words_add(out, connections);
     if (!result)
         result = words_add(out, replies);
+    for (const struct flow_reply *reply = engine->replies; reply && !result; reply = reply->next)
+        result = store_reply(reply, out);
     for (size_t i = 0; i < engine->connection_room && !result; i++) {
         const struct flow_connection *connection = engine->connections[i];
 
         if (connection && flow_is_lent(engine, connection) && connection->dirty)
             result = store_connection(connection, out);
     }
-    for (const struct flow_reply *reply = engine->replies; reply && !result; reply = reply->next)
-        result = store_reply(reply, out);
     return result;
 }
 
+static void forget_all(struct kdbus_engine *engine)
+{
+    for (size_t i = 0; i < engine->connection_room; i++)
+        if (engine->connections[i] && flow_is_lent(engine, engine->connections[i]))
+            forget_state(engine, engine->connections[i]);
+    forget_replies(engine);
+    engine->generation++;
+    engine->lent_any = 0;
+}
+
 // Takes everything back. Returns the number of words at `*words` (valid until the next call): the sequence numbers of
-// the domains, the number of changed connections and of replies, these connections, the replies, oldest first; 0 if
+// the domains, the number of changed connections and of replies, the replies, oldest first, and these connections; 0 if
 // nothing was lent; -ENOMEM, and then nothing has changed.
 int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words)
 {
@@ -558,14 +549,159 @@ int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words)
     result = store_all(engine, &engine->out);
     if (result)
         return result;
-    for (size_t i = 0; i < engine->connection_room; i++)
-        if (engine->connections[i] && flow_is_lent(engine, engine->connections[i]))
-            forget_state(engine, engine->connections[i]);
-    forget_replies(engine);
-    engine->generation++;
-    engine->lent_any = 0;
+    forget_all(engine);
     *words = engine->out.data;
     return (int64_t)engine->out.count;
+}
+
+// -- lending ----------------------------------------------------------------------------------------------------------
+
+struct reader {
+    const uint64_t *next;
+    const uint64_t *end;
+};
+
+// `count` words, NULL if there are not that many left.
+static const uint64_t *read_words(struct reader *reader, uint64_t count)
+{
+    const uint64_t *words = reader->next;
+
+    if (count > (uint64_t)(reader->end - words))
+        return NULL;
+    reader->next += count;
+    return words;
+}
+
+static struct flow_reply *reply_of_number(const struct kdbus_engine *engine, uint64_t number)
+{
+    for (struct flow_reply *reply = engine->last_in_list; reply; reply = reply->previous)
+        if (reply->number == number)
+            return reply;
+    return NULL;
+}
+
+static int load_charge(struct flow_connection *connection, uint64_t user)
+{
+    for (int i = 0; i < LENT_USERS; i++) {
+        struct flow_charge *charge = &connection->charges[i];
+
+        if (charge->count && charge->user != user)
+            continue;
+        charge->user = user;
+        charge->count++;
+        return i;
+    }
+    return -1;
+}
+
+static int load_entry(struct kdbus_engine *engine, struct flow_connection *connection, struct reader *reader)
+{
+    const uint64_t *header = read_words(reader, 8);
+    const uint64_t *facts = read_words(reader, 6);
+    const uint64_t *parts = facts && facts[5] <= LENT_PARTS ? read_words(reader, 2 * facts[5]) : NULL;
+    const uint64_t *name_size = parts ? read_words(reader, 1) : NULL;
+    const uint64_t *name = name_size && *name_size <= LENT_NAME ? read_words(reader, (*name_size + 7) / 8) : NULL;
+    struct flow_entry *entry;
+
+    if (!header || !name)
+        return -EINVAL;
+    entry = calloc(1, sizeof(*entry));
+    if (!entry)
+        return -ENOMEM;
+    memcpy(entry->header, header, sizeof(entry->header));
+    entry->sequence = facts[0];
+    entry->name_id = facts[1];
+    entry->payload = facts[2] == UINT64_MAX ? NULL : lent_pool_find(&connection->pool, facts[2]);
+    entry->reply = facts[3] ? reply_of_number(engine, facts[3]) : NULL;
+    entry->user = facts[4] == UINT64_MAX ? -1 : load_charge(connection, facts[4]);
+    entry->part_count = (uint32_t)facts[5];
+    memcpy(entry->parts, parts, 16 * (size_t)entry->part_count);
+    entry->name_size = (uint32_t)*name_size;
+    memcpy(entry->name, name, entry->name_size);
+    if (connection->last)
+        connection->last->next = entry;
+    else
+        connection->first = entry;
+    connection->last = entry;
+    connection->message_count++;
+    if (entry->reply)
+        entry->reply->holders++;
+    if ((facts[2] != UINT64_MAX && !entry->payload) || (facts[3] && !entry->reply) ||
+        (facts[4] != UINT64_MAX && entry->user < 0))
+        return -EINVAL;
+    return 0;
+}
+
+static int load_connection(struct kdbus_engine *engine, struct reader *reader)
+{
+    const uint64_t *start = read_words(reader, 5); // index, readable, and the beginning of the pool
+    const uint64_t *slices = start && start[4] <= LENT_SLICES ? read_words(reader, 4 * start[4]) : NULL;
+    const uint64_t *entries = slices ? read_words(reader, 1) : NULL;
+    struct flow_connection *connection = entries ? connection_at(engine, (uint32_t)start[0]) : NULL;
+    int result;
+
+    if (!connection || *entries > LENT_MESSAGES)
+        return -EINVAL;
+    connection->generation = engine->generation;
+    connection->readable = start[1] != 0;
+    connection->dirty = *entries > 0; // the broker has forgotten them
+    result = lent_pool_load(&connection->pool, start + 2, 3 + 4 * start[4]);
+    for (uint64_t i = 0; i < *entries && !result; i++)
+        result = load_entry(engine, connection, reader);
+    return result;
+}
+
+static int load_reply(struct kdbus_engine *engine, struct reader *reader)
+{
+    const uint64_t *facts = read_words(reader, 7);
+    const uint64_t *wait = facts ? read_words(reader, 12 + 9) : NULL;
+    struct flow_connection *requester = wait ? connection_at(engine, (uint32_t)facts[1]) : NULL;
+    struct flow_connection *replier = wait ? connection_at(engine, (uint32_t)facts[2]) : NULL;
+    struct flow_reply *reply;
+
+    if (!requester || !replier || facts[6] & 4)
+        return -EINVAL; // calls that wait stay with the broker
+    reply = flow_new_reply(engine);
+    if (!reply)
+        return -ENOMEM;
+    reply->number = facts[0];
+    if (engine->last_reply < reply->number)
+        engine->last_reply = reply->number;
+    reply->requester = requester;
+    reply->replier = replier;
+    requester->request_count++;
+    reply->cookie = facts[3];
+    reply->deadline_ns = facts[4];
+    reply->name_id = facts[5];
+    reply->sync = facts[6] & 1;
+    reply->linked = facts[6] >> 1 & 1;
+    reply->holders = reply->linked; // and the entries that name it
+    return 0;
+}
+
+// Takes connections with all that belongs to them, as words in the layout that kdbus_engine_recall returns. -EBUSY while
+// anything is lent; -EINVAL for a state that is not taken, -ENOMEM: then nothing is lent.
+int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t count)
+{
+    struct reader reader = {words, words + count};
+    const uint64_t *start = read_words(&reader, LENT_DOMAINS + 2);
+    int result = start ? 0 : -EINVAL;
+
+    if (engine->lent_any)
+        return -EBUSY;
+    if (start) {
+        memcpy(engine->sequences, start, sizeof(engine->sequences));
+        engine->lent_any = 1;
+        for (uint64_t i = 0; i < start[LENT_DOMAINS + 1] && !result; i++)
+            result = load_reply(engine, &reader);
+        for (uint64_t i = 0; i < start[LENT_DOMAINS] && !result; i++)
+            result = load_connection(engine, &reader);
+        if (!result && reader.next != reader.end)
+            result = -EINVAL;
+        if (result)
+            forget_all(engine);
+    }
+    return result;
 }
 
 // -- the loop -----------------------------------------------------------------------------------------------------------

@@ -84,15 +84,15 @@ class Engine:
         """Whether the engine has the connection at the moment."""
         return bool(lib.kdbus_engine_is_lent(self._engine, index))
 
-    def lend(self, index: int, sequence: int, pool: Sequence[int]) -> bool:
-        """Lend a connection with an empty queue: the state of its pool, and its domain's sequence number.
+    def lend(self, words: Sequence[int]) -> bool:
+        """Lend connections with their state; nothing else is lent at the moment. False if the engine does not take it.
 
-        False if the pool is in more pieces than the engine takes. Raises OSError(ENOMEM).
+        Raises OSError(ENOMEM).
         """
-        result = lib.kdbus_engine_lend(self._engine, index, sequence, ffi.new("uint64_t[]", pool), len(pool))
+        result = lib.kdbus_engine_lend(self._engine, ffi.new("uint64_t[]", words), len(words))
         if result == -EINVAL:
             return False
-        self._check(result, "lend a connection")
+        self._check(result, "lend connections")
         return True
 
     def allow(self, source: int, destination: int, name: bytes, name_id: int) -> None:

@@ -243,8 +243,7 @@ int64_t kdbus_engine_add_connection(struct kdbus_engine *engine, const struct kd
 int kdbus_engine_remove_connection(struct kdbus_engine *engine, uint32_t index);
 int kdbus_engine_bind(struct kdbus_engine *engine, uint32_t index, uint32_t thread, uint32_t descriptor);
 int kdbus_engine_is_lent(const struct kdbus_engine *engine, uint32_t index);
-int kdbus_engine_lend(struct kdbus_engine *engine, uint32_t index, uint64_t sequence, const uint64_t *pool,
-                      size_t count);
+int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t count);
 int kdbus_engine_allow(struct kdbus_engine *engine, uint32_t source_index, uint32_t destination_index, const char *name,
                        uint64_t name_id);
 int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words);

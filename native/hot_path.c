@@ -332,6 +332,7 @@ static size_t message_size(const struct flow_entry *entry)
 // Header and items, as broker/queue.py writes them, into a slice that holds the payload's.
 static struct lent_slice *write_message(struct flow_connection *receiver, const struct flow_entry *entry)
 {
+    uint64_t offset = entry->payload ? entry->payload->offset : 0;
     size_t size = message_size(entry);
     struct lent_slice *slice = lent_pool_allocate(&receiver->pool, size);
     uint64_t *word;
@@ -359,7 +360,8 @@ static struct lent_slice *write_message(struct flow_connection *receiver, const 
         *word++ = VEC_ITEM;
         *word++ = ITEM_PAYLOAD_OFF;
         *word++ = entry->parts[i].size;
-        *word++ = entry->parts[i].start + entry->payload->offset;
+        // Zeros that are not stored have no place.
+        *word++ = entry->parts[i].start == UINT64_MAX ? UINT64_MAX : entry->parts[i].start + offset;
     }
     return slice;
 }

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a person may ask of `kdbus run`, and how options are read.
+
+Options end at the first word that is none. A value is the next word, or follows `=`. There are few options, and a
+parser library would cost more time than starting the program does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from interposer.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The options of `kdbus run`."""
+
+    flows: bool = True
+    """Serve hot calls natively; off for comparison, and to debug."""
+    statistics: bool = False
+    """Tell on stderr, at the end, how many calls were served, and where."""
+
+
+def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool]) -> tuple[dict[str, str], list[str]]:
+    """Split `words` into options with their values, empty for those that take none, and what follows them.
+
+    `known`: by option, whether it takes a value. Raises UsageError.
+    """
+    given: dict[str, str] = {}
+    rest = list(words)
+    attempt = f"reading the options of `kdbus {subcommand}`"
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        word = rest.pop(0)
+        if word == "--":
+            break
+        name, equals, value = word.partition("=")
+        if name not in known:
+            raise UsageError(attempt, f"there is no {name!r}", "see --help")
+        if known[name] and not equals:
+            if not rest:
+                raise UsageError(attempt, f"{name!r} needs a value", "see --help")
+            value = rest.pop(0)
+        elif equals and not known[name]:
+            raise UsageError(attempt, f"{name!r} takes no value", "see --help")
+        given[name] = value
+    return given, rest

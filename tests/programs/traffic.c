@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// A conversation of several connections in one thread, invented from a seed and told in full: every call with its
+// result, its errno and what it left in memory, and every message with all its bytes. Two runs with the same seed must
+// tell the same, however the calls are served.
+//
+// usage: traffic SEED STEPS
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kdbus.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PEERS 4
+#define POOL (64 * 1024)
+#define KEPT 24
+#define HEADER 16 // of an item
+
+struct peer {
+    int fd;
+    uint64_t id;
+    unsigned char *pool;
+    uint64_t kept[KEPT]; // offsets to be freed some time
+    int kept_count;
+    uint64_t asked_by[KEPT]; // requests that may be answered
+    uint64_t asked_cookie[KEPT];
+    int asked_count;
+};
+
+static struct peer peers[PEERS];
+static uint64_t state;
+static char payload[96 * 1024];
+static char path[128];
+
+static uint32_t any(uint32_t below)
+{
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    return (uint32_t)(state >> 33) % below;
+}
+
+static void tell(const char *what, int peer, int result, const void *command, size_t size)
+{
+    int error = result < 0 ? errno : 0;
+    const unsigned char *byte = command;
+
+    printf("%s %d: %d %d", what, peer, result, error);
+    for (size_t i = 0; i < size; i++)
+        printf("%s%02x", i % 8 ? "" : " ", byte[i]);
+    printf("\n");
+}
+
+static int call(const char *what, struct peer *peer, unsigned long request, void *command, size_t size, size_t hidden)
+{
+    int result = ioctl(peer->fd, request, command);
+    int error = errno;
+
+    // What differs from run to run (deadlines, addresses) is in the first `hidden` bytes behind the flags.
+    tell(what, (int)(peer - peers), result, (char *)command + hidden, size - hidden);
+    errno = error;
+    return result;
+}
+
+static void hello(struct peer *peer)
+{
+    struct kdbus_cmd_hello hello = {
+        .size = sizeof(hello), .flags = KDBUS_HELLO_ACCEPT_FD, .attach_flags_send = _KDBUS_ATTACH_ALL, .pool_size = POOL};
+
+    peer->fd = open(path, O_RDWR | O_CLOEXEC);
+    if (peer->fd < 0 || ioctl(peer->fd, KDBUS_CMD_HELLO, &hello))
+        exit(2);
+    peer->id = hello.id;
+    peer->pool = mmap(NULL, POOL, PROT_READ, MAP_SHARED, peer->fd, 0);
+    if (peer->pool == MAP_FAILED)
+        exit(2);
+    peer->kept[peer->kept_count++] = hello.offset;
+}
+
+static void make_bus(void)
+{
+    struct {
+        struct kdbus_cmd_make head;
+        uint64_t bloom_size, bloom_type;
+        struct kdbus_bloom_parameter bloom;
+        uint64_t name_size, name_type;
+        char name[64];
+    } make = {.bloom_size = 32, .bloom_type = KDBUS_ITEM_BLOOM_PARAMETER, .bloom = {64, 1}};
+    int control = open("/sys/fs/kdbus/control", O_RDWR | O_CLOEXEC);
+
+    snprintf(make.name, sizeof(make.name), "%u-traffic", getuid());
+    make.name_type = KDBUS_ITEM_MAKE_NAME;
+    make.name_size = HEADER + strlen(make.name) + 1;
+    make.head.size = sizeof(make.head) + make.bloom_size + make.name_size;
+    if (control < 0 || ioctl(control, KDBUS_CMD_BUS_MAKE, &make))
+        exit(2);
+    snprintf(path, sizeof(path), "/sys/fs/kdbus/%s/bus", make.name);
+}
+
+static void acquire(struct peer *peer)
+{
+    struct {
+        struct kdbus_cmd_name head;
+        uint64_t size, type;
+        char name[32];
+    } name = {.type = KDBUS_ITEM_NAME};
+
+    snprintf(name.name, sizeof(name.name), "org.example.Peer%d", (int)(peer - peers));
+    name.size = HEADER + strlen(name.name) + 1;
+    name.head.size = sizeof(name.head) + name.size;
+    call(any(2) ? "acquire" : "acquire again", peer, KDBUS_CMD_NAME_ACQUIRE, &name, name.head.size, 0);
+}
+
+static uint64_t *put_vector(uint64_t *word, const void *address, uint64_t size)
+{
+    *word++ = 32;
+    *word++ = KDBUS_ITEM_PAYLOAD_VEC;
+    *word++ = size;
+    *word++ = (uint64_t)(uintptr_t)address;
+    return word;
+}
+
+static void send_message(struct peer *from)
+{
+    struct peer *to = &peers[any(12) ? any(2) : any(PEERS)];
+    uint64_t words[128] = {0};
+    struct kdbus_msg *message = (struct kdbus_msg *)words;
+    struct kdbus_cmd_send command = {.size = sizeof(command), .msg_address = (uintptr_t)message};
+    uint64_t *word = words + sizeof(*message) / 8;
+    uint32_t kind = any(40) ? any(12) : 12 + any(4);
+
+    message->payload_type = KDBUS_PAYLOAD_DBUS;
+    message->dst_id = to->id;
+    message->cookie = any(1000) + 1;
+    message->priority = (int64_t)any(3) - 1;
+    if (kind < 6) {
+        struct timespec now;
+
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        message->flags = KDBUS_MSG_EXPECT_REPLY;
+        message->timeout_ns = (uint64_t)(now.tv_sec + 1000) * 1000000000; // never within this run
+    } else if (kind < 12 && from->asked_count) {
+        int which = (int)any((uint32_t)from->asked_count);
+
+        message->dst_id = from->asked_by[which];
+        message->cookie_reply = from->asked_cookie[which];
+        from->asked_count--;
+        from->asked_by[which] = from->asked_by[from->asked_count];
+        from->asked_cookie[which] = from->asked_cookie[from->asked_count];
+    } else if (kind == 12) {
+        message->cookie_reply = 77; // nobody asked
+    } else if (kind == 13) {
+        message->dst_id = 1000; // nobody there
+    } else if (kind == 14) {
+        command.flags = 64;
+    } else if (kind == 15) {
+        message->payload_type = 0;
+    }
+    if (any(3) == 0) {
+        *word++ = HEADER + 18;
+        *word++ = KDBUS_ITEM_DST_NAME;
+        snprintf((char *)word, 24, "org.example.Peer%d", (int)(to - peers));
+        word += 3;
+        if (any(2))
+            message->dst_id = 0;
+    }
+    for (uint32_t vectors = any(4); vectors; vectors--) {
+        uint32_t size = any(400) ? any(600) + 1 : any(sizeof(payload)) + 1;
+
+        word = put_vector(word, any(150) ? payload + any(64) : any(2) ? NULL : (void *)8, size);
+    }
+    message->size = (uint64_t)((char *)word - (char *)words);
+    if (any(200) == 0)
+        message->size -= any(9);
+    call("send", from, KDBUS_CMD_SEND, &command, 40, 16);
+}
+
+static void receive(struct peer *peer)
+{
+    struct kdbus_cmd_recv command = {.size = sizeof(command)};
+    const struct kdbus_msg *message;
+
+    if (peer->kept_count == KEPT)
+        return;
+    command.flags = any(40) ? 0 : any(8);
+    command.priority = (int64_t)any(3) - 1;
+    if (call("recv", peer, KDBUS_CMD_RECV, &command, sizeof(command), 0) || command.flags & KDBUS_RECV_DROP)
+        return;
+    message = (const struct kdbus_msg *)(peer->pool + command.msg.offset);
+    if (message->flags & KDBUS_MSG_EXPECT_REPLY) {
+        uint64_t copy[8];
+
+        memcpy(copy, message, sizeof(copy));
+        copy[7] = 0; // the deadline
+        tell(" request", (int)(peer - peers), 0, copy, sizeof(copy));
+        if (peer->asked_count < KEPT && !(command.flags & KDBUS_RECV_PEEK)) {
+            peer->asked_by[peer->asked_count] = message->src_id;
+            peer->asked_cookie[peer->asked_count++] = message->cookie;
+        }
+    } else {
+        tell(" message", (int)(peer - peers), 0, message, sizeof(*message));
+    }
+    tell(" items", (int)(peer - peers), 0, message + 1, message->size - sizeof(*message));
+    peer->kept[peer->kept_count++] = command.msg.offset;
+}
+
+static void release(struct peer *peer)
+{
+    struct kdbus_cmd_free command = {.size = sizeof(command)};
+    uint32_t which;
+
+    if (!peer->kept_count && any(10))
+        return;
+    if (!peer->kept_count || any(200) == 0) {
+        command.offset = any(POOL) & ~7u;
+        command.flags = any(2);
+        call("free nothing", peer, KDBUS_CMD_FREE, &command, sizeof(command), 0);
+        return;
+    }
+    which = any((uint32_t)peer->kept_count);
+    command.offset = peer->kept[which];
+    peer->kept[which] = peer->kept[--peer->kept_count];
+    call("free", peer, KDBUS_CMD_FREE, &command, sizeof(command), 0);
+}
+
+static void look(void)
+{
+    struct pollfd pollers[PEERS];
+
+    for (int i = 0; i < PEERS; i++)
+        pollers[i] = (struct pollfd){.fd = peers[i].fd, .events = POLLIN};
+    poll(pollers, PEERS, 0);
+    printf("readable:");
+    for (int i = 0; i < PEERS; i++)
+        printf(" %d", !!(pollers[i].revents & POLLIN));
+    printf("\n");
+}
+
+int main(int argc, char **argv)
+{
+    long steps;
+
+    if (argc != 3)
+        return 2;
+    state = strtoull(argv[1], NULL, 10) + 1;
+    steps = strtol(argv[2], NULL, 10);
+    for (size_t i = 0; i < sizeof(payload); i++)
+        payload[i] = (char)(i * 7 + i / 251);
+    make_bus();
+    for (int i = 0; i < PEERS; i++)
+        hello(&peers[i]);
+    for (int i = 0; i < PEERS; i++)
+        acquire(&peers[i]);
+    while (steps-- > 0) {
+        // Two of the peers talk most of the time, so that there is something to repeat.
+        struct peer *peer = &peers[any(12) ? any(2) : any(PEERS)];
+        uint32_t what = any(200);
+
+        if (what < 60)
+            send_message(peer);
+        else if (what < 130)
+            receive(peer);
+        else if (what < 189)
+            release(peer);
+        else if (what < 199)
+            look();
+        else
+            acquire(peer);
+    }
+    return 0;
+}
