@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`broker.flow`: what may be lent, what a flow is, and that state survives the way out and back.
+
+The words are not checked one by one: what matters is that the broker goes on as if nothing had been lent. So each
+test lends, takes back at once what it lent, and looks at what programs would see.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from broker import revision3 as abi
+from broker.flow import LENT_DOMAINS, hand_out, is_flow, is_lendable, lendable, take_back
+from broker.quota import User
+from tests.outside import SECOND, Peer, World, descriptors_item, memfd, vector_item
+
+
+def lend_and_take_back(world: World, *peers: Peer) -> None:
+    """Lend the connections of `peers` and take them back unchanged."""
+    connections = {number: peer.connection for number, peer in enumerate(peers)}
+    assert lendable(connections.values()) == list(connections.values())
+    users: dict[int, User] = {}
+
+    def number_of(user: User) -> int:
+        users[id(user)] = user
+        return id(user)
+
+    words = hand_out([(number, peer, False) for number, peer in connections.items()], [world.domain], number_of)
+    for connection in connections.values():
+        assert not len(connection.queue) and not connection.request_count and not connection.owed
+    assert all(0 <= word < 1 << 64 for word in words)
+    returned = take_back(words, [world.domain], connections, users)
+    assert not returned.waits
+    assert [connection for connection, _ in returned.readable] == list(connections.values())
+
+
+def pair(world: World) -> tuple[Peer, Peer]:
+    """Two connections that want no metadata."""
+    return world.connect(attach_flags_recv=0), world.connect(attach_flags_recv=0)
+
+
+def test_waiting_messages_survive() -> None:
+    world = World()
+    alice, bob = pair(world)
+    alice.send(bob, b"first", priority=5)
+    alice.send(bob, b"second", priority=-5)
+    lend_and_take_back(world, alice, bob)
+    assert bob.recv(abi.RECV_USE_PRIORITY, priority=0).payload == b"second"
+    assert bob.recv().payload == b"first"
+
+
+def test_a_message_by_name_still_says_so() -> None:
+    world = World()
+    alice, bob = pair(world)
+    bob.acquire(b"org.example.Bob")
+    alice.send(b"org.example.Bob", b"x")
+    lend_and_take_back(world, alice, bob)
+    assert bob.recv().item(abi.ITEM_DST_NAME) == b"org.example.Bob\0"
+
+
+def test_zeros_that_are_not_stored_have_no_place() -> None:
+    world = World()
+    alice, bob = pair(world)
+    alice.send(bob, items=[vector_item(0, 16)])
+    lend_and_take_back(world, alice, bob)
+    assert bob.recv().item(abi.ITEM_PAYLOAD_OFF)[8:] == b"\xff" * 8
+
+
+def test_slices_survive() -> None:
+    world = World()
+    alice, bob = pair(world)
+    alice.send(bob, b"x" * 100)
+    alice.send(bob, b"y" * 50)
+    received = bob.recv(free=False)
+    before = [(part.offset, part.size, part.free) for part in bob.connection.pool.slices()]
+    lend_and_take_back(world, alice, bob)
+    assert [(part.offset, part.size, part.free) for part in bob.connection.pool.slices()] == before
+    bob.free(received.offset)
+    bob.free(bob.recv(free=False).offset)
+    assert bob.connection.pool.busy == 0
+
+
+def test_an_expected_reply_survives() -> None:
+    world = World()
+    alice, bob = pair(world)
+    alice.request(bob, 7)
+    lend_and_take_back(world, alice, bob)
+    assert bob.recv()["cookie"] == 7
+    bob.reply(alice, 7, b"answer")
+    assert alice.recv().payload == b"answer"
+    assert alice.connection.request_count == 0
+
+
+def test_a_deadline_survives() -> None:
+    world = World()
+    alice, bob = pair(world)
+    alice.request(bob, 7, timeout=SECOND)
+    lend_and_take_back(world, alice, bob)
+    world.expire(2 * SECOND)
+    assert alice.recv().types[0] == abi.ITEM_REPLY_TIMEOUT
+
+
+def test_charges_survive() -> None:
+    world = World()
+    alice, bob = pair(world)
+    for _ in range(20):
+        alice.send(bob, b"x")
+    lend_and_take_back(world, alice, bob)
+    assert bob.connection.quota.charged == {alice.connection.user: 4}
+    for _ in range(20):
+        bob.recv()
+    assert bob.connection.quota.charged == {}
+
+
+def test_the_sequence_goes_on() -> None:
+    world = World()
+    alice, bob = pair(world)
+    before = world.domain.sequence
+    lend_and_take_back(world, alice, bob)
+    assert world.domain.sequence == before
+
+
+def test_descriptors_are_not_lent() -> None:
+    world = World()
+    alice, bob = world.connect(attach_flags_recv=0), world.connect(attach_flags_recv=0)
+    number = alice.caller.open(memfd(8))
+    alice.send(bob, items=[descriptors_item(number)])
+    assert not is_lendable(bob.connection)
+    assert is_lendable(alice.connection)
+
+
+def test_metadata_are_not_lent() -> None:
+    world = World()
+    alice, bob = world.connect(), world.connect(attach_flags_recv=abi.ATTACH_TIMESTAMP)
+    alice.send(bob, b"x")
+    assert not is_lendable(bob.connection)
+
+
+def test_losses_are_reported_first() -> None:
+    world = World()
+    alice = world.connect(attach_flags_recv=0)
+    alice.connection.lost_count = 1
+    assert not is_lendable(alice.connection)
+
+
+def test_monitors_see_everything() -> None:
+    world = World()
+    alice = world.connect(attach_flags_recv=0)
+    assert is_lendable(alice.connection)
+    world.monitor()
+    assert not is_lendable(alice.connection)
+
+
+def test_both_ends_of_a_request_are_lent_together() -> None:
+    world = World()
+    alice, bob = pair(world)
+    alice.request(bob, 7)
+    assert lendable([alice.connection]) == []
+    assert lendable([bob.connection]) == []
+    assert len(lendable([alice.connection, bob.connection])) == 2
+
+
+def test_a_waiting_call_stays_with_the_broker() -> None:
+    world = World()
+    alice, bob = pair(world)
+    alice.request(bob, 7, sync=True)
+    bob.recv()
+    assert lendable([alice.connection, bob.connection]) == []
+
+
+def test_a_flow_needs_no_permission_and_no_metadata() -> None:
+    world = World()
+    alice, bob = pair(world)
+    eve = world.connect(caller=world.caller(uid=2000), attach_flags_recv=0)
+    curious = world.connect(attach_flags_recv=abi.ATTACH_CREDS)
+    assert is_flow(alice.connection, bob.connection)
+    assert not is_flow(eve.connection, bob.connection)
+    assert not is_flow(alice.connection, curious.connection)
+
+
+def test_the_domain_limit_is_padded() -> None:
+    world = World()
+    alice, bob = pair(world)
+    words = hand_out([(0, alice.connection, True), (1, bob.connection, False)], [world.domain], id)
+    assert words[0] == world.domain.sequence
+    assert words[1:LENT_DOMAINS] == [0] * (LENT_DOMAINS - 1)
+    assert words[LENT_DOMAINS : LENT_DOMAINS + 2] == [2, 0]
+    with pytest.raises(StopIteration):
+        take_back(words[:-1], [world.domain], {0: alice.connection, 1: bob.connection}, {})

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Flows change nothing but the speed.
+
+The same invented conversation (`programs/traffic.c`) is run with flows and without, and all that it saw is compared:
+every result, errno, write-back, readiness, message and offset. The native side repeats numbers of the ABI; they are
+compared with the table.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from broker import limits
+from broker import revision3 as abi
+from tests.compiling import compile_program
+from tests.users import PROJECT, User
+
+SEEDS = range(1, 7)
+STEPS = 4000
+_STATISTICS = re.compile(r"kdbus: (\d+) calls served by the broker, (\d+) natively\n")
+
+
+@pytest.fixture(scope="module")
+def traffic(open_folder: Path) -> Path:
+    return compile_program("traffic", open_folder)
+
+
+def run(user: User, program: Path, *options: str, seed: int) -> tuple[str, int, int]:
+    """What the program told, and how many calls the broker and the engine have served."""
+    promised = User(user.name, user.identity, user.python, {**user.environment, "KDBUS_EXACTLY_ONCE": "kernel"})
+    command = promised.kdbus("run", "--statistics", *options, "--", str(program), str(seed), str(STEPS))
+    outcome = promised.run(command)
+    assert outcome.status == 0, outcome.output
+    found = _STATISTICS.search(outcome.output)
+    assert found is not None, outcome.output
+    return _STATISTICS.sub("", outcome.output), int(found[1]), int(found[2])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_flows_change_nothing(user: User, traffic: Path, seed: int) -> None:
+    with_flows, broker, natively = run(user, traffic, seed=seed)
+    without, all_calls, none = run(user, traffic, "--no-flows", seed=seed)
+    assert with_flows.splitlines() == without.splitlines()
+    assert none == 0
+    assert broker + natively == all_calls
+    assert natively > all_calls // 2, "the comparison is worth nothing if next to nothing was served natively"
+
+
+def native_number(name: str) -> int:
+    """The number that a #define of the native sources gives to `name`."""
+    for file in ("hot_path.c", "flow.h"):
+        text = (PROJECT / "native" / file).read_text(encoding="ascii")
+        found = re.search(rf"^#define {name} \(?(\w+?)U?L*(?: << (\d+)\))?(?: |$)", text, re.MULTILINE)
+        if found is not None:
+            return int(found[1], 0) << int(found[2] or 0)
+    raise AssertionError(f"{name} is defined nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("CMD_SEND", abi.REQUESTS["KDBUS_CMD_SEND"]),
+        ("CMD_RECV", abi.REQUESTS["KDBUS_CMD_RECV"]),
+        ("CMD_FREE", abi.REQUESTS["KDBUS_CMD_FREE"]),
+        ("SEND_SYNC_REPLY", abi.SEND_SYNC_REPLY),
+        ("RECV_FLAGS", abi.RECV_PEEK | abi.RECV_DROP | abi.RECV_USE_PRIORITY),
+        ("MSG_EXPECT_REPLY", abi.MESSAGE_EXPECT_REPLY),
+        ("MSG_NO_AUTO_START", abi.MESSAGE_NO_AUTO_START),
+        ("MSG_FLAGS", abi.MESSAGE_EXPECT_REPLY | abi.MESSAGE_NO_AUTO_START | abi.MESSAGE_SIGNAL),
+        ("ITEM_PAYLOAD_VEC", abi.ITEM_PAYLOAD_VEC),
+        ("ITEM_PAYLOAD_OFF", abi.ITEM_PAYLOAD_OFF),
+        ("ITEM_DST_NAME", abi.ITEM_DST_NAME),
+        ("SEND_BYTES", abi.STRUCTS["kdbus_cmd_send"].size),
+        ("RECV_BYTES", abi.STRUCTS["kdbus_cmd_recv"].size),
+        ("FREE_BYTES", abi.STRUCTS["kdbus_cmd_free"].size),
+        ("HEADER_BYTES", abi.STRUCTS["kdbus_msg"].size),
+        ("LENT_MESSAGES", limits.MESSAGES_PER_CONNECTION),
+        ("LENT_REQUESTS", limits.REQUESTS_PER_CONNECTION),
+        ("LENT_UNACCOUNTED", limits.MESSAGES_UNACCOUNTED),
+        ("LENT_PER_USER", limits.MESSAGES_PER_USER),
+        ("LENT_NAME", limits.NAME_LENGTH + 1),
+        ("LENT_PAYLOAD", limits.MESSAGE_PAYLOAD),
+    ],
+)
+def test_native_numbers_are_those_of_the_table(name: str, number: int) -> None:
+    assert native_number(name) == number
+
+
+@pytest.mark.parametrize(
+    ("first", "struct", "members"),
+    [
+        ("SEND", "kdbus_cmd_send", "size flags kernel_flags kernel_msg_flags return_flags msg_address reply"),
+        ("RECV", "kdbus_cmd_recv", "size flags kernel_flags return_flags priority dropped_msgs msg"),
+        ("FREE", "kdbus_cmd_free", "size offset flags kernel_flags return_flags"),
+        ("MSG", "kdbus_msg", "size flags priority dst_id src_id payload_type cookie timeout_ns"),
+    ],
+)
+def test_native_words_are_those_of_the_table(first: str, struct: str, members: str) -> None:
+    text = (PROJECT / "native" / "hot_path.c").read_text(encoding="ascii")
+    enumerators = re.search(rf"enum {{ ({first}_SIZE[^}}]*) }}", text)
+    assert enumerators is not None
+    offsets = [abi.STRUCTS[struct].span(member)[0] for member in members.split()]
+    assert offsets == [8 * place for place in range(len(offsets))]
+    assert len(enumerators[1].split(",")) in (len(offsets), len(offsets) + 1)
