@@ -37,6 +37,8 @@ struct lent_slice {
     uint64_t offset;
     uint64_t size;
     uint64_t serial; // age among free slices of one size
+    uint64_t serial_before; // what lent_pool_undo restores: this one's age, and the pool's counter
+    uint64_t pool_serial_before;
     uint32_t holders;
     uint8_t free;
     uint8_t published;
@@ -58,6 +60,7 @@ int lent_pool_load(struct lent_pool *pool, const uint64_t *words, size_t count);
 int lent_pool_store(const struct lent_pool *pool, struct words *out);
 struct lent_slice *lent_pool_find(const struct lent_pool *pool, uint64_t offset);
 struct lent_slice *lent_pool_allocate(struct lent_pool *pool, uint64_t size);
+void lent_pool_undo(struct lent_pool *pool, struct lent_slice *slice);
 void lent_pool_release(struct lent_pool *pool, struct lent_slice *slice);
 void lent_pool_unpublish(struct lent_pool *pool, struct lent_slice *slice);
 

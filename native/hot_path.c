@@ -304,10 +304,9 @@ static struct lent_slice *take_payload(const struct kdbus_notification *call, co
                 ? NULL
                 : lent_pool_allocate(&receiver->pool, out->payload_size);
     if (slice && !copy_payload(call, out, &receiver->pool, slice)) {
-        lent_pool_release(&receiver->pool, slice);
+        lent_pool_undo(&receiver->pool, slice);
         slice = NULL;
     }
-    receiver->dirty = 1; // even a slice that was given back has changed the order of the free ones
     *failed = !slice;
     return slice;
 }
@@ -366,12 +365,6 @@ static struct lent_slice *write_message(struct flow_connection *receiver, const 
     return slice;
 }
 
-static void unwrite_message(struct flow_connection *receiver, struct lent_slice *slice)
-{
-    lent_pool_release(&receiver->pool, slice); // lets go of the payload, too
-    receiver->dirty = 1;
-}
-
 // The answer to a waiting call: into its pool, its command, and out of its wait. 0 if that cannot be.
 static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, const struct flow_entry *entry)
 {
@@ -389,7 +382,7 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     results[1] = slice->size;
     results[2] = 0;
     if (!write_back(reply->caller.pid, reply->caller.arguments[2], reply->command, SEND_REPLY, results, 3)) {
-        unwrite_message(requester, slice);
+        lent_pool_undo(&requester->pool, slice);
         return 0;
     }
     slice->published = 1;
@@ -449,8 +442,10 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     if (answered && answered->sync) {
         int finished = finish_wait(engine, answered, entry);
 
-        if (entry->payload)
+        if (entry->payload && finished)
             lent_pool_release(&receiver->pool, entry->payload);
+        else if (entry->payload)
+            lent_pool_undo(&receiver->pool, entry->payload);
         free(entry);
         if (!finished)
             return 0;
@@ -466,7 +461,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         reply = flow_new_reply(engine);
         if (!reply) {
             if (entry->payload)
-                lent_pool_release(&receiver->pool, entry->payload);
+                lent_pool_undo(&receiver->pool, entry->payload);
             free(entry);
             return -ENOMEM;
         }
@@ -552,7 +547,7 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
                                   {(void *)(call->arguments[2] + 8 * RECV_DROPPED), 32}};
 
         if (process_vm_writev((pid_t)call->pid, local, 2, remote, 2, 0) != 48) {
-            unwrite_message(receiver, slice);
+            lent_pool_undo(&receiver->pool, slice);
             return 0;
         }
     }

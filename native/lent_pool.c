@@ -115,6 +115,8 @@ struct lent_slice *lent_pool_allocate(struct lent_pool *pool, uint64_t size)
             found = slice;
     if (!found || pool->count >= LENT_SLICES)
         return NULL;
+    found->serial_before = found->serial;
+    found->pool_serial_before = pool->serial;
     if (found->size > size) {
         struct lent_slice *rest = calloc(1, sizeof(*rest));
 
@@ -172,6 +174,21 @@ static void give_back(struct lent_pool *pool, struct lent_slice *slice)
     slice->serial = ++pool->serial;
     if (child)
         lent_pool_release(pool, child);
+}
+
+// As if the latest allocation, `slice`, had never been made: the broker makes it again, and must find what was there.
+void lent_pool_undo(struct lent_pool *pool, struct lent_slice *slice)
+{
+    uint64_t pool_serial = slice->pool_serial_before;
+    uint64_t serial = slice->serial_before;
+
+    if (slice->child)
+        slice->child->holders--;
+    slice->child = NULL;
+    slice->holders = 0;
+    give_back(pool, slice); // nothing before it is free, so it stays where it is
+    slice->serial = serial;
+    pool->serial = pool_serial;
 }
 
 void lent_pool_release(struct lent_pool *pool, struct lent_slice *slice)

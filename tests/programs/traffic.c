@@ -270,8 +270,11 @@ int main(int argc, char **argv)
             release(peer);
         else if (what < 199)
             look();
-        else
+        else if (any(2))
             acquire(peer);
+        else
+            for (int burst = 40; burst; burst--) // beyond what is not charged to anybody
+                send_message(peer);
     }
     return 0;
 }
