@@ -134,7 +134,7 @@ def test_service_and_client_talk(samples: Path) -> None:
 
 def test_client_waits_for_a_service_that_starts_later(samples: Path) -> None:
     script = """
-        { ./client 2>&1 >&3 | {
+        { ./client "$BUS" 2>&1 >&3 | {
             read waiting
             test "$waiting" = "client: waiting for the bus $BUS" && ./service "$BUS"
         }; } 3>&1
