@@ -155,8 +155,8 @@ _CHECKS: dict[int, Callable[[bytes], None]] = {
 def parse(data: bytes) -> list[Item]:
     """The items in `data`, each checked.
 
-    `data` is what follows the command's fixed part; its length need not be a multiple of 8, but the last item's
-    padded end must be exactly the padded end of `data`.
+    `data` is what follows the command's fixed part; its length need not be a multiple of 8, as the padding of the
+    last item may be missing. As no item may go past the end, the last one's padded end is always that of `data`.
 
     Raises BadItem, NameTooLong, BadName or BadDescriptor, for the first bad item in the list.
     """
@@ -174,8 +174,6 @@ def parse(data: bytes) -> list[Item]:
             check(payload)
         items.append(Item(item_type, payload))
         position += align8(size)
-    if position != align8(end):
-        raise BadItem
     return items
 
 

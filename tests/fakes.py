@@ -8,6 +8,7 @@ Facts are plain members that a test may change at any time.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -26,22 +27,28 @@ class Memory:
 
     def __init__(self) -> None:
         self._regions: dict[int, bytearray] = {}
+        self._starts: list[int] = []
         self._next = 0x10000
         self.before_read: Callable[[int, int], None] | None = None
         """Called with (address, size) before each read; may change the memory."""
+        self.before_write: Callable[[int, bytes], None] | None = None
+        """Called with (address, data) before each write; may change the memory, or raise BadAddress."""
 
     def put(self, data: bytes) -> int:
         """Put `data` at a new page-aligned address, with a hole behind it. Returns the address."""
         address = self._next
         self._regions[address] = bytearray(data)
+        self._starts.append(address)
         self._next += (len(data) // 4096 + 2) * 4096
         return address
 
     def _find(self, address: int, size: int) -> tuple[bytearray, int]:
-        for start, region in self._regions.items():
-            if start <= address and address + size <= start + len(region):
-                return region, address - start
-        raise BadAddress
+        index = bisect_right(self._starts, address) - 1
+        start = self._starts[index] if index >= 0 else 0
+        region = self._regions.get(start, bytearray())
+        if index < 0 or address + size > start + len(region):
+            raise BadAddress
+        return region, address - start
 
     def read(self, address: int, size: int) -> bytes:
         if self.before_read is not None:
@@ -50,6 +57,8 @@ class Memory:
         return bytes(region[offset : offset + size])
 
     def write(self, address: int, data: bytes) -> None:
+        if self.before_write is not None:
+            self.before_write(address, data)
         region, offset = self._find(address, len(data))
         region[offset : offset + len(data)] = data
 

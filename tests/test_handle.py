@@ -158,21 +158,19 @@ def test_a_failed_hello_leaves_the_handle_usable_and_nothing_behind() -> None:
     world = World()
     opened, _ = world.open()
     address = opened.caller.memory.put(command_bytes("kdbus_cmd_hello", pool_size=4096))
-    original = opened.caller.write
 
-    def write(where: int, what: bytes) -> None:
-        if len(what) > 8:
+    def refuse(_address: int, data: bytes) -> None:
+        if len(data) > 8:
             raise BadAddress
-        original(where, what)
 
-    opened.caller.write = write  # type: ignore[method-assign]
+    opened.caller.memory.before_write = refuse
     with fails(BadAddress, errno.EFAULT):
         opened.ioctl("HELLO", address)
     assert [pool.closed for pool in opened.caller.pools] == [True]
     bus = world.default_bus().bus
     assert not bus.connections
     assert world.domain.user(1000).connections == 0
-    opened.caller.write = original  # type: ignore[method-assign]
+    opened.caller.memory.before_write = None
     opened.ioctl("HELLO", address)
     assert list(bus.connections) == [2], "the id of the failed one is used up"
 

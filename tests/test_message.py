@@ -172,7 +172,7 @@ def test_requests_need_deadline_cookie_and_one_receiver(
     alice: Peer, error: type[KdbusError], number: int, members: dict[str, int]
 ) -> None:
     with fails(error, number):
-        alice.send(**{"flags": EXPECT, **members})
+        send_at(alice, alice.caller.memory.put(message_bytes((), **{"flags": EXPECT, **members})))
 
 
 def test_a_synchronous_send_must_be_a_request(alice: Peer, bob: Peer) -> None:

@@ -55,6 +55,16 @@ def lose(alice: Peer, bob: Peer, count: int) -> None:
     assert bob.connection.lost_count == count
 
 
+def refuse_all_but(peer: Peer, allowed: int) -> None:
+    """Let writes into the caller's memory fail, except at one address."""
+
+    def refuse(address: int, _data: bytes) -> None:
+        if address != allowed:
+            raise BadAddress
+
+    peer.caller.memory.before_write = refuse
+
+
 def test_an_empty_queue_is_eagain(bob: Peer) -> None:
     for flags in (0, PEEK, DROP, BY_PRIORITY, PEEK | DROP | BY_PRIORITY):
         with fails(NoMessage, errno.EAGAIN):
@@ -286,14 +296,7 @@ def test_an_empty_queue_comes_before_the_report(alice: Peer, bob: Peer) -> None:
 def test_the_report_is_lost_if_it_cannot_be_written(alice: Peer, bob: Peer) -> None:
     lose(alice, bob, 2)
     address = bob.caller.memory.put(command_bytes("kdbus_cmd_recv"))
-    original = bob.caller.write
-
-    def write(where: int, what: bytes) -> None:
-        if where != address + 16:
-            raise BadAddress
-        original(where, what)
-
-    bob.caller.write = write  # type: ignore[method-assign]
+    refuse_all_but(bob, address + 16)
     with fails(BadAddress, errno.EFAULT):
         bob.ioctl("RECV", address)
     assert bob.connection.lost_count == 0
@@ -345,14 +348,7 @@ def test_a_result_that_cannot_be_written_loses_the_message(alice: Peer, bob: Pee
     """As in the original, the message has left the queue by then."""
     alice.send(bob, b"payload")
     address = bob.caller.memory.put(command_bytes("kdbus_cmd_recv"))
-    original = bob.caller.write
-
-    def write(where: int, what: bytes) -> None:
-        if where != address + 16:
-            raise BadAddress
-        original(where, what)
-
-    bob.caller.write = write  # type: ignore[method-assign]
+    refuse_all_but(bob, address + 16)
     with fails(BadAddress, errno.EFAULT):
         bob.ioctl("RECV", address)
     assert len(bob.connection.queue) == 0
