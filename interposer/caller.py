@@ -36,8 +36,9 @@ from broker.outside import Credentials, File, PoolMemory
 from interposer.files import HandleRegistry, TargetFile
 from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.process import TargetProcess
+from interposer.reopened import reopen
 from native import memory
-from native.identity import PIDFD_THREAD, pidfd_getfd, pidfd_open
+from native.identity import PIDFD_THREAD, can_fetch, pidfd_getfd, pidfd_open
 from native.notification import Listener, Notification
 from native.pool import Pool
 
@@ -117,7 +118,15 @@ class TargetCaller:
         self._check_memory()
 
     def file(self, descriptor: int) -> TargetFile:
-        """A reference to what `descriptor` of the caller is open on. Raises BadDescriptor."""
+        """A reference to what `descriptor` of the caller is open on.
+
+        Raises BadDescriptor; DescriptorNotPassable where only some kinds of files can be had (`interposer.reopened`).
+        """
+        if not can_fetch():
+            try:
+                return TargetFile(reopen(self._folder, descriptor), self._handles)
+            except ProcessLookupError:
+                raise BadDescriptor from None
         try:
             thread = self._open_thread()
             try:

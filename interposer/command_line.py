@@ -36,28 +36,40 @@ from interposer.errors import InterposerError, UsageError
 from interposer.options import RunOptions, parse
 
 if TYPE_CHECKING:
-    from interposer.launch import Launched
+    from interposer.launch import Launched, Mode
 
 FAILURE = InterposerError.exit_status
+CONTROL_NODE = "/sys/fs/kdbus/control"
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
-_RUN_OPTIONS = {"--no-flows": False, "--statistics": False, **_HELP_OPTIONS}
+_VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
+_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, **_HELP_OPTIONS}
+_RUN_OPTIONS = {"--domain": True, "--mode": True, "--linger": False, **_VERBOSE_OPTIONS, **_SERVICE_OPTIONS}
+_SERVE_OPTIONS = {"--socket": True, **_SERVICE_OPTIONS}
 
 HELP = """\
 kdbus runs programs written for kdbus on an ordinary Linux kernel.
 
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus serve --socket PATH [OPTIONS]
        kdbus doctor [--json]
        kdbus include-dir
        kdbus --help | --version
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
+  serve        keep a kdbus that programs join with `kdbus run --domain PATH`, until SIGTERM; a server that root starts
+               serves all users, an ordinary user's serves that user; who joins trusts the server
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with: cc -I"$(kdbus include-dir)"
 
 options of `kdbus run`:
-  --statistics  tell on stderr, at the end, how many calls were served, and how
-  --no-flows    serve every call in the broker, none natively: slower, to compare and to debug
+  --domain PATH join the kdbus of `kdbus serve --socket PATH`, instead of having one of its own
+  -v, --verbose tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
+  --statistics  tell on stderr, at the end, how many calls were served, and how (for `kdbus serve`, too)
+  --linger      stay until the last process that PROGRAM has started has ended, daemons among them
+  --mode MODE   `mount`: show /sys/fs/kdbus in a mount namespace; `path`: answer calls that name a path in it, which
+                is slower and needs no privileges; without this option, the first of the two that can be had
+  --no-flows    serve every call in the broker, none natively: slower, to compare and to debug (for `kdbus serve`, too)
 
 Options end at the first word that is none, so PROGRAM's own need no `--`. `kdbus run` ends as PROGRAM does: with its
 exit status, or by the same signal. Its own failures: 127 PROGRAM is not found, 126 it cannot be executed, 125 all else.
@@ -109,25 +121,101 @@ def _run(words: list[str]) -> int:
     if given.keys() & _HELP_OPTIONS.keys():
         print(HELP, end="")
         return 0
-    options = RunOptions(flows="--no-flows" not in given, statistics="--statistics" in given)
+    options = RunOptions(
+        flows="--no-flows" not in given, linger="--linger" in given, statistics="--statistics" in given
+    )
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", "see --help")
+    mode, domain = _mode(given.get("--mode")), given.get("--domain")
+    _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()))
+    if domain is not None:
+        return _end_like(_join(domain, command, mode))
 
     from interposer.launch import launch
 
     signals = _Signals()
-    launched = launch(command)
+    launched = launch(command, mode)
+    try:
+        status = _supervise(launched, signals, options)
+    finally:
+        launched.leave_nothing()
+    return _end_like(status)
+
+
+def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool) -> None:
+    """Become the program if an outer `kdbus run` supervises it already. Raises what prevents that."""
+    if not os.path.exists(CONTROL_NODE):
+        # The usual case, told without importing anything.
+        return
+    from interposer import nested
+
+    if nested.is_nested():
+        if verbose:
+            print(
+                f"kdbus: an outer `kdbus run` serves this process tree; running {command[0]!r} in its domain",
+                file=sys.stderr,
+            )
+        nested.run_nested(command, domain)
+
+
+def _join(path: str, command: Sequence[str], mode: Mode | None) -> int:
+    """Run `command` in the domain of a server; its wait status."""
+    from interposer.join import join
+    from interposer.launch import Mode
+
+    if mode is Mode.PATH:
+        raise UsageError("reading the options of `kdbus run`", "--domain needs mount mode", "leave out --mode path")
+    signals = _Signals()
+    joined = join(path, command)
+    signals.program_started(joined.launched.pid)
+    error = joined.launched.exec_error()
+    if error is not None:
+        os.waitpid(joined.launched.pid, 0)
+        raise error
+    return joined.run()
+
+
+def _serve(words: list[str]) -> int:
+    given, rest = parse("serve", words, _SERVE_OPTIONS)
+    _nothing_more("serve", rest)
+    if given.keys() & _HELP_OPTIONS.keys():
+        print(HELP, end="")
+        return 0
+    if "--socket" not in given:
+        raise UsageError("reading the options of `kdbus serve`", "there is no --socket PATH", "see --help")
+
+    from interposer.serve import serve
+
+    options = RunOptions(flows="--no-flows" not in given, statistics="--statistics" in given)
+    return serve(given["--socket"], options)
+
+
+def _mode(word: str | None) -> Mode | None:
+    from interposer.launch import Mode
+
+    try:
+        return None if word is None else Mode(word)
+    except ValueError:
+        words = " and ".join(mode.value for mode in Mode)
+        raise UsageError(
+            "reading the options of `kdbus run`", f"there is no mode {word!r}", f"there are {words}"
+        ) from None
+
+
+def _supervise(launched: Launched, signals: _Signals, options: RunOptions) -> int:
+    """The program's wait status. Raises the InterposerError that kept it from being executed."""
     signals.program_started(launched.pid)
     error = launched.exec_error()
     if error is not None:
         os.waitpid(launched.pid, 0)
         raise error
-    status = _wait_for_end_or_trap(launched)
+    # Who lingers may be needed after the program's end.
+    status = None if options.linger else _wait_for_end_or_trap(launched)
     if status is None:
         from interposer.supervisor import run
 
         status = run(launched, options)
-    return _end_like(status)
+    return status
 
 
 class _Signals:
@@ -226,7 +314,12 @@ def _include_dir(words: list[str]) -> int:
     return 0
 
 
-_SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "doctor": _doctor, "include-dir": _include_dir}
+_SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "serve": _serve,
+    "doctor": _doctor,
+    "include-dir": _include_dir,
+}
 
 
 if __name__ == "__main__":

@@ -90,6 +90,9 @@ _CONVERSATION: tuple[tuple[str, bool, str], ...] = (
 """(name, needed, advice) of what one conversation with a trapped process shows, in order."""
 
 
+_SERVE_ADVICE = f"a `kdbus serve` of root's serves everybody; {_CONTAINER}, or Yama's scope 3"
+
+
 def examine() -> list[Finding]:
     """Try everything. Takes some ten milliseconds; changes nothing outside of its children."""
     system = os.uname()
@@ -103,6 +106,7 @@ def examine() -> list[Finding]:
             (("mount namespace", True, _user_namespace_advice()), ("view of /sys", True, _CONTAINER)),
         ),
         *_in_child(_converse, _CONVERSATION),
+        _in_child(_try_serving, (("serve", False, _SERVE_ADVICE),))[0],
         _simple("sealed memory", True, _seal_memory, "needs Linux 5.1: F_SEAL_FUTURE_WRITE"),
         Finding("Yama", True, False, _yama()),
     ]
@@ -226,6 +230,36 @@ def _try_view(tell: Report) -> None:
         tell("mount namespace", True, "within a user namespace")
     with _step(tell, "view of /sys"):
         view.build(own_user_namespace)
+
+
+def _try_serving(tell: Report) -> None:
+    """Inspect a process that is no descendant of this one, as `kdbus serve` has to, in the namespaces of a program."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    middle = os.fork()
+    if middle == 0:
+        if os.fork() == 0:
+            _be_stranger(ours, theirs)
+        os._exit(0)
+    os.waitpid(middle, 0)
+    theirs.close()
+    with _step(tell, "serve", "a server can answer this user's programs directly"):
+        message = ours.recv(100)
+        if not message:
+            raise OSError("a process to inspect could not be made")
+        process, descriptor = (int(number) for number in message.split())
+        os.close(identity.pidfd_getfd(identity.pidfd_open(process), descriptor))
+
+
+def _be_stranger(ours: socket.socket, theirs: socket.socket) -> NoReturn:
+    """Be there until the other side has ended."""
+    try:
+        ours.close()
+        with suppress(InterposerError):  # Another probe tells of it.
+            view.enter_mount_namespace()
+        theirs.send(b"%d %d" % (os.getpid(), theirs.fileno()))
+        theirs.recv(1)
+    finally:
+        os._exit(0)
 
 
 def _converse(tell: Report) -> None:

@@ -55,6 +55,10 @@ class ViewFailed(InterposerError):
     """A step of building the mounted view failed."""
 
 
+class PrivateFolderUnavailable(InterposerError):
+    """There is no place for the private folder of path mode."""
+
+
 class FilterUnavailable(InterposerError):
     """The kernel refused the seccomp filter or its listener."""
 
@@ -65,6 +69,10 @@ class AlreadySupervised(FilterUnavailable):
 
 class LaunchFailed(InterposerError):
     """The child ended before it could hand over its descriptors, or could not report why."""
+
+
+class DomainUnavailable(InterposerError):
+    """There is no server to join at a path, it does not let this program in, or none can be started there."""
 
 
 class ProgramNotFound(InterposerError):
@@ -92,9 +100,11 @@ _CLASSES: dict[str, type[InterposerError]] = {
         MountNamespaceUnavailable,
         SysUnavailable,
         ViewFailed,
+        PrivateFolderUnavailable,
         FilterUnavailable,
         AlreadySupervised,
         LaunchFailed,
+        DomainUnavailable,
         ProgramNotFound,
         ProgramNotExecutable,
         ForeignProgram,

@@ -84,7 +84,7 @@ class TargetFile:
     def is_kdbus_endpoint(self) -> bool:
         """Whether this is a handle opened from an endpoint node."""
         status = os.fstat(self.fileno())
-        return stat.S_ISSOCK(status.st_mode) and self._handles.is_endpoint_handle(status.st_ino)
+        return _may_be_handle(status.st_mode) and self._handles.is_endpoint_handle(status.st_ino)
 
     @cached_property
     def is_unix_socket(self) -> bool:
@@ -123,6 +123,11 @@ class TargetFile:
         descriptor = self.fileno()
         self._descriptor = -1
         os.close(descriptor)
+
+
+def _may_be_handle(mode: int) -> bool:
+    """Whether a handle can be such a file: inode numbers are given away once among sockets and pipes together."""
+    return stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode)
 
 
 def _socket_domain(descriptor: int) -> int | None:

@@ -166,7 +166,7 @@ class Flows:
 
     def consider(self) -> None:
         """The broker is done: lend what was busy, if that is possible and has paid lately."""
-        if self._lent or not self._busy:
+        if self._lent or not self._busy or not self.enabled:
             return
         if self._skip:
             self._skip -= 1

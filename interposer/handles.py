@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Handles: what the target holds instead of an open kdbus node, and how its life is followed.
 
-A handle is one end of a stream socket pair in the target; the supervisor keeps the other. The kernel then does for
-free what a bus needs most: duplicates, inheritance, passing, poll(2), and telling when the last of all duplicates is
-gone.
+A handle is one end of a stream socket pair in the target; the supervisor keeps the other. (Or of a pipe, where
+sockets cannot be served: `interposer.stand_ins`.) The kernel then does for free what a bus needs most: duplicates,
+inheritance, passing, poll(2), and telling when the last of all duplicates is gone.
 
 *Which handle a trapped descriptor is.* Numbers are reused, so a number is only a hint. The proof is an epoll set per
 handle that holds the target's end: it does not keep it open, and kcmp(2) compares a descriptor of any process with it
-(`native.identity`). What is not remembered under its number is looked up by the inode of the socket, and then proved
-in the same way.
+(`native.identity`, which has other means where kcmp is forbidden). What is not remembered under its number is looked
+up by the inode of the socket, and then proved in the same way.
 
 *Readable.* The message that enters an empty queue writes one byte. When the queue is empty again the byte is taken
 back, through the descriptor of the very call that emptied it. Edge-triggered pollers read until the queue is empty,
@@ -35,13 +35,17 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from broker.handle import ControlHandle, EndpointHandle, Handle
+from interposer import stand_ins
+from interposer.stand_ins import SupervisorsEnd, TargetsEnd
 from native import identity
+
+_PLACES = 64
+"""How many places are remembered per handle."""
 
 
 @dataclass(eq=False, slots=True)
@@ -54,7 +58,7 @@ class OpenHandle:
     """
 
     table: HandleTable
-    ours: socket.socket
+    ours: SupervisorsEnd
     inode: int
     cookie: int
     epoll: int
@@ -62,7 +66,10 @@ class OpenHandle:
     """Number under which the target's end was added to `epoll`."""
     broker: Handle | None = None
     location: tuple[int, int] = (0, 0)
-    known_as: set[tuple[int, int]] = field(default_factory=set)
+    known_as: dict[tuple[int, int], None] = field(default_factory=dict)
+    """Where it was used, the latest last; not more than `_PLACES`."""
+    plain: int = -1
+    """Our duplicate of the plain file that this handle has replaced, -1 for none (`interposer.late`)."""
     hung_up: bool = False
     readable: bool = False
     """Whether a byte waits at the target's end."""
@@ -70,15 +77,13 @@ class OpenHandle:
     def message_queued(self) -> None:
         """Wake pollers, unless they find the handle readable already."""
         if not self.hung_up and not self.readable:
-            with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
-                self.ours.send(b"m")
-                self.readable = True
+            self.readable = self.ours.make_readable()
 
     def queue_drained(self) -> None:
         """Take the byte back."""
         if not self.hung_up and self.readable:
             with suppress(OSError):
-                self.readable = not identity.drain(*self.location, self.cookie)
+                self.readable = not self.ours.make_unreadable(*self.location)
 
     def disconnected(self) -> None:
         """Hang up: close the supervisor's end. Idempotent."""
@@ -125,12 +130,12 @@ class HandleTable:
         found = self._by_inode.get(inode)
         return found is not None and isinstance(found.broker, ControlHandle)
 
-    def prepare(self, *, nonblocking: bool) -> tuple[OpenHandle, socket.socket]:
+    def prepare(self, *, nonblocking: bool) -> tuple[OpenHandle, TargetsEnd]:
         """A new handle and the target's end, which the caller installs and closes. It counts from `add` on.
 
         Raises OSError: EMFILE or ENFILE when the supervisor is out of descriptors.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        ours, theirs = stand_ins.make(nonblocking=nonblocking)
         try:
             with select.epoll() as epoll:
                 epoll.register(theirs.fileno(), 0)
@@ -139,17 +144,15 @@ class HandleTable:
             ours.close()
             theirs.close()
             raise
-        theirs.send(b"e")
-        theirs.setblocking(not nonblocking)
         inode = os.fstat(theirs.fileno()).st_ino
-        cookie = identity.socket_cookie(theirs.fileno())
-        return OpenHandle(self, ours, inode, cookie, number, theirs.fileno()), theirs
+        return OpenHandle(self, ours, inode, theirs.cookie, number, theirs.fileno()), theirs
 
     def add(self, handle: OpenHandle) -> None:
         """The target has its end: follow the handle from now on."""
         self._by_inode[handle.inode] = handle
         self._by_ours[handle.ours.fileno()] = handle
-        self._hang_ups.register(handle.ours.fileno(), select.EPOLLRDHUP | select.EPOLLET)
+        # A hang-up is reported without being asked for.
+        self._hang_ups.register(handle.ours.fileno(), select.EPOLLET)
 
     def discard(self, handle: OpenHandle) -> None:
         """The target never got its end."""
@@ -165,7 +168,7 @@ class HandleTable:
                 known.location = key
                 return known
             del self._by_descriptor[key]
-            known.known_as.discard(key)
+            known.known_as.pop(key, None)
         try:
             status = os.stat(f"/proc/{thread}/fd/{descriptor}")
         except OSError:
@@ -174,7 +177,12 @@ class HandleTable:
         if found is None or not found.is_file(thread, descriptor):
             return None
         self._by_descriptor[key] = found
-        found.known_as.add(key)
+        found.known_as[key] = None
+        if len(found.known_as) > _PLACES:
+            # Threads come and go, and nobody tells.
+            oldest = next(iter(found.known_as))
+            del found.known_as[oldest]
+            self._by_descriptor.pop(oldest, None)
         found.location = key
         return found
 
@@ -182,12 +190,25 @@ class HandleTable:
         """Whether `collect` has something to do."""
         return bool(self._poll.poll(0))
 
-    def collect(self) -> None:
-        """Close the handles whose last duplicate is gone by now."""
-        for number, _ in self._hang_ups.poll(0):
-            handle = self._by_ours.get(number)
-            if handle is not None and not handle.is_open():
-                self._close(handle)
+    def collect(self) -> bool:
+        """Close the handles whose last duplicate is gone by now; whether there were any."""
+        closed = False
+        # One poll does not return any number of them.
+        while events := self._hang_ups.poll(0):
+            for number, _ in events:
+                handle = self._by_ours.get(number)
+                if handle is not None and not handle.is_open():
+                    self._close(handle)
+                    closed = True
+        return closed
+
+    def has(self, handle: OpenHandle) -> bool:
+        """Whether `handle` has not been closed for the last time yet, as far as is known."""
+        return self._by_inode.get(handle.inode) is handle
+
+    def made_late(self) -> list[OpenHandle]:
+        """The handles that have replaced plain files."""
+        return [handle for handle in self._by_inode.values() if handle.plain >= 0]
 
     def hung_up(self, handle: OpenHandle) -> None:
         """The supervisor's end is about to be closed: look for the last close from time to time."""
@@ -213,6 +234,8 @@ class HandleTable:
             self._by_descriptor.pop(key, None)
         handle.disconnected()
         os.close(handle.epoll)
+        if handle.plain >= 0:
+            os.close(handle.plain)
 
     def close(self) -> None:
         """Hang up everything: the end of the supervisor."""

@@ -162,6 +162,7 @@ class UserNamespaces:
     def __init__(self, limit: int = 128) -> None:
         """Holds at most `limit` foreign namespaces, with a descriptor each."""
         self._limit = limit
+        self._adopted: dict[int, list[int]] = {}
         self._foreign: OrderedDict[int, _Namespace] = OrderedDict()
         self._own_maps: dict[bytes, tuple[Extent, ...]] = {}
 
@@ -169,9 +170,32 @@ class UserNamespaces:
         """How many foreign namespaces are held."""
         return len(self._foreign)
 
+    def adopt(self, descriptor: int) -> int:
+        """Take the namespace behind `descriptor`, which is owned from now on, for our own; its identity.
+
+        An ordinary user's `kdbus run` has to make a user namespace for its program, which would not be in one without
+        us. So ids are numbered in it as outside; capabilities in it count for nothing (`is_adopted`).
+        """
+        identity = os.fstat(descriptor).st_ino
+        self._adopted.setdefault(identity, []).append(descriptor)
+        return identity
+
+    def release(self, identity: int) -> None:
+        """Undo one `adopt`."""
+        descriptors = self._adopted[identity]
+        os.close(descriptors.pop())
+        if not descriptors:
+            del self._adopted[identity]
+
+    def is_adopted(self, folder: ThreadFolder) -> bool:
+        """Whether the thread is in an adopted namespace. Raises OSError."""
+        return bool(self._adopted) and folder.inode(b"ns/user") in self._adopted
+
     def identify(self, folder: ThreadFolder) -> int:
         """Identity of the thread's user namespace, which is held from now on. Raises OSError."""
         identity = folder.inode(b"ns/user")
+        if identity in self._adopted:
+            return own_namespace(b"user")
         if identity == own_namespace(b"user"):
             return identity
         if identity in self._foreign:
@@ -190,7 +214,8 @@ class UserNamespaces:
         # A namespace that was let go meanwhile may not be remembered, so its map goes into a dictionary of no use.
         maps = self._own_maps if own else known.maps if known is not None else {}
         if name not in maps:
-            extents = parse_map(folder.read(name), own)
+            # The thread may be in an adopted namespace, whose map is not ours.
+            extents = parse_map(read_file(b"/proc/self/" + name) if own else folder.read(name), own)
             if not extents:
                 return extents
             maps[name] = extents
@@ -225,6 +250,10 @@ class UserNamespaces:
         for namespace in self._foreign.values():
             os.close(namespace.descriptor)
         self._foreign.clear()
+        for descriptors in self._adopted.values():
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._adopted.clear()
 
 
 class ThreadIds:
@@ -242,6 +271,11 @@ class ThreadIds:
     def user_namespace(self) -> int:
         """Identity of the user namespace."""
         return self._namespaces.identify(self._folder)
+
+    @cached_property
+    def is_adopted(self) -> bool:
+        """Whether the thread's capabilities count in a namespace only that passes for ours (`UserNamespaces.adopt`)."""
+        return self._namespaces.is_adopted(self._folder)
 
     @cached_property
     def pid_namespace(self) -> int:

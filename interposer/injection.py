@@ -55,12 +55,13 @@ import enum
 import errno
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from interposer.ids import read_file
+from native import memory
 from native.notification import EndOfTargets, Listener, Notification
 
 # linux/ptrace.h. Numbers, since python-ptrace, which has names for a few of them, is imported late.
@@ -76,6 +77,8 @@ SYSCALL_STOP = 0x80 | 5
 """SIGTRAP with the bit that PTRACE_O_TRACESYSGOOD adds."""
 WALL = 0x40000000
 """__WALL, wait(2): children of any kind."""
+RED_ZONE = 128
+"""Bytes below the stack pointer that belong to the program on x86-64 (its psABI); other machines have less."""
 YIELDS = 200
 """How often a stop is looked for at once, before pauses begin."""
 SHORTEST_PAUSE_NS = 50_000
@@ -112,7 +115,8 @@ class RegisterLayout:
     """Which registers a system call uses (syscall(2)), by python-ptrace's names, and the two numbers needed.
 
     `call_in_progress`: a register that the kernel consults when it restarts a call, None where there is none; -1 keeps
-    it from doing so. `rewinds`: whether a call to be restarted shows as rewound to its instruction already.
+    it from doing so. `rewinds`: whether a call to be restarted shows as rewound to its instruction already. `bits`: the
+    size of a result.
     """
 
     number: str
@@ -122,8 +126,13 @@ class RegisterLayout:
     call_in_progress: str | None
     instruction_size: int
     rewinds: bool
+    bits: int
     mmap: int
     close: int
+    openat: int
+    fchdir: int
+    inotify_add_watch: int
+    stack_pointer: str
 
 
 X86_64 = RegisterLayout(
@@ -134,8 +143,31 @@ X86_64 = RegisterLayout(
     call_in_progress="orig_rax",
     instruction_size=2,
     rewinds=False,
+    bits=64,
     mmap=9,
     close=3,
+    openat=257,
+    fchdir=81,
+    inotify_add_watch=254,
+    stack_pointer="rsp",
+)
+# A 32-bit program, as a 64-bit tracer sees it. Both ways in, `int 0x80` and the vDSO's fast one, lead back to right
+# behind an `int 0x80`, and the vDSO has left the sixth argument in ebp. The call is mmap2, which counts in pages.
+I386 = RegisterLayout(
+    number="rax",
+    arguments=("rbx", "rcx", "rdx", "rsi", "rdi", "rbp"),
+    result="rax",
+    instruction_pointer="rip",
+    call_in_progress="orig_rax",
+    instruction_size=2,
+    rewinds=False,
+    bits=32,
+    mmap=192,
+    close=6,
+    openat=295,
+    fchdir=133,
+    inotify_add_watch=292,
+    stack_pointer="rsp",
 )
 AARCH64 = RegisterLayout(
     number="r8",
@@ -145,13 +177,24 @@ AARCH64 = RegisterLayout(
     call_in_progress=None,
     instruction_size=4,
     rewinds=True,
+    bits=64,
     mmap=222,
     close=57,
+    openat=56,
+    fchdir=50,
+    inotify_add_watch=27,
+    stack_pointer="sp",
 )
-LAYOUTS = {0xC000003E: X86_64, 0xC00000B7: AARCH64}
+LAYOUTS = {0xC000003E: X86_64, 0x40000003: I386, 0xC00000B7: AARCH64}
 """By AUDIT_ARCH_* of the trapped call."""
 
 Pump = Callable[[Notification], None]
+
+Arguments = tuple[int, ...]
+"""Six registers."""
+InjectedCall = Callable[[RegisterLayout, int, int], tuple[int, Arguments]]
+"""Number and arguments of the call to inject. Given: the layout, the number of the installed descriptor in the target,
+and the address there of the text `/proc/self/fd/N` for it, 0 if there is none."""
 
 
 class _Gone(Exception):
@@ -163,20 +206,47 @@ def prepare() -> None:
     _binding()
 
 
-def inject_mapping(listener: Listener, notification: Notification, descriptor: int, pump: Pump) -> InjectionResult:
+def inject_mapping(
+    listener: Listener,
+    notification: Notification,
+    descriptor: int,
+    pump: Pump,
+    arguments: tuple[int, ...],
+) -> InjectionResult:
     """Let the thread that trapped with mmap(2) map `descriptor` instead, its other arguments as they are.
 
     `notification`: received from `listener`, not yet answered, of a call to mmap whose protection and size have been
     found acceptable. `descriptor`: of this process, opened read-only. `pump` is called afterwards with each
-    notification of other threads that arrived meanwhile, in order.
+    notification of other threads that arrived meanwhile, in order. `arguments`: the six of mmap, which the trapped call
+    may have in memory (mmap of i386).
 
     Unless the outcome is ALREADY_TRACED, the notification is answered and the thread has its result. Raises KeyError
     if the architecture has no table, OSError if ptrace fails as it should not.
     """
-    layout = LAYOUTS[notification.architecture]
-    others: list[Notification] = []
+    def mmap(layout: RegisterLayout, installed: int, _text: int) -> tuple[int, Arguments]:
+        return layout.mmap, (*arguments[:4], installed, arguments[5])
+
+    return inject(listener, notification, descriptor, pump, mmap)
+
+
+def inject(
+    listener: Listener,
+    notification: Notification,
+    descriptor: int,
+    pump: Pump,
+    call: InjectedCall,
+    *,
+    with_text: bool = False,
+) -> InjectionResult:
+    """Let a trapped thread execute another call instead of its own, on `descriptor`, of which it gets a duplicate.
+
+    The duplicate is closed again. `with_text`: put its name in /proc below the thread's stack, for the time of the
+    call, which cannot be told by a program that keeps to the ABI. All else as in `inject_mapping`.
+    """
+    thread: SeizedThread | None = None
     try:
-        return SeizedThread(listener, notification, layout, others, pump).map(descriptor)
+        thread = SeizedThread(listener, notification, pump)
+        return thread.execute(descriptor, call, with_text=with_text)
     except PermissionError:
         # Exiting threads may not be seized either.
         gone = not listener.is_valid(notification.id)
@@ -184,8 +254,8 @@ def inject_mapping(listener: Listener, notification: Notification, descriptor: i
     except _Gone:
         return InjectionResult(Outcome.CALLER_GONE)
     finally:
-        for other in others:
-            pump(other)
+        if thread is not None:
+            thread.pump_others()
 
 
 def hold(listener: Listener, notification: Notification, pump: Pump) -> SeizedThread | None:
@@ -195,7 +265,7 @@ def hold(listener: Listener, notification: Notification, pump: Pump) -> SeizedTh
     as in `inject_mapping`. Raises PermissionError if the thread may not be seized, KeyError as `inject_mapping` does.
     """
     try:
-        thread = SeizedThread(listener, notification, LAYOUTS[notification.architecture], [], pump)
+        thread = SeizedThread(listener, notification, pump)
         if listener.is_valid(notification.id):
             return thread
         thread.release()
@@ -233,46 +303,40 @@ class SeizedThread:
     """The trapped thread of `notification`, seized. Made by `hold` and `inject_mapping`.
 
     Every method raises _Gone once the thread has ended; it has been reaped, or will be, by then.
-    The constructor raises PermissionError if the thread cannot be seized. `others` collects foreign notifications.
+    The constructor raises PermissionError if the thread cannot be seized. `pump_others` hands over what came meanwhile.
 
     Invariant: `_stop` is the stop that the thread is in whenever registers are read or written.
     """
 
-    def __init__(
-        self,
-        listener: Listener,
-        notification: Notification,
-        layout: RegisterLayout,
-        others: list[Notification],
-        pump: Pump,
-    ) -> None:
+    def __init__(self, listener: Listener, notification: Notification, pump: Pump) -> None:
         self._pump = pump
         self._listener = listener
-        self._notification = notification
-        self._layout = layout
-        self._others = others
+        self.notification = notification
+        self._layout = LAYOUTS[notification.architecture]
+        self._others: list[Notification] = []
         self._id = notification.pid
         self._installed = -1
+        self._executing = -1
         self._ptrace = _binding()
         self._request(PTRACE_SEIZE, 0, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD)
 
-    def map(self, descriptor: int) -> InjectionResult:
+    def execute(self, descriptor: int, call: InjectedCall, *, with_text: bool) -> InjectionResult:
         """Steps 2 to 7 of the procedure above."""
         failure = 0
         try:
-            self._installed = self._listener.add_descriptor(self._notification.id, descriptor, close_on_exec=True)
+            self._installed = self._listener.add_descriptor(self.notification.id, descriptor, close_on_exec=True)
         except OSError as error:
             failure = error.errno or errno.EIO
         self._request(PTRACE_INTERRUPT)
-        answered = self._listener.respond_error(self._notification.id, errno.ENOSYS)
+        answered = self._listener.respond_error(self.notification.id, errno.ENOSYS)
         self._stop = self._wait()
         registers = self._registers()
         if failure in INTERRUPTED or not self._is_behind_call(registers):
             # A signal came before everything, or the thread is where no thread should be: we have no business here.
             self._request(PTRACE_DETACH, 0, self._stop.signal_to_pass)
             return InjectionResult(Outcome.REFUSED, -errno.ENOSYS) if answered else InjectionResult(Outcome.CALLER_GONE)
-        value = -failure if failure else self._map_installed(registers)
-        self._set_registers(registers, {self._layout.result: value}, self._notification.instruction_pointer)
+        value = -failure if failure else self._execute_on_installed(registers, call, with_text)
+        self._set_registers(registers, {self._layout.result: value}, self.notification.instruction_pointer)
         self._request(PTRACE_DETACH, 0, self._stop.signal_to_pass)
         return InjectionResult(Outcome.REFUSED if -4096 < value < 0 else Outcome.MAPPED, value)
 
@@ -280,13 +344,13 @@ class SeizedThread:
         """Let the held call return `value` (-errno for an error), even if a signal has cut it short, and let go."""
         with suppress(_Gone):
             self._request(PTRACE_INTERRUPT)
-            self._listener.respond_value(self._notification.id, value)
+            self._listener.respond_value(self.notification.id, value)
             self._stop = self._wait()
             registers = self._registers()
             if self._is_cut_short(registers):
-                self._set_registers(registers, {self._layout.result: value}, self._notification.instruction_pointer)
+                self._set_registers(registers, {self._layout.result: value}, self.notification.instruction_pointer)
             self._request(PTRACE_DETACH, 0, self._stop.signal_to_pass)
-        self._pump_others()
+        self.pump_others()
 
     def release(self) -> None:
         """Let the held thread go as it is: a call that is not answered yet starts again."""
@@ -294,56 +358,81 @@ class SeizedThread:
             self._request(PTRACE_INTERRUPT)
             self._stop = self._wait()
             self._request(PTRACE_DETACH, 0, self._stop.signal_to_pass)
-        self._pump_others()
+        self.pump_others()
 
-    def _pump_others(self) -> None:
+    def pump_others(self) -> None:
+        """Hand over the notifications of other threads that arrived while this one was waited for."""
         while self._others:
             self._pump(self._others.pop(0))
 
     def _is_cut_short(self, registers: Any) -> bool:
         """Whether the thread is about to restart the trapped call, or to have it fail with EINTR."""
-        layout, trapped = self._layout, self._notification
+        layout, trapped = self._layout, self.notification
         position = getattr(registers, layout.instruction_pointer)
         if position == trapped.instruction_pointer:
-            return self._signed(getattr(registers, layout.result)) in RESTART_RESULTS
+            return self._result(registers) in RESTART_RESULTS
         return layout.rewinds and position == trapped.instruction_pointer - layout.instruction_size
 
-    def _map_installed(self, registers: Any) -> int:
-        """Steps 5 and 6: the result of mmap with the installed descriptor, which is closed again."""
+    def _execute_on_installed(self, registers: Any, call: InjectedCall, with_text: bool) -> int:
+        """Steps 5 and 6: the result of the call on the installed descriptor, which is closed again."""
         mask = ctypes.c_uint64()
         everything = ctypes.c_uint64(2**64 - 1)
         self._request(PTRACE_GETSIGMASK, ctypes.sizeof(mask), ctypes.addressof(mask))
         self._request(PTRACE_SETSIGMASK, ctypes.sizeof(everything), ctypes.addressof(everything))
-        arguments = self._notification.arguments
-        value = self._execute(registers, self._layout.mmap, (*arguments[:4], self._installed, arguments[5]))
+        try:
+            with self._text(registers) if with_text else nullcontext(0) as text:
+                value = self._execute(registers, *call(self._layout, self._installed, text))
+        except OSError as error:
+            value = -(error.errno or errno.EIO)
         self._execute(registers, self._layout.close, (self._installed, 0, 0, 0, 0, 0))
         self._request(PTRACE_SETSIGMASK, ctypes.sizeof(mask), ctypes.addressof(mask))
         return value
 
+    @contextmanager
+    def _text(self, registers: Any) -> Iterator[int]:
+        """The name of the installed descriptor in the thread's memory, beyond the red zone of its stack.
+
+        Raises OSError if there is no stack.
+        """
+        text = b"/proc/self/fd/%d\0" % self._installed
+        address = (int(getattr(registers, self._layout.stack_pointer)) - RED_ZONE - len(text)) & ~0xF
+        found = memory.read(self._id, address, len(text))
+        memory.write(self._id, address, text)
+        try:
+            yield address
+        finally:
+            memory.write(self._id, address, found)
+
     def _is_behind_call(self, registers: Any) -> bool:
         """Whether the thread has just left the trapped mmap, without having executed it."""
-        layout, trapped = self._layout, self._notification
+        layout, trapped = self._layout, self.notification
         position = getattr(registers, layout.instruction_pointer)
         arguments = tuple(getattr(registers, name) for name in layout.arguments)
         if position == trapped.instruction_pointer:
             # The result may have replaced the first argument.
             first = 1 if layout.result == layout.arguments[0] else 0
-            result = _signed(getattr(registers, layout.result))
+            result = self._result(registers)
             unexecuted = result == -errno.ENOSYS or result in RESTART_RESULTS
             return unexecuted and arguments[first:] == trapped.arguments[first:]
         rewound = layout.rewinds and position == trapped.instruction_pointer - layout.instruction_size
         return rewound and arguments == trapped.arguments
 
+    def _result(self, registers: Any) -> int:
+        """The result register: an address, or -errno."""
+        value = int(getattr(registers, self._layout.result)) % (1 << self._layout.bits)
+        return value if value < (1 << self._layout.bits) - 4095 else value - (1 << self._layout.bits)
+
     def _execute(self, registers: Any, number: int, arguments: tuple[int, ...]) -> int:
         """Let the thread execute the system call `number`; returns its result."""
         layout = self._layout
         values = {**dict(zip(layout.arguments, arguments, strict=True)), layout.number: number}
-        start = self._notification.instruction_pointer - layout.instruction_size
+        start = self.notification.instruction_pointer - layout.instruction_size
+        self._executing = number
         while True:
             self._set_registers(registers, values, start)
             self._run_to_call_stop()
             self._run_to_call_stop()
-            result = _signed(getattr(self._registers(), layout.result))
+            result = self._result(self._registers())
             if result not in RESTART_RESULTS:
                 return result
 
@@ -406,8 +495,7 @@ class SeizedThread:
             raise _Gone from None
         if found is None:
             return
-        ours = found.pid == self._id and found.number == self._layout.mmap
-        if ours and found.arguments[4] == self._installed:
+        if found.pid == self._id and found.number == self._executing:
             # False when a stop has just cut the call short; it will come again.
             self._listener.respond_continue(found.id)
         else:
@@ -457,8 +545,3 @@ def _reap(thread_id: int) -> None:
     # ECHILD: it was never seized, or has vanished without a trace (see "executes a program" above).
     with suppress(ChildProcessError):
         os.waitid(os.P_PID, thread_id, os.WEXITED | WALL)
-
-
-def _signed(register: int) -> int:
-    """A 64-bit register as a signed number."""
-    return register - 2**64 if register >= 2**63 else register

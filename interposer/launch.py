@@ -8,12 +8,19 @@ still loads its supervisor.
 
 One SOCK_SEQPACKET pair carries all that the child has to say, in at most two messages and an end:
 
-    D + flag, with descriptors    listener, the two folders of the view, and the user namespace if one was made
-    E + a packed error            what failed; before D in the preparation, after D in execve(2)
+    D + flags, with descriptors   listener, the user namespace if one was made (U), the two folders of the view unless
+                                  it mirrors a server's; K: the filter has WAIT_KILLABLE_RECV
+    E + a packed error            what failed in the preparation, before D
+    X + errno and path, repeated  after D: what execve(2) said of each; the parent makes an error of it
     end of file                   after D: the program runs, as the pair closes on exec
 
-Nothing that happens between the filter and the exec is trapped (`filter` names no call that this file makes there), so
-the child never waits for a supervisor that is not there yet.
+A program that joins a server's domain is executed only when it is told so, by a byte in the other direction.
+
+Nothing that happens between the filter and the exec is trapped (`filter` names no call that this file makes there; in
+path mode: nothing looks at a path but execve(2)), so the child never waits for a supervisor that is not there yet.
+
+Which mode: mount mode, and if the view cannot be built, whatever the reason, once more in path mode with a fresh child,
+as one that has failed in the middle may be in a namespace that is of no use.
 
 What the program inherits is what `kdbus` was given: descriptors, folder, limits, umask, signal mask. Three things that
 Python changes behind its user's back are taken back: it ignores SIGPIPE and SIGXFSZ, it catches SIGINT (exec undoes
@@ -36,7 +43,8 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 from interposer import filter as seccomp_filter
 from interposer import view
@@ -46,15 +54,24 @@ from interposer.errors import (
     ForeignProgram,
     InterposerError,
     LaunchFailed,
+    MountNamespaceUnavailable,
     ProgramNotExecutable,
     ProgramNotFound,
+    SysUnavailable,
+    ViewFailed,
     pack,
     unpack,
 )
+from interposer.guarantee import forced
 from native import namespace, seccomp
 
+if TYPE_CHECKING:
+    from interposer.private_folder import PrivateFolder
+
 _LONGEST_REPORT = 65536
-_DESCRIPTORS, _ERROR = b"D", b"E"
+_DESCRIPTORS, _ERROR, _NOT_EXECUTED = b"D", b"E", b"X"
+_KILLABLE, _USER_NAMESPACE = b"K", b"U"
+_GO = b"+"
 _COERCED_LOCALES = ("C.UTF-8", "C.utf8", "UTF-8")
 
 _ELF_MACHINES = {
@@ -77,7 +94,7 @@ class Mode(enum.Enum):
     MOUNT = "mount"
     """Real files in a mount namespace of its own (`view`)."""
     PATH = "path"
-    """Trapped path calls, where no mount namespace can be had. `launch` does not choose it yet."""
+    """Trapped path calls (`path_mode`), where no mount namespace can be had."""
 
 
 class Launched:
@@ -88,27 +105,88 @@ class Launched:
     mode                  which part of the work the supervisor has
     kdbus_directory       descriptor of the folder that the program sees at /sys/fs/kdbus; nodes are made through it
     parameters_directory  descriptor of /sys/module/kdbus/parameters, for `view.AttachFlagsMask`
-    user_namespace        inode number of the program's user namespace, which this process is then in, too
+    user_namespace        inode number of the program's user namespace
+    own_user_namespace    descriptor of it if it was made for the program, else -1
     waits_killable        whether the filter has SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    module_directory      path mode only: descriptor of the folder that the program finds at /sys/module/kdbus
 
-    All descriptors close on exec. Whoever takes one over closes it.
+    All descriptors close on exec. Whoever takes one over closes it. The folders are -1 where the view mirrors a
+    server's.
     """
 
     def __init__(
         self,
         pid: int,
+        flags: bytes,
         descriptors: Sequence[int],
-        user_namespace: int,
-        waits_killable: bool,
         report: socket.socket,
+        command: Sequence[str],
+        folder: PrivateFolder | None,
     ) -> None:
         self.pid = pid
-        self.mode = Mode.MOUNT
-        self.listener, self.kdbus_directory, self.parameters_directory = descriptors
-        self.user_namespace = user_namespace
-        self.waits_killable = waits_killable
+        self.mode = Mode.MOUNT if folder is None else Mode.PATH
+        self._command = command
+        self._folder = folder
+        self.waits_killable = _KILLABLE in flags
+        remaining = list(descriptors)
+        self.listener = remaining.pop(0)
+        self.own_user_namespace = remaining.pop(0) if _USER_NAMESPACE in flags else -1
+        inside = self.own_user_namespace if self.own_user_namespace >= 0 else "/proc/self/ns/user"
+        self.user_namespace = os.stat(inside).st_ino
+        self.kdbus_directory, self.parameters_directory = remaining or (-1, -1)
+        self.module_directory = -1
+        if folder is not None:
+            self.kdbus_directory, self.module_directory = folder.kdbus, folder.module
+            self.parameters_directory = folder.open_parameters()
         self._report: socket.socket | None = report
         self._exec_error: InterposerError | None = None
+
+    def join_user_namespace(self) -> None:
+        """Enter the program's user namespace, if one was made, for good. Raises `LaunchFailed`."""
+        if self.own_user_namespace < 0:
+            return
+        try:
+            namespace.setns(self.own_user_namespace, namespace.CLONE_NEWUSER)
+        except OSError as error:
+            raise LaunchFailed(
+                "joining the program's user namespace", str(error), "launch from a process of one thread"
+            ) from error
+        os.close(self.own_user_namespace)
+        self.own_user_namespace = -1
+
+    def execute(self) -> None:
+        """Let a program that was launched `held` be executed."""
+        assert self._report is not None
+        with suppress(OSError):
+            # If it has died meanwhile, `exec_error` and wait(2) tell.
+            self._report.send(_GO)
+
+    def abandon(self) -> None:
+        """End the child, which is reaped, and close everything."""
+        if self._report is not None:
+            self._report.close()
+            self._report = None
+        _end(self.pid)
+        self.close()
+        self.leave_nothing()
+
+    def close(self) -> None:
+        """Close all descriptors: nobody takes them over, or only duplicates."""
+        for descriptor in (
+            self.listener,
+            self.own_user_namespace,
+            self.kdbus_directory,
+            self.parameters_directory,
+            self.module_directory,
+        ):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def leave_nothing(self) -> None:
+        """The end: in path mode, remove the private folder. Idempotent."""
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.remove()
 
     def exec_error(self) -> InterposerError | None:
         """Why the program could not be executed, None if it runs. Waits until that is known (about a millisecond).
@@ -120,20 +198,60 @@ class Launched:
             self._report.close()
             self._report = None
             if message:
-                self._exec_error = unpack(message[1:])
+                self._exec_error = _explain(self._command, message[1:])
         return self._exec_error
 
 
-def launch(command: Sequence[str]) -> Launched:
-    """Start `command` (the program, looked up in PATH as execvp(3) does, and its arguments).
+def launch(command: Sequence[str], mode: Mode | None = None) -> Launched:
+    """Start `command` (the program, looked up in PATH as execvp(3) does, and its arguments), to be supervised by us.
 
+    `mode` None: the first of the two that can be had here.
     Where the program needs a user namespace, the calling process joins it, for good, and has all capabilities in
     it, which making nodes in the read-only folder of kdbusfs takes; so the caller must then have one thread.
+    Raises what `launch_held` raises.
+    """
+    if mode is not Mode.PATH:
+        try:
+            return _launch_mounted(command)
+        except (MountNamespaceUnavailable, SysUnavailable, ViewFailed):
+            if mode is Mode.MOUNT:
+                raise
+    from interposer.private_folder import PrivateFolder
+
+    folder = PrivateFolder()
+    try:
+        return _launch(command, None, folder, held=False)
+    except BaseException:
+        folder.remove()
+        raise
+
+
+def _launch_mounted(command: Sequence[str]) -> Launched:
+    launched = launch_held(command, None, held=False)
+    try:
+        launched.join_user_namespace()
+    except InterposerError:
+        launched.abandon()
+        raise
+    return launched
+
+
+def launch_held(command: Sequence[str], mirror: view.Mirror | None, *, held: bool = True) -> Launched:
+    """As `launch`, but the program is not executed before `Launched.execute` (if `held`), and nothing is joined.
+
+    `mirror`: what to show at /sys/fs/kdbus and the parameters, closed here in any case.
     Raises what `view` raises, `FilterUnavailable`, `AlreadySupervised`, `UnsupportedMachine` or `LaunchFailed`; then no
     child is left. That the program cannot be executed is told by `Launched.exec_error`.
     """
-    architecture = seccomp_filter.this_architecture()
-    program = seccomp_filter.build(architecture, seccomp_filter.mount_mode_traps(architecture))
+    return _launch(command, mirror, None, held=held)
+
+
+def _launch(
+    command: Sequence[str], mirror: view.Mirror | None, folder: PrivateFolder | None, *, held: bool
+) -> Launched:
+    """In path mode if there is a `folder`, which stays the caller's if this raises."""
+    traps = seccomp_filter.mount_mode_traps if folder is None else seccomp_filter.path_mode_traps
+    program = seccomp_filter.build_for([(each, traps(each)) for each in seccomp_filter.this_architecture().all])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ignores_children = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
     if ignores_children:
@@ -141,18 +259,26 @@ def launch(command: Sequence[str]) -> Launched:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
-        _become(command, program, theirs, ignores_children)
+        ours.close()
+        _become(command, program, theirs, ignores_children, mirror, held, mounts=folder is None)
     theirs.close()
+    for mount in mirror or ():
+        os.close(mount)
     try:
         message, descriptors, _, _ = socket.recv_fds(ours, _LONGEST_REPORT, 4, socket.MSG_CMSG_CLOEXEC)
         if message[:1] != _DESCRIPTORS:
             raise unpack(message[1:]) if message else _ended_early(pid)
-        user_namespace = _join_user_namespace(descriptors[3:])
     except BaseException:
         ours.close()
         _end(pid)
         raise
-    return Launched(pid, descriptors[:3], user_namespace, message[1:] == b"K", ours)
+    return Launched(pid, message[1:], descriptors, ours, command, folder)
+
+
+def replace_process(command: Sequence[str]) -> InterposerError:
+    """Execute `command` in this process, unsupervised, with what `kdbus` was given; returns only why that failed."""
+    _restore_inherited_state(signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN)
+    return _explain(command, _execute(_candidates(command[0]), command))
 
 
 def install_filter(program: Sequence[seccomp_filter.Instruction]) -> tuple[int, bool]:
@@ -161,7 +287,8 @@ def install_filter(program: Sequence[seccomp_filter.Instruction]) -> tuple[int, 
     SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (Linux 5.19) is asked for and done without. no_new_privs, which would
     break set-user-ID programs, is set only if the kernel insists: without CAP_SYS_ADMIN (seccomp(2), EACCES).
     """
-    flags = seccomp.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    wanted = forced()
+    flags = 0 if wanted and not wanted.needs_flag else seccomp.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     may_give_up_privileges = True
     while True:
         try:
@@ -215,18 +342,33 @@ def explain_exec_failure(path: str, error_number: int) -> InterposerError:
 
 
 def _become(
-    command: Sequence[str], program: Sequence[seccomp_filter.Instruction], report: socket.socket, ignores_children: bool
+    command: Sequence[str],
+    program: Sequence[seccomp_filter.Instruction],
+    report: socket.socket,
+    ignores_children: bool,
+    mirror: view.Mirror | None,
+    held: bool,
+    mounts: bool,
 ) -> NoReturn:
     """The child's whole life."""
     try:
         _restore_inherited_state(ignores_children)
-        own_user_namespace = view.enter_mount_namespace()
-        built = view.build(own_user_namespace)
-        extra = [os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)] if own_user_namespace else []
+        own_user_namespace = mounts and view.enter_mount_namespace()
+        built: Sequence[int] = ()
+        if not mounts:
+            pass
+        elif mirror is None:
+            built = view.build(own_user_namespace)
+        else:
+            view.build_mirror(own_user_namespace, mirror)
+        own = [os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)] if own_user_namespace else []
+        candidates = _candidates(command[0])
         listener, waits_killable = install_filter(program)
-        flag = b"K" if waits_killable else b"-"
-        socket.send_fds(report, [_DESCRIPTORS + flag], [listener, *built, *extra])
-        report.send(_ERROR + pack(_execute(command)))
+        flags = (_KILLABLE if waits_killable else b"") + (_USER_NAMESPACE if own else b"")
+        socket.send_fds(report, [_DESCRIPTORS + flags], [listener, *own, *built])
+        if held and report.recv(1) != _GO:
+            raise LaunchFailed("preparing the program's process", "whoever launched it has ended")
+        report.send(_NOT_EXECUTED + _execute(candidates, command))
     except InterposerError as error:
         report.send(_ERROR + pack(error))
     except Exception as error:
@@ -259,29 +401,41 @@ def _restore_locale() -> None:
         del os.environ["LC_CTYPE"]
 
 
-def _execute(command: Sequence[str]) -> InterposerError:
-    """Replace this process by the program; returns only why that failed.
+def _candidates(name: str) -> list[str]:
+    """The files that may be the program `name`, in the order of PATH, as in execvp(3)."""
+    if "/" in name or not name:
+        return [name] if name else []
+    paths = [os.path.join(folder, name) for folder in os.get_exec_path()]
+    return [path for path in paths if os.path.lexists(path)]
 
-    As in execvp(3): a name with a slash is a path, and in PATH a forbidden file does not end the search. Unlike there,
-    a folder of PATH that may not be searched does not count as a forbidden file.
+
+def _execute(candidates: Sequence[str], command: Sequence[str]) -> bytes:
+    """Replace this process by the program; returns only if that failed: errno, blank, path, zero byte, repeated.
+
+    As in execvp(3), a forbidden file does not end the search.
     """
-    name = command[0]
-    searching = "/" not in name
-    candidates = [os.path.join(folder, name) for folder in os.get_exec_path()] if searching else [name]
-    forbidden: InterposerError | None = None
-    for path in candidates if name else ():
+    failures = b""
+    for path in candidates:
         try:
             os.execv(path, list(command))
         except OSError as error:
-            absent = (errno.ENOENT, errno.ENOTDIR, errno.EACCES) if searching else (errno.ENOENT, errno.ENOTDIR)
-            if error.errno in absent and not os.path.lexists(path):
-                continue
-            failure = explain_exec_failure(path, error.errno or 0)
+            failures += b"%d %b\0" % (error.errno or errno.EIO, os.fsencode(path))
             if error.errno != errno.EACCES:
-                return failure
-            forbidden = forbidden or failure
-    where = " in PATH" if searching else ""
-    return forbidden or ProgramNotFound(f"running {name!r}", f"there is no such program{where}", "check its name")
+                break
+    return failures
+
+
+def _explain(command: Sequence[str], failures: bytes) -> InterposerError:
+    """The error for what `_execute` returned: the last failure, or the first forbidden file if all were."""
+    found: InterposerError | None = None
+    for failure in failures.split(b"\0")[:-1]:
+        number, _, path = failure.partition(b" ")
+        if int(number) in (errno.ENOENT, errno.ENOTDIR) and not os.path.lexists(path):
+            continue
+        if found is None or int(number) != errno.EACCES:
+            found = explain_exec_failure(os.fsdecode(path), int(number))
+    where = "" if "/" in command[0] else " in PATH"
+    return found or ProgramNotFound(f"running {command[0]!r}", f"there is no such program{where}", "check its name")
 
 
 def _read_header(path: str) -> bytes:
@@ -296,20 +450,6 @@ def _elf_machine(header: bytes) -> str:
     """Name of the machine in an ELF header: e_machine, 16 bits at 18, in the byte order that byte 5 names (elf(5))."""
     number = int.from_bytes(header[18:20], "big" if header[5:6] == b"\2" else "little")
     return _ELF_MACHINES.get(number, f"ELF machine {number}")
-
-
-def _join_user_namespace(descriptors: Sequence[int]) -> int:
-    """Enter the user namespace behind the only descriptor, if there is one; the inode number of ours."""
-    for descriptor in descriptors:
-        try:
-            namespace.setns(descriptor, namespace.CLONE_NEWUSER)
-        except OSError as error:
-            raise LaunchFailed(
-                "joining the program's user namespace", str(error), "launch from a process of one thread"
-            ) from error
-        finally:
-            os.close(descriptor)
-    return os.stat("/proc/self/ns/user").st_ino
 
 
 def _ended_early(pid: int) -> LaunchFailed:

@@ -19,6 +19,8 @@ class RunOptions:
 
     flows: bool = True
     """Serve hot calls natively; off for comparison, and to debug."""
+    linger: bool = False
+    """Serve until the last process of the tree has ended, instead of ending with the program."""
     statistics: bool = False
     """Tell on stderr, at the end, how many calls were served, and where."""
 

@@ -181,13 +181,17 @@ class TargetProcess:
         return first_hierarchy(text) if text else None
 
     def capabilities(self) -> Capabilities:
-        """The four sets, without bits beyond the last capability, and the user namespace they count in."""
+        """The four sets, without bits beyond the last capability, and the user namespace they count in.
+
+        Those in an adopted namespace (`UserNamespaces.adopt`) are none in ours, which it passes for.
+        """
         known = (1 << last_capability() + 1) - 1
+        real = 0 if self._ids.is_adopted else known
         return Capabilities(
             last_cap=last_capability(),
-            inheritable=self._status.inheritable & known,
-            permitted=self._status.permitted & known,
-            effective=self._status.effective & known,
+            inheritable=self._status.inheritable & real,
+            permitted=self._status.permitted & real,
+            effective=self._status.effective & real,
             bounding=self._status.bounding & known,
             user_namespace=self._ids.user_namespace,
         )
@@ -211,7 +215,7 @@ class TargetProcess:
         target was ever met.
         """
         status = self._status
-        effective = bool(status.effective >> capability & 1)
+        effective = bool(status.effective >> capability & 1) and not self._ids.is_adopted
         own = self._ids.user_namespace
         if user_namespace == own:
             return effective

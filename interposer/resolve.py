@@ -48,19 +48,23 @@ def starting_points(thread: int, directory: int) -> Iterator[tuple[int, int]]:
         os.close(root)
 
 
-def resolve(root: int, base: int, path: bytes) -> int:
-    """An O_PATH descriptor of what `path` leads to, to be closed by the caller. Raises OSError if it leads nowhere."""
-    return _in_root(root, path) if path.startswith(b"/") else _relative(root, base, path)
+def resolve(root: int, base: int, path: bytes, *, follow: bool = True) -> int:
+    """An O_PATH descriptor of what `path` leads to, to be closed by the caller. Raises OSError if it leads nowhere.
+
+    `follow`: whether to follow a link that the path ends with; if not, the descriptor is of the link.
+    """
+    flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    return _in_root(root, path, flags) if path.startswith(b"/") else _relative(root, base, path, flags)
 
 
-def _in_root(root: int, path: bytes) -> int:
-    return openat2(root, path, os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+def _in_root(root: int, path: bytes, flags: int) -> int:
+    return openat2(root, path, flags, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
 
-def _relative(root: int, base: int, path: bytes) -> int:
+def _relative(root: int, base: int, path: bytes, flags: int) -> int:
     """Without links in one step, otherwise component by component."""
     try:
-        return openat2(base, path, os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS)
+        return openat2(base, path, flags, 0, RESOLVE_NO_SYMLINKS)
     except OSError as error:
         if not path or error.errno != errno.ELOOP:
             raise
@@ -73,7 +77,8 @@ def _relative(root: int, base: int, path: bytes) -> int:
             if not name:
                 continue
             found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=current)
-            if stat.S_ISLNK(os.fstat(found).st_mode):
+            is_wanted = not components and flags & os.O_NOFOLLOW
+            if stat.S_ISLNK(os.fstat(found).st_mode) and not is_wanted:
                 try:
                     link = os.readlink(b"", dir_fd=found)
                 finally:
@@ -82,7 +87,7 @@ def _relative(root: int, base: int, path: bytes) -> int:
                 if links > _LONGEST_CHAIN:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 if link.startswith(b"/"):
-                    return _in_root(root, b"/".join((link, *components)))
+                    return _in_root(root, b"/".join((link, *components)), flags)
                 components[:0] = link.split(b"/")
                 continue
             os.close(current)

@@ -1,50 +1,56 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The supervisor: one loop that serves the traps of a tree of processes until its program ends.
+"""The supervisor: one loop that serves the traps of one or more trees of processes.
 
 trio waits, for whichever comes first: a trap, a hang-up, a deadline, a cancelled call, a signal, the end of the
-program. The traps themselves are served without it: once one arrives, the loop drains the listener and lingers a
+program. The traps themselves are served without it: once one arrives, the loop drains the listeners and lingers a
 fraction of a millisecond for the next, as that mostly follows at once, and going through trio costs as much as
 serving a trap.
 
 In each round: hang-ups first, as a descriptor that was closed before a call must be gone when it is served; then the
-trap; then the calls that it woke. Deadlines are looked at whenever the loop comes up for air.
+trap; then the calls that it woke, in whichever tree they wait. Deadlines are looked at whenever the loop comes up for
+air. Several trees get their turns one trap at a time.
 
-The program's end ends the domain: every connection is disconnected, as an unmount would, and processes that are left
-find kdbus gone.
+`kdbus run` has one tree, and its program's end ends the domain: every connection is disconnected, as an unmount would,
+and processes that are left find kdbus gone; with --linger the last process is waited for. In `kdbus serve`
+(`interposer.serve`) trees come and go, and the domain stays.
 
-Signals: an interrupt from the terminal reaches the program itself, which decides what becomes of it; the supervisor
-ignores it and ends with the program. SIGTERM and SIGHUP, which are sent to the supervisor alone, are passed on.
+Weakness: hot calls are served natively only while there is a single tree, as an engine knows one listener, and what is
+lent must be lent to one.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import select
 import signal
+import sys
 import time
+import traceback
 from collections import deque
-from contextlib import suppress
+from collections.abc import Callable
 
 import trio
 
 from broker.domain import Domain
-from broker.send import Wait
+from broker.outside import Ids, NodeEvents
+from interposer.exactly_once import Probe
 from interposer.filesystem import NodeFiles
-from interposer.filter import this_architecture
-from interposer.flows import Flows
+from interposer.guarantee import forced
 from interposer.handles import HandleTable, OpenHandle
 from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces
-from interposer.launch import Launched
-from interposer.traps import MountedDomain, Traps
+from interposer.launch import Launched, Mode
+from interposer.options import RunOptions
+from interposer.program import Program
+from interposer.traps import MountedDomain
+from interposer.tree import Shared, Tree
 from interposer.view import AttachFlagsMask
-from interposer.waiting import WaitingCalls
-from native.notification import EndOfTargets, Listener, Notification
+from native.notification import EndOfTargets, Notification
 
 _LINGER_NS = 200_000
 _TURN_NS = 5_000_000
 """How long traps may keep the loop from everything else."""
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
-_IGNORED = (signal.SIGINT, signal.SIGQUIT)
 
 
 class SystemClock:
@@ -55,73 +61,109 @@ class SystemClock:
 
 
 class Supervisor:
-    """Serves one launched program."""
+    """Serves trees of processes: what they share, and the loop.
 
-    def __init__(self, launched: Launched) -> None:
-        """Takes over the descriptors of `launched`."""
-        self._pid = launched.pid
-        self._listener = Listener(launched.listener)
-        self._namespaces = UserNamespaces()
-        self._mask = AttachFlagsMask(launched.parameters_directory)
-        os.close(launched.parameters_directory)
-        own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self._namespaces)
-        files = NodeFiles(launched.kdbus_directory, (("control",),))
-        domain = Domain(SystemClock(), os.urandom, self._mask.current, own_ids, files)
-        self._domains = [MountedDomain(domain, files)]
-        self._handles = HandleTable(self._closing)
-        self._queue: deque[Notification] = deque()
-        self._waiting = WaitingCalls(self._listener, self._finish)
-        self._traps = Traps(
-            self._listener,
-            self._handles,
-            self._namespaces,
-            self._domains,
-            self._waiting.add,
-            self._queue.append,
-            self._served,
-        )
-        self._flows = Flows(
-            self._listener,
-            self._handles.hang_ups_fileno(),
-            self._traps.caller,
-            self._waiting.add,
-            enabled=launched.waits_killable and os.environ.get("KDBUS_FLOWS") != "off",
-        )
-        names = {number: name for name, number in this_architecture().system_calls.items()}
-        served = {"ioctl": self._traps.ioctl, "mmap": self._traps.mmap, "open": self._traps.open}
-        served |= {"openat": self._traps.openat, "openat2": self._traps.openat2}
-        self._serve_by_number = {number: served[name] for number, name in names.items() if name in served}
+    To be made before this process has a second thread, or descriptors whose last close matters.
+    """
 
-    async def run(self) -> int:
-        """Serve until the program ends; returns its status as wait(2) gives it."""
-        status = 0
+    def __init__(self, options: RunOptions, attach_flags_mask: Callable[[], int], *, probe: bool) -> None:
+        """`attach_flags_mask` gives the module parameter. `probe`: find out which guarantee this kernel gives, as there
+        are, or will be, filters whose waits are killable only."""
+        self._options = options
+        self._attach_flags_mask = attach_flags_mask
+        self._probe = Probe() if probe and forced() is None else None
+        self._kernel_keeps_promise = False
+        self._calls_for_broker = 0
+        self._calls_natively = 0
+        self._news = select.epoll()
+        self._listeners = select.epoll()
+        self._trees: dict[int, Tree] = {}
+        self._turns: deque[Tree] = deque()
+        self._ended: Callable[[Tree], None] = lambda _: None
+        self._last_has_ended = trio.Event()
+        handles = HandleTable(self._closing)
+        self.shared = Shared(handles, UserNamespaces(), self._mounted, self._news.fileno())
+        self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
+        self._news.register(handles.hang_ups_fileno(), select.EPOLLIN)
+
+    def new_domain(self, nodes: NodeEvents) -> Domain:
+        """A domain that belongs to this process's user namespace."""
+        return self._new_domain(self._own_ids, nodes)
+
+    def _new_domain(self, ids: Ids, nodes: NodeEvents) -> Domain:
+        return Domain(SystemClock(), os.urandom, self._attach_flags_mask, ids, nodes)
+
+    def _mounted(self, ids: Ids, files: NodeFiles) -> MountedDomain:
+        return MountedDomain(self._new_domain(ids, files), files)
+
+    def add(self, listener: int, *, waits_killable: bool) -> Tree:
+        """Serve the calls of `listener`, which is owned from now on. Raises OSError."""
+        tree = Tree(listener, waits_killable, self.shared, flows=self._options.flows)
+        if self._kernel_keeps_promise:
+            tree.kernel_keeps_promise()
+        self._trees[listener] = tree
+        self._listeners.register(listener, select.EPOLLIN)
+        for descriptor in tree.news():
+            self._news.register(descriptor, select.EPOLLIN)
+        self._allow_flows()
+        return tree
+
+    def release(self, tree: Tree) -> int:
+        """Serve `tree` no longer; its listener, which is the caller's now. Its waiting calls are answered."""
+        listener = os.dup(tree.listener.fileno())
+        self._remove(tree)
+        return listener
+
+    def _remove(self, tree: Tree) -> None:
+        self._recall()
+        listener = tree.listener.fileno()
+        del self._trees[listener]
+        self._listeners.unregister(listener)
+        for descriptor in tree.news():
+            # Closing would not do: a short-lived child may have a duplicate.
+            self._news.unregister(descriptor)
+        while tree in self._turns:
+            self._turns.remove(tree)
+        self._calls_natively += tree.flows.served
+        tree.close()
+        for other in self._trees.values():
+            other.waiting.finish_ready()
+        self._allow_flows()
+
+    def _allow_flows(self) -> None:
+        self._recall()
+        for tree in self._trees.values():
+            tree.allow_flows(len(self._trees) == 1)
+
+    def when_ended(self, ended: Callable[[Tree], None]) -> None:
+        """`ended` is called with each tree whose last process has ended, after it has been let go of."""
+        self._ended = ended
+
+    async def last_has_ended(self) -> None:
+        """Wait until the last process of the last tree has ended."""
+        await self._last_has_ended.wait()
+
+    async def serve(self) -> None:
+        """Serve until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._pass_signals_on)
-            nursery.start_soon(self._watch, self._handles.hang_ups_fileno())
-            nursery.start_soon(self._watch, self._waiting.cancels_fileno())
-            nursery.start_soon(self._serve)
-            status = await self._wait_for_program()
-            nursery.cancel_scope.cancel()
-        return status
+            nursery.start_soon(self._watch)
+            if self._probe is not None:
+                nursery.start_soon(self._learn, self._probe)
+            await self._serve()
 
-    async def _wait_for_program(self) -> int:
-        descriptor = os.pidfd_open(self._pid)
-        try:
-            await trio.lowlevel.wait_readable(descriptor)
-        finally:
-            os.close(descriptor)
-        return os.waitpid(self._pid, 0)[1]
+    async def _learn(self, probe: Probe) -> None:
+        """Once the kernel is known to keep its promise, calls need no confirmation any more, and may be lent."""
+        await trio.lowlevel.wait_readable(probe.fileno())
+        if probe.works():
+            self._kernel_keeps_promise = True
+            for tree in self._trees.values():
+                tree.kernel_keeps_promise()
+            self._allow_flows()
 
-    async def _pass_signals_on(self) -> None:
-        with trio.open_signal_receiver(*_PASSED_ON) as signals:
-            async for number in signals:
-                with suppress(ProcessLookupError):
-                    os.kill(self._pid, number)
-
-    async def _watch(self, descriptor: int) -> None:
-        """Go through a round whenever an epoll set has news."""
+    async def _watch(self) -> None:
+        """Go through a round whenever there is news."""
         while True:
-            await trio.lowlevel.wait_readable(descriptor)
+            await trio.lowlevel.wait_readable(self._news.fileno())
             self._housekeep(news=True)
             await trio.lowlevel.checkpoint()
 
@@ -130,94 +172,211 @@ class Supervisor:
             due = self._next_deadline_ns()
             timeout = float("inf") if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9)
             with trio.move_on_after(timeout):
-                await trio.lowlevel.wait_readable(self._listener.fileno())
-            try:
-                self._drain()
-            except EndOfTargets:
-                return
+                await trio.lowlevel.wait_readable(self._listeners.fileno())
+            if self._mount_news():
+                # The poll of `_news` above has used them up, so the engine would not see them.
+                self._housekeep(news=True)
+            self._drain()
             self._housekeep(news=False)
+
+    def _mount_news(self) -> bool:
+        news = [tree.mounts.has_news() for tree in self._trees.values()]
+        return any(news)
 
     def _next_deadline_ns(self) -> int | None:
         """When the loop has to come up for air at the latest."""
-        times = [mounted.domain.deadlines.next_ns() for mounted in self._domains]
-        times += (self._waiting.next_look_ns(), self._flows.deadline_ns())
+        times = [mounted.domain.deadlines.next_ns() for mounted in self.shared.domains]
+        for tree in self._trees.values():
+            times += (tree.waiting.next_look_ns(), tree.flows.deadline_ns())
         return min((due for due in times if due is not None), default=None)
 
     def _drain(self) -> None:
-        """Serve the traps that are there, and those that follow at once. Raises EndOfTargets."""
+        """Serve the traps that are there, and those that follow at once."""
         due = self._next_deadline_ns()
         stop = time.monotonic_ns() + _TURN_NS
         if due is not None:
             stop = min(stop, due)
         while True:
-            notification = self._queue.popleft() if self._queue else self._flows.receive(_LINGER_NS, stop)
-            if notification is None:
+            tree, notification = self._receive(stop)
+            if tree is None:
                 return
-            self._flows.recall()
-            self._handles.collect()
-            serve = self._serve_by_number.get(notification.number)
-            if serve is None:
-                # mount and umount2 of file systems that are not ours.
-                self._listener.respond_continue(notification.id)
-            else:
-                serve(notification)
-            self._waiting.finish_ready()
-            self._flows.consider()
-            if time.monotonic_ns() >= stop and not self._queue:
+            if notification is not None:
+                self._serve_one(tree, notification)
+            if time.monotonic_ns() >= stop and not any(each.queue for each in self._trees.values()):
                 return
+
+    def _receive(self, stop_ns: int) -> tuple[Tree | None, Notification | None]:
+        """The next call, and whose it is. A tree without a call has ended; no tree: there was none in time."""
+        for tree in self._trees.values():
+            if tree.queue:
+                return tree, tree.queue.popleft()
+        if not self._turns:
+            self._find_turns()
+        while self._turns:
+            tree = self._turns.popleft()
+            try:
+                notification = tree.flows.receive(_LINGER_NS if len(self._trees) == 1 else 0, stop_ns)
+            except EndOfTargets:
+                self._end(tree)
+                return tree, None
+            except OSError:
+                self._give_up(tree)
+                return tree, None
+            if notification is not None:
+                return tree, notification
+        return None, None
+
+    def _find_turns(self) -> None:
+        """Queue the trees with a call; with several trees, linger for one."""
+        if len(self._trees) > 1:
+            # epoll_wait(2) would round up to whole milliseconds.
+            select.select([self._listeners], [], [], _LINGER_NS / 1e9)
+            self._turns.extend(self._trees[listener] for listener, _ in self._listeners.poll(0))
+        else:
+            self._turns.extend(self._trees.values())
+
+    def _serve_one(self, tree: Tree, notification: Notification) -> None:
+        self._calls_for_broker += 1
+        self._recall()
+        tree.detours.end(notification)
+        self._collect_handles()
+        for each in self._trees.values():
+            each.mounts.collect()
+        try:
+            tree.serve(notification)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                self._give_up(tree)
+        for each in self._trees.values():
+            each.waiting.finish_ready()
+        tree.flows.consider()
+
+    def _end(self, tree: Tree) -> None:
+        """The last process of a tree has ended."""
+        self._housekeep(news=True)
+        self._remove(tree)
+        if not self._trees:
+            self._last_has_ended.set()
+        self._ended(tree)
+
+    def _give_up(self, tree: Tree) -> None:
+        """A listener that cannot be used: others must not suffer."""
+        print("kdbus: a seccomp listener failed; its programs find kdbus gone. Please report this:", file=sys.stderr)
+        traceback.print_exc()
+        self._remove(tree)
+        self._ended(tree)
+
+    def _recall(self) -> None:
+        for tree in self._trees.values():
+            tree.flows.recall()
 
     def _housekeep(self, *, news: bool) -> None:
         """Hang-ups, deadlines, cancelled and interrupted calls, if there are any or if there is `news` of them."""
         now = time.monotonic_ns()
         due = self._next_deadline_ns()
-        if not news and not self._handles.hang_up_waits() and (due is None or due > now):
+        news = news or self._mount_news() or self.shared.handles.hang_up_waits()
+        if not news and (due is None or due > now):
             return
-        self._flows.recall()
-        self._handles.collect()
-        for mounted in self._domains:
+        trees = list(self._trees.values())
+        self._recall()
+        for tree in trees:
+            tree.detours.collect()
+        self._collect_handles()
+        for tree in trees:
+            tree.mounts.collect()
+        for mounted in self.shared.domains:
             mounted.domain.deadlines.expire(now)
-        self._waiting.look()
-        self._waiting.finish_ready()
+        for tree in trees:
+            tree.waiting.look()
+        for tree in trees:
+            tree.waiting.finish_ready()
 
-    def _served(self, notification: Notification, handle: OpenHandle) -> None:
-        self._flows.note(notification, handle)
+    def _collect_handles(self) -> None:
+        """Close what has been closed for the last time, even if its owner died while it waited in a call."""
+        if self.shared.handles.collect():
+            for tree in self._trees.values():
+                tree.waiting.forget_gone()
 
     def _closing(self, handle: OpenHandle) -> None:
-        self._flows.forget(handle)
+        for tree in self._trees.values():
+            tree.flows.forget(handle)
 
-    def _finish(self, notification: Notification, wait: Wait) -> None:
-        def serve() -> int:
-            wait.finish(self._traps.caller(notification))
-            return 0
-
-        self._traps.answer(notification, serve)
+    def end_domains(self) -> None:
+        """Disconnect everybody, as an unmount would: waiting calls are answered, handles hang up."""
+        self._recall()
+        for mounted in self.shared.domains:
+            mounted.domain.deactivate()
+        for tree in self._trees.values():
+            tree.waiting.finish_ready()
+        self.shared.handles.close()
 
     def close(self) -> None:
         """End the domains and let go of everything."""
-        self._flows.recall()
-        self._waiting.close()
-        for mounted in self._domains:
-            mounted.domain.deactivate()
-        self._handles.close()
-        for mounted in self._domains:
+        self.end_domains()
+        for tree in list(self._trees.values()):
+            self._remove(tree)
+        for mounted in self.shared.domains:
             mounted.files.close()
-        self._flows.close()
-        self._listener.close()
-        self._mask.close()
-        self._namespaces.close()
+        if self._options.statistics:
+            counts = f"{self._calls_for_broker} calls served by the broker, {self._calls_natively} natively"
+            print(f"kdbus: {counts}", file=sys.stderr)
+        self._news.close()
+        self._listeners.close()
+        if self._probe is not None:
+            self._probe.close()
+        self.shared.namespaces.close()
 
 
-def run(launched: Launched) -> int:
+def open_many_files() -> None:
+    """Let this process open as many files as it is allowed to."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def run(launched: Launched, options: RunOptions) -> int:
     """Serve `launched` until its program ends; returns the status as wait(2) gives it.
 
     The calling process ignores terminal signals from now on, and may open as many files as it is allowed to.
     """
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_IGN)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    supervisor = Supervisor(launched)
+    open_many_files()
+    program = Program(launched.pid)
+    mask = AttachFlagsMask(launched.parameters_directory)
+    os.close(launched.parameters_directory)
+    supervisor = Supervisor(options, mask.current, probe=launched.waits_killable)
     try:
-        return trio.run(supervisor.run)
+        files = NodeFiles(launched.kdbus_directory, (("control",),))
+        mounted = MountedDomain(supervisor.new_domain(files), files)
+        supervisor.shared.domains.append(mounted)
+        tree = supervisor.add(launched.listener, waits_killable=launched.waits_killable)
+        if launched.mode is Mode.MOUNT:
+            tree.mounts.follow(mounted, launched.pid)
+        else:
+            tree.show_folder(files, launched.kdbus_directory, launched.module_directory)
+        return trio.run(_run, supervisor, program, options.linger)
     finally:
         supervisor.close()
+        mask.close()
+
+
+async def _run(supervisor: Supervisor, program: Program, linger: bool) -> int:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.serve)
+        status = await program.run()
+        if linger:
+            await _linger(supervisor)
+        nursery.cancel_scope.cancel()
+    return status
+
+
+async def _linger(supervisor: Supervisor) -> None:
+    """Serve on until the last process of the tree has ended, or a signal asks for the end."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_at_signal, nursery.cancel_scope)
+        await supervisor.last_has_ended()
+        nursery.cancel_scope.cancel()
+
+
+async def _cancel_at_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT) as signals:
+        await anext(signals)
+        scope.cancel()

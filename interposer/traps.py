@@ -19,22 +19,28 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+import struct
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from broker import revision3 as abi
 from broker.domain import Domain
-from broker.errors import KdbusError, NoFreeDescriptor, TooManyOpenFiles, errno_of
+from broker.errors import KdbusError, NodeShutDown, NoFreeDescriptor, TooManyOpenFiles, errno_of
 from broker.handle import open_node
 from broker.limits import PAGE_SIZE
 from broker.send import Wait
 from interposer.caller import TargetCaller
 from interposer.detour import Detours
+from interposer.exactly_once import Answers, HeldCaller, Interrupted
 from interposer.filesystem import NodeFiles
 from interposer.handles import HandleTable, OpenHandle
 from interposer.ids import UserNamespaces, own_namespace
 from interposer.injection import Outcome, inject_mapping
+from interposer.late import LateHandles
 from interposer.resolve import AT_FDCWD, resolve, starting_points
 from native import memory
 from native.credentials import borrowed_identity
@@ -44,8 +50,15 @@ from native.pool import Pool
 _PATH_LIMIT = 4096
 _HOW_SIZE = 24
 """`struct open_how`: flags, mode, resolve, 64 bits each."""
-_NODE_OPEN_FLAGS = os.O_ACCMODE | os.O_CREAT | os.O_DIRECTORY | os.O_PATH
+NODE_OPEN_FLAGS = os.O_ACCMODE | os.O_CREAT | os.O_DIRECTORY | os.O_PATH
+_KNOWN_FLAGS = os.O_ACCMODE | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_TRUNC | os.O_APPEND
+"""Flags with which openat2(2), unlike its elders, may open a node; it refuses those that do not exist."""
 _PROT_WRITE = 0x2
+_MAP_TYPE, _MAPS_SHARED, _MAP_ANONYMOUS = 0xF, (1, 3), 0x20
+_OLD_MMAP_ARGUMENTS = struct.Struct("=6I")
+_SEND = abi.REQUESTS["KDBUS_CMD_SEND"]
+_SEND_FLAGS = 8
+"""Where the flags of SEND's command stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,7 @@ class Traps:
     def __init__(
         self,
         listener: Listener,
+        answers: Answers,
         handles: HandleTable,
         namespaces: UserNamespaces,
         domains: list[MountedDomain],
@@ -78,54 +92,67 @@ class Traps:
         """
         self._served = served
         self._listener = listener
+        self._answers = answers
         self._handles = handles
         self._namespaces = namespaces
         self._domains = domains
         self._later = later
         self._pump = pump
-        self._detours = Detours(listener)
+        self.detours = Detours(listener)
+        self._late = LateHandles(listener, handles)
 
     def caller(self, notification: Notification) -> TargetCaller:
         """The thread that made the trapped call."""
-        return TargetCaller(self._listener, notification, self._namespaces, self._handles)
+        kind = HeldCaller if self._answers.holds(notification) else TargetCaller
+        return kind(self._listener, notification, self._namespaces, self._handles)
 
-    def answer(self, notification: Notification, serve: Callable[[], int | None]) -> None:
-        """Run `serve` and answer with its value, or with the error that it raises; None: it has answered itself."""
+    def answer(
+        self, notification: Notification, serve: Callable[[], int | None], *, may_wait: bool = False
+    ) -> bool:
+        """Run `serve` and answer with its value, or with the error that it raises; None: it has answered itself.
+
+        False, and nothing has happened, if the call is over already. `may_wait`: see `Answers.begin`.
+        """
+        if not self._answers.begin(notification, may_wait=may_wait):
+            return False
         try:
             value = serve()
         except KdbusError as error:
-            self._listener.respond_error(notification.id, errno_of(error))
+            self._answers.error(notification, errno_of(error))
+        except Interrupted:
+            self._answers.leave()
         except ProcessLookupError:
             # The caller is gone, and with it the need for an answer; should it live, the kernel has the errno.
-            self._listener.respond_error(notification.id, errno.ESRCH)
+            self._answers.error(notification, errno.ESRCH)
         except Exception:
             name = f"system call {notification.number} of thread {notification.pid}"
             print(f"kdbus: serving {name} failed unexpectedly; it gets EIO. Please report this:", file=sys.stderr)
             traceback.print_exc()
-            self._listener.respond_error(notification.id, errno.EIO)
+            self._answers.error(notification, errno.EIO)
         else:
-            if value is not None:
-                self._listener.respond_value(notification.id, value)
+            if value is None:
+                self._answers.leave()
+            else:
+                self._answers.value(notification, value)
+        return True
 
     def ioctl(self, notification: Notification) -> None:
         """ioctl(fd, request, argument) with kdbus's magic number."""
-        self._detours.end(notification)
         descriptor, request, argument = notification.arguments[:3]
-        handle = self._handle_of(notification, descriptor & 0xFFFFFFFF)
-        if handle is None or handle.broker is None:
-            self._listener.respond_continue(notification.id)
-            return
-        broker = handle.broker
 
         def serve() -> int | None:
-            wait = broker.ioctl(request & 0xFFFFFFFF, argument, self.caller(notification))
+            handle = self._handle_of(notification, descriptor & 0xFFFFFFFF)
+            if handle is None or handle.broker is None:
+                self._listener.respond_continue(notification.id)
+                return None
+            wait = handle.broker.ioctl(request & 0xFFFFFFFF, argument, self.caller(notification))
             self._served(notification, handle)
             if wait is None:
                 return 0
             self._later(notification, wait)
             return None
 
-        self.answer(notification, serve)
+        self.answer(notification, serve, may_wait=not self._answers.kernel_waits and _may_wait(notification))
 
     def _handle_of(self, notification: Notification, descriptor: int) -> OpenHandle | None:
         """The handle behind a descriptor of the caller. A plain file of a node is replaced by a handle first."""
@@ -134,35 +161,46 @@ class Traps:
         if handle is not None:
             return handle
         try:
-            node = self._node_behind(os.stat(f"/proc/{thread}/fd/{descriptor}"))
-            flags = 0 if node is None else _descriptor_flags(thread, descriptor)
+            status = os.stat(f"/proc/{thread}/fd/{descriptor}")
         except OSError:
             return None
-        if node is None or flags & os.O_PATH:
-            return None
-        self._install(notification, *node, flags, at=descriptor)
-        return self._handles.find(thread, descriptor)
+        node = self._node_behind(status)
+        if node is not None:
+            return self._late.handle(
+                notification, descriptor, lambda flags: self._install(notification, *node, flags, at=descriptor)
+            )
+        if (detoured := self.detours.restore(notification, descriptor, status)) is not None:
+            return detoured
+        if status.st_nlink == 0 and any(mounted.files.device == status.st_dev for mounted in self._domains):
+            raise NodeShutDown
+        return None
 
     def open(self, notification: Notification) -> None:
         """open(path, flags)."""
-        self._open(notification, AT_FDCWD, notification.arguments[0], notification.arguments[1])
+        self.open_at(notification, AT_FDCWD, notification.arguments[0], notification.arguments[1])
 
     def openat(self, notification: Notification) -> None:
         """openat(directory, path, flags)."""
         directory, path, flags = notification.arguments[:3]
-        self._open(notification, _signed32(directory), path, flags)
+        self.open_at(notification, signed32(directory), path, flags)
 
     def openat2(self, notification: Notification) -> None:
         """openat2(directory, path, how, size): the flags lie in memory."""
         directory, path, how, size = notification.arguments[:4]
         try:
-            raw = memory.read(notification.pid, how, _HOW_SIZE) if size >= _HOW_SIZE else b""
+            raw = memory.read(notification.pid, how, _HOW_SIZE) if size == _HOW_SIZE else b""
         except OSError:
             raw = b""
-        self._open(notification, _signed32(directory), path, int.from_bytes(raw[:8], "little"))
+        # What is wrong is the kernel's to say, and restricted lookups are its own: if it opens a node, that is a plain
+        # file, which the first ioctl replaces.
+        flags = int.from_bytes(raw[:8], "little")
+        if any(raw[8:]) or flags & ~_KNOWN_FLAGS:
+            flags = 0
+        self.open_at(notification, signed32(directory), path, flags)
 
-    def _open(self, notification: Notification, directory: int, path: int, flags: int) -> None:
-        if flags & _NODE_OPEN_FLAGS != os.O_RDWR or not self._open_node(notification, directory, path, flags):
+    def open_at(self, notification: Notification, directory: int, path: int, flags: int) -> None:
+        """An open of any kind, its arguments taken apart; `path` is an address."""
+        if flags & NODE_OPEN_FLAGS != os.O_RDWR or not self._open_node(notification, directory, path, flags):
             self._listener.respond_continue(notification.id)
 
     def _open_node(self, notification: Notification, directory: int, path: int, flags: int) -> bool:
@@ -171,23 +209,34 @@ class Traps:
             name = memory.read_string(notification.pid, path, _PATH_LIMIT)
             if name.startswith(b"/"):
                 directory = AT_FDCWD
-            caller = self.caller(notification)
-            with starting_points(notification.pid, directory) as (root, base), _identity_of(caller):
-                found = resolve(root, base, name)
-                try:
+            follow = not flags & os.O_NOFOLLOW
+            with starting_points(notification.pid, directory) as (root, base):
+                # Most lead elsewhere, and are the kernel's; only for the others it matters who the caller is.
+                with _found(root, base, name, follow=follow) as found:
                     node = self._node_behind(os.fstat(found))
-                    # Not ours, or forbidden: the kernel opens the file, or says why not.
-                    if node is None or not _may_read_and_write(found):
+                if node is None:
+                    return False
+                with identity_of(self.caller(notification)), _found(root, base, name, follow=follow) as found:
+                    # If it is forbidden, the kernel says so.
+                    if self._node_behind(os.fstat(found)) != node or not _may_read_and_write(found):
                         return False
-                finally:
-                    os.close(found)
         except OSError:
             return False
         self.answer(notification, lambda: self._install(notification, *node, flags))
         return True
 
+    def install_node(self, notification: Notification, status: os.stat_result, flags: int) -> int | None:
+        """Open the node whose file has that status for the caller, who may; the number, None if it is no node.
+
+        Raises as `_install` does.
+        """
+        node = self._node_behind(status)
+        return None if node is None else self._install(notification, *node, flags)
+
     def _node_behind(self, status: os.stat_result) -> tuple[Domain, tuple[str, ...]] | None:
-        """Domain and path of the node whose file has that status."""
+        """Domain and path of the node whose file has that status. Folders are the kernel's business."""
+        if stat.S_ISDIR(status.st_mode):
+            return None
         for mounted in self._domains:
             path = mounted.files.find(status.st_dev, status.st_ino)
             if path is not None:
@@ -199,7 +248,7 @@ class Traps:
     ) -> int:
         """Open a node for the caller; the number of the new descriptor.
 
-        Raises NodeShutDown, NoFreeDescriptor, TooManyOpenFiles.
+        Raises NodeShutDown, NoFreeDescriptor, TooManyOpenFiles, Interrupted.
         """
         self._handles.sweep()
         try:
@@ -212,8 +261,10 @@ class Traps:
             number = self._listener.add_descriptor(notification.id, theirs.fileno(), close_on_exec=close_on_exec, at=at)
         except OSError as error:
             self._handles.discard(handle)
-            if error.errno in (errno.EMFILE, errno.ENOENT, errno.ESRCH):
+            if error.errno == errno.EMFILE:
                 raise NoFreeDescriptor from error
+            if error.errno in (errno.ENOENT, errno.ESRCH):
+                raise Interrupted from error
             raise
         except BaseException:
             self._handles.discard(handle)
@@ -224,46 +275,73 @@ class Traps:
         return number
 
     def mmap(self, notification: Notification) -> None:
-        """mmap(address, length, protection, flags, fd, offset), shared and of a file."""
-        _, length, protection, _, descriptor, _ = notification.arguments
-        self._detours.end(notification)
-        handle = self._handle_of(notification, descriptor & 0xFFFFFFFF)
-        if handle is None or handle.broker is None:
+        """mmap(address, length, protection, flags, fd, offset), shared and of a file; mmap2 of i386 is the same."""
+        self._map(notification, notification.arguments)
+
+    def old_mmap(self, notification: Notification) -> None:
+        """mmap(arguments) of i386: the six of them lie in memory, 32 bits each."""
+        try:
+            raw = memory.read(notification.pid, notification.arguments[0], _OLD_MMAP_ARGUMENTS.size)
+        except OSError:
+            raw = bytes(_OLD_MMAP_ARGUMENTS.size)
+        address, length, protection, flags, descriptor, offset = _OLD_MMAP_ARGUMENTS.unpack(raw)
+        if flags & _MAP_TYPE in _MAPS_SHARED and not flags & _MAP_ANONYMOUS and offset % PAGE_SIZE == 0:
+            self._map(notification, (address, length, protection, flags, descriptor, offset // PAGE_SIZE))
+        else:
             self._listener.respond_continue(notification.id)
-            return
-        broker = handle.broker
+
+    def _map(self, notification: Notification, arguments: tuple[int, ...]) -> None:
+        _, length, protection, _, descriptor, _ = arguments
 
         def serve() -> int | None:
+            handle = self._handle_of(notification, descriptor & 0xFFFFFFFF)
+            if handle is None or handle.broker is None:
+                self._listener.respond_continue(notification.id)
+                return None
             rounded = (length + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
-            pool = broker.map(rounded, writable=bool(protection & _PROT_WRITE))
+            pool = handle.broker.map(rounded, writable=bool(protection & _PROT_WRITE))
             assert isinstance(pool, Pool)
-            result = inject_mapping(self._listener, notification, pool.read_only_descriptor, self._pump)
+            result = inject_mapping(self._listener, notification, pool.read_only_descriptor, self._pump, arguments)
             if result.outcome is Outcome.ALREADY_TRACED:
-                self._detours.map_instead(notification, handle, descriptor & 0xFFFFFFFF, pool.read_only_descriptor)
+                self.detours.map_instead(notification, handle, descriptor & 0xFFFFFFFF, pool.read_only_descriptor)
             return None
 
-        self.answer(notification, serve)
+        self.answer(notification, serve, may_wait=True)
 
 
-def _signed32(register: int) -> int:
+def _may_wait(notification: Notification) -> bool:
+    """Whether the trapped ioctl is a SEND that waits for its reply."""
+    if notification.arguments[1] & 0xFFFFFFFF != _SEND:
+        return False
+    try:
+        flags = memory.read(notification.pid, notification.arguments[2] + _SEND_FLAGS, 8)
+    except OSError:
+        return False
+    return bool(int.from_bytes(flags, "little") & abi.SEND_SYNC_REPLY)
+
+
+def signed32(register: int) -> int:
     """The low half of a register as a signed number."""
     value = register & 0xFFFFFFFF
     return value - (1 << 32) if value >> 31 else value
 
 
-def _descriptor_flags(thread: int, descriptor: int) -> int:
-    """The O_* flags of an open descriptor, O_CLOEXEC included (proc(5), fdinfo). Raises OSError."""
-    with open(f"/proc/{thread}/fdinfo/{descriptor}", "rb") as file:
-        fields = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
-    return int(fields[b"flags"], 8)
-
-
-def _identity_of(caller: TargetCaller) -> borrowed_identity:
+def identity_of(caller: TargetCaller) -> borrowed_identity:
     """What the caller may do with files; capabilities of another user namespace than ours do not count here."""
     who = caller.credentials()
     capabilities = caller.process.capabilities()
     own = capabilities.user_namespace == own_namespace(b"user")
     return borrowed_identity(who.fsuid, who.fsgid, who.groups, capabilities.effective if own else 0)
+
+
+@contextmanager
+def _found(root: int, base: int, path: bytes, *, follow: bool) -> Iterator[int]:
+    """What `interposer.resolve.resolve` finds, closed afterwards. Raises OSError."""
+    descriptor = resolve(root, base, path, follow=follow)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _may_read_and_write(descriptor: int) -> bool:

@@ -49,6 +49,13 @@ MASK_FILE = "attach_flags_mask"
 MASK_MODE = 0o644
 
 
+class Mirror(NamedTuple):
+    """Descriptors of two mounts that have no place yet: copies of `SharedMounts`, to be attached once."""
+
+    kdbus: int
+    parameters: int
+
+
 class View(NamedTuple):
     """Descriptors of two folders (O_RDONLY | O_DIRECTORY, close-on-exec).
 
@@ -68,14 +75,11 @@ def enter_mount_namespace() -> bool:
     Returns whether a user namespace was made; the process has all capabilities in it until it executes a program.
     Raises `MountNamespaceUnavailable`.
     """
-    try:
-        namespace.unshare(namespace.CLONE_NEWNS)
-        own_user_namespace = False
-    except PermissionError:
-        enter_user_namespace()
-        own_user_namespace = True
+    if own_mount_namespace():
+        return False
+    enter_user_namespace()
     _make_slave()
-    return own_user_namespace
+    return True
 
 
 def enter_user_namespace() -> None:
@@ -104,22 +108,40 @@ def enter_user_namespace() -> None:
 def build(own_user_namespace: bool) -> View:
     """Cover /sys/fs and /sys/module of this process's mount namespace.
 
-    `own_user_namespace` is what `enter_mount_namespace` returned. Raises `SysUnavailable` when there is no /sys to
-    cover, `ViewFailed` when a mount is refused.
+    `own_user_namespace` is what `enter_mount_namespace` returned. Raises `SysUnavailable` when there is no /sys
+    to cover, `ViewFailed` when a mount is refused.
     """
+    folders = _build(own_user_namespace, None)
+    assert folders is not None
+    return folders
+
+
+def build_mirror(own_user_namespace: bool, mirror: Mirror) -> None:
+    """As `build`, but attach and close the mounts of `mirror`, instead of making file systems."""
+    _build(own_user_namespace, mirror)
+
+
+def _build(own_user_namespace: bool, mirror: Mirror | None) -> View | None:
     unwritable = 0o222 if own_user_namespace else 0
     try:
         with _Folder(_cover("/sys/fs", unwritable)) as cover:
             os.mkdir("kdbus", 0o755, dir_fd=cover)
-            with _Folder(_tmpfs("kdbusfs", KDBUS_DIRECTORY_MODE, 0)) as mounted:
-                kdbus_directory = _open_apart(mounted, "")
-                _create_control(kdbus_directory)
+            with _Folder(mirror.kdbus if mirror else _tmpfs("kdbusfs", KDBUS_DIRECTORY_MODE, 0)) as mounted:
+                if mirror is None:
+                    _create_control(mounted)
                 _attach(mounted, cover, "kdbus")
+                if mirror is None:
+                    # Only now: before Linux 6.15 a mount that is not attached cannot be cloned.
+                    kdbus_directory = _open_apart(mounted, "")
         with _Folder(_cover("/sys/module", unwritable)) as cover:
             for folder in ("kdbus", "kdbus/parameters"):
                 os.mkdir(folder, dir_fd=cover)
                 os.chmod(folder, 0o755 & ~unwritable, dir_fd=cover)
-            _create_mask(cover, MASK_MODE & ~unwritable)
+            if mirror is not None:
+                with _Folder(mirror.parameters) as mounted:
+                    _attach(mounted, cover, "kdbus/parameters")
+                return None
+            _create_mask(cover, "kdbus/parameters", MASK_MODE & ~unwritable)
             parameters_directory = _open_apart(cover, "kdbus/parameters")
     except OSError as error:
         raise ViewFailed(
@@ -128,6 +150,57 @@ def build(own_user_namespace: bool) -> View:
             "a container or security module may forbid mounts; `kdbus doctor` tells what this machine allows",
         ) from error
     return View(kdbus_directory, parameters_directory)
+
+
+class SharedMounts:
+    """A kdbusfs and the module's parameters, for the views of several programs: each gets a `Mirror` of them.
+
+    They are mounted in this process's mount namespace, which `own_mount_namespace` has made, as only what is mounted
+    can be copied (before Linux 6.15). They belong to this process's user namespace: programs in others see them, with
+    their true owners and modes, and have no power over them.
+    """
+
+    def __init__(self) -> None:
+        """Raises `SysUnavailable`, `ViewFailed`."""
+        try:
+            with _Folder(_tmpfs("kdbusfs", KDBUS_DIRECTORY_MODE, 0)) as mounted:
+                _create_control(mounted)
+                _attach(mounted, namespace.AT_FDCWD, "/sys/fs")
+            with _Folder(_tmpfs("kdbus-view", 0o755, namespace.MOUNT_ATTR_NOEXEC)) as mounted:
+                _create_mask(mounted, ".", MASK_MODE)
+                _attach(mounted, namespace.AT_FDCWD, "/sys/module")
+        except FileNotFoundError as error:
+            raise SysUnavailable("mounting the shared view", str(error), "mount sysfs at /sys") from error
+        except OSError as error:
+            raise ViewFailed(
+                "mounting the shared view", str(error), "`kdbus doctor` tells what this machine allows"
+            ) from error
+
+    @staticmethod
+    def mirror() -> Mirror:
+        """Copies for one more program. Raises OSError."""
+        kdbus = _clone(namespace.AT_FDCWD, "/sys/fs")
+        try:
+            return Mirror(kdbus, _clone(namespace.AT_FDCWD, "/sys/module"))
+        except OSError:
+            os.close(kdbus)
+            raise
+
+    @staticmethod
+    def open() -> View:
+        """The two folders, which the caller closes."""
+        kdbus = os.open("/sys/fs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return View(kdbus, os.open("/sys/module", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def own_mount_namespace() -> bool:
+    """Move this process into a mount namespace of its own, whose mounts are slaves; False without CAP_SYS_ADMIN."""
+    try:
+        namespace.unshare(namespace.CLONE_NEWNS)
+    except PermissionError:
+        return False
+    _make_slave()
+    return True
 
 
 class AttachFlagsMask:
@@ -247,9 +320,9 @@ def _create_control(directory: int) -> None:
         os.fchmod(file, CONTROL_MODE)
 
 
-def _create_mask(cover: int, mode: int) -> None:
-    path = f"kdbus/parameters/{MASK_FILE}"
-    with _Folder(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode, dir_fd=cover)) as file:
+def _create_mask(directory: int, folder: str, mode: int) -> None:
+    path = f"{folder}/{MASK_FILE}"
+    with _Folder(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode, dir_fd=directory)) as file:
         os.write(file, b"%d\n" % DEFAULT_ATTACH_FLAGS_MASK)
         os.fchmod(file, mode)
 

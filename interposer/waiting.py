@@ -12,6 +12,10 @@ SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV a waiting thread is in state `S`, and bec
 it; so the state tells. Nothing announces the change, so it is looked at from time to time: after 1 ms, then in
 growing intervals of up to 20 ms. That is how long a signal handler may be late.
 
+Being given a descriptor wakes a thread as well (`Listener.touched`), in the rare case of a handle that is put in its
+place just before the call is served. From such a thread's state nothing can be told. What is pending for it alone,
+and for no other thread that could take it, will interrupt it for certain, so that is what is looked at then.
+
 Without that flag the kernel itself breaks off the wait when a signal comes, and the notification becomes invalid. The
 same look notices that, and the restarted call arrives as a new trap.
 
@@ -20,6 +24,7 @@ same look notices that, and the restarted call arrives as a new trap.
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Callable
@@ -42,6 +47,7 @@ class _Waiting:
     wait: Wait
     interval_ns: int
     next_look_ns: int
+    touched: bool
     cancel: int = -1
     """Descriptor of the cancel file, -1 for none."""
 
@@ -67,7 +73,8 @@ class WaitingCalls:
 
     def add(self, notification: Notification, wait: Wait) -> None:
         """Keep a call until its wait is over."""
-        call = _Waiting(notification, wait, _FIRST_LOOK_NS, time.monotonic_ns() + _FIRST_LOOK_NS)
+        touched = self._listener.touched == notification.id
+        call = _Waiting(notification, wait, _FIRST_LOOK_NS, time.monotonic_ns() + _FIRST_LOOK_NS, touched)
         self._waiting[notification.id] = call
         cancel: File | None = wait.cancel_file
         if isinstance(cancel, TargetFile):
@@ -81,6 +88,17 @@ class WaitingCalls:
         if self._ready:
             return 0
         return min((call.next_look_ns for call in self._waiting.values()), default=None)
+
+    def left(self, thread: int) -> None:
+        """`thread` is in another call: the one that it waited in, if any, was interrupted."""
+        for call in [call for call in self._waiting.values() if call.notification.pid == thread]:
+            self._interrupt(call)
+
+    def forget_gone(self) -> None:
+        """End the calls whose callers are gone: what they waited on, the broker keeps until then."""
+        for call in list(self._waiting.values()):
+            if not self._listener.is_valid(call.notification.id):
+                self._interrupt(call)
 
     def finish_ready(self) -> None:
         """Answer the calls whose wait is over."""
@@ -101,7 +119,7 @@ class WaitingCalls:
         for call in [call for call in self._waiting.values() if call.next_look_ns <= now]:
             if not self._listener.is_valid(call.notification.id):
                 self._interrupt(call)
-            elif _is_woken(call.notification.pid):
+            elif (_is_signalled if call.touched else _is_woken)(call.notification.pid):
                 self._interrupt(call)
                 self._listener.respond_error(call.notification.id, ERESTARTSYS)
             else:
@@ -137,3 +155,33 @@ def _is_woken(thread: int) -> bool:
     except OSError:
         return False
     return text[text.rfind(b")") + 2 : text.rfind(b")") + 3] == b"D"
+
+
+def _is_signalled(thread: int) -> bool:
+    """Whether a signal is pending that this thread will take, and no other can."""
+    try:
+        own = _signals(f"/proc/{thread}")
+        if own.pending & ~own.blocked:
+            return True
+        shared = own.pending_for_all & ~own.blocked
+        if not shared:
+            return False
+        others = [_signals(f"/proc/{thread}/task/{name}") for name in os.listdir(f"/proc/{thread}/task")]
+    except OSError:
+        return False
+    # The thread itself is among them.
+    return sum(1 for other in others if shared & ~other.blocked) == 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Signals:
+    pending: int
+    pending_for_all: int
+    blocked: int
+
+
+def _signals(folder: str) -> _Signals:
+    """The signal masks of a thread (proc_pid_status(5)). Raises OSError."""
+    with open(f"{folder}/status", "rb") as file:
+        fields = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
+    return _Signals(*(int(fields[name], 16) for name in (b"SigPnd", b"ShdPnd", b"SigBlk")))

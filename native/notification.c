@@ -93,6 +93,18 @@ int kdbus_listener_receive_beside(int listener, int beside, int64_t timeout_ns,
     return 1;
 }
 
+// A request that a signal to this process may break off before it has had any effect (the kernel takes its lock, and
+// waits for the target, interruptibly), made again until it has one.
+static int insist(int listener, unsigned long request, void *argument)
+{
+    int result;
+
+    do
+        result = ioctl(listener, request, argument);
+    while (result < 0 && errno == EINTR);
+    return result < 0 ? -errno : result;
+}
+
 static int respond(int listener, uint64_t id, int64_t value, int32_t error, uint32_t flags)
 {
     union response response;
@@ -102,7 +114,7 @@ static int respond(int listener, uint64_t id, int64_t value, int32_t error, uint
     response.response.val = value;
     response.response.error = error;
     response.response.flags = flags;
-    return ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response) ? -errno : 0;
+    return insist(listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
 }
 
 int kdbus_listener_respond(int listener, uint64_t id, int64_t value, int32_t error)
@@ -126,14 +138,13 @@ int kdbus_listener_add_descriptor(int listener, uint64_t id, int descriptor, int
         .newfd = at < 0 ? 0 : (uint32_t)at,
         .newfd_flags = flags,
     };
-    int number = ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &request);
 
-    return number < 0 ? -errno : number;
+    return insist(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &request);
 }
 
 int kdbus_listener_is_valid(int listener, uint64_t id)
 {
-    if (!ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id))
-        return 1;
-    return errno == ENOENT ? 0 : -errno;
+    int result = insist(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id);
+
+    return result == -ENOENT ? 0 : result < 0 ? result : 1;
 }

@@ -74,7 +74,10 @@ class Listener:
     have outgrown this program.
     """
 
-    __slots__ = ("_buffer", "_descriptor", "_notification", "synchronous_wake_up")
+    __slots__ = ("_buffer", "_descriptor", "_notification", "synchronous_wake_up", "touched")
+
+    touched: int
+    """The call whose thread was woken last by giving it a descriptor; it has waited in state D since, not S."""
 
     synchronous_wake_up: bool
     """Whether the kernel wakes synchronously (fast): SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP."""
@@ -84,6 +87,7 @@ class Listener:
         if result < 0:
             raise failure(result, f"use descriptor {descriptor} as a seccomp listener")
         self.synchronous_wake_up = result == 1
+        self.touched = 0
         self._descriptor = descriptor
         self._notification = ffi.new("struct kdbus_notification *")
         self._buffer = ffi.buffer(self._notification)
@@ -164,6 +168,7 @@ class Listener:
         """
         position = -1 if at is None else at
         flags = O_CLOEXEC if close_on_exec else 0
+        self.touched = id
         number = lib.kdbus_listener_add_descriptor(self._descriptor, id, descriptor, position, flags)
         if number < 0:
             raise failure(number, f"install descriptor {descriptor} in the caller of {id:#x}")

@@ -5,7 +5,9 @@ They are the other side's word on what is right, so they are not part of this pr
 that builds them, are looked for beside the checkout (`../shared/selftests`), or where the variable KDBUS_SELFTESTS
 points. Without them, or without the compiler and libcap that they need, the tests are skipped and say so.
 
-The harness ends with status 0 for a skipped test as well, so its last word counts too: `Testing ...: OK`.
+The harness ends with status 0 for a skipped test as well, so its last word counts too: `Testing ...: OK`. It can also
+run its tests in namespaces that it makes, where it mounts a kdbusfs of its own.
+
 Tests that it knows but whose sources are not there are not listed here. `daemon` runs until its stdin is
 readable, which /dev/null always is.
 """
@@ -43,6 +45,23 @@ NAMES = (
     "writable-pool",
 )
 
+_USER_NAMESPACE = ("--userns", "--uidmap", "0 0 65536", "--gidmap", "0 0 65536")
+NAMESPACES = {
+    "mount": ("--mntns",),
+    "mount and pid": ("--mntns", "--pidns"),
+    "user": _USER_NAMESPACE,
+    "user and mount": ("--mntns", *_USER_NAMESPACE),
+    "user, mount and pid": ("--mntns", "--pidns", *_USER_NAMESPACE),
+}
+"""Options of the harness that make it run its tests in new namespaces, with a kdbusfs that it mounts there.
+
+All users cannot be mapped: the harness forbids setgroups(2) in its user namespace, and where all are mapped it wants to
+call it nevertheless.
+"""
+NEEDS_ALL_IDS = "connection-info"
+"""What the harness skips in a user namespace that does not know every user and group."""
+
+_LINE = re.compile(r"^Testing .* \(([a-z-]+)\) \.+ ([A-Z]+)$", re.MULTILINE)
 _VERDICT = re.compile(r"^Testing .*: ([A-Z]*)$", re.MULTILINE)
 
 
@@ -81,6 +100,25 @@ def test_kernel_selftest(name: str, user: User, harness: Path) -> None:
         )
     if verdict == "SKIPPED":
         pytest.skip(f"the harness skipped it (as {user.name}): {_reason(outcome.output)}")
+
+
+@pytest.mark.parametrize("options", NAMESPACES.values(), ids=NAMESPACES.keys())
+def test_kernel_selftests_in_namespaces(options: tuple[str, ...], user: User, harness: Path) -> None:
+    """All at once, as root: the harness needs the privilege to map users.
+
+    In a child that it makes for this it ends without flushing its output, hence stdbuf.
+    """
+    if user.name != "root":
+        pytest.skip("the harness needs root for namespaces")
+    outcome = user.run(user.kdbus("run", "--", "stdbuf", "-oL", str(harness), *options))
+    verdicts = dict(_LINE.findall(outcome.output))
+    expected = dict.fromkeys(NAMES, "OK")
+    if "--userns" in options:
+        expected[NEEDS_ALL_IDS] = "SKIPPED"
+    found = {name: verdicts.get(name, "no verdict") for name in NAMES}
+    if outcome.status != 0 or found != expected:
+        wrong = {name: verdict for name, verdict in found.items() if verdict != expected[name]}
+        pytest.fail(f"exit status {outcome.status}, {wrong}; its output:\n{outcome.output}", pytrace=False)
 
 
 def _reason(output: str) -> str:

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command `python -m benchmarks`: arguments in, tables out, an exit status.
+
+Results go to stdout, what is being measured to stderr. The status is 1 if a measurement failed; what is not installed,
+a disturbed result or a missed target is no failure of the benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import machine, records, report, runner
+from benchmarks.execution import CannotRun, execution
+from benchmarks.figures import Results
+from benchmarks.groups import GROUPS, Context, Group
+from benchmarks.message_buses import message_buses
+from benchmarks.settings import FULL, QUICK, Settings
+
+PAGE_FILE = "measurements.md"
+NOISE = 0.1
+"""The part of the processors' time from which on other programs disturb a run."""
+
+DESCRIPTION = """\
+Measure how fast kdbus programs are under `kdbus run`, and what others pay for it, in comparison with a bare trap, a
+unix socket, dbus-daemon and dbus-broker. Peers that are not installed are named; all of them together:
+apt-get install gcc libc6-dev libsystemd-dev dbus dbus-broker strace.
+Without --quick it takes up to 15 minutes. The machine should have nothing else to do.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    groups = "\n".join(f"  {group.name:<12} {group.title}" for group in GROUPS)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=DESCRIPTION,
+        epilog=f"groups, all unless some are named:\n{groups}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = [group.name for group in GROUPS]
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help="measure only these groups")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and repetitions: up to 2 minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE, one JSON object per line")
+    save = f"keep the results in FOLDER, as {PAGE_FILE} and {report.PLOT_FILE}"
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help=save)
+    parser.add_argument("--repetitions", type=_count, metavar="N", help="how often everything takes its turn")
+    parser.add_argument("--seconds", type=_duration, metavar="S", help="time for one figure in one turn")
+    kdbus = "the command `kdbus` to measure, as one word for the shell; default: that of this tree"
+    parser.add_argument("--kdbus", type=shlex.split, metavar="COMMAND", help=kdbus)
+    parser.set_defaults(names=names)
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return number
+
+
+def _duration(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 600:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds up to 600")
+    return number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure as `arguments` say (None: those of this process); the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.groups if name not in options.names]
+    if unknown:
+        parser.error(f"there is no group {unknown[0]!r}; there are {', '.join(options.names)}")
+    for path in filter(None, (options.json and options.json.parent, options.save)):
+        if not path.is_dir():
+            parser.error(f"{path} is not a folder; make it first")
+
+    mode = "quick" if options.quick else "full"
+    settings = _settings(options)
+    groups = [group for group in GROUPS if not options.groups or group.name in options.groups]
+    facts = machine.describe()
+    before = machine.others_share()
+    started = time.gmtime()
+    start = time.monotonic()
+    try:
+        results = _measure(groups, settings, options.kdbus)
+    except KeyboardInterrupt:
+        _progress("interrupted, no results are kept")
+        return 130
+    duration = time.monotonic() - start
+    after = machine.others_share()
+    facts["used by others before and after"] = f"{before:.0%} and {after:.0%} of the cores"
+    if max(before, after) > NOISE:
+        results.disturbances.append(
+            f"other programs used {before:.0%} of the processors before the run and {after:.0%} after it; "
+            "end them and measure again"
+        )
+
+    date = time.strftime("%Y-%m-%d", started)
+    run = f"Measured on {date} in {duration / 60:.1f} minutes, {mode} mode: {settings.repetitions} repetitions."
+    print(report.text(results, facts, run), end="")
+    if options.json:
+        content = {
+            "mode": mode,
+            "repetitions": settings.repetitions,
+            "seconds": settings.seconds,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
+            "duration": round(duration, 1),
+        }
+        options.json.write_text("".join(f"{line}\n" for line in records.lines(results, facts, content)))
+    if options.save:
+        _save(options.save, results, facts, run)
+    return 1 if results.failures else 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    settings = QUICK if options.quick else FULL
+    if options.repetitions is not None:
+        settings = replace(settings, repetitions=options.repetitions)
+    if options.seconds is not None:
+        settings = replace(settings, seconds=options.seconds)
+    return settings
+
+
+def _measure(groups: Sequence[Group], settings: Settings, kdbus: Sequence[str] | None) -> Results:
+    results = Results()
+    # What was started has sessions of its own, so whoever ends this process does not reach it: we have to.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as stack:
+        programs = stack.enter_context(execution(kdbus))
+        buses = {}
+        if any(group.uses_buses for group in groups):
+            for name, found in stack.enter_context(message_buses(programs)).items():
+                if isinstance(found, CannotRun):
+                    results.miss(name, str(found))
+                else:
+                    buses[name] = found
+        runner.measure(groups, Context(programs, settings, buses, results), _progress)
+    return results
+
+
+def _progress(message: str) -> None:
+    print(f"benchmarks: {message}", file=sys.stderr, flush=True)
+
+
+def _save(folder: Path, results: Results, facts: dict[str, str], run: str) -> None:
+    (folder / PAGE_FILE).write_text(report.markdown(results, facts, run))
+    plot = report.latency_plot(results)
+    if plot is not None:
+        (folder / report.PLOT_FILE).write_text(plot)

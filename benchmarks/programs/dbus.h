@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Connecting to the D-Bus message bus whose address is in the environment, with libsystemd's sd-bus.
+
+#ifndef BENCHMARKS_DBUS_H
+#define BENCHMARKS_DBUS_H
+
+#include "measure.h"
+
+#include <systemd/sd-bus.h>
+
+#define ADDRESS_VARIABLE "DBUS_SESSION_BUS_ADDRESS"
+#define OBJECT "/benchmark"
+#define INTERFACE "org.example.Benchmark"
+
+// sd-bus returns negative errno numbers.
+static inline void check(int result, const char *attempt)
+{
+    if (result < 0)
+        fail("cannot %s: %s", attempt, strerror(-result));
+}
+
+static inline sd_bus *join(void)
+{
+    const char *address = getenv(ADDRESS_VARIABLE);
+    sd_bus *bus;
+
+    if (!address)
+        fail("%s is not set", ADDRESS_VARIABLE);
+    check(sd_bus_new(&bus), "make a D-Bus connection");
+    check(sd_bus_set_address(bus, address), "set the address of the message bus");
+    check(sd_bus_set_bus_client(bus, true), "say hello to the message bus");
+    check(sd_bus_negotiate_fds(bus, true), "ask for descriptors");
+    check(sd_bus_start(bus), "connect to the message bus");
+    return bus;
+}
+
+static inline const char *unique_name(sd_bus *bus)
+{
+    const char *name;
+
+    check(sd_bus_get_unique_name(bus, &name), "get the own name");
+    return name;
+}
+
+// Serves the connection for good.
+__attribute__((noreturn)) static inline void serve(sd_bus *bus)
+{
+    for (;;) {
+        int result = sd_bus_process(bus, NULL);
+
+        check(result, "process a message");
+        if (result == 0)
+            check(sd_bus_wait(bus, UINT64_MAX), "wait for a message");
+    }
+}
+
+#endif

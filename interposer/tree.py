@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One tree of processes: what belongs to one seccomp listener, and ends with the last process under its filter.
+
+The kernel allows one listener for each tree of processes. Everything that is about a trapped call hangs on it: the
+answers, the calls that wait, the engine of the flows, the mounts that its programs make. What the trees share (the
+domains with their buses, the handles, what is known of user namespaces) is in `Shared`; a descriptor of one tree may be
+passed to another, so handles are nobody's own.
+
+A `kdbus run` has one tree and its own `Shared`; in `kdbus serve` trees come and go. `interposer.supervisor` is the loop
+over them.
+
+What a filter traps is decided by whoever installs it, and a server is given listeners by others. So a call that this
+module has no answer for is left to the kernel.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from broker.outside import Ids
+from broker.send import Wait
+from interposer.exactly_once import Answers
+from interposer.filesystem import NodeFiles
+from interposer.filter import this_architecture
+from interposer.flows import Flows
+from interposer.guarantee import Guarantee, forced
+from interposer.handles import HandleTable, OpenHandle
+from interposer.ids import UserNamespaces
+from interposer.mounts import Mounts
+from interposer.path_mode import PathCalls
+from interposer.traps import MountedDomain, Traps
+from interposer.waiting import WaitingCalls
+from native.identity import can_compare, can_fetch
+from native.notification import Listener, Notification
+
+
+@dataclass(eq=False, slots=True)
+class Shared:
+    """What all trees of one supervisor have in common."""
+
+    handles: HandleTable
+    namespaces: UserNamespaces
+    new_domain: Callable[[Ids, NodeFiles], MountedDomain]
+    news: int
+    """Descriptor of an epoll set: readable when something has to be looked after before the next call is served."""
+    domains: list[MountedDomain] = field(default_factory=list)
+    """Every file system that shows the nodes of a domain; a domain may be shown by several."""
+
+
+class Tree:
+    """The processes under one listener."""
+
+    def __init__(self, listener: int, waits_killable: bool, shared: Shared, *, flows: bool) -> None:
+        """Takes over the descriptor `listener`. `waits_killable`: see `interposer.launch.Launched`.
+
+        `flows`: whether hot calls may be served natively at all. Raises OSError.
+        """
+        self._flows_wanted = flows
+        self._path_calls: PathCalls | None = None
+        self._shared = shared
+        self.queue: deque[Notification] = deque()
+        self.listener = Listener(listener)
+        self.waiting = WaitingCalls(self.listener, self._finish)
+        self._answers = Answers(self.listener, _guarantee(waits_killable), self.queue.append)
+        self._traps = Traps(
+            self.listener,
+            self._answers,
+            shared.handles,
+            shared.namespaces,
+            shared.domains,
+            self.waiting.add,
+            self.queue.append,
+            self._served,
+        )
+        self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
+        self.detours = self._traps.detours
+        self.flows = Flows(self.listener, shared.news, self._traps.caller, self.waiting.add, enabled=False)
+        served = {"ioctl": self._traps.ioctl, "mmap": self._traps.mmap, "open": self._traps.open}
+        served |= {"openat": self._traps.openat, "openat2": self._traps.openat2}
+        served |= {"mmap2": self._traps.mmap, "old_mmap": self._traps.old_mmap}
+        served |= {"mount": self.mounts.mount, "umount2": self.mounts.umount2, "umount": self.mounts.umount}
+        self._serve_by_call: dict[tuple[int, int], Callable[[Notification], None]] = {
+            (architecture.audit, number): served[name]
+            for architecture in this_architecture().all
+            for name, number in architecture.system_calls.items()
+            if name in served
+        }
+
+    def news(self) -> tuple[int, ...]:
+        """Descriptors that are readable when there is something to look after."""
+        return self.mounts.fileno(), self.detours.fileno(), self.waiting.cancels_fileno()
+
+    def show_folder(self, files: NodeFiles, kdbus: int, module: int) -> None:
+        """The programs' own /sys/fs/kdbus is a private folder (`interposer.path_mode`), with these two in it.
+
+        `files`: the nodes in `kdbus`. `module` is owned from now on.
+        """
+        self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self.queue.append)
+        served = self._path_calls.handlers()
+        self._serve_by_call |= {
+            (architecture.audit, number): served[name]
+            for architecture in this_architecture().all
+            for name, number in architecture.system_calls.items()
+            if name in served
+        }
+
+    def kernel_keeps_promise(self) -> None:
+        """This kernel is known to be free of the hole (`interposer.exactly_once`): answers need no confirmation."""
+        if self._answers.guarantee is Guarantee.CONFIRMED and forced() is None:
+            self._answers.guarantee = Guarantee.KERNEL
+
+    def allow_flows(self, allowed: bool) -> None:
+        """Whether hot calls may be served natively for now; nothing is lent at the moment.
+
+        The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2).
+        """
+        possible = can_compare() and can_fetch()
+        self.flows.enabled = allowed and possible and self._flows_wanted and self._answers.guarantee is Guarantee.KERNEL
+
+    def serve(self, notification: Notification) -> None:
+        """Serve a trapped call. Raises OSError if the listener is unusable."""
+        if not self._answers.kernel_waits:
+            self.waiting.left(notification.pid)
+        serve = self._serve_by_call.get((notification.architecture, notification.number))
+        if serve is None:
+            self.listener.respond_continue(notification.id)
+        else:
+            serve(notification)
+
+    def _served(self, notification: Notification, handle: OpenHandle) -> None:
+        self.flows.note(notification, handle)
+
+    def _finish(self, notification: Notification, wait: Wait) -> None:
+        def serve() -> int:
+            wait.finish(self._traps.caller(notification))
+            return 0
+
+        if not self._traps.answer(notification, serve):
+            wait.interrupt()
+
+    def close(self) -> None:
+        """End the domains that were mounted here, and let go of everything. Nothing is lent."""
+        self.waiting.close()
+        self.detours.close()
+        self.mounts.close()
+        self.flows.close()
+        if self._path_calls is not None:
+            self._path_calls.close()
+        self._answers.close()
+        self.listener.close()
+
+
+def _guarantee(waits_killable: bool) -> Guarantee:
+    """How answers are made sure to arrive, to begin with."""
+    return forced() or (Guarantee.CONFIRMED if waits_killable else Guarantee.HELD)
