@@ -3,7 +3,7 @@
 
 Most traffic is the same question over and over: may this connection send to that one, which metadata does the
 receiver get, where in its pool does the message go? A *flow* is the broker's answer, given once, for messages of one
-kind: plain vectors without descriptors, from a connection that needs nobody's permission to talk, to one that asks it
+kind: payload without descriptors to pass, from a connection that needs nobody's permission to talk, to one that asks it
 for no metadata. Whoever serves the hot calls (`native/flow.c`) may repeat that answer as long as nothing changes.
 
 To do so it must know the state that the rules work on: the receiver's pool, its queue, the replies that are expected.
@@ -29,6 +29,7 @@ from broker.connection import Connection
 from broker.domain import Domain
 from broker.layout import U64, signed64
 from broker.message import Message, Part
+from broker.outside import File
 from broker.queue import QueueEntry
 from broker.quota import User
 from broker.reply import Reply
@@ -56,14 +57,13 @@ def is_lendable(connection: Connection) -> bool:
 
 
 def _is_plain(message: Message) -> bool:
-    """Whether the message carries nothing but vectors and perhaps a destination's name."""
+    """Whether the message carries nothing but payload and perhaps a destination's name."""
     return not (
         message.files
         or message.extra
         or message.process.valid
         or message.connection.valid
         or len(message.parts) > _PARTS
-        or any(part.file is not None for part in message.parts)
     )
 
 
@@ -102,12 +102,16 @@ def _is_closed(connection: Connection, chosen: Container[Connection], known: lis
 
 
 def hand_out(
-    connections: list[tuple[int, Connection, bool]], domains: Sequence[Domain], user_number: Callable[[User], int]
+    connections: list[tuple[int, Connection, bool]],
+    domains: Sequence[Domain],
+    user_number: Callable[[User], int],
+    give_file: Callable[[File], int],
 ) -> list[int]:
     """The state of `lendable` connections as words, as `take_back` reads them.
 
     Their messages and replies are gone from here until then. `connections`: the number under which each is lent, and
-    whether its pollers see it readable.
+    whether its pollers see it readable. `give_file`: a descriptor of the memfd, to be
+    owned by whoever gets the words; what it raises leaves everything here as it was.
     """
     numbers = {connection: number for number, connection, _ in connections}
     replies = {reply: serial for serial, reply in enumerate(_replies(numbers), 1)}
@@ -120,7 +124,7 @@ def hand_out(
     for number, connection, readable in connections:
         words += (number, int(readable), *connection.pool.export_state(), len(connection.queue))
         for entry in connection.queue.entries():
-            words += _entry_words(entry, replies, user_number)
+            words += _entry_words(entry, replies, user_number, give_file)
     for _, connection, _ in connections:
         for entry in connection.queue.entries():
             connection.queue.remove(entry)
@@ -130,7 +134,12 @@ def hand_out(
     return words
 
 
-def _entry_words(entry: QueueEntry, replies: dict[Reply, int], user_number: Callable[[User], int]) -> list[int]:
+def _entry_words(
+    entry: QueueEntry,
+    replies: dict[Reply, int],
+    user_number: Callable[[User], int],
+    give_file: Callable[[File], int],
+) -> list[int]:
     message = entry.message
     words = [0, message.flags, message.priority & U64, message.destination, message.source, message.payload_type]
     words += (message.cookie, message.timeout_or_cookie_reply, message.sequence, entry.name_id)
@@ -139,7 +148,8 @@ def _entry_words(entry: QueueEntry, replies: dict[Reply, int], user_number: Call
     words.append(U64 if entry.charge is None else user_number(entry.charge.user))
     words.append(len(message.parts))
     for part in message.parts:
-        words += (part.size, U64 if part.start is None else part.start)
+        file = U64 if part.file is None else give_file(part.file)
+        words += (part.size, U64 if part.start is None else part.start, file)
     name = b"" if message.destination_name is None else message.destination_name + b"\0"
     words.append(len(name))
     padded = name + bytes(-len(name) % 8)
@@ -187,6 +197,7 @@ def take_back(
     domains: Sequence[Domain],
     connections: dict[int, Connection],
     users: dict[int, User],
+    open_file: Callable[[int], File],
 ) -> Returned:
     """Bring the broker's objects up to date with the state that was lent.
 
@@ -195,6 +206,7 @@ def take_back(
             replies, oldest first; the connections. Their layouts are those that `_reply`, `_connection` and `_entry`
             read. A connection that has not changed, and had no messages when it was lent, need not be among them.
         domains: by index. connections, users: by the numbers under which they were lent.
+        open_file: makes a file of a descriptor that came with a message.
     """
     reader = iter(words)
     sequences = _take(reader, LENT_DOMAINS)
@@ -203,7 +215,7 @@ def take_back(
     connection_count, reply_count = next(reader), next(reader)
     waits: list[ReturnedWait] = []
     replies = dict(_reply(reader, connections, waits) for _ in range(reply_count))
-    readable = [_connection(reader, connections, users, replies) for _ in range(connection_count)]
+    readable = [_connection(reader, connections, users, replies, open_file) for _ in range(connection_count)]
     for reply in replies.values():
         reply.drop()
     return Returned(waits, readable)
@@ -232,19 +244,27 @@ def _reply(reader: Iterator[int], connections: dict[int, Connection], waits: lis
 
 
 def _connection(
-    reader: Iterator[int], connections: dict[int, Connection], users: dict[int, User], replies: dict[int, Reply]
+    reader: Iterator[int],
+    connections: dict[int, Connection],
+    users: dict[int, User],
+    replies: dict[int, Reply],
+    open_file: Callable[[int], File],
 ) -> tuple[Connection, bool]:
     """index, readable, the pool, number of entries, the entries."""
     connection = connections[next(reader)]
     readable = bool(next(reader))
     connection.pool.import_state(reader)
     for _ in range(next(reader)):
-        connection.queue.add(_entry(reader, connection, users, replies))
+        connection.queue.add(_entry(reader, connection, users, replies, open_file))
     return connection, readable
 
 
 def _entry(
-    reader: Iterator[int], connection: Connection, users: dict[int, User], replies: dict[int, Reply]
+    reader: Iterator[int],
+    connection: Connection,
+    users: dict[int, User],
+    replies: dict[int, Reply],
+    open_file: Callable[[int], File],
 ) -> QueueEntry:
     """The message's header, sequence, name id, payload's offset, reply's number, user, parts, name."""
     _, flags, priority, destination, source, payload_type, cookie, timeout = _take(reader, 8)
@@ -252,8 +272,9 @@ def _entry(
     message = Message(destination, source, payload_type)
     message.flags, message.priority, message.cookie = flags, signed64(priority), cookie
     message.timeout_or_cookie_reply, message.sequence, message.name_id = timeout, sequence, name_id
-    pairs = [_take(reader, 2) for _ in range(part_count)]
-    message.parts = [Part(size, None if start == U64 else start, None) for size, start in pairs]
+    for size, start, descriptor in (_take(reader, 3) for _ in range(part_count)):
+        file = None if descriptor == U64 else open_file(descriptor)
+        message.parts.append(Part(size, None if start == U64 and file is None else start, file))
     name_size = next(reader)
     raw = b"".join(word.to_bytes(8, "little") for word in _take(reader, (name_size + 7) // 8))
     message.destination_name = raw[: name_size - 1] if name_size else None

@@ -14,30 +14,33 @@ lent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 from broker import revision3 as abi
 from broker.connection import Connection
 from broker.domain import Domain
-from broker.flow import LENT_DOMAINS, hand_out, is_flow, lendable, take_back
+from broker.flow import LENT_DOMAINS, Returned, hand_out, is_flow, lendable, take_back
 from broker.handle import EndpointHandle
+from broker.outside import File
 from broker.quota import User
 from broker.send import Wait
 from interposer.caller import TargetCaller
+from interposer.files import HandleRegistry, TargetFile
 from interposer.handles import OpenHandle
 from native.flow import Engine
 from native.notification import Listener, Notification
 from native.pool import Pool
 
 _HOT = frozenset(abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
-_BUSY = 4
+_BUSY = 16
 """How many connections are lent after a call that the broker had to serve: the last ones used."""
 _WORTH_IT = 3
 """Calls that have to be served before the broker is needed again, for lending to have paid."""
 _LONGEST_PAUSE = 16
-_PAIRS = 16
+_PAIRS = 64
 """How many flows are remembered and allowed again."""
 _PATIENCE_NS = 1_000_000
 """How long a call may wait before its thread has to be looked at (`interposer.waiting`)."""
@@ -53,6 +56,7 @@ class Flows:
         self,
         listener: Listener,
         hang_ups: int,
+        handles: HandleRegistry,
         caller: Callable[[Notification], TargetCaller],
         later: Callable[[Notification, Wait], None],
         *,
@@ -60,6 +64,7 @@ class Flows:
     ) -> None:
         """`later` takes over calls that wait when they are taken back; while `enabled` is False nothing is lent."""
         self._engine = Engine(listener, hang_ups)
+        self._files = handles
         self._caller = caller
         self._later = later
         self.enabled = enabled
@@ -99,7 +104,7 @@ class Flows:
         self._skip = self._pause
         if not words:
             return
-        returned = take_back(words, self._domains, self._connections, self._users)
+        returned = self._take_back(words)
         for connection, readable in returned.readable:
             self._handles[self._indices[connection]].readable = readable
         for wait in returned.waits:
@@ -108,6 +113,25 @@ class Flows:
             broker = self._handles[self._indices[wait.connection]].broker
             assert isinstance(broker, EndpointHandle)
             self._later(notification, broker.resume(wait.reply, c, wait.command, self._caller(notification)))
+
+    def _hand_out(self, lent: list[tuple[int, Connection, bool]]) -> list[int]:
+        with ExitStack() as descriptors:
+
+            def give_file(file: File) -> int:
+                assert isinstance(file, TargetFile)
+                copy = os.dup(file.fileno())
+                descriptors.callback(os.close, copy)
+                return copy
+
+            words = hand_out(lent, self._domains, id, give_file)
+            descriptors.pop_all()  # they go with the words
+        return words
+
+    def _take_back(self, words: Sequence[int]) -> Returned:
+        return take_back(words, self._domains, self._connections, self._users, self._open_file)
+
+    def _open_file(self, descriptor: int) -> TargetFile:
+        return TargetFile(descriptor, self._files)
 
     def note(self, notification: Notification, handle: OpenHandle) -> None:
         """The broker has served this ioctl on `handle`: remember the connection if it was a hot call."""
@@ -131,16 +155,14 @@ class Flows:
         found = self._indices.get(connection)
         if found is not None:
             return found
-        memory, domain = connection.pool.memory, connection.bus.domain
-        if domain not in self._domains and len(self._domains) < LENT_DOMAINS:
-            self._domains.append(domain)
-        if domain not in self._domains or not isinstance(memory, Pool):
+        memory, domain = connection.pool.memory, self._domain(connection.bus.domain)
+        if domain is None or not isinstance(memory, Pool):
             return None
         index = self._engine.add(
             id=connection.id,
             bus=id(connection.bus),
             user=id(connection.user),
-            domain=self._domains.index(domain),
+            domain=domain,
             ours=handle.ours.fileno(),
             epoll=handle.epoll,
             target=handle.target,
@@ -152,6 +174,19 @@ class Flows:
         self._connections[index] = connection
         self._handles[index] = handle
         return index
+
+    def _domain(self, domain: Domain) -> int | None:
+        """The domain's index in the engine, perhaps that of one that has no connections there any more."""
+        if domain not in self._domains:
+            if len(self._domains) < LENT_DOMAINS:
+                self._domains.append(domain)
+                return len(self._domains) - 1
+            used = {connection.bus.domain for connection in self._connections.values()}
+            free = next((index for index, old in enumerate(self._domains) if old not in used), None)
+            if free is None:
+                return None
+            self._domains[free] = domain
+        return self._domains.index(domain)
 
     def forget(self, handle: OpenHandle) -> None:
         """The handle is about to be closed; nothing is lent."""
@@ -180,9 +215,13 @@ class Flows:
             if not len(connection.queue):
                 self._handles[index].queue_drained()
             lent.append((index, connection, self._handles[index].readable))
-        words = hand_out(lent, self._domains, id)
+        try:
+            words = self._hand_out(lent)
+        except OSError:  # no more descriptors: what waits stays with the broker
+            self._skip = _LONGEST_PAUSE
+            return
         if not self._engine.lend(words):
-            take_back(words, self._domains, self._connections, self._users)
+            self._take_back(words)
             self._skip = _LONGEST_PAUSE
             return
         self._lent = True

@@ -76,7 +76,9 @@ class Tree:
         )
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
         self.detours = self._traps.detours
-        self.flows = Flows(self.listener, shared.news, self._traps.caller, self.waiting.add, enabled=False)
+        self.flows = Flows(
+            self.listener, shared.news, shared.handles, self._traps.caller, self.waiting.add, enabled=False
+        )
         served = {"ioctl": self._traps.ioctl, "mmap": self._traps.mmap, "open": self._traps.open}
         served |= {"openat": self._traps.openat, "openat2": self._traps.openat2}
         served |= {"mmap2": self._traps.mmap, "old_mmap": self._traps.old_mmap}

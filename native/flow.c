@@ -128,6 +128,14 @@ struct kdbus_engine *kdbus_engine_create(int listener, int hang_ups)
     return engine;
 }
 
+void flow_close_files(struct flow_entry *entry)
+{
+    for (uint32_t i = 0; i < entry->part_count; i++)
+        if (entry->parts[i].file >= 0)
+            close(entry->parts[i].file);
+    entry->part_count = 0;
+}
+
 static void forget_state(struct kdbus_engine *engine, struct flow_connection *connection)
 {
     while (connection->first) {
@@ -136,6 +144,7 @@ static void forget_state(struct kdbus_engine *engine, struct flow_connection *co
         connection->first = entry->next;
         if (entry->reply)
             flow_drop_reply(engine, entry->reply);
+        flow_close_files(entry);
         free(entry);
     }
     connection->last = NULL;
@@ -457,8 +466,8 @@ static int store_reply(const struct flow_reply *reply, struct words *out)
 }
 
 // The header of the message (8 words), sequence, name id, offset of the payload (all ones for none), number of the
-// reply (0 for none), user (all ones for none), number of parts, each with size and start, size of the name, the name
-// in whole words.
+// reply (0 for none), user (all ones for none), number of parts, each with size, start and descriptor (all ones for
+// none), size of the name, the name in whole words.
 static int store_entry(const struct flow_connection *connection, const struct flow_entry *entry, struct words *out)
 {
     uint64_t words[] = {
@@ -473,8 +482,11 @@ static int store_entry(const struct flow_connection *connection, const struct fl
 
     if (!result)
         result = add_all(out, words, sizeof(words) / sizeof(*words));
-    if (!result)
-        result = add_all(out, entry->parts, 2 * (size_t)entry->part_count);
+    for (uint32_t i = 0; i < entry->part_count && !result; i++) {
+        uint64_t part[] = {entry->parts[i].size, entry->parts[i].start, (uint64_t)(int64_t)entry->parts[i].file};
+
+        result = add_all(out, part, 3);
+    }
     if (!result)
         result = words_add(out, entry->name_size);
     return result ? result : add_all(out, entry->name, (entry->name_size + 7) / 8);
@@ -535,6 +547,19 @@ static void forget_all(struct kdbus_engine *engine)
     engine->lent_any = 0;
 }
 
+// The descriptors in what was stored are the broker's from now on.
+static void give_files_away(struct kdbus_engine *engine)
+{
+    for (size_t i = 0; i < engine->connection_room; i++) {
+        struct flow_connection *connection = engine->connections[i];
+
+        if (!connection || !flow_is_lent(engine, connection))
+            continue;
+        for (struct flow_entry *entry = connection->first; entry; entry = entry->next)
+            entry->part_count = 0;
+    }
+}
+
 // Takes everything back. Returns the number of words at `*words` (valid until the next call): the sequence numbers of
 // the domains, the number of changed connections and of replies, the replies, oldest first, and these connections; 0 if
 // nothing was lent; -ENOMEM, and then nothing has changed.
@@ -549,6 +574,7 @@ int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words)
     result = store_all(engine, &engine->out);
     if (result)
         return result;
+    give_files_away(engine);
     forget_all(engine);
     *words = engine->out.data;
     return (int64_t)engine->out.count;
@@ -598,7 +624,7 @@ static int load_entry(struct kdbus_engine *engine, struct flow_connection *conne
 {
     const uint64_t *header = read_words(reader, 8);
     const uint64_t *facts = read_words(reader, 6);
-    const uint64_t *parts = facts && facts[5] <= LENT_PARTS ? read_words(reader, 2 * facts[5]) : NULL;
+    const uint64_t *parts = facts && facts[5] <= LENT_PARTS ? read_words(reader, 3 * facts[5]) : NULL;
     const uint64_t *name_size = parts ? read_words(reader, 1) : NULL;
     const uint64_t *name = name_size && *name_size <= LENT_NAME ? read_words(reader, (*name_size + 7) / 8) : NULL;
     struct flow_entry *entry;
@@ -615,7 +641,8 @@ static int load_entry(struct kdbus_engine *engine, struct flow_connection *conne
     entry->reply = facts[3] ? reply_of_number(engine, facts[3]) : NULL;
     entry->user = facts[4] == UINT64_MAX ? -1 : load_charge(connection, facts[4]);
     entry->part_count = (uint32_t)facts[5];
-    memcpy(entry->parts, parts, 16 * (size_t)entry->part_count);
+    for (uint32_t i = 0; i < entry->part_count; i++)
+        entry->parts[i] = (struct flow_part){parts[3 * i], parts[3 * i + 1], (int)(int64_t)parts[3 * i + 2]};
     entry->name_size = (uint32_t)*name_size;
     memcpy(entry->name, name, entry->name_size);
     if (connection->last)
@@ -680,7 +707,7 @@ static int load_reply(struct kdbus_engine *engine, struct reader *reader)
 }
 
 // Takes connections with all that belongs to them, as words in the layout that kdbus_engine_recall returns. -EBUSY while
-// anything is lent; -EINVAL for a state that is not taken, -ENOMEM: then nothing is lent.
+// anything is lent; -EINVAL for a state that is not taken, -ENOMEM: then nothing is lent, and no descriptor is taken.
 int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t count)
 {
     struct reader reader = {words, words + count};
@@ -698,8 +725,10 @@ int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t
             result = load_connection(engine, &reader);
         if (!result && reader.next != reader.end)
             result = -EINVAL;
-        if (result)
+        if (result) {
+            give_files_away(engine);
             forget_all(engine);
+        }
     }
     return result;
 }

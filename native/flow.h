@@ -88,6 +88,7 @@ struct flow_reply {
 struct flow_part {
     uint64_t size;
     uint64_t start;
+    int file; // a sealed memfd that is ours to close, -1 for copied payload
 };
 
 // A message in a queue (broker/queue.py).
@@ -178,6 +179,7 @@ struct flow_binding *flow_find_binding(const struct kdbus_engine *engine, uint64
 struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source, uint64_t destination_id,
                        const char *name);
 struct flow_reply *flow_new_reply(struct kdbus_engine *engine);
+void flow_close_files(struct flow_entry *entry);
 void flow_drop_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 

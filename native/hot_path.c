@@ -4,9 +4,9 @@
 //
 // Each of the three first finds out whether it can serve the call, reading all that it needs from the target once, and
 // only then changes anything. A call is the broker's (result 0) as soon as anything is unusual: a size other than that
-// of the bare structure, an unknown flag, an item that is neither a plain vector nor a destination, a receiver that
-// is not lent, no flow, a full queue or pool, an address that cannot be read or written. What the broker then reads is
-// what it decides on.
+// of the bare structure, an unknown flag, an item that is neither a plain vector, nor a sealed memfd, nor a
+// destination, a receiver that is not lent, no flow, a full queue or pool, an address that cannot be read or written.
+// What the broker then reads is what it decides on.
 //
 // Crossings into the kernel per call: the notification and its answer, one kcmp(2) to be sure of the descriptor,
 // one process_vm_readv(2) for the command, and for a SEND also the message where the last one of this descriptor was;
@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,6 +36,7 @@
 #define MSG_FLAGS 7ULL
 #define ITEM_PAYLOAD_VEC 1
 #define ITEM_PAYLOAD_OFF 2
+#define ITEM_PAYLOAD_MEMFD 3
 #define ITEM_DST_NAME 9
 #define DST_BROADCAST UINT64_MAX
 
@@ -57,13 +59,16 @@ enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_C
 #define HEADER_BYTES 64
 #define ITEM_HEADER 16
 #define VEC_ITEM 32
+#define MEMFD_ITEM 40
+#define RETURN_INCOMPLETE_FDS 1ULL
 #define FORESEEN_BYTES 192 // of a message: header, a name, a vector
 
 // A message as it was read, and what its items say.
 struct outgoing {
     uint64_t words[LENT_MESSAGE_SIZE / 8];
-    struct iovec remote[LENT_PARTS];
-    struct flow_part parts[LENT_PARTS];
+    struct iovec remote[LENT_PARTS]; // of the vectors among the parts
+    uint32_t vector_count;
+    struct flow_part parts[LENT_PARTS]; // `file` is the sender's number until fetch_files
     uint32_t part_count;
     uint64_t payload_size;
     uint32_t name_size;
@@ -113,25 +118,31 @@ static void wake(struct flow_connection *connection)
         connection->readable = 1;
 }
 
-// A duplicate of the descriptor of the call, proved to be the connection's by the number that its socket has; -1 if it is
-// not, or cannot be had.
-static int duplicate(const struct flow_connection *connection, struct flow_binding *binding)
+// A duplicate of a descriptor of the binding's thread, or -errno.
+static int fetch(struct flow_binding *binding, int descriptor)
 {
-    int descriptor = (int)(uint32_t)binding->key;
-    uint64_t cookie = 0;
-    int socket;
+    int copy = binding->pidfd < 0 ? -ESRCH : kdbus_pidfd_getfd(binding->pidfd, descriptor);
 
-    socket = binding->pidfd < 0 ? -ESRCH : kdbus_pidfd_getfd(binding->pidfd, descriptor);
-    if (socket == -ESRCH) { // none yet, or the number is another thread's by now
+    if (copy == -ESRCH) { // no pidfd yet, or the number is another thread's by now
         if (binding->pidfd >= 0)
             close(binding->pidfd);
         binding->pidfd = kdbus_pidfd_open((int)(binding->key >> 32), PIDFD_THREAD);
         if (binding->pidfd < 0) {
             binding->pidfd = -1;
-            return -1;
+            return -ESRCH;
         }
-        socket = kdbus_pidfd_getfd(binding->pidfd, descriptor);
+        copy = kdbus_pidfd_getfd(binding->pidfd, descriptor);
     }
+    return copy;
+}
+
+// A duplicate of the descriptor of the call, proved to be the connection's by the number that its socket has; -1 if it is
+// not, or cannot be had.
+static int duplicate(const struct flow_connection *connection, struct flow_binding *binding)
+{
+    int socket = fetch(binding, (int)(uint32_t)binding->key);
+    uint64_t cookie = 0;
+
     if (socket >= 0 && (kdbus_socket_cookie(socket, &cookie) < 0 || cookie != connection->cookie)) {
         close(socket);
         return -1;
@@ -186,7 +197,7 @@ static int read_command_and_message(const struct kdbus_notification *call, struc
 // What to read together with the next message.
 static void foresee_payload(struct flow_binding *binding, const struct outgoing *out)
 {
-    if (out->part_count == 1 && out->payload_size <= LENT_SHORT)
+    if (out->vector_count == 1 && out->payload_size <= LENT_SHORT)
         binding->payload = out->remote[0];
     else
         binding->payload.iov_len = 0;
@@ -199,6 +210,7 @@ static int parse_items(struct outgoing *out)
     uint64_t position = HEADER_BYTES;
 
     out->part_count = 0;
+    out->vector_count = 0;
     out->payload_size = 0;
     out->name_size = 0;
     out->name[0] = 0;
@@ -218,9 +230,16 @@ static int parse_items(struct outgoing *out)
             memcpy(vector, data + position + ITEM_HEADER, sizeof(vector));
             if (!vector[0] || !vector[1] || vector[0] > LENT_PAYLOAD - out->payload_size)
                 return 0;
-            out->remote[out->part_count] = (struct iovec){(void *)vector[1], vector[0]};
-            out->parts[out->part_count++] = (struct flow_part){vector[0], out->payload_size};
+            out->remote[out->vector_count++] = (struct iovec){(void *)vector[1], vector[0]};
+            out->parts[out->part_count++] = (struct flow_part){vector[0], out->payload_size, -1};
             out->payload_size += vector[0];
+        } else if (type == ITEM_PAYLOAD_MEMFD && size == MEMFD_ITEM && out->part_count < LENT_PARTS) {
+            uint64_t memfd[3]; // start, size, descriptor
+
+            memcpy(memfd, data + position + ITEM_HEADER, sizeof(memfd));
+            if (!memfd[1] || memfd[1] & 7 || (int32_t)memfd[2] < 0)
+                return 0;
+            out->parts[out->part_count++] = (struct flow_part){memfd[1], memfd[0], (int32_t)memfd[2]};
         } else if (type == ITEM_DST_NAME && !out->name_size && size > ITEM_HEADER && size - ITEM_HEADER < LENT_NAME) {
             out->name_size = (uint32_t)(size - ITEM_HEADER);
             memcpy(out->name, data + position + ITEM_HEADER, out->name_size);
@@ -281,12 +300,12 @@ static int copy_payload(const struct kdbus_notification *call, const struct outg
 {
     struct iovec local = {(char *)pool->memory.memory + slice->offset, out->payload_size};
 
-    if (out->foreseen.iov_len == out->payload_size && out->part_count == 1 &&
+    if (out->foreseen.iov_len == out->payload_size && out->vector_count == 1 &&
         out->foreseen.iov_base == out->remote[0].iov_base) {
         memcpy(local.iov_base, out->payload, out->payload_size);
         return 1;
     }
-    return process_vm_readv((pid_t)call->pid, &local, 1, out->remote, out->part_count, 0) ==
+    return process_vm_readv((pid_t)call->pid, &local, 1, out->remote, out->vector_count, 0) ==
            (ssize_t)out->payload_size;
 }
 
@@ -311,6 +330,45 @@ static struct lent_slice *take_payload(const struct kdbus_notification *call, co
     return slice;
 }
 
+// Whether the file may be passed as a memfd: sealed altogether, and as long as the part says (broker/message.py).
+static int is_sealed(int file, const struct flow_part *part)
+{
+    const int all = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+    int seals = fcntl(file, F_GET_SEALS); // fails for O_PATH, and for what is no memfd
+    struct stat status;
+
+    return seals >= 0 && (seals & all) == all && !fstat(file, &status) && part->start <= UINT64_MAX - part->size &&
+           part->start + part->size <= (uint64_t)status.st_size;
+}
+
+static void close_files(struct outgoing *out, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (out->parts[i].file >= 0)
+            close(out->parts[i].file);
+}
+
+// Replaces the sender's descriptor numbers by duplicates of ours. 0 if one of them is not a memfd to be passed.
+static int fetch_files(struct flow_binding *binding, struct outgoing *out)
+{
+    for (uint32_t i = 0; i < out->part_count; i++) {
+        struct flow_part *part = &out->parts[i];
+        int copy;
+
+        if (part->file < 0)
+            continue;
+        copy = fetch(binding, part->file);
+        if (copy < 0 || !is_sealed(copy, part)) {
+            if (copy >= 0)
+                close(copy);
+            close_files(out, i);
+            return 0;
+        }
+        part->file = copy;
+    }
+    return 1;
+}
+
 static void fill_entry(struct flow_entry *entry, const struct flow_connection *source, const struct outgoing *out)
 {
     memcpy(entry->header, out->words, sizeof(entry->header));
@@ -324,8 +382,36 @@ static void fill_entry(struct flow_entry *entry, const struct flow_connection *s
 
 static size_t message_size(const struct flow_entry *entry)
 {
-    return HEADER_BYTES + (entry->name_size ? align8(ITEM_HEADER + entry->name_size) : 0) +
-           (size_t)entry->part_count * VEC_ITEM;
+    size_t size = HEADER_BYTES + (entry->name_size ? align8(ITEM_HEADER + entry->name_size) : 0);
+
+    for (uint32_t i = 0; i < entry->part_count; i++)
+        size += entry->parts[i].file < 0 ? VEC_ITEM : MEMFD_ITEM;
+    return size;
+}
+
+// Gives the caller of `call` the memfds of the message in `slice`, whose items have to be told the numbers.
+static uint64_t install_files(const struct kdbus_engine *engine, uint64_t call, const struct lent_pool *pool,
+                              const struct lent_slice *slice, const struct flow_entry *entry)
+{
+    uint64_t *word = (uint64_t *)((char *)pool->memory.memory + slice->offset) + MSG_WORDS;
+    uint64_t flags = 0;
+
+    if (entry->name_size)
+        word += align8(ITEM_HEADER + entry->name_size) / 8;
+    for (uint32_t i = 0; i < entry->part_count; i++) {
+        int number;
+
+        if (entry->parts[i].file < 0) {
+            word += VEC_ITEM / 8;
+            continue;
+        }
+        number = kdbus_listener_add_descriptor(engine->listener, call, entry->parts[i].file, -1, O_CLOEXEC);
+        if (number < 0)
+            flags = RETURN_INCOMPLETE_FDS;
+        word[4] = (uint32_t)number;
+        word += MEMFD_ITEM / 8;
+    }
+    return flags;
 }
 
 // Header and items, as broker/queue.py writes them, into a slice that holds the payload's.
@@ -356,6 +442,14 @@ static struct lent_slice *write_message(struct flow_connection *receiver, const 
         word += padded / 8;
     }
     for (uint32_t i = 0; i < entry->part_count; i++) {
+        if (entry->parts[i].file >= 0) {
+            *word++ = MEMFD_ITEM;
+            *word++ = ITEM_PAYLOAD_MEMFD;
+            *word++ = entry->parts[i].start;
+            *word++ = entry->parts[i].size;
+            *word++ = UINT32_MAX; // until it is installed
+            continue;
+        }
         *word++ = VEC_ITEM;
         *word++ = ITEM_PAYLOAD_OFF;
         *word++ = entry->parts[i].size;
@@ -385,6 +479,9 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
         lent_pool_undo(&requester->pool, slice);
         return 0;
     }
+    results[2] = install_files(engine, caller, &requester->pool, slice, entry);
+    if (results[2])
+        write_back(reply->caller.pid, reply->caller.arguments[2], reply->command, SEND_REPLY, results, 3);
     slice->published = 1;
     slice->holders--;
     requester->dirty = 1;
@@ -430,12 +527,17 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     if (!write_back(call->pid, call->arguments[2], command, SEND_KERNEL_FLAGS, expected, 3))
         return 0;
 
+    if (!fetch_files(binding, &out))
+        return 0;
     entry = calloc(1, sizeof(*entry));
-    if (!entry)
+    if (!entry) {
+        close_files(&out, out.part_count);
         return -ENOMEM;
+    }
     fill_entry(entry, source, &out);
     entry->payload = take_payload(call, &out, receiver, &failed);
     if (failed) {
+        flow_close_files(entry);
         free(entry);
         return 0;
     }
@@ -446,6 +548,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
             lent_pool_release(&receiver->pool, entry->payload);
         else if (entry->payload)
             lent_pool_undo(&receiver->pool, entry->payload);
+        flow_close_files(entry);
         free(entry);
         if (!finished)
             return 0;
@@ -462,6 +565,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         if (!reply) {
             if (entry->payload)
                 lent_pool_undo(&receiver->pool, entry->payload);
+            flow_close_files(entry);
             free(entry);
             return -ENOMEM;
         }
@@ -551,6 +655,9 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
             return 0;
         }
     }
+    results[RECV_MSG + 2] = install_files(engine, call->id, &receiver->pool, slice, entry);
+    if (results[RECV_MSG + 2])
+        write_back(call->pid, call->arguments[2], command, RECV_MSG, results + RECV_MSG, 3);
     slice->published = 1;
     slice->holders--;
     receiver->first = entry->next;
@@ -564,6 +671,7 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
         lent_pool_release(&receiver->pool, entry->payload);
     if (entry->reply)
         flow_drop_reply(engine, entry->reply);
+    flow_close_files(entry);
     free(entry);
     if (!receiver->first)
         calm(receiver, socket);

@@ -7,12 +7,34 @@ test lends, takes back at once what it lent, and looks at what programs would se
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from broker import revision3 as abi
 from broker.flow import LENT_DOMAINS, hand_out, is_flow, is_lendable, lendable, take_back
+from broker.outside import File
 from broker.quota import User
-from tests.outside import SECOND, Peer, World, descriptors_item, memfd, vector_item
+from tests.fakes import FakeReference
+from tests.outside import SECOND, Peer, World, descriptors_item, memfd, memfd_item, vector_item
+
+
+class Descriptors:
+    """Gives out numbers for files, and takes them back."""
+
+    def __init__(self) -> None:
+        self.files: dict[int, FakeReference] = {}
+
+    def give(self, file: File) -> int:
+        """A number that stands for another reference to the file."""
+        assert isinstance(file, FakeReference)
+        number = 100 + len(self.files)
+        self.files[number] = FakeReference(file.file)
+        return number
+
+    def open(self, descriptor: int) -> File:
+        """The reference that was given; once."""
+        return self.files.pop(descriptor)
 
 
 def lend_and_take_back(world: World, *peers: Peer) -> None:
@@ -20,16 +42,20 @@ def lend_and_take_back(world: World, *peers: Peer) -> None:
     connections = {number: peer.connection for number, peer in enumerate(peers)}
     assert lendable(connections.values()) == list(connections.values())
     users: dict[int, User] = {}
+    files = Descriptors()
 
     def number_of(user: User) -> int:
         users[id(user)] = user
         return id(user)
 
-    words = hand_out([(number, peer, False) for number, peer in connections.items()], [world.domain], number_of)
+    words = hand_out(
+        [(number, peer, False) for number, peer in connections.items()], [world.domain], number_of, files.give
+    )
     for connection in connections.values():
         assert not len(connection.queue) and not connection.request_count and not connection.owed
     assert all(0 <= word < 1 << 64 for word in words)
-    returned = take_back(words, [world.domain], connections, users)
+    returned = take_back(words, [world.domain], connections, users, files.open)
+    assert not files.files
     assert not returned.waits
     assert [connection for connection, _ in returned.readable] == list(connections.values())
 
@@ -120,6 +146,34 @@ def test_the_sequence_goes_on() -> None:
     assert world.domain.sequence == before
 
 
+def test_a_memfd_survives() -> None:
+    world = World()
+    alice, bob = pair(world)
+    file = memfd(64)
+    alice.send(bob, items=[memfd_item(alice.caller.open(file), size=16, start=8)])
+    lend_and_take_back(world, alice, bob)
+    assert file.pinned == 1
+    received = bob.recv()
+    assert received.item(abi.ITEM_PAYLOAD_MEMFD)[:16] == struct.pack("<QQ", 8, 16)
+    assert file.pinned == 0
+
+
+def test_what_cannot_be_given_stays() -> None:
+    world = World()
+    alice, bob = pair(world)
+    file = memfd(64)
+    alice.send(bob, b"first")
+    alice.send(bob, items=[memfd_item(alice.caller.open(file), size=16)])
+
+    def refuse(file: File) -> int:
+        raise OSError
+
+    with pytest.raises(OSError):
+        hand_out([(0, alice.connection, False), (1, bob.connection, False)], [world.domain], lambda user: 0, refuse)
+    assert bob.recv().payload == b"first"
+    assert file.pinned == 1
+
+
 def test_descriptors_are_not_lent() -> None:
     world = World()
     alice, bob = world.connect(attach_flags_recv=0), world.connect(attach_flags_recv=0)
@@ -181,9 +235,9 @@ def test_a_flow_needs_no_permission_and_no_metadata() -> None:
 def test_the_domain_limit_is_padded() -> None:
     world = World()
     alice, bob = pair(world)
-    words = hand_out([(0, alice.connection, True), (1, bob.connection, False)], [world.domain], id)
+    words = hand_out([(0, alice.connection, True), (1, bob.connection, False)], [world.domain], id, Descriptors().give)
     assert words[0] == world.domain.sequence
     assert words[1:LENT_DOMAINS] == [0] * (LENT_DOMAINS - 1)
     assert words[LENT_DOMAINS : LENT_DOMAINS + 2] == [2, 0]
     with pytest.raises(StopIteration):
-        take_back(words[:-1], [world.domain], {0: alice.connection, 1: bob.connection}, {})
+        take_back(words[:-1], [world.domain], {0: alice.connection, 1: bob.connection}, {}, Descriptors().open)

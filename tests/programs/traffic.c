@@ -6,6 +6,8 @@
 //
 // usage: traffic SEED STEPS
 
+#define _GNU_SOURCE
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kdbus.h>
@@ -39,6 +41,7 @@ static struct peer peers[PEERS];
 static uint64_t state;
 static char payload[96 * 1024];
 static char path[128];
+static int memfds[3]; // of 4096 bytes; the last one is not sealed
 
 static uint32_t any(uint32_t below)
 {
@@ -126,6 +129,27 @@ static uint64_t *put_vector(uint64_t *word, const void *address, uint64_t size)
     return word;
 }
 
+static void make_memfds(void)
+{
+    for (int i = 0; i < 3; i++) {
+        memfds[i] = memfd_create("traffic", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        if (memfds[i] < 0 || write(memfds[i], payload, 4096) != 4096)
+            exit(2);
+        if (i < 2 && fcntl(memfds[i], F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE))
+            exit(2);
+    }
+}
+
+static uint64_t *put_memfd(uint64_t *word)
+{
+    *word++ = 40;
+    *word++ = KDBUS_ITEM_PAYLOAD_MEMFD;
+    *word++ = any(64); // start
+    *word++ = any(100) ? any(4000) & ~7u : any(8000);
+    *word++ = any(100) ? (uint32_t)memfds[any(2)] : any(2) ? (uint32_t)memfds[2] : 900;
+    return word;
+}
+
 static void send_message(struct peer *from)
 {
     struct peer *to = &peers[any(12) ? any(2) : any(PEERS)];
@@ -175,10 +199,23 @@ static void send_message(struct peer *from)
 
         word = put_vector(word, any(150) ? payload + any(64) : any(2) ? NULL : (void *)8, size);
     }
+    for (uint32_t files = any(3) ? 0 : any(3); files; files--)
+        word = put_memfd(word);
     message->size = (uint64_t)((char *)word - (char *)words);
     if (any(200) == 0)
         message->size -= any(9);
     call("send", from, KDBUS_CMD_SEND, &command, 40, 16);
+}
+
+// Numbers that a message was given are told with its items, so they have to be the same in each run.
+static void close_files(const struct kdbus_msg *message)
+{
+    const uint64_t *word = (const uint64_t *)(message + 1);
+    const uint64_t *end = (const uint64_t *)((const char *)message + message->size);
+
+    for (; word < end; word += (word[0] + 7) / 8)
+        if (word[1] == KDBUS_ITEM_PAYLOAD_MEMFD)
+            close((int)word[4]);
 }
 
 static void receive(struct peer *peer)
@@ -207,6 +244,7 @@ static void receive(struct peer *peer)
         tell(" message", (int)(peer - peers), 0, message, sizeof(*message));
     }
     tell(" items", (int)(peer - peers), 0, message + 1, message->size - sizeof(*message));
+    close_files(message);
     peer->kept[peer->kept_count++] = command.msg.offset;
 }
 
@@ -252,6 +290,7 @@ int main(int argc, char **argv)
     steps = strtol(argv[2], NULL, 10);
     for (size_t i = 0; i < sizeof(payload); i++)
         payload[i] = (char)(i * 7 + i / 251);
+    make_memfds();
     make_bus();
     for (int i = 0; i < PEERS; i++)
         hello(&peers[i]);
