@@ -18,6 +18,14 @@ same ones from the reader's point of view, which decides how each has to be read
 
 What `/proc` does not offer on this machine, or not to this user, is None, and kdbus leaves the item away.
 
+*What is read again, and what is not.* Nothing about a target is kept beyond one trap: ids change by setuid(2), the
+executable by execve(2), the group by whoever moves the process, and nothing announces it. Within a trap, `status` is
+read once, after the trap has begun. That cannot be stale: a thread's credentials, capabilities and namespaces are
+changed by that thread alone, which sleeps in the trap until it is answered. (Its name and its parent others can change
+at any moment, before the read or after, as they could while the original collected them.) Kept for good is only what
+the kernel fixes when it starts: its highest capability, and that it has no security modules, or no audit. Everything
+else is read when a receiver asks for it, and not before.
+
 A thread id comes from the notification. `/proc/TID` exists for every thread, not only for leaders, and answers for that
 thread, so the thread group is needed for the name of the leader alone.
 
@@ -28,7 +36,9 @@ in another pid namespace looks at every thread of the machine; only faked PIDS i
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -44,6 +54,7 @@ PID_MAX_LIMIT = 1 << 22
 class Status:
     """The fields of `/proc/TID/status` that matter here."""
 
+    name: bytes
     thread_group: int
     parent: int
     credentials: Credentials
@@ -65,6 +76,7 @@ def parse_status(text: bytes) -> Status:
     uid, euid, suid, fsuid = (int(number) for number in fields[b"Uid"])
     gid, egid, sgid, fsgid = (int(number) for number in fields[b"Gid"])
     return Status(
+        name=_unescaped(text.partition(b"\n")[0].partition(b"\t")[2]),
         thread_group=int(fields[b"Tgid"][0]),
         parent=int(fields[b"PPid"][0]),
         credentials=Credentials(
@@ -77,6 +89,11 @@ def parse_status(text: bytes) -> Status:
         effective=int(fields[b"CapEff"][0], 16),
         bounding=int(fields[b"CapBnd"][0], 16),
     )
+
+
+def _unescaped(name: bytes) -> bytes:
+    """A `Name`: in it a line feed is written as backslash and n, a backslash twice."""
+    return re.sub(rb"\\(.)", lambda match: b"\n" if match[1] == b"n" else match[1], name)
 
 
 def first_hierarchy(text: bytes) -> bytes | None:
@@ -100,6 +117,22 @@ def below_root(path: bytes, root: bytes) -> bytes:
 def last_capability() -> int:
     """The highest CAP_* number that this kernel knows."""
     return int(read_file("/proc/sys/kernel/cap_last_cap"))
+
+
+@cache
+def has_security_labels() -> bool:
+    """Whether a security module gives labels. Modules are there from the start of the kernel, or not at all."""
+    try:
+        read_file("/proc/thread-self/attr/current")
+    except OSError as error:
+        return error.errno not in (errno.EINVAL, errno.ENOENT)
+    return True
+
+
+@cache
+def has_audit() -> bool:
+    """Whether this kernel was built with audit."""
+    return os.path.exists("/proc/thread-self/sessionid")
 
 
 class TargetProcess:
@@ -160,10 +193,12 @@ class TargetProcess:
 
     def thread_name(self) -> bytes:
         """`comm` of the thread."""
-        return self._folder.read(b"comm").removesuffix(b"\n")
+        return self._status.name
 
     def process_name(self) -> bytes:
         """`comm` of the leader of the thread's group."""
+        if self._folder.thread_id == self.thread_group:
+            return self._status.name
         return self._folder.checked(lambda: read_file(f"/proc/{self.thread_group}/comm")).removesuffix(b"\n")
 
     def executable(self) -> bytes | None:
@@ -198,11 +233,15 @@ class TargetProcess:
 
     def security_label(self) -> bytes | None:
         """What the active security module calls the thread, without the ending that some modules add."""
+        if not has_security_labels():
+            return None
         text = _available(lambda: self._folder.read(b"attr/current"))
         return text.rstrip(b"\0\n") or None if text else None
 
     def audit(self) -> tuple[int, int] | None:
         """(session id, global login uid); both 4294967295 for a process that no login started."""
+        if not has_audit():
+            return None
         session = _available(lambda: self._folder.read(b"sessionid"))
         login = _available(lambda: self._folder.read(b"loginuid"))
         return (int(session), int(login)) if session and login else None

@@ -267,6 +267,13 @@ def test_audit(process_of: ProcessOf) -> None:
         assert found == expected
 
 
+@pytest.fixture
+def offers_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel with a security module, and with audit."""
+    monkeypatch.setattr("interposer.process.has_security_labels", lambda: True)
+    monkeypatch.setattr("interposer.process.has_audit", lambda: True)
+
+
 class Folder(ThreadFolder):
     """A `/proc/TID` with other content, for what this machine does not offer."""
 
@@ -301,15 +308,18 @@ def test_what_the_machine_lacks_is_none(namespaces: UserNamespaces) -> None:
         (b"", None),
     ],
 )
+@pytest.mark.usefixtures("offers_all")
 def test_forms_of_security_labels(namespaces: UserNamespaces, text: bytes, label: bytes | None) -> None:
     assert process_with(namespaces, attr_current=text).security_label() == label
 
 
+@pytest.mark.usefixtures("offers_all")
 def test_audit_of_a_login(namespaces: UserNamespaces) -> None:
     assert process_with(namespaces, loginuid=b"1000", sessionid=b"3").audit() == (3, 1000)
     assert process_with(namespaces, loginuid=b"4294967295", sessionid=b"4294967295").audit() == (2**32 - 1, 2**32 - 1)
 
 
+@pytest.mark.usefixtures("offers_all")
 def test_facts_of_a_thread_that_is_gone(namespaces: UserNamespaces) -> None:
     folder = ThreadFolder(os.getpid(), lambda: False)
     found = TargetProcess(folder, ThreadIds(folder, namespaces), namespaces)
