@@ -123,7 +123,7 @@ class Connection:
         self.metadata = ProcessMetadata()
         self.faked_metadata = False
         self.names: dict[bytes, NameEntry] = {}
-        self.waiting_for: list[Waiter] = []
+        self.waiting_for: dict[Waiter, None] = {}
         self.activator_of: NameEntry | None = None
         self.replies: list[Reply] = []
         self.owed: set[Reply] = set()

@@ -38,9 +38,18 @@ class Endpoint(Node):
         self.policy = PolicyDatabase()
         self.connections: dict[int, Connection] = {}
         self.user: User | None = bus.domain.anonymous_user() if custom else None
+        self.creator: User | None = None
+        """Whose endpoint this counts as, once it does."""
         self.link(bus)
 
+    def count_for(self, creator: User) -> None:
+        """Let it count as made by `creator`, until it ends. Raises TooManyBuses."""
+        creator.add_endpoint()
+        self.creator = creator
+
     def released(self, was_active: bool) -> None:
+        if self.creator is not None:
+            self.creator.endpoints -= 1
         for connection in list(self.connections.values()):
             connection.disconnect()
 
@@ -52,14 +61,15 @@ class Endpoint(Node):
 def make_endpoint(bus: Bus, make: Invocation) -> Endpoint:
     """ENDPOINT_MAKE.
 
-    Raises MissingItem or DuplicateItem (just one name is needed), BadName, NodeExists, and what setting the policy
-    raises.
+    Raises MissingItem or DuplicateItem (just one name is needed), BadName, NodeExists, TooManyBuses (the user has made
+    too many), and what setting the policy raises.
     """
     name = item.unique(make.items, abi.ITEM_MAKE_NAME).text()
     who = make.caller.credentials()
     bus.domain.check_uid_prefix(name, who.euid)
     endpoint = Endpoint(bus, name.decode("utf-8", "surrogateescape"), make.get("flags"), who, custom=True)
     try:
+        endpoint.count_for(bus.domain.user(who.uid))
         endpoint.activate()
         endpoint.set_policy(make)
     except BaseException:

@@ -110,7 +110,7 @@ class NodeExists(KdbusError):
 
 
 class TooManyBuses(KdbusError):
-    """The user's limit of buses in this domain."""
+    """The user's limit of buses, or of custom endpoints, in this domain."""
 
 
 class TooManyConnections(KdbusError):
@@ -118,7 +118,7 @@ class TooManyConnections(KdbusError):
 
 
 class TooManyMatches(KdbusError):
-    """The limit of matches of one connection."""
+    """The limit of matches of one connection, or of the rules in them."""
 
 
 class TooManyDescriptors(KdbusError):
@@ -130,7 +130,7 @@ class TooManyItems(KdbusError):
 
 
 class TooManyNames(KdbusError):
-    """The limit of names of one connection."""
+    """The limit of names of one connection, or of its places in the queues of names."""
 
 
 class TooManyPolicies(KdbusError):

@@ -21,7 +21,7 @@ change would need a message for every rule that changes something, and one forgo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.command import ORDINARY
@@ -33,12 +33,24 @@ from broker.outside import File
 from broker.queue import QueueEntry
 from broker.quota import User
 from broker.reply import Reply
+from broker.send import Wait
 
 LENT_DOMAINS = 16
-_NOTIFICATION_WORDS = 12
+_NOTIFICATION_WORDS = 14
 _COMMAND_WORDS = 9
 _PARTS = 16
 """Pieces of payload that a lent message may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class LentWait:
+    """A synchronous SEND that waits, and may do so elsewhere.
+
+    `notification`: 14 words that name the waiting call, and mean nothing here.
+    """
+
+    wait: Wait
+    notification: tuple[int, ...]
 
 
 def is_lendable(connection: Connection) -> bool:
@@ -52,8 +64,16 @@ def is_lendable(connection: Connection) -> bool:
         and connection.kind == ORDINARY
         and not connection.lost_count
         and not connection.bus.monitors
-        and all(_is_plain(entry.message) for entry in connection.queue.entries())
+        and all(_is_plain(entry.message) and _is_own(entry, connection) for entry in connection.queue.entries())
     )
+
+
+def _is_own(entry: QueueEntry, connection: Connection) -> bool:
+    """Whether nobody but its receiver is to answer the message.
+
+    A request that nobody waits for any more, and that then moved with a name, still refers to its first receiver.
+    """
+    return entry.reply is None or entry.reply.replier is connection
 
 
 def _is_plain(message: Message) -> bool:
@@ -67,15 +87,17 @@ def _is_plain(message: Message) -> bool:
     )
 
 
-def lendable(connections: Iterable[Connection]) -> list[Connection]:
+def lendable(connections: Iterable[Connection], waits: Container[Reply]) -> list[Connection]:
     """Those of `connections` that can be lent together: whatever replies they expect or owe are among themselves.
 
-    A synchronous call that waits with the broker keeps both its ends here.
+    `waits`: the replies of synchronous calls that may wait elsewhere. Any other call that waits keeps its connection
+    here, but not the one that is to reply: the request can be received anywhere, and the reply comes to the broker, as
+    there is no flow to what is not lent.
     """
     chosen = {connection: None for connection in connections if is_lendable(connection)}
     while True:
         known = _replies(chosen)
-        gone = [connection for connection in chosen if not _is_closed(connection, chosen, known)]
+        gone = [connection for connection in chosen if not _is_closed(connection, chosen, known, waits)]
         if not gone:
             return list(chosen)
         for connection in gone:
@@ -93,10 +115,17 @@ def _replies(connections: Iterable[Connection]) -> list[Reply]:
     return list(found)
 
 
-def _is_closed(connection: Connection, chosen: Container[Connection], known: list[Reply]) -> bool:
+def _is_closed(
+    connection: Connection, chosen: Container[Connection], known: list[Reply], waits: Container[Reply]
+) -> bool:
     own = [reply for reply in known if connection in (reply.requester, reply.replier)]
     return (
-        all(reply.requester in chosen and reply.replier in chosen and not reply.sync for reply in own)
+        all(reply.sync or reply.requester in chosen for reply in own if reply.requester is not connection)
+        and all(
+            reply.replier in chosen and (not reply.sync or reply in waits)
+            for reply in own
+            if reply.requester is connection
+        )
         and sum(reply.requester is connection for reply in own) == connection.request_count
     )
 
@@ -106,21 +135,31 @@ def hand_out(
     domains: Sequence[Domain],
     user_number: Callable[[User], int],
     give_file: Callable[[File], int],
-) -> list[int]:
-    """The state of `lendable` connections as words, as `take_back` reads them.
+    waits: Mapping[Reply, LentWait],
+) -> tuple[list[int], dict[int, Reply]]:
+    """The state of `lendable` connections as words, as `take_back` reads them, and the replies that were kept.
 
     Their messages and replies are gone from here until then. `connections`: the number under which each is lent, and
     whether its pollers see it readable. `give_file`: a descriptor of the memfd, to be
-    owned by whoever gets the words; what it raises leaves everything here as it was.
+    owned by whoever gets the words; what it raises leaves everything here as it was. `waits`: as for
+    `lendable`; those of the connections are over here.
     """
     numbers = {connection: number for number, connection, _ in connections}
     replies = {reply: serial for serial, reply in enumerate(_replies(numbers), 1)}
+    kept = {serial: reply for reply, serial in replies.items() if reply.requester not in numbers}
     sequences = [domain.sequence for domain in domains]
     words = [*sequences, *[0] * (LENT_DOMAINS - len(sequences)), len(connections), len(replies)]
     for reply, serial in replies.items():
-        ends = numbers[reply.requester], numbers[reply.replier]
-        words += (serial, *ends, reply.cookie, reply.deadline_ns & U64, reply.name_id, reply.linked << 1)
-        words += (0,) * (_NOTIFICATION_WORDS + _COMMAND_WORDS)
+        ends = numbers.get(reply.requester, U64), numbers[reply.replier]
+        words += (
+            serial,
+            *ends,
+            reply.cookie,
+            reply.deadline_ns & U64,
+            reply.name_id,
+            reply.sync | reply.linked << 1 | reply.waiting << 2,
+        )
+        words += _wait_words(waits.get(reply) if reply.requester in numbers else None)
     for number, connection, readable in connections:
         words += (number, int(readable), *connection.pool.export_state(), len(connection.queue))
         for entry in connection.queue.entries():
@@ -129,14 +168,25 @@ def hand_out(
         for entry in connection.queue.entries():
             connection.queue.remove(entry)
             entry.discard()
-    for reply in replies:
-        reply.unlink()
-    return words
+    for reply, serial in replies.items():
+        if serial not in kept:
+            reply.unlink()
+            if reply in waits:
+                waits[reply].wait.leave()
+    return words, kept
+
+
+def _wait_words(lent: LentWait | None) -> Sequence[int]:
+    if lent is None:
+        return (0,) * (_NOTIFICATION_WORDS + _COMMAND_WORDS)
+    command = lent.wait.command
+    assert command is not None
+    return *lent.notification, *(int.from_bytes(command[start : start + 8], "little") for start in range(0, 72, 8))
 
 
 def _entry_words(
     entry: QueueEntry,
-    replies: dict[Reply, int],
+    replies: Mapping[Reply, int],
     user_number: Callable[[User], int],
     give_file: Callable[[File], int],
 ) -> list[int]:
@@ -175,7 +225,7 @@ def is_flow(source: Connection, destination: Connection) -> bool:
 class ReturnedWait:
     """A synchronous SEND that waited when it was taken back.
 
-    `notification`: 12 words that name the waiting call; `command`: its argument's bytes.
+    `notification`: 14 words that name the waiting call; `command`: its argument's bytes.
     """
 
     connection: Connection
@@ -197,6 +247,7 @@ def take_back(
     domains: Sequence[Domain],
     connections: dict[int, Connection],
     users: dict[int, User],
+    kept: Mapping[int, Reply],
     open_file: Callable[[int], File],
 ) -> Returned:
     """Bring the broker's objects up to date with the state that was lent.
@@ -206,7 +257,7 @@ def take_back(
             replies, oldest first; the connections. Their layouts are those that `_reply`, `_connection` and `_entry`
             read. A connection that has not changed, and had no messages when it was lent, need not be among them.
         domains: by index. connections, users: by the numbers under which they were lent.
-        open_file: makes a file of a descriptor that came with a message.
+        kept: the replies that `hand_out` kept. open_file: makes a file of a descriptor that came with a message.
     """
     reader = iter(words)
     sequences = _take(reader, LENT_DOMAINS)
@@ -214,8 +265,9 @@ def take_back(
         domain.sequence = max(domain.sequence, sequence)
     connection_count, reply_count = next(reader), next(reader)
     waits: list[ReturnedWait] = []
-    replies = dict(_reply(reader, connections, waits) for _ in range(reply_count))
-    readable = [_connection(reader, connections, users, replies, open_file) for _ in range(connection_count)]
+    replies = dict(filter(None, (_reply(reader, connections, waits) for _ in range(reply_count))))
+    known = {**kept, **replies}
+    readable = [_connection(reader, connections, users, known, open_file) for _ in range(connection_count)]
     for reply in replies.values():
         reply.drop()
     return Returned(waits, readable)
@@ -225,13 +277,17 @@ def _take(reader: Iterator[int], count: int) -> tuple[int, ...]:
     return tuple(next(reader) for _ in range(count))
 
 
-def _reply(reader: Iterator[int], connections: dict[int, Connection], waits: list[ReturnedWait]) -> tuple[int, Reply]:
+def _reply(
+    reader: Iterator[int], connections: dict[int, Connection], waits: list[ReturnedWait]
+) -> tuple[int, Reply] | None:
     """number, requester, replier, cookie, deadline, name id, state (bit 0 sync, 1 linked, 2 waiting); notification and
-    command of a waiting call. The reply is held once for us.
+    command of a waiting call. The reply is held once for us; None for one that was kept.
     """
     number, requester_index, replier_index, cookie, deadline, name_id, state = _take(reader, 7)
     notification = _take(reader, _NOTIFICATION_WORDS)
     command = b"".join(word.to_bytes(8, "little") for word in _take(reader, _COMMAND_WORDS))
+    if requester_index == U64:
+        return None
     requester = connections[requester_index]
     reply = Reply(connections[replier_index], requester, cookie, deadline, name_id, sync=bool(state & 1))
     reply.waiting = bool(state & 4)
@@ -247,7 +303,7 @@ def _connection(
     reader: Iterator[int],
     connections: dict[int, Connection],
     users: dict[int, User],
-    replies: dict[int, Reply],
+    replies: Mapping[int, Reply],
     open_file: Callable[[int], File],
 ) -> tuple[Connection, bool]:
     """index, readable, the pool, number of entries, the entries."""
@@ -263,7 +319,7 @@ def _entry(
     reader: Iterator[int],
     connection: Connection,
     users: dict[int, User],
-    replies: dict[int, Reply],
+    replies: Mapping[int, Reply],
     open_file: Callable[[int], File],
 ) -> QueueEntry:
     """The message's header, sequence, name id, payload's offset, reply's number, user, parts, name."""

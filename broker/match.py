@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from broker import limits
+from broker import bounds, limits
 from broker import revision3 as abi
 from broker.errors import BadItem, BadName, BloomSizeMismatch, NoSuchMatch, TooManyMatches
 from broker.item import Item
@@ -121,13 +121,21 @@ def parse_rule(entry: Item, bloom_size: int) -> Rule:
     raise BadItem
 
 
+class Match(NamedTuple):
+    """Rules that were added together; `size`: their bytes as items."""
+
+    cookie: int
+    rules: list[Rule]
+    size: int
+
+
 class MatchDatabase:
     """The matches of one connection, in the order in which they were added."""
 
     def __init__(self, changed: Callable[[bool], None]) -> None:
         """`changed` is told whether there is any match, each time that this changes."""
         self._changed = changed
-        self._matches: list[tuple[int, list[Rule]]] = []
+        self._matches: list[Match] = []
 
     def __len__(self) -> int:
         return len(self._matches)
@@ -137,27 +145,32 @@ class MatchDatabase:
 
         Raises what `parse_rule` raises, and TooManyMatches; nothing has changed then.
         """
-        rules = [parse_rule(entry, bloom_size) for entry in items]
-        kept = [match for match in self._matches if match[0] != cookie] if replace else list(self._matches)
+        added = Match(cookie, [parse_rule(entry, bloom_size) for entry in items], sum(len(entry[1]) for entry in items))
+        kept = [match for match in self._matches if match.cookie != cookie] if replace else list(self._matches)
         if len(kept) >= limits.MATCHES_PER_CONNECTION:
             raise TooManyMatches
-        self._set([*kept, (cookie, rules)])
+        wanted = [*kept, added]
+        if sum(len(match.rules) for match in wanted) > bounds.RULES_PER_CONNECTION:
+            raise TooManyMatches
+        if sum(match.size for match in wanted) > bounds.RULE_BYTES_PER_CONNECTION:
+            raise TooManyMatches
+        self._set(wanted)
 
     def remove(self, cookie: int) -> None:
         """Remove all matches of that cookie. Raises NoSuchMatch."""
-        remaining = [match for match in self._matches if match[0] != cookie]
+        remaining = [match for match in self._matches if match.cookie != cookie]
         if len(remaining) == len(self._matches):
             raise NoSuchMatch
         self._set(remaining)
 
-    def _set(self, matches: list[tuple[int, list[Rule]]]) -> None:
+    def _set(self, matches: list[Match]) -> None:
         had_any, self._matches = bool(self._matches), matches
         if bool(matches) != had_any:
             self._changed(bool(matches))
 
     def fits(self, message: Message, source: Connection | None) -> bool:
         """Whether any match fits `message` from `source` (None: a notification of the bus)."""
-        return any(all(_holds(rule, message, source) for rule in rules) for _, rules in self._matches)
+        return any(all(_holds(rule, message, source) for rule in match.rules) for match in self._matches)
 
 
 def _holds(rule: Rule, message: Message, source: Connection | None) -> bool:

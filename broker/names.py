@@ -19,11 +19,12 @@ Reference: ipc/kdbus/names.c, `kdbus_conn_move_messages` in connection.c.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from broker import limits
+from broker import bounds, limits
 from broker import revision3 as abi
-from broker.errors import BadArgument, KdbusError, NameAlreadyOwned, NameTaken, NoSuchName
+from broker.errors import BadArgument, KdbusError, NameAlreadyOwned, NameTaken, NoSuchName, TooManyNames
 from broker.item import DIGITS, LETTERS
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class NameEntry:
         self.owner = owner
         self.flags = flags
         self.activator: Connection | None = None
-        self.waiters: list[Waiter] = []
+        # Not a list, in which leaving the queue takes the longer the more wait in it.
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
 
 
 class NameRegistry:
@@ -100,8 +102,9 @@ class NameRegistry:
     def acquire(self, connection: Connection, name: bytes, flags: int) -> int:
         """Give `connection` the name, or a place in its queue.
 
-        Returns `flags`, with KDBUS_NAME_IN_QUEUE if it waits now. Raises NameAlreadyOwned, NameTaken, BadArgument (an
-        activator has one name only), or PoolFull when the activator's messages do not fit into the new owner's pool.
+        Returns `flags`, with KDBUS_NAME_IN_QUEUE if it waits now. Raises NameAlreadyOwned, NameTaken, TooManyNames (it
+        has too many places already), BadArgument (an activator has one name only), or PoolFull when the activator's
+        messages do not fit into the new owner's pool.
         """
         try:
             return self._acquire(connection, name, flags)
@@ -120,10 +123,12 @@ class NameRegistry:
             connection.take_messages(entry.activator, None)
             self._change_owner(entry, connection, flags)
         elif flags & abi.NAME_REPLACE_EXISTING and entry.flags & abi.NAME_ALLOW_REPLACEMENT:
-            if entry.flags & abi.NAME_QUEUE:
+            if entry.flags & abi.NAME_QUEUE and len(entry.owner.waiting_for) < bounds.WAITING_PER_CONNECTION:
                 self._enqueue(entry.owner, entry, entry.flags)
             self._change_owner(entry, connection, flags)
         elif flags & abi.NAME_QUEUE:
+            if len(connection.waiting_for) >= bounds.WAITING_PER_CONNECTION:
+                raise TooManyNames
             self._enqueue(connection, entry, flags)
             return flags | abi.NAME_IN_QUEUE
         else:
@@ -154,12 +159,12 @@ class NameRegistry:
 
     def _enqueue(self, connection: Connection, entry: NameEntry, flags: int) -> None:
         waiter = Waiter(connection, entry, flags)
-        entry.waiters.append(waiter)
-        connection.waiting_for.append(waiter)
+        entry.waiters[waiter] = None
+        connection.waiting_for[waiter] = None
 
     def _dequeue(self, waiter: Waiter) -> None:
-        waiter.entry.waiters.remove(waiter)
-        waiter.connection.waiting_for.remove(waiter)
+        del waiter.entry.waiters[waiter]
+        del waiter.connection.waiting_for[waiter]
 
     def _change_owner(self, entry: NameEntry, owner: Connection, flags: int) -> None:
         self._bus.notifications.name_change(
@@ -183,15 +188,15 @@ class NameRegistry:
                 return
         finally:
             self._bus.notifications.flush()
-        for waiter in entry.waiters:
-            if waiter.connection is connection:
+        for waiter in connection.waiting_for:
+            if waiter.entry is entry:
                 self._dequeue(waiter)
                 return
         raise NoSuchName
 
     def _release(self, entry: NameEntry) -> None:
         while entry.waiters:
-            waiter = entry.waiters[0]
+            waiter = next(iter(entry.waiters))
             self._dequeue(waiter)
             if waiter.connection is not entry.owner:
                 self._change_owner(entry, waiter.connection, waiter.flags)

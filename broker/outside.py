@@ -82,6 +82,10 @@ class File(Protocol):
 class PoolMemory(Protocol):
     """The bytes of one pool, written by the broker, mapped read-only by the receiver."""
 
+    def reserve(self, end: int) -> bool:
+        """Whether there is memory for the first `end` bytes, which are about to be used; it stays once there is."""
+        ...
+
     def write(self, offset: int, data: bytes) -> None:
         """Put `data` at `offset` (bytes). The broker keeps within the size it asked for."""
         ...

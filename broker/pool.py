@@ -92,10 +92,10 @@ class Pool:
         return found
 
     def allocate(self, size: int) -> Slice:
-        """A slice of at least `size` > 0 bytes, held once. Raises PoolFull."""
+        """A slice of at least `size` > 0 bytes, held once. Raises PoolFull, also if there is no memory behind it."""
         size = align8(size)
         index = bisect_left(self._free, (size, 0))
-        if index == len(self._free):
+        if index == len(self._free) or not self.memory.reserve(self._free[index][2].offset + size):
             raise PoolFull
         slice_ = self._free.pop(index)[2]
         if slice_.size > size:

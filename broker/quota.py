@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Quotas: how much one user may take of a domain, and of a receiver's queue.
 
-Buses and connections are counted for the real user who makes them. Connections through a custom endpoint are counted
+Buses, custom endpoints and connections are counted for the real user who makes them. Connections through a custom endpoint are counted
 for the endpoint instead: each has an anonymous user of its own, so that those who use it cannot use up anybody's
 budget.
 
@@ -15,25 +15,32 @@ A charge is an object held by the queue entry, so it cannot be returned twice or
 
 from __future__ import annotations
 
-from broker import limits
+from broker import bounds, limits
 from broker.errors import QueueFull, TooManyBuses, TooManyConnections
 
 
 class User:
     """A user of a domain, or the anonymous user of a custom endpoint."""
 
-    __slots__ = ("buses", "connections", "uid")
+    __slots__ = ("buses", "connections", "endpoints", "uid")
 
     def __init__(self, uid: int) -> None:
         self.uid = uid
         self.buses = 0
         self.connections = 0
+        self.endpoints = 0
 
     def add_bus(self) -> None:
         """Count one more bus. Raises TooManyBuses."""
         if self.buses >= limits.BUSES_PER_USER:
             raise TooManyBuses
         self.buses += 1
+
+    def add_endpoint(self) -> None:
+        """Count one more custom endpoint. Raises TooManyBuses."""
+        if self.endpoints >= bounds.ENDPOINTS_PER_USER:
+            raise TooManyBuses
+        self.endpoints += 1
 
     def add_connection(self) -> None:
         """Count one more connection. Raises TooManyConnections."""

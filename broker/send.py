@@ -58,15 +58,28 @@ class Wait:
     the wait by themselves; readability of `cancel_file` is reported with `cancel`.
     """
 
-    __slots__ = ("_connection", "_ended", "_invocation", "_reply", "cancel_file")
+    __slots__ = ("_connection", "_ended", "_invocation", "cancel_file", "reply")
 
     def __init__(self, connection: Connection, invocation: Invocation, reply: Reply, cancel_file: File | None) -> None:
         """Takes over the caller's hold on `reply`."""
         self._connection = connection
         self._invocation = invocation
-        self._reply = reply
+        self.reply = reply
         self._ended: Callable[[], None] | None = None
         self.cancel_file = cancel_file
+
+    @property
+    def command(self) -> bytes | None:
+        """The command as it was read, if the wait may go on elsewhere (`broker.flow`), else None.
+
+        It may as long as it is not over, if there is nothing but the structure, no cancel descriptor, say.
+        """
+        plain = len(self._invocation.data) == self._invocation.command.struct.size
+        return bytes(self._invocation.data) if self.reply.waiting and plain else None
+
+    def leave(self) -> None:
+        """The wait goes on elsewhere, instead of `finish` or `interrupt`."""
+        self._release()
 
     def on_end(self, ended: Callable[[], None]) -> None:
         """Have `ended` called when the call is over, after `finish` or `interrupt`."""
@@ -74,21 +87,21 @@ class Wait:
 
     def on_ready(self, wake: Callable[[], None]) -> None:
         """Have `wake` called when the wait is over; at once if it is already. It must not call back into the broker."""
-        self._reply.wake = wake
-        if not self._reply.waiting:
+        self.reply.wake = wake
+        if not self.reply.waiting:
             wake()
 
     def cancel(self) -> None:
         """The cancel descriptor became readable."""
-        if self._reply.waiting:
-            self._reply.wake_up(Cancelled())
+        if self.reply.waiting:
+            self.reply.wake_up(Cancelled())
 
     def interrupt(self) -> None:
         """A signal interrupts the wait. The reply stays expected, for the restarted call to find.
 
         An answer that came, but whose caller left before it could be told, is kept in the same way.
         """
-        reply, connection = self._reply, self._connection
+        reply, connection = self.reply, self._connection
         reply.interrupted = True
         if reply.answer is not None and not reply.linked and connection.active:
             reply.link()
@@ -100,7 +113,7 @@ class Wait:
 
         Raises the error that ended the wait, PoolFull when the answer does not fit, or BadAddress.
         """
-        reply, connection = self._reply, self._connection
+        reply, connection = self.reply, self._connection
         reply.waiting = False
         try:
             if reply.answer is None:
@@ -120,8 +133,8 @@ class Wait:
         self._invocation.store("reply")
 
     def _release(self) -> None:
-        self._reply.wake = None
-        self._reply.drop()
+        self.reply.wake = None
+        self.reply.drop()
         if self.cancel_file is not None:
             self.cancel_file.close()
             self.cancel_file = None

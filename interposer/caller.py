@@ -31,8 +31,9 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 
-from broker.errors import BadAddress, BadDescriptor, OutOfMemory
+from broker.errors import BadAddress, BadDescriptor, OutOfMemory, TooManyOpenFiles
 from broker.outside import Credentials, File, PoolMemory
+from interposer.budget import Budgets, OverBudget
 from interposer.files import HandleRegistry, TargetFile
 from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.process import TargetProcess
@@ -50,7 +51,7 @@ NO_MEMORY = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EMFILE, er
 class TargetCaller:
     """`broker.outside.Caller` of the thread that `notification`, received from `listener`, is about.
 
-    `namespaces` and `handles` belong to the supervisor and are shared by all its callers.
+    `namespaces`, `handles` and `budgets` belong to the supervisor and are shared by all its callers.
 
     Every function may raise OSError (EPERM, EACCES) where the supervisor may not inspect the thread, as for a program
     that made itself undumpable (ptrace(2), "Ptrace access mode checking"); `process` and `ids` raise
@@ -58,8 +59,14 @@ class TargetCaller:
     """
 
     def __init__(
-        self, listener: Listener, notification: Notification, namespaces: UserNamespaces, handles: HandleRegistry
+        self,
+        listener: Listener,
+        notification: Notification,
+        namespaces: UserNamespaces,
+        handles: HandleRegistry,
+        budgets: Budgets,
     ) -> None:
+        self._budgets = budgets
         self._listener = listener
         self._notification = notification
         self._namespaces = namespaces
@@ -120,11 +127,31 @@ class TargetCaller:
     def file(self, descriptor: int) -> TargetFile:
         """A reference to what `descriptor` of the caller is open on.
 
-        Raises BadDescriptor; DescriptorNotPassable where only some kinds of files can be had (`interposer.reopened`).
+        Raises BadDescriptor; TooManyOpenFiles (the caller's user has named too many, or there are no more);
+        DescriptorNotPassable where only some kinds of files can be had (`interposer.reopened`).
         """
+        try:
+            charge = self._budgets.descriptors.charge(self.credentials().uid, 1)
+        except OverBudget:
+            raise TooManyOpenFiles from None
+        except ProcessLookupError:
+            raise BadDescriptor from None
+        try:
+            return TargetFile(self._fetch(descriptor), self._handles, charge)
+        except OSError as error:
+            charge.give_back()
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise TooManyOpenFiles from error
+            raise
+        except BaseException:
+            charge.give_back()
+            raise
+
+    def _fetch(self, descriptor: int) -> int:
+        """A duplicate of a descriptor of the caller. Raises BadDescriptor, DescriptorNotPassable, OSError."""
         if not can_fetch():
             try:
-                return TargetFile(reopen(self._folder, descriptor), self._handles)
+                return reopen(self._folder, descriptor)
             except ProcessLookupError:
                 raise BadDescriptor from None
         try:
@@ -133,7 +160,7 @@ class TargetCaller:
                 # The number belonged to the thread when it was opened, if the thread still waits now.
                 if not self.is_waiting():
                     raise BadDescriptor
-                return TargetFile(pidfd_getfd(thread, descriptor), self._handles)
+                return pidfd_getfd(thread, descriptor)
             finally:
                 os.close(thread)
         except OSError as error:
@@ -163,9 +190,11 @@ class TargetCaller:
             return -(error.errno or errno.EIO)
 
     def new_pool(self, name: bytes, size: int) -> Pool:
-        """Memory for a pool. Raises OutOfMemory when there is none, or no descriptor for it."""
+        """Memory for a pool. Raises OutOfMemory when there is none, or no descriptor for it, or none for this user."""
         try:
-            return Pool(name, size)
+            return self._budgets.new_pool(self.credentials().uid, name, size)
+        except OverBudget:
+            raise OutOfMemory from None
         except OSError as error:
             if error.errno in NO_MEMORY:
                 raise OutOfMemory from error

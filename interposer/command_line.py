@@ -24,7 +24,6 @@ import os
 import select
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -90,8 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _die_of(signal.SIGINT)
     except Exception:
-        traceback.print_exc()
-        print("kdbus: internal error, see above; please report it", file=sys.stderr)
+        from interposer.report import unexpected
+
+        unexpected("internal error")
         return FAILURE
 
 

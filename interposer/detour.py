@@ -24,11 +24,13 @@ import select
 from contextlib import suppress
 from dataclasses import dataclass
 
-from interposer.handles import OpenHandle
+from interposer.handles import OpenHandle, status_of
 from interposer.late import fetch_end
 from native.identity import PIDFD_THREAD, pidfd_getfd, pidfd_open
 from native.notification import Listener, Notification
 
+_AT_ONCE = 1024
+"""Descriptors that may be replaced at the same time; two of ours for each."""
 _Identity = tuple[int, int]
 """Device and inode of a file."""
 
@@ -68,6 +70,8 @@ class Detours:
         Raises OSError if the thread may not be inspected at all.
         """
         thread = notification.pid
+        if len(self._replaced) >= _AT_ONCE:
+            raise OSError(errno.ENOMEM, "map a pool in a thread that is traced: too many are in the middle of that")
         close_on_exec = _closes_on_exec(thread, descriptor)
         pidfd = _open_thread(thread)
         try:
@@ -95,7 +99,7 @@ class Detours:
             return
         try:
             with suppress(OSError):
-                status = os.stat(f"/proc/{notification.pid}/fd/{replaced.descriptor}")
+                status = status_of(notification.pid, replaced.descriptor)
                 if (status.st_dev, status.st_ino) == replaced.file:
                     self._listener.add_descriptor(
                         notification.id, replaced.held, close_on_exec=replaced.close_on_exec, at=replaced.descriptor

@@ -30,9 +30,9 @@ from typing import NoReturn, TextIO
 
 from interposer import view
 from interposer.errors import InterposerError
-from interposer.filter import Trap, build, this_architecture
+from interposer.filter import Condition, Trap, build, this_architecture
 from interposer.launch import install_filter
-from native import identity, memory, namespace
+from native import identity, memory
 from native.notification import Listener, Notification
 
 SCHEMA = 1
@@ -42,6 +42,9 @@ PATIENCE_S = 10
 """How long a child may take before it counts as stuck, in seconds."""
 
 _CALLED_WITH = b"kdbus-doctor"
+_TRAPPED_REQUEST = 0x9500
+_TRAP = Trap("ioctl", Condition(1, 0xFFFFFFFF, (_TRAPPED_REQUEST,)))
+"""A call that no container forbids."""
 _ANSWER_ERROR = errno.EXDEV
 _F_SEAL_FUTURE_WRITE = 0x10
 _PTRACE_SEIZE = 0x4206
@@ -82,8 +85,13 @@ _CONVERSATION: tuple[tuple[str, bool, str], ...] = (
     ("synchronous wake-up", False, "Linux 6.6 and newer answer a trapped call about ten times faster"),
     ("read target memory", True, f"needs process_vm_readv(2); {_CONTAINER}"),
     ("install descriptor", True, "needs Linux 5.9: SECCOMP_IOCTL_NOTIF_ADDFD"),
-    ("kcmp", True, f"needs CONFIG_KCMP; {_CONTAINER}: start it with CAP_SYS_PTRACE"),
-    ("pidfd_getfd", True, f"needs Linux 5.6; {_CONTAINER}: start it with CAP_SYS_PTRACE"),
+    ("kcmp", False, f"without it calls are slower; needs CONFIG_KCMP; {_CONTAINER}: start it with CAP_SYS_PTRACE"),
+    (
+        "pidfd_getfd",
+        False,
+        "without it connections do not poll as writable, and only memfds, files, folders and pipes can be passed; "
+        f"needs Linux 5.6; {_CONTAINER}: start it with CAP_SYS_PTRACE",
+    ),
     ("ptrace seize", True, f"pools are mapped so; {_CONTAINER}, or Yama's scope 3"),
     ("answer", True, ""),
 )
@@ -99,11 +107,11 @@ def examine() -> list[Finding]:
     findings = [
         Finding("kernel", True, False, f"{system.sysname} {system.release} on {system.machine}"),
         _simple("architecture", True, lambda: this_architecture().machine),
-        _simple("/sys", True, _look_at_sys),
+        _simple("/sys", False, _look_at_sys),
         _in_child(_try_user_namespace, (("user namespace", False, _user_namespace_advice()),))[0],
         *_in_child(
             _try_view,
-            (("mount namespace", True, _user_namespace_advice()), ("view of /sys", True, _CONTAINER)),
+            (("mount namespace", False, _user_namespace_advice()), ("view of /sys", False, _CONTAINER)),
         ),
         *_in_child(_converse, _CONVERSATION),
         _in_child(_try_serving, (("serve", False, _SERVE_ADVICE),))[0],
@@ -118,10 +126,10 @@ def judge(findings: list[Finding]) -> Verdict:
     missing = [finding.name for finding in findings if finding.needed and not finding.ok]
     by_name = {finding.name: finding for finding in findings}
     if missing:
-        reason = f"missing: {', '.join(missing)}"
-        if "mount namespace" in missing or "view of /sys" in missing:
-            reason += "; path mode, which needs no mount namespace, is not available yet"
-        return Verdict(False, None, reason)
+        return Verdict(False, None, f"missing: {', '.join(missing)}")
+    for name in ("/sys", "mount namespace", "view of /sys"):
+        if name in by_name and not by_name[name].ok:
+            return Verdict(True, "path", f"slower, but it can do without {name}")
     return Verdict(True, "mount", f"a mount namespace can be had {by_name['mount namespace'].detail}")
 
 
@@ -129,7 +137,8 @@ def report(output: TextIO, as_json: bool) -> int:
     """Write the findings and the verdict to `output`; 0 if `kdbus run` can work, else 1.
 
     JSON: one object per line, each with `schema` and `record`. Record `finding` has name, ok, needed, detail, advice
-    (empty when there is none to follow); the last line, record `verdict`, has ok, mode (`mount` or null), reason.
+    (empty when there is none to follow); the last line, record `verdict`, has ok, mode (`mount`, `path` or null) and
+    reason.
     """
     findings = examine()
     verdict = judge(findings)
@@ -300,14 +309,14 @@ def _be_subject(report_to: socket.socket) -> NoReturn:
         with suppress(InterposerError):  # Another probe tells of it; a listener can be had without.
             view.enter_mount_namespace()
         try:
-            listener, killable = install_filter(build(this_architecture(), [Trap("umount2")]))
+            listener, killable = install_filter(build(this_architecture(), [_TRAP]))
         except InterposerError as error:
             report_to.send(str(error).encode())
         else:
             socket.send_fds(report_to, [b"K" if killable else b"-"], [listener])
             os.close(listener)
             try:
-                namespace.umount2(_CALLED_WITH)
+                fcntl.ioctl(0, _TRAPPED_REQUEST, _CALLED_WITH)
             except OSError as error:
                 status = 0 if error.errno == _ANSWER_ERROR else 1
     finally:
@@ -316,7 +325,7 @@ def _be_subject(report_to: socket.socket) -> NoReturn:
 
 def _read_memory(tell: Report, _listener: Listener, notification: Notification) -> None:
     with _step(tell, "read target memory"):
-        seen = memory.read_string(notification.pid, notification.arguments[0], 100)
+        seen = memory.read_string(notification.pid, notification.arguments[2], 100)
         if seen != _CALLED_WITH:
             raise OSError(f"read {seen!r} instead of {_CALLED_WITH!r}")
 
@@ -330,6 +339,8 @@ def _give_and_take(tell: Report, listener: Listener, notification: Notification)
             number = listener.add_descriptor(notification.id, given.fileno(), close_on_exec=True)
         try:
             with _step(tell, "kcmp"):
+                if not identity.can_compare():
+                    raise OSError("forbidden, or not known to this kernel")
                 if not identity.same_file(notification.pid, number, epoll.fileno(), given.fileno()):
                     raise OSError("the installed descriptor was not recognised")
         finally:

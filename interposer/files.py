@@ -34,6 +34,7 @@ from functools import cached_property
 from typing import Protocol
 
 from broker.errors import BadDescriptor
+from interposer.budget import Charge
 
 F_GET_SEALS = 1034
 
@@ -53,9 +54,11 @@ class HandleRegistry(Protocol):
 class TargetFile:
     """`broker.outside.File` on `descriptor`, a duplicate in this process that is owned from now on."""
 
-    def __init__(self, descriptor: int, handles: HandleRegistry) -> None:
+    def __init__(self, descriptor: int, handles: HandleRegistry, charge: Charge | None = None) -> None:
+        """`charge`: what it costs whoever named it, until it is closed."""
         self._descriptor = descriptor
         self._handles = handles
+        self._charge = charge
 
     def fileno(self) -> int:
         """The duplicate. Raises ValueError once the file is closed."""
@@ -123,6 +126,8 @@ class TargetFile:
         descriptor = self.fileno()
         self._descriptor = -1
         os.close(descriptor)
+        if self._charge is not None:
+            self._charge.give_back()
 
 
 def _may_be_handle(mode: int) -> bool:

@@ -10,23 +10,34 @@ made with the file system identity of its owner, and with the mode that it keeps
 The folders are not writable, not even for their owner, as in kdbusfs. Where the supervisor has no capability to write
 to them all the same, it owns them, and makes them writable for as long as it takes to change them.
 
-Weaknesses: where that is so, another thread can see the other mode for a moment. A program with CAP_DAC_OVERRIDE can
-make files of its own beside the nodes, which kdbusfs refuses; they are never taken for nodes, and go with the folder.
+A program with CAP_DAC_OVERRIDE, or that of the user who owns a folder and thus its mode, can put things of its own
+beside the nodes, and in their places. So a name leads nowhere here: a folder is opened without following links, and is
+the node's if it has the node's inode; what is done in it is done through that descriptor. What stands where a node
+shall stand is removed, if it is no node, and if that is easily done.
+
+Weaknesses: where the supervisor has to change modes, another thread can see the other mode for a moment. A program
+that has what it takes can remove or hide nodes; other programs cannot open them then.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 
+from broker.errors import NodeShutDown
 from broker.outside import NodeEvents
 from native.credentials import borrowed_identity
 
 _ALL_CAPABILITIES = (1 << 64) - 1
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_IN_THE_WAY = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.ENOTEMPTY})
+_LITTER = 1024
+"""How many entries of others are removed with a node, at most."""
 
 
 class NodeFiles:
@@ -45,50 +56,97 @@ class NodeFiles:
         """Device number of the file system: with an inode number it identifies a node."""
 
     def node_added(self, path: tuple[str, ...], is_directory: bool, mode: int, uid: int, gid: int) -> None:
-        """Show a node."""
-        name = "/".join(path)
-        if path not in self._present:
-            with self._changing(path[:-1]), _as_owner(uid, gid):
-                if is_directory:
-                    os.mkdir(name, mode, dir_fd=self._directory)
-                else:
-                    flags = os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC
-                    os.close(os.open(name, flags, mode, dir_fd=self._directory))
-        inode = os.stat(name, dir_fd=self._directory, follow_symlinks=False).st_ino
+        """Show a node. Raises NodeShutDown if a program has put something else in the way, OSError."""
+        try:
+            self._show(path, is_directory, mode, uid, gid)
+        except OSError as error:
+            if error.errno in _IN_THE_WAY:
+                raise NodeShutDown from error
+            raise
+
+    def _show(self, path: tuple[str, ...], is_directory: bool, mode: int, uid: int, gid: int) -> None:
+        with self._changing(path[:-1]) as folder:
+            if path not in self._present:
+                self._make_way(folder, path[-1])
+                with _as_owner(uid, gid):
+                    if is_directory:
+                        os.mkdir(path[-1], mode, dir_fd=folder)
+                    else:
+                        flags = os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC
+                        os.close(os.open(path[-1], flags, mode, dir_fd=folder))
+            inode = os.stat(path[-1], dir_fd=folder, follow_symlinks=False).st_ino
         self._paths[inode] = path
         self._inodes[path] = inode
 
     def node_removed(self, path: tuple[str, ...]) -> None:
-        """Take a node away, and from a folder also what a program has put there."""
+        """Take a node away, and from a folder also what a program has put there.
+
+        What cannot be removed stays: a program that keeps putting things there is not waited for.
+        """
         inode = self._inodes.pop(path, None)
         if inode is None:
             return
         del self._paths[inode]
-        name = "/".join(path)
-        with suppress(FileNotFoundError), self._changing(path[:-1]):
-            found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
-            if found.st_ino != inode:
-                return
-            if stat.S_ISDIR(found.st_mode):
-                with self._changing(path):
-                    shutil.rmtree(name, dir_fd=self._directory)
-            else:
-                os.unlink(name, dir_fd=self._directory)
+        with suppress(OSError), self._changing(path[:-1]) as folder:
+            if os.stat(path[-1], dir_fd=folder, follow_symlinks=False).st_ino == inode:
+                self._remove(folder, path[-1], inode)
+
+    def _make_way(self, folder: int, name: str) -> None:
+        """Remove what stands where a node shall stand, unless it is a node. Raises OSError."""
+        try:
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if found.st_ino not in self._paths:
+            self._remove(folder, name, found.st_ino)
+
+    def _remove(self, folder: int, name: str, inode: int) -> None:
+        """Remove a file, or a folder of that inode with what is in it: not deeper, and not more than `_LITTER`."""
+        try:
+            found = os.open(name, _FOLDER, dir_fd=folder)
+        except NotADirectoryError:
+            os.unlink(name, dir_fd=folder)
+            return
+        try:
+            if os.fstat(found).st_ino == inode:
+                with self._writable(found), os.scandir(found) as entries:
+                    for entry in islice(entries, _LITTER):
+                        (os.rmdir if entry.is_dir(follow_symlinks=False) else os.unlink)(entry.name, dir_fd=found)
+        finally:
+            os.close(found)
+        os.rmdir(name, dir_fd=folder)
 
     @contextmanager
-    def _changing(self, folder: tuple[str, ...]) -> Iterator[None]:
-        """Within it, entries of the folder can be made and removed. Raises FileNotFoundError."""
-        name = "/".join(folder) or "."
-        if os.access(name, os.W_OK | os.X_OK, dir_fd=self._directory, effective_ids=True):
+    def _changing(self, path: tuple[str, ...]) -> Iterator[int]:
+        """Within it, entries of the folder of that node can be made and removed, through the descriptor.
+
+        Raises FileNotFoundError if something else stands in its place, OSError.
+        """
+        folder = os.open(".", _FOLDER, dir_fd=self._directory)
+        try:
+            for depth, name in enumerate(path, 1):
+                inner = os.open(name, _FOLDER, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+                if os.fstat(folder).st_ino != self._inodes.get(path[:depth]):
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/".join(path))
+            with self._writable(folder):
+                yield folder
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _writable(self, folder: int) -> Iterator[None]:
+        """Within it, this process may write to the folder. Raises OSError."""
+        if os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True):
             yield
             return
-        mode = stat.S_IMODE(os.stat(name, dir_fd=self._directory).st_mode)
-        os.chmod(name, mode | 0o300, dir_fd=self._directory)
+        mode = stat.S_IMODE(os.fstat(folder).st_mode)
+        os.fchmod(folder, mode | 0o300)
         try:
             yield
         finally:
-            with suppress(FileNotFoundError):
-                os.chmod(name, mode, dir_fd=self._directory)
+            os.fchmod(folder, mode)
 
     def find(self, device: int, inode: int) -> tuple[str, ...] | None:
         """The path of the node that is the file of that identity."""

@@ -15,21 +15,24 @@ lent.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TypeVar
 
 from broker import revision3 as abi
 from broker.connection import Connection
 from broker.domain import Domain
-from broker.flow import LENT_DOMAINS, Returned, hand_out, is_flow, lendable, take_back
+from broker.flow import LENT_DOMAINS, LentWait, hand_out, is_flow, lendable, take_back
 from broker.handle import EndpointHandle
 from broker.outside import File
 from broker.quota import User
+from broker.reply import Reply
 from broker.send import Wait
 from interposer.caller import TargetCaller
 from interposer.files import HandleRegistry, TargetFile
 from interposer.handles import OpenHandle
+from interposer.waiting import WaitingCalls
 from native.flow import Engine
 from native.notification import Listener, Notification
 from native.pool import Pool
@@ -42,11 +45,14 @@ _WORTH_IT = 3
 _LONGEST_PAUSE = 16
 _PAIRS = 64
 """How many flows are remembered and allowed again."""
-_PATIENCE_NS = 1_000_000
-"""How long a call may wait before its thread has to be looked at (`interposer.waiting`)."""
 
 
 Key = TypeVar("Key")
+
+
+Later = Callable[[int, Notification, Callable[[TargetCaller], Wait], int], None]
+"""Takes over a waiting call: the number of its listener, its notification, what makes the wait for its caller, and when
+to look at its thread (ns, CLOCK_MONOTONIC)."""
 
 
 class Flows:
@@ -54,25 +60,27 @@ class Flows:
 
     def __init__(
         self,
-        listener: Listener,
         hang_ups: int,
         handles: HandleRegistry,
-        caller: Callable[[Notification], TargetCaller],
-        later: Callable[[Notification, Wait], None],
-        *,
-        enabled: bool,
+        waiting: Callable[[], Iterable[tuple[int, WaitingCalls]]],
+        later: Later,
     ) -> None:
-        """`later` takes over calls that wait when they are taken back; while `enabled` is False nothing is lent."""
-        self._engine = Engine(listener, hang_ups)
+        """Nothing is lent while `enabled` is False.
+
+        `waiting`: the calls that wait at the moment, by the number of their listener. `later` takes over calls that wait
+        when they are taken back.
+        """
+        self._engine = Engine(hang_ups)
         self._files = handles
-        self._caller = caller
+        self._waiting = waiting
         self._later = later
-        self.enabled = enabled
+        self.enabled = False
         self._domains: list[Domain] = []
         self._users: dict[int, User] = {}
         self._handles: dict[int, OpenHandle] = {}
         self._connections: dict[int, Connection] = {}
         self._indices: dict[Connection, int] = {}
+        self._kept: dict[int, Reply] = {}
         self._busy: dict[int, None] = {}
         self._pairs: dict[tuple[Connection, Connection, bytes], None] = {}
         self._lent = False
@@ -85,36 +93,50 @@ class Flows:
         """How many calls the engine has served."""
         return self._engine.served
 
-    def receive(self, linger_ns: int, stop_ns: int) -> Notification | None:
-        """The next call for the broker. Raises EndOfTargets."""
-        return self._engine.run(linger_ns, stop_ns)
+    def receive(self, listener: Listener, linger_ns: int, stop_ns: int) -> Notification | None:
+        """The next call of `listener` for the broker. Raises EndOfTargets."""
+        return self._engine.run(listener, linger_ns, stop_ns)
 
     def deadline_ns(self) -> int | None:
         """When `recall` is due, so that deadlines and signals are noticed; None for never."""
-        return self._engine.deadline_ns(_PATIENCE_NS) if self._lent else None
+        return self._engine.deadline_ns() if self._lent else None
 
     def recall(self) -> None:
         """Take back everything, before the broker does anything."""
         if not self._lent:
             return
-        self._lent = False
         words = self._engine.recall()
+        self._lent = False
         served, self._served = self._engine.served - self._served, self._engine.served
         self._pause = 0 if served >= _WORTH_IT else min(2 * self._pause + 1, _LONGEST_PAUSE)
         self._skip = self._pause
         if not words:
             return
-        returned = self._take_back(words)
+        self._take_back(words)
+
+    def _take_back(self, words: Sequence[int]) -> None:
+        returned = take_back(words, self._domains, self._connections, self._users, self._kept, self._open_file)
         for connection, readable in returned.readable:
             self._handles[self._indices[connection]].readable = readable
         for wait in returned.waits:
-            id, pid, flags, number, architecture, pointer, a, b, c, d, e, f = wait.notification
+            id, pid, flags, number, architecture, pointer, listener, a, b, c, d, e, f, look_ns = wait.notification
             notification = Notification(id, pid, number, architecture, pointer, (a, b, c, d, e, f), flags)
             broker = self._handles[self._indices[wait.connection]].broker
             assert isinstance(broker, EndpointHandle)
-            self._later(notification, broker.resume(wait.reply, c, wait.command, self._caller(notification)))
+            self._later(listener, notification, partial(broker.resume, wait.reply, c, wait.command), look_ns)
 
-    def _hand_out(self, lent: list[tuple[int, Connection, bool]]) -> list[int]:
+    def _lendable_waits(self) -> tuple[dict[Reply, LentWait], dict[Reply, tuple[WaitingCalls, int]]]:
+        """Each call that may wait elsewhere, and how to tell whoever keeps it, by the reply that it waits for."""
+        waits: dict[Reply, LentWait] = {}
+        keepers: dict[Reply, tuple[WaitingCalls, int]] = {}
+        for listener, waiting in self._waiting():
+            for call, wait, look_ns in waiting.lendable():
+                facts = call.id, call.pid, call.flags, call.number, call.architecture, call.instruction_pointer
+                waits[wait.reply] = LentWait(wait, (*facts, listener, *call.arguments, look_ns))
+                keepers[wait.reply] = waiting, call.id
+        return waits, keepers
+
+    def _hand_out(self, lent: list[tuple[int, Connection, bool]], waits: dict[Reply, LentWait]) -> list[int]:
         with ExitStack() as descriptors:
 
             def give_file(file: File) -> int:
@@ -123,12 +145,9 @@ class Flows:
                 descriptors.callback(os.close, copy)
                 return copy
 
-            words = hand_out(lent, self._domains, id, give_file)
+            words, self._kept = hand_out(lent, self._domains, self._number_of, give_file, waits)
             descriptors.pop_all()  # they go with the words
         return words
-
-    def _take_back(self, words: Sequence[int]) -> Returned:
-        return take_back(words, self._domains, self._connections, self._users, self._open_file)
 
     def _open_file(self, descriptor: int) -> TargetFile:
         return TargetFile(descriptor, self._files)
@@ -161,7 +180,7 @@ class Flows:
         index = self._engine.add(
             id=connection.id,
             bus=id(connection.bus),
-            user=id(connection.user),
+            user=self._number_of(connection.user),
             domain=domain,
             ours=handle.ours.fileno(),
             epoll=handle.epoll,
@@ -169,11 +188,15 @@ class Flows:
             cookie=handle.cookie,
             pool=memory,
         )
-        self._users[id(connection.user)] = connection.user
         self._indices[connection] = index
         self._connections[index] = connection
         self._handles[index] = handle
         return index
+
+    def _number_of(self, user: User) -> int:
+        """What the engine knows a user by: somebody with a connection there, or whose message waits in a lent queue."""
+        self._users[id(user)] = user
+        return id(user)
 
     def _domain(self, domain: Domain) -> int | None:
         """The domain's index in the engine, perhaps that of one that has no connections there any more."""
@@ -206,7 +229,8 @@ class Flows:
         if self._skip:
             self._skip -= 1
             return
-        chosen = lendable(self._connections[index] for index in self._busy)
+        waits, keepers = self._lendable_waits()
+        chosen = lendable((self._connections[index] for index in self._busy), waits)
         if not chosen:
             return
         lent = []
@@ -216,10 +240,13 @@ class Flows:
                 self._handles[index].queue_drained()
             lent.append((index, connection, self._handles[index].readable))
         try:
-            words = self._hand_out(lent)
+            words = self._hand_out(lent, waits)
         except OSError:  # no more descriptors: what waits stays with the broker
             self._skip = _LONGEST_PAUSE
             return
+        for reply, (waiting, notification_id) in keepers.items():
+            if reply.requester in chosen:
+                waiting.gone(notification_id)
         if not self._engine.lend(words):
             self._take_back(words)
             self._skip = _LONGEST_PAUSE

@@ -20,8 +20,9 @@ call is gone when it is served.
 
 *The end of the connection.* The supervisor closes its end, and pollers see POLLHUP; as a byte of the target's end was
 waiting there from the beginning, the kernel adds POLLERR. From then on nothing announces the last close, which still
-has to be noticed, as it relieves the user's budget; so such handles are looked at whenever a node is opened
-(`HandleTable.sweep`).
+has to be noticed, as it relieves the user's budget; so such handles are looked at whenever a node is opened, a limited
+number each time (`HandleTable.sweep`). The same goes for those whose hang-up was faked again and again, which could
+otherwise keep the supervisor busy for ever.
 
 Alternatives: a pipe cannot be made readable and hung up independently; an eventfd has no hang-up; a pseudo-terminal
 costs ten times more.
@@ -38,14 +39,44 @@ import select
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 from broker.handle import ControlHandle, EndpointHandle, Handle
 from interposer import stand_ins
+from interposer.budget import HANDLE_DESCRIPTORS, Budgets, Charge
+from interposer.report import unexpected
 from interposer.stand_ins import SupervisorsEnd, TargetsEnd
 from native import identity
 
+
+def status_of(thread: int, descriptor: int) -> os.stat_result:
+    """What fstat(2) says of `descriptor` of `thread`. Raises OSError.
+
+    The folder of /proc belongs to root if the process made itself undumpable (proc(5)). Who has all capabilities in a
+    user namespace without root may then trace the thread, but not look there; so the descriptor itself is fetched.
+    """
+    try:
+        return os.stat(f"/proc/{thread}/fd/{descriptor}")
+    except PermissionError:
+        pidfd = identity.pidfd_open(thread, identity.PIDFD_THREAD)
+    try:
+        fetched = identity.pidfd_getfd(pidfd, descriptor)
+    finally:
+        os.close(pidfd)
+    try:
+        return os.fstat(fetched)
+    finally:
+        os.close(fetched)
+
+
 _PLACES = 64
 """How many places are remembered per handle."""
+_SWEPT_AT_ONCE = 1024
+"""How many handles are looked at whenever a node is opened; 1 ms."""
+_MOST_FAKES = 16
+"""How many faked hang-ups of one handle are looked into."""
+_EVENTS_AT_ONCE = 1023
+"""How many events one poll of an epoll set returns (select.epoll.poll)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -59,6 +90,8 @@ class OpenHandle:
 
     table: HandleTable
     ours: SupervisorsEnd
+    charge: Charge
+    """What it costs its opener."""
     inode: int
     cookie: int
     epoll: int
@@ -70,6 +103,8 @@ class OpenHandle:
     """Where it was used, the latest last; not more than `_PLACES`."""
     plain: int = -1
     """Our duplicate of the plain file that this handle has replaced, -1 for none (`interposer.late`)."""
+    fakes: int = 0
+    """How often a hang-up was announced that was none."""
     hung_up: bool = False
     readable: bool = False
     """Whether a byte waits at the target's end."""
@@ -104,13 +139,15 @@ class OpenHandle:
 class HandleTable:
     """All open handles of one supervisor. `interposer.files.HandleRegistry`."""
 
-    def __init__(self, closing: Callable[[OpenHandle], None]) -> None:
+    def __init__(self, closing: Callable[[OpenHandle], None], budgets: Budgets) -> None:
         """`closing` is called when a handle has been closed for the last time, before the broker hears of it."""
         self._closing = closing
+        self.budgets = budgets
         self._by_inode: dict[int, OpenHandle] = {}
         self._by_descriptor: dict[tuple[int, int], OpenHandle] = {}
         self._by_ours: dict[int, OpenHandle] = {}
-        self._hung_up: set[OpenHandle] = set()
+        self._unwatched: dict[OpenHandle, None] = {}
+        """Those whose last close nothing announces, in the order in which they are looked at."""
         self._hang_ups = select.epoll()
         self._poll = select.poll()
         self._poll.register(self._hang_ups.fileno(), select.POLLIN)
@@ -130,11 +167,19 @@ class HandleTable:
         found = self._by_inode.get(inode)
         return found is not None and isinstance(found.broker, ControlHandle)
 
-    def prepare(self, *, nonblocking: bool) -> tuple[OpenHandle, TargetsEnd]:
-        """A new handle and the target's end, which the caller installs and closes. It counts from `add` on.
+    def prepare(self, user: int, *, nonblocking: bool) -> tuple[OpenHandle, TargetsEnd]:
+        """A new handle for `user` and the target's end, which the caller installs and closes. It counts from `add` on.
 
-        Raises OSError: EMFILE or ENFILE when the supervisor is out of descriptors.
+        Raises OverBudget; OSError: EMFILE or ENFILE when the supervisor is out of descriptors.
         """
+        charge = self.budgets.descriptors.charge(user, HANDLE_DESCRIPTORS)
+        try:
+            return self._make(charge, nonblocking)
+        except BaseException:
+            charge.give_back()
+            raise
+
+    def _make(self, charge: Charge, nonblocking: bool) -> tuple[OpenHandle, TargetsEnd]:
         ours, theirs = stand_ins.make(nonblocking=nonblocking)
         try:
             with select.epoll() as epoll:
@@ -145,7 +190,7 @@ class HandleTable:
             theirs.close()
             raise
         inode = os.fstat(theirs.fileno()).st_ino
-        return OpenHandle(self, ours, inode, theirs.cookie, number, theirs.fileno()), theirs
+        return OpenHandle(self, ours, charge, inode, theirs.cookie, number, theirs.fileno()), theirs
 
     def add(self, handle: OpenHandle) -> None:
         """The target has its end: follow the handle from now on."""
@@ -158,6 +203,7 @@ class HandleTable:
         """The target never got its end."""
         handle.disconnected()
         os.close(handle.epoll)
+        handle.charge.give_back()
 
     def find(self, thread: int, descriptor: int) -> OpenHandle | None:
         """The handle that `descriptor` of `thread` is, if it is one."""
@@ -170,7 +216,7 @@ class HandleTable:
             del self._by_descriptor[key]
             known.known_as.pop(key, None)
         try:
-            status = os.stat(f"/proc/{thread}/fd/{descriptor}")
+            status = status_of(thread, descriptor)
         except OSError:
             return None
         found = self._by_inode.get(status.st_ino)
@@ -193,13 +239,23 @@ class HandleTable:
     def collect(self) -> bool:
         """Close the handles whose last duplicate is gone by now; whether there were any."""
         closed = False
-        # One poll does not return any number of them.
-        while events := self._hang_ups.poll(0):
+        # One poll does not return any number of them. But polling until there is nothing left could take for ever.
+        for _ in range(len(self._by_ours) // _EVENTS_AT_ONCE + 1):
+            events = self._hang_ups.poll(0)
             for number, _ in events:
                 handle = self._by_ours.get(number)
-                if handle is not None and not handle.is_open():
+                if handle is None:
+                    continue
+                if handle.is_open():
+                    handle.fakes += 1
+                    if handle.fakes == _MOST_FAKES:
+                        self._hang_ups.unregister(number)
+                        self._unwatched[handle] = None
+                else:
                     self._close(handle)
                     closed = True
+            if len(events) < _EVENTS_AT_ONCE:
+                break
         return closed
 
     def has(self, handle: OpenHandle) -> bool:
@@ -214,28 +270,36 @@ class HandleTable:
         """The supervisor's end is about to be closed: look for the last close from time to time."""
         self._by_ours.pop(handle.ours.fileno(), None)
         if handle.inode in self._by_inode:
-            self._hung_up.add(handle)
+            self._unwatched[handle] = None
 
     def sweep(self) -> None:
-        """Close those handles that were hung up by us and are gone by now."""
-        for handle in [handle for handle in self._hung_up if not handle.is_open()]:
-            self._close(handle)
+        """Close those handles that are gone by now, among those of which nothing tells."""
+        for handle in list(islice(self._unwatched, _SWEPT_AT_ONCE)):
+            del self._unwatched[handle]
+            if handle.is_open():
+                self._unwatched[handle] = None
+            else:
+                self._close(handle)
 
     def _close(self, handle: OpenHandle) -> None:
         self._closing(handle)
         self._forget(handle)
         if handle.broker is not None:
-            handle.broker.close()
+            try:
+                handle.broker.close()
+            except Exception:
+                unexpected("ending a handle failed, the supervisor goes on")
 
     def _forget(self, handle: OpenHandle) -> None:
         del self._by_inode[handle.inode]
-        self._hung_up.discard(handle)
+        self._unwatched.pop(handle, None)
         for key in handle.known_as:
             self._by_descriptor.pop(key, None)
         handle.disconnected()
         os.close(handle.epoll)
         if handle.plain >= 0:
             os.close(handle.plain)
+        handle.charge.give_back()
 
     def close(self) -> None:
         """Hang up everything: the end of the supervisor."""

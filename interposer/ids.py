@@ -46,13 +46,14 @@ Extent = tuple[int, int, int]
 Result = TypeVar("Result")
 
 
-def read_file(path: bytes | str) -> bytes:
-    """The whole content of a file of `/proc`. Raises OSError."""
+def read_file(path: bytes | str, limit: int = 1 << 62) -> bytes:
+    """The content of a file of `/proc`, of which `limit` bytes are enough. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
-        while part := os.read(descriptor, 65536):
+        while limit > 0 and (part := os.read(descriptor, min(65536, limit))):
             parts.append(part)
+            limit -= len(part)
         return b"".join(parts)
     finally:
         os.close(descriptor)
@@ -70,9 +71,9 @@ class ThreadFolder:
         self._prefix = b"/proc/%d/" % thread_id
         self._is_valid = is_valid
 
-    def read(self, name: bytes) -> bytes:
-        """Content of the file `name`."""
-        return self.checked(lambda: read_file(self._prefix + name))
+    def read(self, name: bytes, limit: int = 1 << 62) -> bytes:
+        """Content of the file `name`, of which `limit` bytes are enough."""
+        return self.checked(lambda: read_file(self._prefix + name, limit))
 
     def link(self, name: bytes) -> bytes:
         """Where the link `name` leads, as this process sees it."""

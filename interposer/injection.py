@@ -211,20 +211,22 @@ def inject_mapping(
     notification: Notification,
     descriptor: int,
     pump: Pump,
-    arguments: tuple[int, ...],
+    arguments: tuple[int, ...] | None = None,
 ) -> InjectionResult:
     """Let the thread that trapped with mmap(2) map `descriptor` instead, its other arguments as they are.
 
     `notification`: received from `listener`, not yet answered, of a call to mmap whose protection and size have been
     found acceptable. `descriptor`: of this process, opened read-only. `pump` is called afterwards with each
-    notification of other threads that arrived meanwhile, in order. `arguments`: the six of mmap, which the trapped call
-    may have in memory (mmap of i386).
+    notification of other threads that arrived meanwhile, in order. `arguments`: the six of mmap, where the trapped call
+    has them in memory (mmap of i386).
 
     Unless the outcome is ALREADY_TRACED, the notification is answered and the thread has its result. Raises KeyError
     if the architecture has no table, OSError if ptrace fails as it should not.
     """
+    given = notification.arguments if arguments is None else arguments
+
     def mmap(layout: RegisterLayout, installed: int, _text: int) -> tuple[int, Arguments]:
-        return layout.mmap, (*arguments[:4], installed, arguments[5])
+        return layout.mmap, (*given[:4], installed, given[5])
 
     return inject(listener, notification, descriptor, pump, mmap)
 

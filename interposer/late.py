@@ -24,12 +24,16 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
+from interposer.budget import OverBudget
 from interposer.handles import HandleTable, OpenHandle
 from native.identity import PIDFD_THREAD, can_fetch, pidfd_getfd, pidfd_open, socket_cookie
 from native.notification import Listener, Notification
 
 _OFFSETS = 1 << 62
+_MOST_DUPLICATES = 1024
+"""Among how many descriptors of a process duplicates are looked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,11 @@ class LateHandles:
                 made = self._handles.find(thread, descriptor)
                 if made is None:
                     return None
-                made.plain, plain = plain, -1
+                if plain < 0:
+                    return made
+                with suppress(OverBudget):
+                    made.charge.add(1)
+                    made.plain, plain = plain, -1
                 with suppress(OSError):
                     for other in _duplicates(file, made.plain):
                         self._replace(notification, other, made)
@@ -149,11 +157,12 @@ def _duplicates(file: PlainFile, plain: int) -> Iterator[PlainFile]:
     if len(os.listdir(f"/proc/{file.thread}/task")) != 1:
         # Another thread could give the number to another file at any moment.
         return
-    for name in os.listdir(f"/proc/{file.thread}/fd"):
-        other = PlainFile.at(file.thread, int(name))
-        same_node = (other.device, other.inode) == (file.device, file.inode)
-        if same_node and other.descriptor != file.descriptor and not other.is_path and other.is_same_as(plain):
-            yield other
+    with os.scandir(f"/proc/{file.thread}/fd") as entries:
+        for entry in islice(entries, _MOST_DUPLICATES):
+            other = PlainFile.at(file.thread, int(entry.name))
+            same_node = (other.device, other.inode) == (file.device, file.inode)
+            if same_node and other.descriptor != file.descriptor and not other.is_path and other.is_same_as(plain):
+                yield other
 
 
 def _fetch(thread: int, descriptor: int) -> int:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where a path leads in path mode: into the private folder, or elsewhere.
 
-To the program, the folder `kdbus` of the private folder is /sys/fs/kdbus, and its folder `module` is /sys/module/kdbus.
-The kernel knows neither, so a path that leads there is walked here, component by component, as in
+To the program, the folder `kdbus` of the private folder is /sys/fs/kdbus, and its folder `module` is
+/sys/module/kdbus. The kernel knows neither, so a path that leads there is walked here, component by component, as in
 path_resolution(7). At `kdbus`, if the walk has come to the target's /sys/fs or /sys/module, it goes on in the private
-folder; at `..`, if it stands on one of the two roots, it goes back out. /sys/fs and /sys/module are recognised by device
-and inode, so a walk may come there through a descriptor, a bind mount or a link. Where the target's root has no
+folder; at `..`, if it stands on one of the two roots, it goes back out. /sys/fs and /sys/module are recognised by
+device and inode, so a walk may come there through a descriptor, a bind mount or a link. Where the target's root has no
 /sys, as a chroot may, the missing folders are passed through by name.
 
 Every path call of every program comes here, and next to none leads into the folder, so what matters is to find that out

@@ -53,6 +53,9 @@ _OTHER_OPERATIONS = (
 )
 """Flags that make mount(2) something else than a new mount; the type is not looked at then."""
 
+_DOMAINS_AT_ONCE = 128
+"""Domains that may be mounted at the same time: each takes descriptors, and is asked about each file."""
+
 NewDomain = Callable[[Ids, NodeFiles], MountedDomain]
 
 
@@ -166,6 +169,8 @@ class Mounts:
     def _mount(self, notification: Notification, flags: int) -> None:
         """Raises the OSError that mount(2) gives."""
         source, path = _read_strings(notification)
+        if len(self._domains) >= _DOMAINS_AT_ONCE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         caller = self._traps.caller(notification)
         _know(caller)
         with ExitStack() as stack:

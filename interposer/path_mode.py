@@ -11,7 +11,8 @@ the kernel's word:
 - questions (stat, access, statfs, readlink, extended attributes, which `ls -l` asks for) are answered into the caller's
   memory, while it waits;
 - what only the caller itself can do is done by it, injected with ptrace like the mapping of a pool
-  (`interposer.injection`): chdir becomes fchdir, a watch and an open with O_PATH go through /proc/self/fd/N.
+  (`interposer.injection`): chdir becomes fchdir, an open with O_PATH goes through /proc/self/fd/N, and so does a watch,
+  where the caller's inotify descriptor cannot be fetched.
 
 getcwd is answered for a caller that stands in the folder, so that it sees where it thinks it is.
 
@@ -22,8 +23,9 @@ Weaknesses. Only these calls are served; all others (rename, chmod, bind, execve
 point, where kdbusfs would mostly say EPERM. fstatat and statx with AT_EMPTY_PATH and a path that is not empty, and
 openat2 with RESOLVE_BENEATH, RESOLVE_IN_ROOT or RESOLVE_NO_XDEV from outside, find nothing there. Listing /sys/fs does
 not show `kdbus`. A path that goes out of the folder again, with `..`, opens folders only. What is injected needs
-ptrace: in a program under a debugger or strace it fails with EPERM. An O_PATH open and a watch also need /proc in the
-program's root. /proc/self/cwd and /proc/self/fd/N show the private folder's name.
+ptrace: in a program under a debugger or strace chdir fails with EPERM, and an O_PATH open yields a descriptor that can
+read, too. An O_PATH open also needs /proc in the program's root. /proc/self/cwd and /proc/self/fd/N
+show the private folder's name.
 """
 
 from __future__ import annotations
@@ -33,12 +35,14 @@ import os
 import stat
 from collections.abc import Callable
 
+from broker.errors import DescriptorNotPassable
 from interposer.caller import TargetCaller
 from interposer.exactly_once import Interrupted
 from interposer.file_status import KDBUS_MAGIC, SYSFS_MAGIC, Status, pack_stat, pack_statfs, pack_statx
 from interposer.filesystem import NodeFiles
 from interposer.ids import own_namespace
-from interposer.injection import Arguments, InjectedCall, Outcome, RegisterLayout, inject
+from interposer.injected_calls import IN_DONT_FOLLOW, add_watch, add_watch_here, change_folder, open_path
+from interposer.injection import InjectedCall, Outcome, inject
 from interposer.lookup import Located, Lookup
 from interposer.resolve import AT_FDCWD
 from interposer.traps import NODE_OPEN_FLAGS, Traps, identity_of, signed32
@@ -51,7 +55,7 @@ _PATH_LIMIT = 4096
 _HOW_SIZE = 24
 _RESOLVES_OTHERWISE = RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS
 _AT_SYMLINK_NOFOLLOW, _AT_EACCESS, _AT_EMPTY_PATH = 0x100, 0x200, 0x1000
-_IN_DONT_FOLLOW, _IN_ONLYDIR = 0x02000000, 0x01000000
+_IN_ONLYDIR = 0x01000000
 _LOOKS_ALREADY_DONE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECTORY
 
 Act = Callable[[Located, TargetCaller], int | None]
@@ -197,7 +201,8 @@ class PathCalls:
             if flags & os.O_DIRECTORY and not is_folder:
                 return -errno.ENOTDIR
             self._lookup.entered |= is_folder
-            return self._inject(call, found, caller, _open_path(flags), with_text=True)
+            outcome = self._inject(call, found, caller, open_path(flags), with_text=True)
+            return outcome if outcome is None else self._open_instead_of_path(call, found, caller, flags)
         if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:
             return -errno.EEXIST
         if is_folder and (flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_CREAT):
@@ -212,6 +217,15 @@ class PathCalls:
                 if number is not None:
                     return number
             self._lookup.entered |= is_folder
+            return self._give(call, opened, close_on_exec=bool(flags & os.O_CLOEXEC))
+        finally:
+            os.close(opened)
+
+    def _open_instead_of_path(self, call: Notification, found: Located, caller: TargetCaller, flags: int) -> int:
+        """What an O_PATH open yields where nothing can be injected: a descriptor that can do more."""
+        with identity_of(caller):
+            opened = _reopen(found.descriptor, os.O_RDONLY)
+        try:
             return self._give(call, opened, close_on_exec=bool(flags & os.O_CLOEXEC))
         finally:
             os.close(opened)
@@ -290,7 +304,7 @@ class PathCalls:
                 if not _may(found.descriptor, os.X_OK):
                     return -errno.EACCES
             self._lookup.entered = True
-            return self._inject(call, found, caller, _change_folder)
+            return self._inject(call, found, caller, change_folder)
 
         self._serve_or_continue(call, AT_FDCWD, call.arguments[0], True, act, injects=True)
 
@@ -338,12 +352,17 @@ class PathCalls:
             if mask & _IN_ONLYDIR and not stat.S_ISDIR(os.fstat(found.descriptor).st_mode):
                 return -errno.ENOTDIR
 
-            def add(layout: RegisterLayout, _installed: int, text: int) -> tuple[int, Arguments]:
-                return layout.inotify_add_watch, (inotify, text, mask & ~_IN_DONT_FOLLOW, 0, 0, 0)
+            try:
+                instance = caller.file(inotify & 0xFFFFFFFF)
+            except DescriptorNotPassable:
+                return self._inject(call, found, caller, add_watch(inotify, mask), with_text=True)
+            try:
+                with identity_of(caller):
+                    return add_watch_here(instance.fileno(), found.descriptor, mask)
+            finally:
+                instance.close()
 
-            return self._inject(call, found, caller, add, with_text=True)
-
-        self._serve_or_continue(call, AT_FDCWD, path, not mask & _IN_DONT_FOLLOW, act, injects=True)
+        self._serve_or_continue(call, AT_FDCWD, path, not mask & IN_DONT_FOLLOW, act, injects=True)
 
     def _inject(
         self,
@@ -371,21 +390,14 @@ class PathCalls:
         os.close(self._module)
 
 
-def _change_folder(layout: RegisterLayout, installed: int, _text: int) -> tuple[int, Arguments]:
-    return layout.fchdir, (installed, 0, 0, 0, 0, 0)
-
-
-def _open_path(flags: int) -> InjectedCall:
-    """open(text, O_PATH), with the flags that count then; the text is a link, and has to be followed."""
-
-    def call(layout: RegisterLayout, _installed: int, text: int) -> tuple[int, Arguments]:
-        return layout.openat, (AT_FDCWD, text, flags & (os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY), 0, 0, 0)
-
-    return call
-
-
 def _reopen(descriptor: int, flags: int) -> int:
-    """Open what an O_PATH descriptor stands for. Raises OSError."""
+    """Open what an O_PATH descriptor stands for. Raises OSError.
+
+    The folder may belong to the very user whose programs look into it, who can put things there; and opening a pipe
+    waits, opening a device may do anything.
+    """
+    if stat.S_IFMT(os.fstat(descriptor).st_mode) not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC | os.O_NOCTTY)
 
 

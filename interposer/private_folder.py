@@ -12,10 +12,10 @@ when the program's processes become other users.
 
 The folder stands on a tmpfs if there is one: XDG_RUNTIME_DIR, then /dev/shm, then TMPDIR, then /tmp.
 
-It is gone at the end, however the end comes: a child, the janitor, waits until the last descriptor of a pipe that
-only the supervisor holds is closed, and removes it. It is in a session of its own, so that what kills the supervisor's
-process group spares it. Alternatives: removal by the supervisor, which does not happen when it is killed; removal at the
-next start, which may be never.
+It is gone at the end, however the end comes: a child, the janitor, waits until the last descriptor of a pipe that only
+the supervisor holds is closed, and removes it. It is in a session of its own, so that what kills the supervisor's
+process group spares it. Alternatives: removal by the supervisor, which does not happen when it is killed; removal at
+the next start, which may be never.
 
 Owners and modes are those of kdbusfs as far as the user may set them.
 

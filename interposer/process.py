@@ -46,6 +46,8 @@ from functools import cache, cached_property
 from broker.outside import Capabilities, Credentials, Pid
 from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces, own_namespace, parent_namespace, read_file
 
+_LONGEST_COMMAND_LINE = 4096
+"""Bytes: a path fits. A process can make its own megabytes long, and each message would keep a copy."""
 PID_MAX_LIMIT = 1 << 22
 """No process has this number or a higher one (proc(5), /proc/sys/kernel/pid_max)."""
 
@@ -206,9 +208,10 @@ class TargetProcess:
         return _available(lambda: below_root(self._folder.link(b"exe"), self._folder.link(b"root")))
 
     def command_line(self) -> bytes | None:
-        """The first string of the command line; None when the process has none left."""
-        text = _available(lambda: self._folder.read(b"cmdline"))
-        return text.partition(b"\0")[0] if text else None
+        """The first string of the command line; None when the process has none left, or has made it very long."""
+        text = _available(lambda: self._folder.read(b"cmdline", _LONGEST_COMMAND_LINE + 1))
+        line, _, _ = text.partition(b"\0") if text else (b"", b"", b"")
+        return line if text and len(line) <= _LONGEST_COMMAND_LINE else None
 
     def control_group(self) -> bytes | None:
         """Path of the control group, as seen from the supervisor's cgroup namespace."""

@@ -20,11 +20,15 @@ _FROM_TERMINAL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class Program:
-    """A child of this process."""
+    """A child of this process.
+
+    `asked_too_late`: whether a signal that asks for the end came after the program had ended already.
+    """
 
     def __init__(self, pid: int) -> None:
         """From now on this process ignores what the terminal sends to the whole group."""
         self._pid = pid
+        self.asked_too_late = False
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
 
@@ -47,6 +51,8 @@ class Program:
     async def _pass_signals_on(self) -> None:
         with trio.open_signal_receiver(*PASSED_ON) as signals:
             async for number in signals:
+                if _has_ended(self._pid):
+                    self.asked_too_late = number != signal.SIGCONT
                 with suppress(ProcessLookupError):
                     os.kill(self._pid, number)
 
@@ -62,6 +68,11 @@ class Program:
                     before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
                     signal.raise_signal(signal.SIGTSTP)
                     signal.signal(signal.SIGTSTP, before)
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a child has ended; it still wants to be reaped."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _stopped_by(process: int) -> int | None:

@@ -40,9 +40,7 @@ def reopen(folder: ThreadFolder, descriptor: int) -> int:
             raise DescriptorNotPassable
     finally:
         os.close(path)
-    fields = dict(
-        line.split(b":", 1) for line in folder.read(b"fdinfo/%d" % descriptor).splitlines() if b":" in line
-    )
+    fields = dict(line.split(b":", 1) for line in folder.read(b"fdinfo/%d" % descriptor).splitlines() if b":" in line)
     flags = int(fields[b"flags"], 8) & ~_NOT_FOR_OPEN
     try:
         found = folder.open(name, flags | os.O_NONBLOCK)

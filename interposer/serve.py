@@ -50,12 +50,13 @@ from dataclasses import dataclass
 import trio
 
 from interposer import domain_socket, view
+from interposer.budget import use_descriptors
 from interposer.domain_socket import Message, Peer
 from interposer.errors import DomainUnavailable, InterposerError, pack
 from interposer.filesystem import NodeFiles, NodeMirrors
 from interposer.ids import own_namespace, parent_namespace, read_file
 from interposer.options import RunOptions
-from interposer.supervisor import Supervisor, open_many_files
+from interposer.supervisor import Supervisor
 from interposer.traps import MountedDomain
 from interposer.tree import Tree
 from native.identity import pidfd_getfd
@@ -322,7 +323,7 @@ def _process_of(pidfd: int) -> int:
 
 def serve(path: str, options: RunOptions) -> int:
     """`kdbus serve --socket PATH`: the exit status."""
-    open_many_files()
+    use_descriptors()
     server = Server(path, options)
     try:
         trio.run(server.run)

@@ -14,43 +14,50 @@ air. Several trees get their turns one trap at a time.
 and processes that are left find kdbus gone; with --linger the last process is waited for. In `kdbus serve`
 (`interposer.serve`) trees come and go, and the domain stays.
 
-Weakness: hot calls are served natively only while there is a single tree, as an engine knows one listener, and what is
-lent must be lent to one.
+Hot calls are served natively across trees, by one engine (`interposer.flows`), unless one of the trees is under a
+filter that lets signals break off a call.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import resource
 import select
 import signal
 import sys
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import trio
 
 from broker.domain import Domain
 from broker.outside import Ids, NodeEvents
+from broker.send import Wait
+from interposer.budget import Budgets, use_descriptors
+from interposer.caller import TargetCaller
 from interposer.exactly_once import Probe
 from interposer.filesystem import NodeFiles
+from interposer.flows import Flows
 from interposer.guarantee import forced
 from interposer.handles import HandleTable, OpenHandle
 from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.launch import Launched, Mode
 from interposer.options import RunOptions
 from interposer.program import Program
-from interposer.traps import MountedDomain
+from interposer.report import unexpected
+from interposer.traps import MountedDomain, failure_of
 from interposer.tree import Shared, Tree
 from interposer.view import AttachFlagsMask
+from interposer.waiting import WaitingCalls
+from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Notification
 
 _LINGER_NS = 200_000
 _TURN_NS = 5_000_000
 """How long traps may keep the loop from everything else."""
+_SHARE_NS = 200_000
+"""How long the hot calls of one tree may keep it from others."""
 
 
 class SystemClock:
@@ -74,15 +81,15 @@ class Supervisor:
         self._probe = Probe() if probe and forced() is None else None
         self._kernel_keeps_promise = False
         self._calls_for_broker = 0
-        self._calls_natively = 0
         self._news = select.epoll()
         self._listeners = select.epoll()
         self._trees: dict[int, Tree] = {}
         self._turns: deque[Tree] = deque()
         self._ended: Callable[[Tree], None] = lambda _: None
         self._last_has_ended = trio.Event()
-        handles = HandleTable(self._closing)
-        self.shared = Shared(handles, UserNamespaces(), self._mounted, self._news.fileno())
+        handles = HandleTable(self._closing, Budgets())
+        self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume)
+        self.shared = Shared(handles, UserNamespaces(), self._flows, self._mounted)
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
         self._news.register(handles.hang_ups_fileno(), select.EPOLLIN)
 
@@ -98,7 +105,7 @@ class Supervisor:
 
     def add(self, listener: int, *, waits_killable: bool) -> Tree:
         """Serve the calls of `listener`, which is owned from now on. Raises OSError."""
-        tree = Tree(listener, waits_killable, self.shared, flows=self._options.flows)
+        tree = Tree(listener, waits_killable, self.shared)
         if self._kernel_keeps_promise:
             tree.kernel_keeps_promise()
         self._trees[listener] = tree
@@ -115,7 +122,7 @@ class Supervisor:
         return listener
 
     def _remove(self, tree: Tree) -> None:
-        self._recall()
+        self._flows.recall()
         listener = tree.listener.fileno()
         del self._trees[listener]
         self._listeners.unregister(listener)
@@ -124,16 +131,24 @@ class Supervisor:
             self._news.unregister(descriptor)
         while tree in self._turns:
             self._turns.remove(tree)
-        self._calls_natively += tree.flows.served
         tree.close()
         for other in self._trees.values():
             other.waiting.finish_ready()
         self._allow_flows()
 
     def _allow_flows(self) -> None:
-        self._recall()
-        for tree in self._trees.values():
-            tree.allow_flows(len(self._trees) == 1)
+        """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
+        self._flows.recall()
+        possible = self._options.flows and can_compare() and can_fetch()
+        self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
+
+    def _resume(
+        self, listener: int, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int
+    ) -> None:
+        self._trees[listener].resume(notification, resume, look_ns)
+
+    def _waiting(self) -> Iterator[tuple[int, WaitingCalls]]:
+        return ((listener, tree.waiting) for listener, tree in self._trees.items())
 
     def when_ended(self, ended: Callable[[Tree], None]) -> None:
         """`ended` is called with each tree whose last process has ended, after it has been let go of."""
@@ -171,8 +186,11 @@ class Supervisor:
         while True:
             due = self._next_deadline_ns()
             timeout = float("inf") if due is None else max(0.0, (due - time.monotonic_ns()) / 1e9)
-            with trio.move_on_after(timeout):
-                await trio.lowlevel.wait_readable(self._listeners.fileno())
+            if any(tree.queue for tree in self._trees.values()):
+                await trio.lowlevel.checkpoint()
+            else:
+                with trio.move_on_after(timeout):
+                    await trio.lowlevel.wait_readable(self._listeners.fileno())
             if self._mount_news():
                 # The poll of `_news` above has used them up, so the engine would not see them.
                 self._housekeep(news=True)
@@ -186,8 +204,8 @@ class Supervisor:
     def _next_deadline_ns(self) -> int | None:
         """When the loop has to come up for air at the latest."""
         times = [mounted.domain.deadlines.next_ns() for mounted in self.shared.domains]
-        for tree in self._trees.values():
-            times += (tree.waiting.next_look_ns(), tree.flows.deadline_ns())
+        times += [tree.waiting.next_look_ns() for tree in self._trees.values()]
+        times.append(self._flows.deadline_ns())
         return min((due for due in times if due is not None), default=None)
 
     def _drain(self) -> None:
@@ -202,20 +220,24 @@ class Supervisor:
                 return
             if notification is not None:
                 self._serve_one(tree, notification)
-            if time.monotonic_ns() >= stop and not any(each.queue for each in self._trees.values()):
+            if time.monotonic_ns() >= stop:
                 return
 
     def _receive(self, stop_ns: int) -> tuple[Tree | None, Notification | None]:
         """The next call, and whose it is. A tree without a call has ended; no tree: there was none in time."""
-        for tree in self._trees.values():
-            if tree.queue:
-                return tree, tree.queue.popleft()
+        alone = len(self._trees) == 1
         if not self._turns:
             self._find_turns()
         while self._turns:
             tree = self._turns.popleft()
+            if tree.queue:
+                # Only when it is its turn: a queue that never ends must not keep others from theirs.
+                return tree, tree.queue.popleft()
             try:
-                notification = tree.flows.receive(_LINGER_NS if len(self._trees) == 1 else 0, stop_ns)
+                if alone:
+                    notification = self._flows.receive(tree.listener, _LINGER_NS, stop_ns)
+                else:
+                    notification = self._flows.receive(tree.listener, 0, time.monotonic_ns() + _SHARE_NS)
             except EndOfTargets:
                 self._end(tree)
                 return tree, None
@@ -229,27 +251,41 @@ class Supervisor:
     def _find_turns(self) -> None:
         """Queue the trees with a call; with several trees, linger for one."""
         if len(self._trees) > 1:
-            # epoll_wait(2) would round up to whole milliseconds.
-            select.select([self._listeners], [], [], _LINGER_NS / 1e9)
-            self._turns.extend(self._trees[listener] for listener, _ in self._listeners.poll(0))
+            self._turns.extend(tree for tree in self._trees.values() if tree.queue)
+            ready = self._listeners.poll(0)
+            if not ready and not self._turns:
+                # epoll_wait(2) would round up to whole milliseconds.
+                select.select([self._listeners], [], [], _LINGER_NS / 1e9)
+                ready = self._listeners.poll(0)
+            trees = (self._trees[listener] for listener, _ in ready)
+            self._turns.extend(tree for tree in trees if not tree.queue)
         else:
             self._turns.extend(self._trees.values())
 
     def _serve_one(self, tree: Tree, notification: Notification) -> None:
         self._calls_for_broker += 1
-        self._recall()
-        tree.detours.end(notification)
-        self._collect_handles()
-        for each in self._trees.values():
-            each.mounts.collect()
         try:
+            self._flows.recall()
+            tree.detours.end(notification)
+            self._collect_handles()
+            for each in self._trees.values():
+                each.mounts.collect()
             tree.serve(notification)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                self._give_up(tree)
-        for each in self._trees.values():
-            each.waiting.finish_ready()
-        tree.flows.consider()
+            for each in self._trees.values():
+                each.waiting.finish_ready()
+            self._flows.consider()
+        except Exception as error:
+            self._fail(tree, notification, error)
+
+    def _fail(self, tree: Tree, notification: Notification, error: Exception) -> None:
+        """`error` is being handled: the call fails, unless it is answered already."""
+        if isinstance(error, OSError) and error.errno == errno.ENOENT:
+            return
+        number = failure_of(notification, error)
+        try:
+            tree.listener.respond_error(notification.id, number)
+        except OSError:
+            self._give_up(tree)
 
     def _end(self, tree: Tree) -> None:
         """The last process of a tree has ended."""
@@ -261,14 +297,9 @@ class Supervisor:
 
     def _give_up(self, tree: Tree) -> None:
         """A listener that cannot be used: others must not suffer."""
-        print("kdbus: a seccomp listener failed; its programs find kdbus gone. Please report this:", file=sys.stderr)
-        traceback.print_exc()
+        unexpected("a seccomp listener failed, its programs find kdbus gone")
         self._remove(tree)
         self._ended(tree)
-
-    def _recall(self) -> None:
-        for tree in self._trees.values():
-            tree.flows.recall()
 
     def _housekeep(self, *, news: bool) -> None:
         """Hang-ups, deadlines, cancelled and interrupted calls, if there are any or if there is `news` of them."""
@@ -277,8 +308,14 @@ class Supervisor:
         news = news or self._mount_news() or self.shared.handles.hang_up_waits()
         if not news and (due is None or due > now):
             return
+        try:
+            self._look_after_everything(now)
+        except Exception:
+            unexpected("looking after what has ended failed, the supervisor goes on")
+
+    def _look_after_everything(self, now: int) -> None:
         trees = list(self._trees.values())
-        self._recall()
+        self._flows.recall()
         for tree in trees:
             tree.detours.collect()
         self._collect_handles()
@@ -298,12 +335,11 @@ class Supervisor:
                 tree.waiting.forget_gone()
 
     def _closing(self, handle: OpenHandle) -> None:
-        for tree in self._trees.values():
-            tree.flows.forget(handle)
+        self._flows.forget(handle)
 
     def end_domains(self) -> None:
         """Disconnect everybody, as an unmount would: waiting calls are answered, handles hang up."""
-        self._recall()
+        self._flows.recall()
         for mounted in self.shared.domains:
             mounted.domain.deactivate()
         for tree in self._trees.values():
@@ -318,8 +354,9 @@ class Supervisor:
         for mounted in self.shared.domains:
             mounted.files.close()
         if self._options.statistics:
-            counts = f"{self._calls_for_broker} calls served by the broker, {self._calls_natively} natively"
-            print(f"kdbus: {counts}", file=sys.stderr)
+            natively = self._flows.served
+            print(f"kdbus: {self._calls_for_broker} calls served by the broker, {natively} natively", file=sys.stderr)
+        self._flows.close()
         self._news.close()
         self._listeners.close()
         if self._probe is not None:
@@ -327,18 +364,12 @@ class Supervisor:
         self.shared.namespaces.close()
 
 
-def open_many_files() -> None:
-    """Let this process open as many files as it is allowed to."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def run(launched: Launched, options: RunOptions) -> int:
     """Serve `launched` until its program ends; returns the status as wait(2) gives it.
 
-    The calling process ignores terminal signals from now on, and may open as many files as it is allowed to.
+    The calling process ignores terminal signals from now on, and may open many files.
     """
-    open_many_files()
+    use_descriptors()
     program = Program(launched.pid)
     mask = AttachFlagsMask(launched.parameters_directory)
     os.close(launched.parameters_directory)
@@ -362,7 +393,7 @@ async def _run(supervisor: Supervisor, program: Program, linger: bool) -> int:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(supervisor.serve)
         status = await program.run()
-        if linger:
+        if linger and not program.asked_too_late:
             await _linger(supervisor)
         nursery.cancel_scope.cancel()
     return status

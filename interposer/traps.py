@@ -12,7 +12,8 @@ Every trap ends in one of five answers, and in exactly one:
   nothing by changing its memory meanwhile: the worst that it can get is the plain file behind a node, which its first
   ioctl replaces by a handle.
 
-A call that fails in an unforeseen way is answered with EIO and logged; nobody else notices.
+A call that fails because the supervisor is short of something says so (ENFILE, ENOMEM); one whose caller may not be
+inspected, EPERM. One that fails in an unforeseen way is answered with EIO and reported. Nobody else notices.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ import errno
 import os
 import stat
 import struct
-import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,14 +32,16 @@ from broker.errors import KdbusError, NodeShutDown, NoFreeDescriptor, TooManyOpe
 from broker.handle import open_node
 from broker.limits import PAGE_SIZE
 from broker.send import Wait
+from interposer.budget import OverBudget
 from interposer.caller import TargetCaller
 from interposer.detour import Detours
 from interposer.exactly_once import Answers, HeldCaller, Interrupted
 from interposer.filesystem import NodeFiles
-from interposer.handles import HandleTable, OpenHandle
+from interposer.handles import HandleTable, OpenHandle, status_of
 from interposer.ids import UserNamespaces, own_namespace
 from interposer.injection import Outcome, inject_mapping
 from interposer.late import LateHandles
+from interposer.report import unexpected
 from interposer.resolve import AT_FDCWD, resolve, starting_points
 from native import memory
 from native.credentials import borrowed_identity
@@ -68,6 +69,15 @@ class MountedDomain:
     domain: Domain
     files: NodeFiles
 
+
+_SHORTAGE = {
+    errno.EMFILE: errno.ENFILE,
+    errno.ENFILE: errno.ENFILE,
+    errno.ENOMEM: errno.ENOMEM,
+    errno.EAGAIN: errno.ENOMEM,
+    errno.ENOSPC: errno.ENOSPC,
+}
+"""What a caller is told of what the supervisor has run out of; EAGAIN: of processes or threads."""
 
 Later = Callable[[Notification, Wait], None]
 
@@ -104,11 +114,9 @@ class Traps:
     def caller(self, notification: Notification) -> TargetCaller:
         """The thread that made the trapped call."""
         kind = HeldCaller if self._answers.holds(notification) else TargetCaller
-        return kind(self._listener, notification, self._namespaces, self._handles)
+        return kind(self._listener, notification, self._namespaces, self._handles, self._handles.budgets)
 
-    def answer(
-        self, notification: Notification, serve: Callable[[], int | None], *, may_wait: bool = False
-    ) -> bool:
+    def answer(self, notification: Notification, serve: Callable[[], int | None], *, may_wait: bool = False) -> bool:
         """Run `serve` and answer with its value, or with the error that it raises; None: it has answered itself.
 
         False, and nothing has happened, if the call is over already. `may_wait`: see `Answers.begin`.
@@ -124,11 +132,8 @@ class Traps:
         except ProcessLookupError:
             # The caller is gone, and with it the need for an answer; should it live, the kernel has the errno.
             self._answers.error(notification, errno.ESRCH)
-        except Exception:
-            name = f"system call {notification.number} of thread {notification.pid}"
-            print(f"kdbus: serving {name} failed unexpectedly; it gets EIO. Please report this:", file=sys.stderr)
-            traceback.print_exc()
-            self._answers.error(notification, errno.EIO)
+        except Exception as error:
+            self._answers.error(notification, failure_of(notification, error))
         else:
             if value is None:
                 self._answers.leave()
@@ -141,11 +146,15 @@ class Traps:
         descriptor, request, argument = notification.arguments[:3]
 
         def serve() -> int | None:
+            caller = self.caller(notification)
             handle = self._handle_of(notification, descriptor & 0xFFFFFFFF)
             if handle is None or handle.broker is None:
                 self._listener.respond_continue(notification.id)
                 return None
-            wait = handle.broker.ioctl(request & 0xFFFFFFFF, argument, self.caller(notification))
+            if not caller.is_waiting():
+                # What was found is somebody else's, who has the thread's number by now.
+                raise Interrupted
+            wait = handle.broker.ioctl(request & 0xFFFFFFFF, argument, caller)
             self._served(notification, handle)
             if wait is None:
                 return 0
@@ -161,7 +170,7 @@ class Traps:
         if handle is not None:
             return handle
         try:
-            status = os.stat(f"/proc/{thread}/fd/{descriptor}")
+            status = status_of(thread, descriptor)
         except OSError:
             return None
         node = self._node_behind(status)
@@ -252,8 +261,11 @@ class Traps:
         """
         self._handles.sweep()
         try:
-            handle, theirs = self._handles.prepare(nonblocking=bool(flags & os.O_NONBLOCK))
-        except OSError as error:
+            user = self.caller(notification).credentials().uid
+            handle, theirs = self._handles.prepare(user, nonblocking=bool(flags & os.O_NONBLOCK))
+        except ProcessLookupError:
+            raise
+        except (OSError, OverBudget) as error:
             raise TooManyOpenFiles from error
         try:
             handle.broker = open_node(domain, path, self.caller(notification), handle)
@@ -307,6 +319,18 @@ class Traps:
             return None
 
         self.answer(notification, serve, may_wait=True)
+
+
+def failure_of(notification: Notification, error: Exception) -> int:
+    """The errno for a call that `error`, which is being handled, kept from being served; it is reported if need be."""
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    if isinstance(error, PermissionError):
+        return errno.EPERM
+    if isinstance(error, OSError) and error.errno in _SHORTAGE:
+        return _SHORTAGE[error.errno]
+    unexpected(f"system call {notification.number} of thread {notification.pid} fails with EIO")
+    return errno.EIO
 
 
 def _may_wait(notification: Notification) -> bool:

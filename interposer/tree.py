@@ -2,9 +2,9 @@
 """One tree of processes: what belongs to one seccomp listener, and ends with the last process under its filter.
 
 The kernel allows one listener for each tree of processes. Everything that is about a trapped call hangs on it: the
-answers, the calls that wait, the engine of the flows, the mounts that its programs make. What the trees share (the
-domains with their buses, the handles, what is known of user namespaces) is in `Shared`; a descriptor of one tree may be
-passed to another, so handles are nobody's own.
+answers, the calls that wait, the mounts that its programs make. What the trees share (the domains with their buses, the
+handles, the flows, what is known of user namespaces) is in `Shared`; a descriptor of one tree may be passed to another,
+so handles are nobody's own.
 
 A `kdbus run` has one tree and its own `Shared`; in `kdbus serve` trees come and go. `interposer.supervisor` is the loop
 over them.
@@ -17,10 +17,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from broker.outside import Ids
 from broker.send import Wait
+from interposer.caller import TargetCaller
 from interposer.exactly_once import Answers
 from interposer.filesystem import NodeFiles
 from interposer.filter import this_architecture
@@ -32,7 +34,6 @@ from interposer.mounts import Mounts
 from interposer.path_mode import PathCalls
 from interposer.traps import MountedDomain, Traps
 from interposer.waiting import WaitingCalls
-from native.identity import can_compare, can_fetch
 from native.notification import Listener, Notification
 
 
@@ -42,9 +43,8 @@ class Shared:
 
     handles: HandleTable
     namespaces: UserNamespaces
+    flows: Flows
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
-    news: int
-    """Descriptor of an epoll set: readable when something has to be looked after before the next call is served."""
     domains: list[MountedDomain] = field(default_factory=list)
     """Every file system that shows the nodes of a domain; a domain may be shown by several."""
 
@@ -52,12 +52,8 @@ class Shared:
 class Tree:
     """The processes under one listener."""
 
-    def __init__(self, listener: int, waits_killable: bool, shared: Shared, *, flows: bool) -> None:
-        """Takes over the descriptor `listener`. `waits_killable`: see `interposer.launch.Launched`.
-
-        `flows`: whether hot calls may be served natively at all. Raises OSError.
-        """
-        self._flows_wanted = flows
+    def __init__(self, listener: int, waits_killable: bool, shared: Shared) -> None:
+        """Takes over the descriptor `listener`. `waits_killable`: see `interposer.launch.Launched`. Raises OSError."""
         self._path_calls: PathCalls | None = None
         self._shared = shared
         self.queue: deque[Notification] = deque()
@@ -76,9 +72,6 @@ class Tree:
         )
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
         self.detours = self._traps.detours
-        self.flows = Flows(
-            self.listener, shared.news, shared.handles, self._traps.caller, self.waiting.add, enabled=False
-        )
         served = {"ioctl": self._traps.ioctl, "mmap": self._traps.mmap, "open": self._traps.open}
         served |= {"openat": self._traps.openat, "openat2": self._traps.openat2}
         served |= {"mmap2": self._traps.mmap, "old_mmap": self._traps.old_mmap}
@@ -113,13 +106,14 @@ class Tree:
         if self._answers.guarantee is Guarantee.CONFIRMED and forced() is None:
             self._answers.guarantee = Guarantee.KERNEL
 
-    def allow_flows(self, allowed: bool) -> None:
-        """Whether hot calls may be served natively for now; nothing is lent at the moment.
+    @property
+    def may_flow(self) -> bool:
+        """Whether hot calls may be served natively: each arrives once, and an answer needs no confirmation."""
+        return self._answers.guarantee is Guarantee.KERNEL
 
-        The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2).
-        """
-        possible = can_compare() and can_fetch()
-        self.flows.enabled = allowed and possible and self._flows_wanted and self._answers.guarantee is Guarantee.KERNEL
+    def resume(self, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int) -> None:
+        """Take over a call that waits, from the native side. `look_ns`: when to look at its thread."""
+        self.waiting.add(notification, resume(self._traps.caller(notification)), look_ns)
 
     def serve(self, notification: Notification) -> None:
         """Serve a trapped call. Raises OSError if the listener is unusable."""
@@ -132,7 +126,7 @@ class Tree:
             serve(notification)
 
     def _served(self, notification: Notification, handle: OpenHandle) -> None:
-        self.flows.note(notification, handle)
+        self._shared.flows.note(notification, handle)
 
     def _finish(self, notification: Notification, wait: Wait) -> None:
         def serve() -> int:
@@ -145,9 +139,12 @@ class Tree:
     def close(self) -> None:
         """End the domains that were mounted here, and let go of everything. Nothing is lent."""
         self.waiting.close()
+        while self.queue:
+            # Whoever has the listener next does not see them any more.
+            with suppress(OSError):
+                self.listener.respond_continue(self.queue.popleft().id)
         self.detours.close()
         self.mounts.close()
-        self.flows.close()
         if self._path_calls is not None:
             self._path_calls.close()
         self._answers.close()

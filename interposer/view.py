@@ -100,7 +100,7 @@ def enter_user_namespace() -> None:
         raise MountNamespaceUnavailable(
             attempted,
             f"{os.strerror(error.errno or 0)}, with and without a user namespace",
-            "path mode, which needs no namespace, is not available yet; run as root, or allow user namespaces "
+            "run without `--mode mount`, as path mode needs no namespace; or run as root, or allow user namespaces "
             "(`kdbus doctor` tells what forbids them)",
         ) from error
 

@@ -9,8 +9,9 @@ returns.
 it (it finds its reply again, `broker.reply`) or makes EINTR of it. A notification can be answered with ERESTARTSYS
 too, but the number 512 reaches the program if nothing interrupted that very thread. Under
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV a waiting thread is in state `S`, and becomes `D` only when something has woken
-it; so the state tells. Nothing announces the change, so it is looked at from time to time: after 1 ms, then in
-growing intervals of up to 20 ms. That is how long a signal handler may be late.
+it; so the state tells. Nothing announces the change, so it is looked at from time to time: after 1 ms (10 ms if
+the call was served natively, `interposer.flows`), then in growing intervals of up to 20 ms. That is how long a signal
+handler may be late. Where very many calls wait, it is more, as looking must not become all that is done.
 
 Being given a descriptor wakes a thread as well (`Listener.touched`), in the rare case of a handle that is put in its
 place just before the call is served. From such a thread's state nothing can be told. What is pending for it alone,
@@ -27,7 +28,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -39,6 +40,8 @@ from native.notification import Listener, Notification
 
 _FIRST_LOOK_NS = 1_000_000
 _LONGEST_INTERVAL_NS = 20_000_000
+_INTERVAL_PER_CALL_NS = 100_000
+"""A look takes less than a tenth of that."""
 
 
 @dataclass(eq=False, slots=True)
@@ -61,6 +64,8 @@ class WaitingCalls:
         self._finish = finish
         self._waiting: dict[int, _Waiting] = {}
         self._ready: list[_Waiting] = []
+        self._next_look_ns: int | None = None
+        """Not later than the first of all looks that are due."""
         self._cancels = select.epoll()
         self._by_cancel: dict[int, _Waiting] = {}
 
@@ -71,23 +76,38 @@ class WaitingCalls:
         """A descriptor that is readable when `look` has a cancelled call to find."""
         return self._cancels.fileno()
 
-    def add(self, notification: Notification, wait: Wait) -> None:
-        """Keep a call until its wait is over."""
+    def lendable(self) -> Iterator[tuple[Notification, Wait, int]]:
+        """The calls that may wait elsewhere, and when to look at them; `gone` is to be called for those that do."""
+        for call in self._waiting.values():
+            if not call.touched and call.wait.command is not None:
+                yield call.notification, call.wait, call.next_look_ns
+
+    def gone(self, notification_id: int) -> None:
+        """The call waits elsewhere now, until it comes back (`add`)."""
+        del self._waiting[notification_id]
+
+    def add(self, notification: Notification, wait: Wait, look_ns: int | None = None) -> None:
+        """Keep a call until its wait is over. `look_ns`: when to look at it, if it has been waiting elsewhere."""
         touched = self._listener.touched == notification.id
-        call = _Waiting(notification, wait, _FIRST_LOOK_NS, time.monotonic_ns() + _FIRST_LOOK_NS, touched)
+        if look_ns is None:
+            call = _Waiting(notification, wait, _FIRST_LOOK_NS, time.monotonic_ns() + _FIRST_LOOK_NS, touched)
+        else:
+            call = _Waiting(notification, wait, _LONGEST_INTERVAL_NS, look_ns, touched)
         self._waiting[notification.id] = call
+        if self._next_look_ns is None or call.next_look_ns < self._next_look_ns:
+            self._next_look_ns = call.next_look_ns
         cancel: File | None = wait.cancel_file
         if isinstance(cancel, TargetFile):
             call.cancel = cancel.fileno()
             self._by_cancel[call.cancel] = call
-            self._cancels.register(call.cancel, select.EPOLLIN)
+            # At the edge: a pipe that has hung up, and will never be readable, would keep the loop awake.
+            with suppress(OSError):
+                self._cancels.register(call.cancel, select.EPOLLIN | select.EPOLLET)
         wait.on_ready(lambda: self._ready.append(call))
 
     def next_look_ns(self) -> int | None:
         """When to call `look` next (CLOCK_MONOTONIC, ns); None while nothing waits."""
-        if self._ready:
-            return 0
-        return min((call.next_look_ns for call in self._waiting.values()), default=None)
+        return 0 if self._ready else self._next_look_ns
 
     def left(self, thread: int) -> None:
         """`thread` is in another call: the one that it waited in, if any, was interrupted."""
@@ -116,6 +136,9 @@ class WaitingCalls:
                     cancelled.wait.cancel()
             self.finish_ready()
         now = time.monotonic_ns()
+        if self._next_look_ns is None or self._next_look_ns > now:
+            return
+        longest_ns = max(_LONGEST_INTERVAL_NS, _INTERVAL_PER_CALL_NS * len(self._waiting))
         for call in [call for call in self._waiting.values() if call.next_look_ns <= now]:
             if not self._listener.is_valid(call.notification.id):
                 self._interrupt(call)
@@ -123,8 +146,9 @@ class WaitingCalls:
                 self._interrupt(call)
                 self._listener.respond_error(call.notification.id, ERESTARTSYS)
             else:
-                call.interval_ns = min(2 * call.interval_ns, _LONGEST_INTERVAL_NS)
+                call.interval_ns = min(2 * call.interval_ns, longest_ns)
                 call.next_look_ns = now + call.interval_ns
+        self._next_look_ns = min((call.next_look_ns for call in self._waiting.values()), default=None)
 
     def _interrupt(self, call: _Waiting) -> None:
         if self._forget(call):

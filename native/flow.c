@@ -116,12 +116,12 @@ static void table_clear(struct flow_table *table)
 
 // -- connections, bindings and flows --------------------------------------------------------------------------------
 
-struct kdbus_engine *kdbus_engine_create(int listener, int hang_ups)
+struct kdbus_engine *kdbus_engine_create(int hang_ups)
 {
     struct kdbus_engine *engine = calloc(1, sizeof(*engine));
 
     if (engine) {
-        engine->listener = listener;
+        engine->listener = -1;
         engine->hang_ups = hang_ups;
         engine->generation = 1;
     }
@@ -160,7 +160,8 @@ static void forget_replies(struct kdbus_engine *engine)
         struct flow_reply *reply = engine->replies;
 
         engine->replies = reply->next;
-        reply->requester->request_count = 0;
+        if (reply->requester)
+            reply->requester->request_count = 0;
         free(reply);
     }
     engine->last_in_list = NULL;
@@ -229,6 +230,7 @@ int64_t kdbus_engine_add_connection(struct kdbus_engine *engine, const struct kd
     connection->target = facts->target;
     connection->cookie = facts->cookie;
     connection->pool.memory = *facts->pool;
+    connection->pool.origin = facts->pool;
     return (int64_t)index;
 }
 
@@ -245,23 +247,32 @@ int kdbus_engine_remove_connection(struct kdbus_engine *engine, uint32_t index)
 
         if (binding && binding->connection == connection) {
             binding->connection = NULL;
-            if (binding->pidfd >= 0)
-                close(binding->pidfd);
-            binding->pidfd = -1;
+            flow_forget_pidfd(engine, binding);
         }
     }
     connection->used = 0;
     return 0;
 }
 
+void flow_forget_pidfd(struct kdbus_engine *engine, struct flow_binding *binding)
+{
+    if (binding->pidfd < 0)
+        return;
+    close(binding->pidfd);
+    binding->pidfd = -1;
+    engine->pidfds--;
+}
+
+void flow_forget_pidfds(struct kdbus_engine *engine)
+{
+    for (size_t i = 0; i < engine->bindings.room; i++)
+        if (engine->bindings.places[i])
+            flow_forget_pidfd(engine, engine->bindings.places[i]);
+}
+
 static void forget_bindings(struct kdbus_engine *engine)
 {
-    for (size_t i = 0; i < engine->bindings.room; i++) {
-        struct flow_binding *binding = engine->bindings.places[i];
-
-        if (binding && binding->pidfd >= 0)
-            close(binding->pidfd);
-    }
+    flow_forget_pidfds(engine);
     table_clear(&engine->bindings);
 }
 
@@ -419,17 +430,17 @@ void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply)
     }
 }
 
-// When the broker has to look: the nearest deadline, or the moment at which a waiting call has waited for
-// `patience_ns`, so that its thread must be looked at. All ones for never.
-uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine, uint64_t patience_ns)
+// When the broker has to look: the nearest deadline, or the moment at which the thread of a waiting call must be looked
+// at. All ones for never.
+uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine)
 {
     uint64_t nearest = UINT64_MAX;
 
     for (const struct flow_reply *reply = engine->replies; reply; reply = reply->next) {
         uint64_t due = reply->linked ? reply->deadline_ns : UINT64_MAX;
 
-        if (reply->waiting && reply->since_ns + patience_ns < due)
-            due = reply->since_ns + patience_ns;
+        if (reply->waiting && reply->look_ns < due)
+            due = reply->look_ns;
         if (due < nearest)
             nearest = due;
     }
@@ -438,14 +449,15 @@ uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine, uint64_t patie
 
 // -- taking back ------------------------------------------------------------------------------------------------------
 
-// number, requester, replier, cookie, deadline, name id, state (bit 0 sync, 1 linked, 2 waiting), then of a waiting
-// call the notification (11 words) and the command (9 words), zeros for others.
+// number, requester (all ones if the broker keeps the reply), replier, cookie, deadline, name id, state (bit 0 sync,
+// 1 linked, 2 waiting), then of a waiting call the notification (13 words, one of them its listener), when to look at
+// its thread, and the command (9 words), zeros for others.
 static int store_reply(const struct flow_reply *reply, struct words *out)
 {
     const struct kdbus_notification *caller = &reply->caller;
     uint64_t words[] = {
         reply->number,
-        reply->requester->index,
+        reply->requester ? reply->requester->index : UINT64_MAX,
         reply->replier->index,
         reply->cookie,
         reply->deadline_ns,
@@ -457,11 +469,14 @@ static int store_reply(const struct flow_reply *reply, struct words *out)
         (uint64_t)caller->number,
         caller->architecture,
         caller->instruction_pointer,
+        (uint64_t)reply->listener,
     };
     int result = add_all(out, words, sizeof(words) / sizeof(*words));
 
     if (!result)
         result = add_all(out, caller->arguments, 6);
+    if (!result)
+        result = words_add(out, reply->look_ns);
     return result ? result : add_all(out, reply->command, 9);
 }
 
@@ -678,31 +693,53 @@ static int load_connection(struct kdbus_engine *engine, struct reader *reader)
     return result;
 }
 
+// In the order of store_reply.
+static void load_caller(struct flow_reply *reply, const uint64_t *words)
+{
+    struct kdbus_notification *caller = &reply->caller;
+
+    caller->id = words[0];
+    caller->pid = (uint32_t)words[1];
+    caller->flags = (uint32_t)words[2];
+    caller->number = (int32_t)words[3];
+    caller->architecture = (uint32_t)words[4];
+    caller->instruction_pointer = words[5];
+    reply->listener = (int)words[6];
+    memcpy(caller->arguments, words + 7, sizeof(caller->arguments));
+    reply->look_ns = words[13];
+    memcpy(reply->command, words + 14, sizeof(reply->command));
+}
+
 static int load_reply(struct kdbus_engine *engine, struct reader *reader)
 {
     const uint64_t *facts = read_words(reader, 7);
-    const uint64_t *wait = facts ? read_words(reader, 12 + 9) : NULL;
-    struct flow_connection *requester = wait ? connection_at(engine, (uint32_t)facts[1]) : NULL;
+    const uint64_t *wait = facts ? read_words(reader, 14 + 9) : NULL;
+    int kept = wait && facts[1] == UINT64_MAX;
+    struct flow_connection *requester = wait && !kept ? connection_at(engine, (uint32_t)facts[1]) : NULL;
     struct flow_connection *replier = wait ? connection_at(engine, (uint32_t)facts[2]) : NULL;
     struct flow_reply *reply;
 
-    if (!requester || !replier || facts[6] & 4)
-        return -EINVAL; // calls that wait stay with the broker
+    if (!replier || (!requester && !kept))
+        return -EINVAL;
     reply = flow_new_reply(engine);
     if (!reply)
         return -ENOMEM;
     reply->number = facts[0];
     if (engine->last_reply < reply->number)
         engine->last_reply = reply->number;
-    reply->requester = requester;
     reply->replier = replier;
+    if (kept)
+        return 0; // only named by requests that the replier has not received yet
+    reply->requester = requester;
     requester->request_count++;
     reply->cookie = facts[3];
     reply->deadline_ns = facts[4];
     reply->name_id = facts[5];
     reply->sync = facts[6] & 1;
     reply->linked = facts[6] >> 1 & 1;
-    reply->holders = reply->linked; // and the entries that name it
+    reply->waiting = facts[6] >> 2 & 1;
+    reply->holders = reply->linked + reply->waiting; // and the entries that name it
+    load_caller(reply, wait);
     return 0;
 }
 
@@ -738,14 +775,15 @@ int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t
 // Receives as kdbus_listener_receive does, and serves what it can: returns 1 with a call for the broker, 0 when none
 // came for `linger_ns` or `stop_ns` (CLOCK_MONOTONIC) is over, 2 at the end of the targets, or -errno. A call that
 // follows a hang-up is the broker's, which has to look after that first.
-int kdbus_engine_run(struct kdbus_engine *engine, int64_t linger_ns, uint64_t stop_ns,
+int kdbus_engine_run(struct kdbus_engine *engine, int listener, int64_t linger_ns, uint64_t stop_ns,
                      struct kdbus_notification *notification)
 {
+    engine->listener = listener;
     engine->self = (int)syscall(SYS_gettid);
     for (unsigned int round = 1;; round++) {
         int hung_up;
         int result =
-            kdbus_listener_receive_beside(engine->listener, engine->hang_ups, linger_ns, notification, &hung_up);
+            kdbus_listener_receive_beside(listener, engine->hang_ups, linger_ns, notification, &hung_up);
 
         if (result != 1)
             return result;

@@ -16,10 +16,12 @@
 #define LENT_UNACCOUNTED 16
 #define LENT_PER_USER 16
 #define LENT_USERS 8       // users with charges in one queue; more are left to the broker
+#define LENT_PATIENCE_NS 10000000ULL // how long a call may wait before its thread is looked at (interposer/waiting.py)
 #define LENT_PARTS 16      // payload items of one message
 #define LENT_NAME 256      // a well-known name with its zero
 #define LENT_DOMAINS 16
 #define LENT_BINDINGS 65536 // descriptors of threads that are remembered
+#define LENT_PIDFDS 256 // held for the bindings in use
 #define LENT_FLOWS 65536
 #define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
 #define LENT_PAYLOAD (2U << 20)
@@ -49,6 +51,7 @@ struct lent_slice {
 
 struct lent_pool {
     struct kdbus_pool memory;
+    const struct kdbus_pool *origin; // of `memory`, a copy; tells how much of it is usable
     uint64_t serial;
     uint64_t busy;
     uint64_t count;
@@ -70,7 +73,7 @@ struct flow_connection;
 struct flow_reply {
     struct flow_reply *next; // of the engine
     struct flow_reply *previous;
-    struct flow_connection *requester;
+    struct flow_connection *requester; // NULL: the call waits with the broker, which keeps the reply
     struct flow_connection *replier;
     uint64_t number; // names it in what is handed back
     uint64_t cookie;
@@ -81,7 +84,8 @@ struct flow_reply {
     uint8_t linked;
     uint8_t waiting;
     struct kdbus_notification caller; // of a waiting call
-    uint64_t since_ns;
+    int listener;                     // that it came from
+    uint64_t look_ns; // when its thread has to be looked at (CLOCK_MONOTONIC)
     uint64_t command[9]; // its argument, as it was read
 };
 
@@ -157,7 +161,7 @@ struct flow_table {
 };
 
 struct kdbus_engine {
-    int listener;
+    int listener; // that the present call came from
     int hang_ups;
     int self; // the thread that runs the engine
     uint64_t generation;
@@ -168,6 +172,7 @@ struct kdbus_engine {
     struct flow_connection **connections;
     size_t connection_room;
     struct flow_table bindings;
+    size_t pidfds; // of all bindings
     struct flow_table flows;
     struct flow_reply *replies; // all alive, the oldest first
     struct flow_reply *last_in_list;
@@ -175,6 +180,8 @@ struct kdbus_engine {
 };
 
 int flow_is_lent(const struct kdbus_engine *engine, const struct flow_connection *connection);
+void flow_forget_pidfd(struct kdbus_engine *engine, struct flow_binding *binding);
+void flow_forget_pidfds(struct kdbus_engine *engine);
 struct flow_binding *flow_find_binding(const struct kdbus_engine *engine, uint64_t key);
 struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source, uint64_t destination_id,
                        const char *name);

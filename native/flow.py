@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The flow engine: receiving traps, and serving those whose answer has been decided already.
 
-The face of `flow.c`, where it is explained what a flow is. An `Engine` receives from a listener in the caller's
+The face of `flow.c`, where it is explained what a flow is. An `Engine` receives from listeners in the caller's
 stead: what it can serve by itself never comes to Python.
 
 State goes in and out as sequences of 64-bit words; `broker.flow` knows what they mean, this module does not.
@@ -23,17 +23,16 @@ NEVER = (1 << 64) - 1
 class Engine:
     """The connections that are served without the broker.
 
-    `listener` and `hang_ups` (a descriptor that is readable when a handle has hung up) stay the caller's. A call that
-    comes when `hang_ups` is readable is never served here.
+    `hang_ups` (a descriptor that is readable when a handle has hung up) stays the caller's. A call that comes when it
+    is readable is never served here.
 
     Raises MemoryError.
     """
 
-    __slots__ = ("_buffer", "_engine", "_listener", "_notification", "_words")
+    __slots__ = ("_buffer", "_engine", "_notification", "_words")
 
-    def __init__(self, listener: Listener, hang_ups: int) -> None:
-        self._listener = listener
-        self._engine = lib.kdbus_engine_create(listener.fileno(), hang_ups)
+    def __init__(self, hang_ups: int) -> None:
+        self._engine = lib.kdbus_engine_create(hang_ups)
         if self._engine == ffi.NULL:
             raise MemoryError("no memory for the flow engine")
         self._notification = ffi.new("struct kdbus_notification *")
@@ -107,17 +106,20 @@ class Engine:
             return ()
         return struct.unpack(f"={count}Q", ffi.buffer(self._words[0], 8 * count))
 
-    def deadline_ns(self, patience_ns: int) -> int | None:
+    def deadline_ns(self) -> int | None:
         """When what is lent has to be taken back: a reply is overdue, or a call has waited for `patience_ns`."""
-        due = int(lib.kdbus_engine_deadline(self._engine, patience_ns))
+        due = int(lib.kdbus_engine_deadline(self._engine))
         return None if due == NEVER else due
 
-    def run(self, linger_ns: int, stop_ns: int) -> Notification | None:
+    def run(self, listener: Listener, linger_ns: int, stop_ns: int) -> Notification | None:
         """Receive and serve until there is a call for the broker, or none for `linger_ns`, or `stop_ns` has come.
+
+        A call of one listener may be answered while another one's is served, so no listener may be closed while
+        anything is lent.
 
         Raises EndOfTargets, and OSError as `Listener.receive` does.
         """
-        result = lib.kdbus_engine_run(self._engine, linger_ns, stop_ns, self._notification)
+        result = lib.kdbus_engine_run(self._engine, listener.fileno(), linger_ns, stop_ns, self._notification)
         if result == 1:
             return unpack(self._buffer)
         if result == 2:
@@ -125,7 +127,7 @@ class Engine:
         if result in (0, -EINTR):
             # A signal: its Python handler runs when this returns.
             return None
-        raise failure(result, f"receive from seccomp listener {self._listener.fileno()}")
+        raise failure(result, f"receive from seccomp listener {listener.fileno()}")
 
     def _check(self, result: int, attempt: str) -> None:
         if result < 0:

@@ -147,6 +147,7 @@ int64_t kdbus_memory_read_string(int pid, uint64_t address, void *buffer, size_t
 struct kdbus_pool {
     void *memory;             // writable mapping of the whole pool, only in this process
     uint64_t size;            // bytes
+    uint64_t usable;          // bytes from the beginning in which slices may lie; who limits them raises it as needed
     int read_only_descriptor; // what targets map
 };
 
@@ -233,9 +234,8 @@ struct kdbus_flow_connection {
     const struct kdbus_pool *pool;
 };
 
-// NULL when there is no memory. Both descriptors stay the caller's: the listener, and one that is readable when a
-// handle has hung up.
-struct kdbus_engine *kdbus_engine_create(int listener, int hang_ups);
+// NULL when there is no memory. `hang_ups`, which stays the caller's, is readable when a handle has hung up.
+struct kdbus_engine *kdbus_engine_create(int hang_ups);
 void kdbus_engine_destroy(struct kdbus_engine *engine);
 
 // Returns the connection's index.
@@ -247,8 +247,8 @@ int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t
 int kdbus_engine_allow(struct kdbus_engine *engine, uint32_t source_index, uint32_t destination_index, const char *name,
                        uint64_t name_id);
 int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words);
-uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine, uint64_t patience_ns);
-int kdbus_engine_run(struct kdbus_engine *engine, int64_t linger_ns, uint64_t stop_ns,
+uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine);
+int kdbus_engine_run(struct kdbus_engine *engine, int listener, int64_t linger_ns, uint64_t stop_ns,
                      struct kdbus_notification *notification);
 uint64_t kdbus_engine_served(const struct kdbus_engine *engine);
 

@@ -119,18 +119,20 @@ static void wake(struct flow_connection *connection)
 }
 
 // A duplicate of a descriptor of the binding's thread, or -errno.
-static int fetch(struct flow_binding *binding, int descriptor)
+static int fetch(struct kdbus_engine *engine, struct flow_binding *binding, int descriptor)
 {
     int copy = binding->pidfd < 0 ? -ESRCH : kdbus_pidfd_getfd(binding->pidfd, descriptor);
 
     if (copy == -ESRCH) { // no pidfd yet, or the number is another thread's by now
-        if (binding->pidfd >= 0)
-            close(binding->pidfd);
+        flow_forget_pidfd(engine, binding);
+        if (engine->pidfds >= LENT_PIDFDS)
+            flow_forget_pidfds(engine); // those in use come back
         binding->pidfd = kdbus_pidfd_open((int)(binding->key >> 32), PIDFD_THREAD);
         if (binding->pidfd < 0) {
             binding->pidfd = -1;
             return -ESRCH;
         }
+        engine->pidfds++;
         copy = kdbus_pidfd_getfd(binding->pidfd, descriptor);
     }
     return copy;
@@ -138,9 +140,10 @@ static int fetch(struct flow_binding *binding, int descriptor)
 
 // A duplicate of the descriptor of the call, proved to be the connection's by the number that its socket has; -1 if it is
 // not, or cannot be had.
-static int duplicate(const struct flow_connection *connection, struct flow_binding *binding)
+static int duplicate(struct kdbus_engine *engine, const struct flow_connection *connection,
+                     struct flow_binding *binding)
 {
-    int socket = fetch(binding, (int)(uint32_t)binding->key);
+    int socket = fetch(engine, binding, (int)(uint32_t)binding->key);
     uint64_t cookie = 0;
 
     if (socket >= 0 && (kdbus_socket_cookie(socket, &cookie) < 0 || cookie != connection->cookie)) {
@@ -349,7 +352,7 @@ static void close_files(struct outgoing *out, uint32_t count)
 }
 
 // Replaces the sender's descriptor numbers by duplicates of ours. 0 if one of them is not a memfd to be passed.
-static int fetch_files(struct flow_binding *binding, struct outgoing *out)
+static int fetch_files(struct kdbus_engine *engine, struct flow_binding *binding, struct outgoing *out)
 {
     for (uint32_t i = 0; i < out->part_count; i++) {
         struct flow_part *part = &out->parts[i];
@@ -357,7 +360,7 @@ static int fetch_files(struct flow_binding *binding, struct outgoing *out)
 
         if (part->file < 0)
             continue;
-        copy = fetch(binding, part->file);
+        copy = fetch(engine, binding, part->file);
         if (copy < 0 || !is_sealed(copy, part)) {
             if (copy >= 0)
                 close(copy);
@@ -389,8 +392,8 @@ static size_t message_size(const struct flow_entry *entry)
     return size;
 }
 
-// Gives the caller of `call` the memfds of the message in `slice`, whose items have to be told the numbers.
-static uint64_t install_files(const struct kdbus_engine *engine, uint64_t call, const struct lent_pool *pool,
+// Gives the caller of `call`, from `listener`, the memfds of the message in `slice`, whose items have to be told the numbers.
+static uint64_t install_files(int listener, uint64_t call, const struct lent_pool *pool,
                               const struct lent_slice *slice, const struct flow_entry *entry)
 {
     uint64_t *word = (uint64_t *)((char *)pool->memory.memory + slice->offset) + MSG_WORDS;
@@ -405,7 +408,7 @@ static uint64_t install_files(const struct kdbus_engine *engine, uint64_t call, 
             word += VEC_ITEM / 8;
             continue;
         }
-        number = kdbus_listener_add_descriptor(engine->listener, call, entry->parts[i].file, -1, O_CLOEXEC);
+        number = kdbus_listener_add_descriptor(listener, call, entry->parts[i].file, -1, O_CLOEXEC);
         if (number < 0)
             flags = RETURN_INCOMPLETE_FDS;
         word[4] = (uint32_t)number;
@@ -460,14 +463,14 @@ static struct lent_slice *write_message(struct flow_connection *receiver, const 
 }
 
 // The answer to a waiting call: into its pool, its command, and out of its wait. 0 if that cannot be.
-static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, const struct flow_entry *entry)
+static int finish_wait(struct flow_reply *reply, const struct flow_entry *entry)
 {
     struct flow_connection *requester = reply->requester;
     uint64_t caller = reply->caller.id;
     struct lent_slice *slice;
     uint64_t results[3];
 
-    if (kdbus_listener_is_valid(engine->listener, caller) != 1)
+    if (kdbus_listener_is_valid(reply->listener, caller) != 1)
         return 0;
     slice = write_message(requester, entry);
     if (!slice)
@@ -479,14 +482,14 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
         lent_pool_undo(&requester->pool, slice);
         return 0;
     }
-    results[2] = install_files(engine, caller, &requester->pool, slice, entry);
+    results[2] = install_files(reply->listener, caller, &requester->pool, slice, entry);
     if (results[2])
         write_back(reply->caller.pid, reply->caller.arguments[2], reply->command, SEND_REPLY, results, 3);
     slice->published = 1;
     slice->holders--;
     requester->dirty = 1;
     // Whether it is still there to hear the answer is no longer anybody's business.
-    kdbus_listener_respond(engine->listener, caller, 0, 0);
+    kdbus_listener_respond(reply->listener, caller, 0, 0);
     return 1;
 }
 
@@ -527,7 +530,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     if (!write_back(call->pid, call->arguments[2], command, SEND_KERNEL_FLAGS, expected, 3))
         return 0;
 
-    if (!fetch_files(binding, &out))
+    if (!fetch_files(engine, binding, &out))
         return 0;
     entry = calloc(1, sizeof(*entry));
     if (!entry) {
@@ -542,7 +545,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         return 0;
     }
     if (answered && answered->sync) {
-        int finished = finish_wait(engine, answered, entry);
+        int finished = finish_wait(answered, entry);
 
         if (entry->payload && finished)
             lent_pool_release(&receiver->pool, entry->payload);
@@ -584,7 +587,8 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
             reply->waiting = 1;
             reply->holders++;
             reply->caller = *call;
-            reply->since_ns = now_ns();
+            reply->listener = engine->listener;
+            reply->look_ns = now_ns() + LENT_PATIENCE_NS;
             memcpy(reply->command, command, sizeof(reply->command));
             memcpy(reply->command + SEND_KERNEL_FLAGS, expected, sizeof(expected));
         }
@@ -655,7 +659,7 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
             return 0;
         }
     }
-    results[RECV_MSG + 2] = install_files(engine, call->id, &receiver->pool, slice, entry);
+    results[RECV_MSG + 2] = install_files(engine->listener, call->id, &receiver->pool, slice, entry);
     if (results[RECV_MSG + 2])
         write_back(call->pid, call->arguments[2], command, RECV_MSG, results + RECV_MSG, 3);
     slice->published = 1;
@@ -723,7 +727,7 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
         return 0;
     if (empties_queue(call, connection)) {
         // The duplicate also proves that the descriptor is the connection's.
-        socket = duplicate(connection, binding);
+        socket = duplicate(engine, connection, binding);
         if (socket < 0)
             return 0;
         result = serve_recv(engine, call, connection, socket);

@@ -8,10 +8,10 @@ any process, in about a microsecond. Entries are searched linearly by the kernel
 sets are fast sets.
 
 Where kcmp is forbidden (Docker's default profile without CAP_SYS_PTRACE) or missing, `/proc` says the same: the inode
-of `/proc/PID/fd/N`, compared with the one that `/proc/self/fdinfo` shows for the entry of the epoll set. As the entry is
-read last, the file was open all the time, so the inode was not another's. It takes ten times longer, and it cannot
-tell two openings of the same inode apart; sockets have one opening only, and whoever opens a pipe anew has the
-same pipe.
+of `/proc/PID/fd/N`, compared with the one that `/proc/self/fdinfo` shows for the entry of the epoll set. As the entry
+is read last, the file was open all the time, so the inode was not another's. It takes ten times longer, and it cannot
+tell two openings of the same inode apart; sockets have one opening only, and whoever opens a pipe anew has the same
+pipe.
 
 Weakness: pidfd_getfd(2) has no such replacement here; `can_fetch` tells whether it works.
 """

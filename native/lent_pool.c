@@ -47,6 +47,7 @@ int lent_pool_load(struct lent_pool *pool, const uint64_t *words, size_t count)
         return -EINVAL;
     pool->serial = words[0];
     pool->busy = words[1];
+    pool->memory.usable = pool->origin->usable;
     for (const uint64_t *word = words + 3; word < words + count; word += 4) {
         struct lent_slice *slice = calloc(1, sizeof(*slice));
 
@@ -113,7 +114,7 @@ struct lent_slice *lent_pool_allocate(struct lent_pool *pool, uint64_t size)
         if (slice->free && slice->size >= size &&
             (!found || slice->size < found->size || (slice->size == found->size && slice->serial < found->serial)))
             found = slice;
-    if (!found || pool->count >= LENT_SLICES)
+    if (!found || pool->count >= LENT_SLICES || found->offset + size > pool->memory.usable)
         return NULL;
     found->serial_before = found->serial;
     found->pool_serial_before = pool->serial;

@@ -60,6 +60,7 @@ int kdbus_pool_create(const char *name, uint64_t size, struct kdbus_pool *pool)
     close(file);
     pool->memory = memory;
     pool->size = size;
+    pool->usable = size;
     pool->read_only_descriptor = descriptor;
     return 0;
 

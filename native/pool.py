@@ -63,6 +63,19 @@ class Pool:
         self.size = size
         self.read_only_descriptor = self._pool.read_only_descriptor
 
+    @property
+    def usable(self) -> int:
+        """How many bytes, from the beginning, slices may lie in: all, unless limited."""
+        return int(self._pool.usable)
+
+    def limit(self, usable: int) -> None:
+        """Let slices lie in the first `usable` bytes only; the hot path leaves all beyond to the broker."""
+        self._pool.usable = usable
+
+    def reserve(self, end: int) -> bool:
+        """Whether the first `end` bytes may be used. See `broker.outside.PoolMemory`."""
+        return end <= self.usable
+
     def _check(self, offset: int, size: int) -> None:
         if self.read_only_descriptor < 0:
             raise ValueError("the pool is closed")

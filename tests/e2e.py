@@ -7,12 +7,13 @@ the source, so that collecting tests compiles nothing. What went wrong is said b
 values of the comparison that failed.
 
 All of a program's cases once more, without flows (`kdbus run --no-flows`), are one further test: the broker alone and
-the native side that serves hot calls must not differ.
+the native side that serves hot calls must not differ. Another one runs them in new namespaces.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,19 @@ def run_case(program: str, case: str, user: User, folder: Path) -> None:
 
 
 def run_without_flows(program: str, user: User, folder: Path) -> None:
-    """All cases of a program, one after the other in one domain, every call being served by the broker."""
-    executable = str(_compiled(program, folder))
-    outcome = user.run(user.kdbus("run", "--no-flows", "--", executable, *_cases(program, user.name)), seconds=_SECONDS)
+    """All cases of a program, every call being served by the broker."""
+    run_all(program, user, folder, options=["--no-flows"])
+
+
+def run_all(
+    program: str, user: User, folder: Path, *, options: Sequence[str] = (), through: Sequence[str] = ()
+) -> None:
+    """All cases that `user` can run, one after the other in one domain.
+
+    `options`: of `kdbus run`; `through`: another program and its arguments that then executes this one.
+    """
+    command = user.kdbus("run", *options, "--", *through, str(_compiled(program, folder)), *_cases(program, user.name))
+    outcome = user.run(command, seconds=_SECONDS)
     if outcome.status != 0 or "not ok" in outcome.output or "kdbus: " in outcome.output:
         pytest.fail(f"{program} (as {user.name}), status {outcome.status}:\n{outcome.output}", pytrace=False)
 

@@ -78,6 +78,11 @@ class FakePool:
         self.name = name
         self.data = bytearray(size)
         self.closed = False
+        self.memory = size
+        """How many bytes there is memory for."""
+
+    def reserve(self, end: int) -> bool:
+        return end <= self.memory
 
     def write(self, offset: int, data: bytes) -> None:
         assert offset >= 0 and offset + len(data) <= len(self.data)

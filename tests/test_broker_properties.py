@@ -483,7 +483,7 @@ class Bus(RuleBasedStateMachine):
     def _payloads(self, peer: Peer) -> set[Slice]:
         """The slices of payload that wait in the peer's pool, in its queue or attached to a reply."""
         replies = {reply for other in self._live() for reply in other.connection.replies}
-        replies |= {sent.wait._reply for _, sent in self.waits if sent.wait is not None}
+        replies |= {sent.wait.reply for _, sent in self.waits if sent.wait is not None}
         answers = [reply.answer for reply in replies if reply.requester is peer.connection]
         entries = [*peer.connection.queue.entries(), *answers]
         return {entry.payload for entry in entries if entry is not None and entry.payload is not None}

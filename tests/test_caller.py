@@ -16,6 +16,7 @@ import pytest
 
 from broker.errors import BadAddress, BadDescriptor, OutOfMemory
 from broker.outside import Caller, File
+from interposer.budget import Budgets
 from interposer.caller import TargetCaller
 from interposer.ids import UserNamespaces, own_namespace
 from native import identity
@@ -71,7 +72,7 @@ def trap(program: Path) -> Iterator[Trap]:
         target = start_target(lambda: os.execv(program, [str(program), mode]), traps_of("ioctl"))
         listeners.append(target.listener)
         notification = target.next()
-        caller = TargetCaller(target.listener, notification, namespaces, Handles())
+        caller = TargetCaller(target.listener, notification, namespaces, Handles(), Budgets())
         address = notification.arguments[2]
         text, own, read_only, unmapped, memory_file, path_only, _ = LAYOUT.unpack(caller.read(address, LAYOUT.size))
         assert text == b"hello, caller".ljust(16, b"\0") and own == address
@@ -131,7 +132,7 @@ def test_copy_to_a_pool(trap: Trap) -> None:
 def test_nothing_is_read_or_written_once_the_thread_is_gone(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
     trapped = trap()
     caller = trapped.caller
-    pool = caller.new_pool(b"pool", PAGE)
+    pool = Pool(b"pool", PAGE)
     trapped.kill()
     # Memory calls that succeed stand for the number having been given to another process.
     reached: list[str] = []

@@ -19,7 +19,7 @@ import pytest
 from interposer.errors import UsageError
 from interposer.exactly_once import Answers, Probe, collides
 from interposer.guarantee import VARIABLE, Guarantee, forced
-from native.notification import Notification
+from native.notification import Listener, Notification
 from native.seccomp import SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 from tests.compiling import compile_program
 from tests.targets import PATIENCE_NS, Target, start_target, traps_of
@@ -216,6 +216,35 @@ def test_received_call_waits_for_its_answer(guarantee: Guarantee) -> None:
     assert answers.begin(second)
     answers.error(second, 3)
     assert target.wait() == 0
+
+
+def test_confirmed_thread_waits_for_death_only_when_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In state D, in which no signal wakes it, instead of S; and nothing has changed in its descriptors."""
+    before = os.listdir(f"/proc/{os.getpid()}/fd")
+
+    def body() -> None:
+        ctypes.CDLL(None).ioctl(-1, 0x9501, 0)
+
+    target = start_target(body, traps_of("ioctl"), SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+    states = []
+    respond_value = Listener.respond_value
+
+    def respond_and_look(listener: Listener, id: int, value: int) -> bool:
+        states.append(Path(f"/proc/{target.pid}/stat").read_text().rpartition(") ")[2][0])
+        states.append(str(len(os.listdir(f"/proc/{target.pid}/fd"))))
+        return respond_value(listener, id, value)
+
+    monkeypatch.setattr(Listener, "respond_value", respond_and_look)
+    answers = Answers(target.listener, Guarantee.CONFIRMED)
+    first = target.next()
+    descriptors = str(len(os.listdir(f"/proc/{target.pid}/fd")))
+    assert answers.begin(first)
+    answers.value(first, RESULT)
+    assert states == ["D", descriptors]
+    assert target.wait() == 0
+    target.listener.close()
+    answers.close()
+    assert os.listdir(f"/proc/{os.getpid()}/fd") == before
 
 
 def test_confirmation_of_a_dead_thread() -> None:

@@ -20,12 +20,28 @@ from interposer.errors import UnsupportedMachine
 AUDIT_X86_64 = 0xC000003E
 AUDIT_I386 = 0x40000003
 AUDIT_AARCH64 = 0xC00000B7
+AUDIT_ARM = 0x40000028
 X32_BIT = 0x40000000
 ALLOW = 0x7FFF0000
 NOTIFY = 0x7FC00000
 
 X86 = {"open": 2, "mmap": 9, "ioctl": 16, "mount": 165, "umount2": 166, "openat": 257, "openat2": 437}
+I386 = {"open": 5, "mount": 21, "umount": 22, "umount2": 52, "ioctl": 54, "old_mmap": 90, "mmap2": 192}
+I386 |= {"openat": 295, "openat2": 437}
 ARM = {"mmap": 222, "ioctl": 29, "mount": 40, "umount2": 39, "openat": 56, "openat2": 437}
+
+PATH_CALLS: dict[str, tuple[int, int | None]] = {
+    "stat": (4, None),
+    "access": (21, None),
+    "getcwd": (79, None),
+    "chdir": (80, None),
+    "readlink": (89, None),
+    "statfs": (137, None),
+    "newfstatat": (262, 3),
+    "statx": (332, 2),
+}
+"""Number, and which argument holds the flags."""
+AT_EMPTY_PATH = 0x1000
 
 O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_NONBLOCK, O_CLOEXEC, O_PATH = 1, 2, 0o100, 0o1000, 0o4000, 0o2000000, 0o10000000
 O_DIRECTORY_X86 = 0o200000
@@ -55,8 +71,9 @@ def interpret(program: list[tuple[int, int, int, int]], data: bytes) -> int:
 
 
 def decide(audit: int, number: int, *arguments: int) -> int:
+    """What the filter of the machine says that makes such calls."""
     architecture = seccomp_filter.AARCH64 if audit == AUDIT_AARCH64 else seccomp_filter.X86_64
-    program = seccomp_filter.build(architecture, seccomp_filter.mount_mode_traps(architecture))
+    program = seccomp_filter.build_for([(each, seccomp_filter.mount_mode_traps(each)) for each in architecture.all])
     padded = [*arguments, 0, 0, 0, 0, 0, 0][:6]
     return interpret(program, struct.pack("<iIQ6Q", number, audit, 0x7F0000001000, *padded))
 
@@ -77,6 +94,7 @@ def decide(audit: int, number: int, *arguments: int) -> int:
 )
 def test_ioctl_by_magic(request_number: int, expected: int) -> None:
     assert decide(AUDIT_X86_64, X86["ioctl"], 3, request_number) == expected
+    assert decide(AUDIT_I386, I386["ioctl"], 3, request_number & 0xFFFFFFFF) == expected
     assert decide(AUDIT_AARCH64, ARM["ioctl"], 3, request_number) == expected
 
 
@@ -98,6 +116,8 @@ OPEN_CASES = [
 def test_open_and_openat_by_flags(flags: int, expected: int) -> None:
     assert decide(AUDIT_X86_64, X86["open"], 0x1000, flags) == expected
     assert decide(AUDIT_X86_64, X86["openat"], 0xFFFFFF9C, 0x1000, flags) == expected
+    assert decide(AUDIT_I386, I386["open"], 0x1000, flags) == expected
+    assert decide(AUDIT_I386, I386["openat"], 0xFFFFFF9C, 0x1000, flags) == expected
 
 
 @pytest.mark.parametrize(
@@ -124,28 +144,56 @@ def test_openat_on_aarch64(flags: int, expected: int) -> None:
 @pytest.mark.parametrize("protection", [1, 3])
 def test_mmap_by_flags(flags: int, expected: int, protection: int) -> None:
     assert decide(AUDIT_X86_64, X86["mmap"], 0, 4096, protection, flags, 3, 0) == expected
+    assert decide(AUDIT_I386, I386["mmap2"], 0, 4096, protection, flags, 3, 0) == expected
     assert decide(AUDIT_AARCH64, ARM["mmap"], 0, 4096, protection, flags, 3, 0) == expected
+
+
+@pytest.mark.parametrize("name", ["stat", "newfstatat", "statx", "access", "readlink", "chdir", "getcwd", "statfs"])
+def test_path_mode_adds_calls(name: str) -> None:
+    program = seccomp_filter.build(seccomp_filter.X86_64, seccomp_filter.path_mode_traps(seccomp_filter.X86_64))
+    number, flags = PATH_CALLS[name]
+
+    def decision(*arguments: int) -> int:
+        data = struct.pack("<iIQ6Q", number, AUDIT_X86_64, 0, *[*arguments, 0, 0, 0, 0, 0, 0][:6])
+        return interpret(program, data)
+
+    assert decision() == NOTIFY
+    if flags is not None:
+        assert decision(*[0] * flags, AT_EMPTY_PATH) == ALLOW, "fstat by another name"
+    assert decide(AUDIT_X86_64, number) == ALLOW, "only in path mode"
 
 
 @pytest.mark.parametrize("name", ["openat2", "mount", "umount2"])
 def test_calls_that_always_stop(name: str) -> None:
     assert decide(AUDIT_X86_64, X86[name]) == NOTIFY
+    assert decide(AUDIT_I386, I386[name]) == NOTIFY
     assert decide(AUDIT_AARCH64, ARM[name]) == NOTIFY
+
+
+@pytest.mark.parametrize("name", ["old_mmap", "umount"])
+def test_calls_of_i386_alone(name: str) -> None:
+    assert decide(AUDIT_I386, I386[name]) == NOTIFY
 
 
 @given(number=st.integers(0, 600), arguments=st.lists(st.integers(0, 2**64 - 1), min_size=6, max_size=6))
 def test_everything_else_runs_unseen(number: int, arguments: list[int]) -> None:
-    if number not in X86.values():
-        assert decide(AUDIT_X86_64, number, *arguments) == ALLOW
-    if number not in ARM.values():
-        assert decide(AUDIT_AARCH64, number, *arguments) == ALLOW
+    for audit, numbers in ((AUDIT_X86_64, X86), (AUDIT_I386, I386), (AUDIT_AARCH64, ARM)):
+        if number not in numbers.values():
+            assert decide(audit, number, *arguments) == ALLOW
 
 
-@pytest.mark.parametrize("number", [*X86.values(), 54, 5, 90])
+@pytest.mark.parametrize("number", sorted({*X86.values(), *I386.values()}))
 def test_foreign_calls_are_let_through(number: int) -> None:
+    """x32, and 32-bit ARM, whose numbers are those of other calls."""
     trapped_arguments = (3, 0x9500 | O_RDWR, O_RDWR, 1, 0, 0)
-    assert decide(AUDIT_I386, number, *trapped_arguments) == ALLOW
+    assert decide(AUDIT_ARM, number, *trapped_arguments) == ALLOW
     assert decide(AUDIT_X86_64, X32_BIT | number, *trapped_arguments) == ALLOW
+
+
+def test_too_many_traps_are_refused() -> None:
+    architecture = seccomp_filter.Architecture("invented", 7, {str(number): number for number in range(200)}, 0)
+    with pytest.raises(ValueError, match="invented"):
+        seccomp_filter.build(architecture, [seccomp_filter.Trap(name) for name in architecture.system_calls])
 
 
 def test_a_longer_table_is_enough_to_trap_more() -> None:

@@ -8,14 +8,17 @@ test lends, takes back at once what it lent, and looks at what programs would se
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 import pytest
 
 from broker import revision3 as abi
-from broker.flow import LENT_DOMAINS, hand_out, is_flow, is_lendable, lendable, take_back
+from broker.flow import LENT_DOMAINS, LentWait, Returned, hand_out, is_flow, is_lendable, lendable, take_back
 from broker.outside import File
 from broker.quota import User
-from tests.fakes import FakeReference
+from broker.reply import Reply
+from tests.building import cancel_item
+from tests.fakes import FakeFile, FakeReference
 from tests.outside import SECOND, Peer, World, descriptors_item, memfd, memfd_item, vector_item
 
 
@@ -37,10 +40,11 @@ class Descriptors:
         return self.files.pop(descriptor)
 
 
-def lend_and_take_back(world: World, *peers: Peer) -> None:
-    """Lend the connections of `peers` and take them back unchanged."""
+def lend_and_take_back(world: World, *peers: Peer, waits: Mapping[Reply, LentWait] | None = None) -> Returned:
+    """Lend the connections of `peers`, with their `waits`, and take them back unchanged."""
+    waits = {} if waits is None else waits
     connections = {number: peer.connection for number, peer in enumerate(peers)}
-    assert lendable(connections.values()) == list(connections.values())
+    assert lendable(connections.values(), waits) == list(connections.values())
     users: dict[int, User] = {}
     files = Descriptors()
 
@@ -48,16 +52,21 @@ def lend_and_take_back(world: World, *peers: Peer) -> None:
         users[id(user)] = user
         return id(user)
 
-    words = hand_out(
-        [(number, peer, False) for number, peer in connections.items()], [world.domain], number_of, files.give
+    words, kept = hand_out(
+        [(number, peer, False) for number, peer in connections.items()], [world.domain], number_of, files.give, waits
     )
     for connection in connections.values():
-        assert not len(connection.queue) and not connection.request_count and not connection.owed
+        assert (
+            not len(connection.queue)
+            and not connection.request_count
+            and not any(not reply.sync for reply in connection.owed)
+        )
     assert all(0 <= word < 1 << 64 for word in words)
-    returned = take_back(words, [world.domain], connections, users, files.open)
+    returned = take_back(words, [world.domain], connections, users, kept, files.open)
     assert not files.files
-    assert not returned.waits
+    assert len(returned.waits) == len(waits)
     assert [connection for connection, _ in returned.readable] == list(connections.values())
+    return returned
 
 
 def pair(world: World) -> tuple[Peer, Peer]:
@@ -169,9 +178,23 @@ def test_what_cannot_be_given_stays() -> None:
         raise OSError
 
     with pytest.raises(OSError):
-        hand_out([(0, alice.connection, False), (1, bob.connection, False)], [world.domain], lambda user: 0, refuse)
+        hand_out([(0, alice.connection, False), (1, bob.connection, False)], [world.domain], lambda user: 0, refuse, {})
     assert bob.recv().payload == b"first"
     assert file.pinned == 1
+
+
+def test_a_request_that_moved_after_its_time_keeps_its_receiver_here() -> None:
+    world = World()
+    alice, bob = pair(world)
+    world.activator(b"org.example.Bob")
+    alice.request(b"org.example.Bob", 7)
+    world.expire(SECOND)
+    bob.acquire(b"org.example.Bob")
+    assert not is_lendable(bob.connection)
+    assert lendable([alice.connection, bob.connection], {}) == []
+    alice.recv()
+    bob.recv()
+    assert is_lendable(bob.connection)
 
 
 def test_descriptors_are_not_lent() -> None:
@@ -209,17 +232,51 @@ def test_both_ends_of_a_request_are_lent_together() -> None:
     world = World()
     alice, bob = pair(world)
     alice.request(bob, 7)
-    assert lendable([alice.connection]) == []
-    assert lendable([bob.connection]) == []
-    assert len(lendable([alice.connection, bob.connection])) == 2
+    assert lendable([alice.connection], {}) == []
+    assert lendable([bob.connection], {}) == []
+    assert len(lendable([alice.connection, bob.connection], {})) == 2
 
 
-def test_a_waiting_call_stays_with_the_broker() -> None:
+def test_a_waiting_call_may_stay_with_the_broker() -> None:
     world = World()
     alice, bob = pair(world)
-    alice.request(bob, 7, sync=True)
+    wait = alice.request(bob, 7, sync=True).wait
+    assert lendable([alice.connection, bob.connection], {}) == [bob.connection]
+    lend_and_take_back(world, bob)
     bob.recv()
-    assert lendable([alice.connection, bob.connection]) == []
+    assert lendable([alice.connection, bob.connection], {}) == [bob.connection]
+    lend_and_take_back(world, bob)
+    bob.reply(alice, 7)
+    assert wait is not None
+    wait.finish(alice.caller)
+    assert lendable([alice.connection, bob.connection], {}) == [alice.connection, bob.connection]
+
+
+def test_a_waiting_call_may_wait_elsewhere() -> None:
+    world = World()
+    alice, bob = pair(world)
+    sent = alice.request(bob, 7, sync=True)
+    assert sent.wait is not None and sent.wait.command is not None
+    command = sent.wait.command
+    notification = tuple(range(14))
+    returned = lend_and_take_back(world, alice, bob, waits={sent.wait.reply: LentWait(sent.wait, notification)})
+    assert (returned.waits[0].notification, returned.waits[0].command) == (notification, command)
+    wait = alice.handle.resume(returned.waits[0].reply, sent.address, command, alice.caller)
+    bob.recv()
+    bob.reply(alice, 7, b"answer")
+    wait.finish(alice.caller)
+    assert not alice.connection.request_count and not bob.connection.owed
+
+
+def test_a_wait_with_a_cancel_descriptor_stays() -> None:
+    world = World()
+    alice, bob = pair(world)
+    cancel = cancel_item(alice.caller.open(FakeFile()))
+    deadline = world.clock.monotonic + SECOND
+    sent = alice.send(
+        bob, flags=abi.MESSAGE_EXPECT_REPLY, cookie=7, timeout_ns=deadline, sync=True, command_items=[cancel]
+    )
+    assert sent.wait is not None and sent.wait.command is None
 
 
 def test_a_flow_needs_no_permission_and_no_metadata() -> None:
@@ -235,9 +292,11 @@ def test_a_flow_needs_no_permission_and_no_metadata() -> None:
 def test_the_domain_limit_is_padded() -> None:
     world = World()
     alice, bob = pair(world)
-    words = hand_out([(0, alice.connection, True), (1, bob.connection, False)], [world.domain], id, Descriptors().give)
+    words, kept = hand_out(
+        [(0, alice.connection, True), (1, bob.connection, False)], [world.domain], id, Descriptors().give, {}
+    )
     assert words[0] == world.domain.sequence
     assert words[1:LENT_DOMAINS] == [0] * (LENT_DOMAINS - 1)
     assert words[LENT_DOMAINS : LENT_DOMAINS + 2] == [2, 0]
     with pytest.raises(StopIteration):
-        take_back(words[:-1], [world.domain], {0: alice.connection, 1: bob.connection}, {}, Descriptors().open)
+        take_back(words[:-1], [world.domain], {0: alice.connection, 1: bob.connection}, {}, kept, Descriptors().open)

@@ -297,7 +297,7 @@ def test_preparation_that_fails_leaves_no_child(monkeypatch: pytest.MonkeyPatch)
         ):
             monkeypatch.setattr(view, "build", replacement)
             with pytest.raises(kind, match=part):
-                launch.launch(["true"])
+                launch.launch(["true"], launch.Mode.MOUNT)
             with pytest.raises(ChildProcessError):
                 os.waitpid(-1, os.WNOHANG)
 

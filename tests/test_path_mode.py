@@ -215,7 +215,7 @@ def test_nothing_is_left_behind(user: User) -> None:
 
 
 def test_nothing_is_left_behind_when_the_supervisor_is_killed(user: User) -> None:
-    """The janitor, which the supervisor has started, removes the folder; its end is the end of the pipe it writes to."""
+    """Its janitor removes the folder."""
     script = "readlink /proc/self/fd/9 9</sys/fs/kdbus; kill -9 $PPID"
     killed = user.run(user.kdbus("run", "--mode", "path", "--", "sh", "-c", script))
     private = Path(killed.output.splitlines()[0])
@@ -225,9 +225,7 @@ def test_nothing_is_left_behind_when_the_supervisor_is_killed(user: User) -> Non
 
 def wait_for_removal(folder: Path) -> None:
     """Wait until `folder` is gone; the pytest timeout is the limit."""
-    watch = subprocess.run(
-        ["timeout", "20", "sh", "-c", 'while test -e "$0"; do :; done', str(folder)], check=False
-    )
+    watch = subprocess.run(["timeout", "20", "sh", "-c", 'while test -e "$0"; do :; done', str(folder)], check=False)
     assert watch.returncode == 0, f"{folder} is still there"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,17 @@ def started(user: User, command: list[str], **variables: str) -> Iterator[subpro
             process.wait()
 
 
+def await_caught(process: int, number: int) -> None:
+    """Wait until a process catches the signal `number`, which it has ignored so far."""
+    stop = time.monotonic() + PATIENCE_S
+    while True:
+        text = Path(f"/proc/{process}/status").read_text()
+        if int(text.partition("SigCgt:")[2].split()[0], 16) >> number - 1 & 1:
+            return
+        assert time.monotonic() < stop, text
+        os.sched_yield()
+
+
 def test_daemon_finds_kdbus_gone_with_the_program(user: User, program: Path, pipe: Path) -> None:
     command = user.kdbus("run", "--", str(program), "part_daemon")
     with started(user, command, E2E_DAEMON=str(pipe)) as process:
@@ -77,6 +89,7 @@ def test_lingering_ends_at_a_signal(user: User, program: Path, pipe: Path, numbe
     command = user.kdbus("run", "--linger", "--", str(program), "part_daemon")
     with started(user, command, E2E_DAEMON=str(pipe), E2E_LINGERS="to the end") as process, pipe.open() as told:
         assert told.readline() == "kdbus is there\n"
+        await_caught(process.pid, signal.SIGINT)
         process.send_signal(number)
         assert told.read() == "kdbus is gone\n"
         assert process.wait(PATIENCE_S) == 0
@@ -90,8 +103,8 @@ def test_lingering_gives_the_status_of_the_program(user: User) -> None:
 class Shell:
     """A session with a terminal, in which one job runs in the foreground; the shell's part is played by the test.
 
-    The job's parent is a process of that session, as the kernel would not stop it otherwise (an orphaned process group).
-    It says "stopped N", "continued" or "ended N" through a pipe when its job does.
+    The job's parent is a process of that session; otherwise the kernel would not stop it (an orphaned process group).
+    It says "stopped N PID", "continued" or "ended N" through a pipe when its job does.
     """
 
     _SCRIPT = """

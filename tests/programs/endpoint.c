@@ -13,7 +13,7 @@
 
 struct door {
 	int fd;
-	char path[224];
+	char path[256];
 };
 
 static void door_path(struct door *door, const struct bus *bus, const char *name)

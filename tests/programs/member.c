@@ -2,11 +2,12 @@
 /*
  * A member of a domain that several programs share:
  *
- *     member serve NAME ACCESS   make the bus UID-NAME, open to `user`, `group` or `world`; print "ready"; answer each
+ *     member serve NAME [ACCESS [plain]]
+ *                                make the bus UID-NAME, open to `user`, `group` or `world`; print "ready"; answer each
  *                                request for org.example.Member with "UID PID" of its sender, as the metadata say;
- *                                on hang-up print "hang-up" and end
- *     member ask BUS [SIGNALS]   send a request to org.example.Member on BUS and print the answer; if that fails, print
- *                                where and the name of the errno, and end with 3. SIGNALS: how many requests
+ *                                on hang-up print "hang-up" and end. `plain`: ask for no metadata, answer "plain"
+ *     member ask BUS [COUNT]     send COUNT requests to org.example.Member on BUS and print the last answer; if that
+ *                                fails, print where and the name of the errno, and end with 3
  *     member hold BUS            connect to BUS, print "connected", and wait for the hang-up as `serve` does
  *     member block BUS           send a request whose answer never comes, printing "asking" first, and print the errno's
  *                                name
@@ -35,15 +36,20 @@ static int refused(const char *where, int result)
 
 static void answer(const struct connection *service, const struct kdbus_msg *request)
 {
-	const struct kdbus_item *creds = get(request, KDBUS_ITEM_CREDS), *pids = get(request, KDBUS_ITEM_PIDS);
-	char text[100];
+	const struct kdbus_item *creds, *pids;
+	char text[100] = "plain";
 
-	snprintf(text, sizeof(text), "%u %llu", (unsigned int)creds->creds.euid, (unsigned long long)pids->pids.pid);
+	if (find(request, KDBUS_ITEM_CREDS)) {
+		creds = get(request, KDBUS_ITEM_CREDS);
+		pids = get(request, KDBUS_ITEM_PIDS);
+		snprintf(text, sizeof(text), "%u %llu", (unsigned int)creds->creds.euid,
+			 (unsigned long long)pids->pids.pid);
+	}
 	/* The sender may have ended meanwhile. */
 	SEND(service, .to = request->src_id, .reply_to = request->cookie, .payload = text, .size = strlen(text) + 1);
 }
 
-static int serve(const char *name, const char *access)
+static int serve(const char *name, const char *access, bool plain)
 {
 	struct bus bus = { .fd = open_control() };
 	struct connection holder, service;
@@ -52,7 +58,7 @@ static int serve(const char *name, const char *access)
 
 	EQ(try_bus(&bus, name, flags, 0, _KDBUS_ATTACH_ALL), 0);
 	holder = special(bus.path, KDBUS_HELLO_POLICY_HOLDER, SERVICE, KDBUS_POLICY_TALK);
-	service = hello_with(bus.path, 0, _KDBUS_ATTACH_ALL, KDBUS_ATTACH_CREDS | KDBUS_ATTACH_PIDS);
+	service = hello_with(bus.path, 0, _KDBUS_ATTACH_ALL, plain ? 0 : KDBUS_ATTACH_CREDS | KDBUS_ATTACH_PIDS);
 	EQ(acquire(&service, SERVICE, 0), 0);
 	say("ready");
 	for (;;) {
@@ -181,7 +187,7 @@ int main(int argc, char **argv)
 	const char *argument = argc > 2 ? argv[2] : "";
 
 	if (!strcmp(what, "serve"))
-		return serve(argument, argc > 3 ? argv[3] : "user");
+		return serve(argument, argc > 3 ? argv[3] : "user", argc > 4);
 	if (!strcmp(what, "ask"))
 		return ask(argument, argc > 3 ? atoi(argv[3]) : 1);
 	if (!strcmp(what, "hold"))

@@ -104,6 +104,9 @@ static void wait_right_after_mapping(int flags)
 	}
 	CHECK(wait_for(service.fd, POLLIN) & POLLIN);
 	message = receive(&service);
+	/* Long enough for the supervisor to look at the waiting call several times. */
+	for (__u64 deadline = in_ms(50); in_ms(0) < deadline;)
+		EQ(receive_code(&service, 0), -EAGAIN);
 	CHECK(!kill(child, SIGUSR1));
 	await(caught);
 	EQ(SEND(&service, .to = message->src_id, .reply_to = message->cookie), 0);

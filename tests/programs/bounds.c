@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Uses up what the supervisor has, as far as it goes. To be run with a small RLIMIT_NOFILE of the supervisor (its hard
+ * limit), except for the cases about memory.
+ *
+ *     bounds opens PATH      opens without HELLO, until they fail; then gives them back, and starts again
+ *     bounds dead PATH       the same with connections whose bus has ended
+ *     bounds files PATH      messages that carry descriptors
+ *     bounds users PATH      root takes what it gets; another user still gets something
+ *     bounds memory PATH     fills pools and never gives anything back
+ *     bounds mounts PATH     mounts domains, until that fails
+ */
+#include "e2e.h"
+
+#include <sys/mount.h>
+
+#define MOST 8192
+
+static int opened[MOST];
+
+static int take_all(const char *path)
+{
+	int count = 0;
+
+	while (count < MOST && (opened[count] = open(path, O_RDWR | O_CLOEXEC)) >= 0)
+		count++;
+	EQ(errno, ENFILE);
+	return count;
+}
+
+static void give_back(int count)
+{
+	while (count--)
+		close(opened[count]);
+}
+
+CASE(opens)
+{
+	struct bus bus = new_bus(0);
+	int first, second;
+
+	first = take_all(bus.path);
+	GE(first, 16);
+	/* Failing costs nothing, however often. */
+	for (int i = 0; i < 1000; i++)
+		EQ(open(bus.path, O_RDWR | O_CLOEXEC), -1);
+	give_back(first);
+	second = take_all(bus.path);
+	EQ(first, second);
+	give_back(second);
+	hello(bus.path);
+}
+
+CASE(dead)
+{
+	struct bus bus;
+	int first = 0, second;
+
+	for (int round = 0; round < 2; round++) {
+		bus = new_bus(0);
+		second = take_all(bus.path);
+		close(bus.fd);
+		/* They are of no use any more, and count as long as they are open: there is room for what was just closed. */
+		opened[second] = open_control();
+		EQ(open(ROOT "/control", O_RDWR | O_CLOEXEC), -1);
+		EQ(errno, ENFILE);
+		give_back(second + 1);
+		if (!round)
+			first = second;
+	}
+	EQ(first, second);
+	bus = new_bus(0);
+	hello(bus.path);
+}
+
+CASE(files)
+{
+	struct bus bus = new_bus(0);
+	int fds[253], result = 0, sent = 0;
+
+	for (int i = 0; i < 253; i++)
+		fds[i] = i % 3;
+	struct connection sender = hello(bus.path), receiver = hello(bus.path);
+
+	while (!(result = SEND(&sender, .to = receiver.id, .fds = fds, .fd_count = 100)))
+		sent++;
+	EQ(result, -ENFILE);
+	GE(sent, 1);
+	/* What has been received is the receiver's. */
+	for (int i = 0; i < sent; i++) {
+		const struct kdbus_msg *message = receive(&receiver);
+		const int *received = get(message, KDBUS_ITEM_FDS)->fds;
+
+		for (int j = 0; j < 100; j++)
+			CHECK(!close(received[j]));
+		done(&receiver, message);
+	}
+	EQ(SEND(&sender, .to = receiver.id, .fds = fds, .fd_count = 100), 0);
+}
+
+ROOT_CASE(users)
+{
+	struct bus bus = new_bus(KDBUS_MAKE_ACCESS_WORLD);
+	int own = take_all(bus.path);
+
+	AS(NOBODY) {
+		int others = take_all(bus.path);
+
+		/* Half of what the others leave: half of one half. */
+		GE(others, own / 2 - 4);
+		give_back(others);
+		hello(bus.path);
+	}
+	EQ(open(bus.path, O_RDWR), -1);
+}
+
+static bool fill(struct connection *sender, struct connection *receiver, char *payload)
+{
+	/* Received and never freed: the pool fills up. */
+	for (;;) {
+		int result = SEND(sender, .to = receiver->id, .payload = payload, .size = 1 << 20);
+		struct kdbus_cmd_recv recv = { .size = sizeof(recv) };
+
+		if (result == -ENOBUFS || result == -EXFULL)
+			return result == -EXFULL;
+		EQ(result, 0);
+		EQ(receive_into(receiver, &recv), 0);
+	}
+}
+
+/* To be run with little memory in the budget; each pool alone is within it. */
+CASE(memory)
+{
+	struct bus bus = new_bus(0);
+	struct connection sender = hello(bus.path), other = hello(bus.path);
+	char *payload = calloc(1, 1 << 20);
+	int filled = 0;
+
+	CHECK(payload);
+	for (;;) {
+		struct connection receiver = hello(bus.path);
+
+		if (!fill(&sender, &receiver, payload))
+			break;
+		GE(8, ++filled);
+	}
+	GE(filled, 1);
+	EQ(SEND(&sender, .to = other.id), 0);
+	EQ(receive_code(&other, 0), 0);
+}
+
+ROOT_CASE(mounts)
+{
+	char path[64], folder[] = "/tmp/kdbus-bounds-XXXXXX";
+	int count = 0;
+
+	CHECK(mkdtemp(folder));
+	for (;; count++) {
+		snprintf(path, sizeof(path), "%s/%d", folder, count);
+		CHECK(!mkdir(path, 0700));
+		if (mount("kdbusfs", path, "kdbusfs", 0, NULL))
+			break;
+		GE(300, count);
+	}
+	EQ(errno, ENOSPC);
+	EQ(count, 127);
+	for (int i = 0; i <= count; i++) {
+		snprintf(path, sizeof(path), "%s/%d", folder, i);
+		CHECK(i == count || !umount(path));
+		CHECK(!rmdir(path));
+	}
+	CHECK(!rmdir(folder));
+	struct bus bus = new_bus(0);
+	hello(bus.path);
+}
