@@ -67,7 +67,7 @@ class Flows:
     ) -> None:
         """Nothing is lent while `enabled` is False.
 
-        `waiting`: the calls that wait at the moment, by the number of their listener. `later` takes over calls that wait
+        `waiting`: the calls that wait now, by the number of their listener. `later` takes over calls that wait
         when they are taken back.
         """
         self._engine = Engine(hang_ups)

@@ -48,7 +48,10 @@ SOURCES = (
     "credentials.c",
     "seccomp.c",
     "lent_pool.c",
+    "flow_table.c",
+    "flow_state.c",
     "flow.c",
+    "outgoing.c",
     "hot_path.c",
 )
 
@@ -137,7 +140,7 @@ def make_builder(folder: Path) -> FFI:
         '#include "helper.h"\n',
         sources=[str(folder / name) for name in SOURCES],
         include_dirs=[str(folder)],
-        depends=[str(folder / "helper.h"), str(folder / "flow.h")],
+        depends=[str(folder / name) for name in ("helper.h", "flow.h", "hot_path.h")],
         extra_compile_args=[*BASE_FLAGS, *warnings, *extra],
         extra_link_args=extra,
     )

@@ -8,6 +8,8 @@
 
 #include "helper.h"
 
+#include <time.h>
+
 #include <sys/uio.h>
 
 #define LENT_SLICES 1024   // a pool in more pieces is left to the broker
@@ -179,6 +181,28 @@ struct kdbus_engine {
     struct words out;
 };
 
+// CLOCK_MONOTONIC.
+static inline uint64_t flow_now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+// flow_table.c
+uint64_t flow_mix(uint64_t key);
+void *flow_table_find(const struct flow_table *table, uint64_t key);
+int flow_table_insert(struct flow_table *table, void *record);
+void flow_table_clear(struct flow_table *table);
+
+// flow_state.c
+void flow_close_files(struct flow_entry *entry);
+void flow_forget_state(struct kdbus_engine *engine, struct flow_connection *connection);
+void flow_forget_replies(struct kdbus_engine *engine);
+
+// flow.c
+struct flow_connection *flow_connection_at(const struct kdbus_engine *engine, uint32_t index);
 int flow_is_lent(const struct kdbus_engine *engine, const struct flow_connection *connection);
 void flow_forget_pidfd(struct kdbus_engine *engine, struct flow_binding *binding);
 void flow_forget_pidfds(struct kdbus_engine *engine);
@@ -186,7 +210,6 @@ struct flow_binding *flow_find_binding(const struct kdbus_engine *engine, uint64
 struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source, uint64_t destination_id,
                        const char *name);
 struct flow_reply *flow_new_reply(struct kdbus_engine *engine);
-void flow_close_files(struct flow_entry *entry);
 void flow_drop_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 

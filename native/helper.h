@@ -106,10 +106,6 @@ int kdbus_listener_prepare(int listener);
 // is none, 2 when there can be none any more (the last target is gone), -EINTR when a signal came first.
 int kdbus_listener_receive(int listener, int64_t timeout_ns, struct kdbus_notification *notification);
 
-// The same, and `*beside_ready` tells whether the descriptor `beside` is readable, which also ends the waiting.
-int kdbus_listener_receive_beside(int listener, int beside, int64_t timeout_ns,
-                                  struct kdbus_notification *notification, int *beside_ready);
-
 // Answers: `value`, or -`error` if `error` is not 0. -ENOENT when nobody waits for the answer any more.
 int kdbus_listener_respond(int listener, uint64_t id, int64_t value, int32_t error);
 
@@ -163,9 +159,6 @@ int kdbus_pool_copy_from_process(const struct kdbus_pool *pool, int pid, uint64_
 
 // 1 if `descriptor` of the thread `pid` is the file that was registered in `epoll` under the number `target`.
 int kdbus_same_file(int pid, int descriptor, int epoll, int target);
-
-// The same for a caller that knows its own thread id, `self`.
-int kdbus_same_file_as(int self, int pid, int descriptor, int epoll, int target);
 
 // 1 if `epoll` still has an entry for `target`.
 int kdbus_epoll_holds(int epoll, int target);
@@ -271,5 +264,14 @@ int kdbus_set_no_new_privileges(void);
 int kdbus_set_parent_death_signal(int signal);
 
 // cdef end
+
+// -- for the C files alone ------------------------------------------------------------------------------------------
+
+// As kdbus_listener_receive, and `*beside_ready` tells whether the descriptor `beside` is readable, which also ends the waiting.
+int kdbus_listener_receive_beside(int listener, int beside, int64_t timeout_ns,
+                                  struct kdbus_notification *notification, int *beside_ready);
+
+// As kdbus_same_file, for a caller that knows its own thread id, `self`.
+int kdbus_same_file_as(int self, int pid, int descriptor, int epoll, int target);
 
 #endif

@@ -51,7 +51,7 @@ def test_flows_change_nothing(user: User, traffic: Path, seed: int) -> None:
 
 def native_number(name: str) -> int:
     """The number that a #define of the native sources gives to `name`."""
-    for file in ("hot_path.c", "flow.h"):
+    for file in ("hot_path.h", "flow.h"):
         text = (PROJECT / "native" / file).read_text(encoding="ascii")
         found = re.search(rf"^#define {name} \(?(\w+?)U?L*(?: << (\d+)\))?(?: |$)", text, re.MULTILINE)
         if found is not None:
@@ -102,7 +102,7 @@ def test_native_numbers_are_those_of_the_table(name: str, number: int) -> None:
     ],
 )
 def test_native_words_are_those_of_the_table(first: str, struct: str, members: str) -> None:
-    text = (PROJECT / "native" / "hot_path.c").read_text(encoding="ascii")
+    text = (PROJECT / "native" / "hot_path.h").read_text(encoding="ascii")
     enumerators = re.search(rf"enum {{ ({first}_SIZE[^}}]*) }}", text)
     assert enumerators is not None
     offsets = [abi.STRUCTS[struct].span(member)[0] for member in members.split()]

@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The state of lent connections on its way: from the broker to the engine, and back (broker/flow.py).
+//
+// It travels as an array of 64-bit words, in the same layout in both directions, described where it is written. What
+// comes from the broker is checked all the same: an index that is none, or a count beyond a limit, is -EINVAL, and
+// nothing is lent.
+
+#include "flow.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int words_add(struct words *words, uint64_t word)
+{
+    if (words->count == words->room) {
+        size_t room = words->room ? 2 * words->room : 256;
+        uint64_t *data = realloc(words->data, room * sizeof(*data));
+
+        if (!data)
+            return -ENOMEM;
+        words->data = data;
+        words->room = room;
+    }
+    words->data[words->count++] = word;
+    return 0;
+}
+
+static int add_all(struct words *words, const void *data, size_t count)
+{
+    int result = 0;
+
+    for (size_t i = 0; i < count && !result; i++) {
+        uint64_t word;
+
+        memcpy(&word, (const char *)data + 8 * i, sizeof(word));
+        result = words_add(words, word);
+    }
+    return result;
+}
+
+void flow_close_files(struct flow_entry *entry)
+{
+    for (uint32_t i = 0; i < entry->part_count; i++)
+        if (entry->parts[i].file >= 0)
+            close(entry->parts[i].file);
+    entry->part_count = 0;
+}
+
+void flow_forget_state(struct kdbus_engine *engine, struct flow_connection *connection)
+{
+    while (connection->first) {
+        struct flow_entry *entry = connection->first;
+
+        connection->first = entry->next;
+        if (entry->reply)
+            flow_drop_reply(engine, entry->reply);
+        flow_close_files(entry);
+        free(entry);
+    }
+    connection->last = NULL;
+    connection->message_count = 0;
+    memset(connection->charges, 0, sizeof(connection->charges));
+    lent_pool_clear(&connection->pool);
+    connection->dirty = 0;
+}
+
+void flow_forget_replies(struct kdbus_engine *engine)
+{
+    while (engine->replies) {
+        struct flow_reply *reply = engine->replies;
+
+        engine->replies = reply->next;
+        if (reply->requester)
+            reply->requester->request_count = 0;
+        free(reply);
+    }
+    engine->last_in_list = NULL;
+}
+
+// -- taking back ------------------------------------------------------------------------------------------------------
+
+// number, requester (all ones if the broker keeps the reply), replier, cookie, deadline, name id, state (bit 0 sync,
+// 1 linked, 2 waiting), then of a waiting call the notification (13 words, one of them its listener), when to look at
+// its thread, and the command (9 words), zeros for others.
+static int store_reply(const struct flow_reply *reply, struct words *out)
+{
+    const struct kdbus_notification *caller = &reply->caller;
+    uint64_t words[] = {
+        reply->number,
+        reply->requester ? reply->requester->index : UINT64_MAX,
+        reply->replier->index,
+        reply->cookie,
+        reply->deadline_ns,
+        reply->name_id,
+        reply->sync | (uint64_t)reply->linked << 1 | (uint64_t)reply->waiting << 2,
+        caller->id,
+        caller->pid,
+        caller->flags,
+        (uint64_t)caller->number,
+        caller->architecture,
+        caller->instruction_pointer,
+        (uint64_t)reply->listener,
+    };
+    int result = add_all(out, words, sizeof(words) / sizeof(*words));
+
+    if (!result)
+        result = add_all(out, caller->arguments, 6);
+    if (!result)
+        result = words_add(out, reply->look_ns);
+    return result ? result : add_all(out, reply->command, 9);
+}
+
+// The header of the message (8 words), sequence, name id, offset of the payload (all ones for none), number of the
+// reply (0 for none), user (all ones for none), number of parts, each with size, start and descriptor (all ones for
+// none), size of the name, the name in whole words.
+static int store_entry(const struct flow_connection *connection, const struct flow_entry *entry, struct words *out)
+{
+    uint64_t words[] = {
+        entry->sequence,
+        entry->name_id,
+        entry->payload ? entry->payload->offset : UINT64_MAX,
+        entry->reply ? entry->reply->number : 0,
+        entry->user < 0 ? UINT64_MAX : connection->charges[entry->user].user,
+        entry->part_count,
+    };
+    int result = add_all(out, entry->header, 8);
+
+    if (!result)
+        result = add_all(out, words, sizeof(words) / sizeof(*words));
+    for (uint32_t i = 0; i < entry->part_count && !result; i++) {
+        uint64_t part[] = {entry->parts[i].size, entry->parts[i].start, (uint64_t)(int64_t)entry->parts[i].file};
+
+        result = add_all(out, part, 3);
+    }
+    if (!result)
+        result = words_add(out, entry->name_size);
+    return result ? result : add_all(out, entry->name, (entry->name_size + 7) / 8);
+}
+
+// index, readable, the pool as lent_pool_store writes it, number of entries, the entries.
+static int store_connection(const struct flow_connection *connection, struct words *out)
+{
+    int result = words_add(out, connection->index);
+
+    if (!result)
+        result = words_add(out, connection->readable);
+    if (!result)
+        result = lent_pool_store(&connection->pool, out);
+    if (!result)
+        result = words_add(out, connection->message_count);
+    for (const struct flow_entry *entry = connection->first; entry && !result; entry = entry->next)
+        result = store_entry(connection, entry, out);
+    return result;
+}
+
+static int store_all(const struct kdbus_engine *engine, struct words *out)
+{
+    uint64_t connections = 0;
+    uint64_t replies = 0;
+    int result;
+
+    for (size_t i = 0; i < engine->connection_room; i++) {
+        const struct flow_connection *connection = engine->connections[i];
+
+        connections += connection && flow_is_lent(engine, connection) && connection->dirty;
+    }
+    for (const struct flow_reply *reply = engine->replies; reply; reply = reply->next)
+        replies++;
+    result = add_all(out, engine->sequences, LENT_DOMAINS);
+    if (!result)
+        result = words_add(out, connections);
+    if (!result)
+        result = words_add(out, replies);
+    for (const struct flow_reply *reply = engine->replies; reply && !result; reply = reply->next)
+        result = store_reply(reply, out);
+    for (size_t i = 0; i < engine->connection_room && !result; i++) {
+        const struct flow_connection *connection = engine->connections[i];
+
+        if (connection && flow_is_lent(engine, connection) && connection->dirty)
+            result = store_connection(connection, out);
+    }
+    return result;
+}
+
+static void forget_all(struct kdbus_engine *engine)
+{
+    for (size_t i = 0; i < engine->connection_room; i++)
+        if (engine->connections[i] && flow_is_lent(engine, engine->connections[i]))
+            flow_forget_state(engine, engine->connections[i]);
+    flow_forget_replies(engine);
+    engine->generation++;
+    engine->lent_any = 0;
+}
+
+// The descriptors in what was stored are the broker's from now on.
+static void give_files_away(struct kdbus_engine *engine)
+{
+    for (size_t i = 0; i < engine->connection_room; i++) {
+        struct flow_connection *connection = engine->connections[i];
+
+        if (!connection || !flow_is_lent(engine, connection))
+            continue;
+        for (struct flow_entry *entry = connection->first; entry; entry = entry->next)
+            entry->part_count = 0;
+    }
+}
+
+// Takes everything back. Returns the number of words at `*words` (valid until the next call): the sequence numbers of
+// the domains, the number of changed connections and of replies, the replies, oldest first, and these connections; 0 if
+// nothing was lent; -ENOMEM, and then nothing has changed.
+int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words)
+{
+    int result;
+
+    *words = NULL;
+    if (!engine->lent_any)
+        return 0;
+    engine->out.count = 0;
+    result = store_all(engine, &engine->out);
+    if (result)
+        return result;
+    give_files_away(engine);
+    forget_all(engine);
+    *words = engine->out.data;
+    return (int64_t)engine->out.count;
+}
+
+// -- lending ----------------------------------------------------------------------------------------------------------
+
+struct reader {
+    const uint64_t *next;
+    const uint64_t *end;
+};
+
+// `count` words, NULL if there are not that many left.
+static const uint64_t *read_words(struct reader *reader, uint64_t count)
+{
+    const uint64_t *words = reader->next;
+
+    if (count > (uint64_t)(reader->end - words))
+        return NULL;
+    reader->next += count;
+    return words;
+}
+
+static struct flow_reply *reply_of_number(const struct kdbus_engine *engine, uint64_t number)
+{
+    for (struct flow_reply *reply = engine->last_in_list; reply; reply = reply->previous)
+        if (reply->number == number)
+            return reply;
+    return NULL;
+}
+
+static int load_charge(struct flow_connection *connection, uint64_t user)
+{
+    for (int i = 0; i < LENT_USERS; i++) {
+        struct flow_charge *charge = &connection->charges[i];
+
+        if (charge->count && charge->user != user)
+            continue;
+        charge->user = user;
+        charge->count++;
+        return i;
+    }
+    return -1;
+}
+
+static int load_entry(struct kdbus_engine *engine, struct flow_connection *connection, struct reader *reader)
+{
+    const uint64_t *header = read_words(reader, 8);
+    const uint64_t *facts = read_words(reader, 6);
+    const uint64_t *parts = facts && facts[5] <= LENT_PARTS ? read_words(reader, 3 * facts[5]) : NULL;
+    const uint64_t *name_size = parts ? read_words(reader, 1) : NULL;
+    const uint64_t *name = name_size && *name_size <= LENT_NAME ? read_words(reader, (*name_size + 7) / 8) : NULL;
+    struct flow_entry *entry;
+
+    if (!header || !name)
+        return -EINVAL;
+    entry = calloc(1, sizeof(*entry));
+    if (!entry)
+        return -ENOMEM;
+    memcpy(entry->header, header, sizeof(entry->header));
+    entry->sequence = facts[0];
+    entry->name_id = facts[1];
+    entry->payload = facts[2] == UINT64_MAX ? NULL : lent_pool_find(&connection->pool, facts[2]);
+    entry->reply = facts[3] ? reply_of_number(engine, facts[3]) : NULL;
+    entry->user = facts[4] == UINT64_MAX ? -1 : load_charge(connection, facts[4]);
+    entry->part_count = (uint32_t)facts[5];
+    for (uint32_t i = 0; i < entry->part_count; i++)
+        entry->parts[i] = (struct flow_part){parts[3 * i], parts[3 * i + 1], (int)(int64_t)parts[3 * i + 2]};
+    entry->name_size = (uint32_t)*name_size;
+    memcpy(entry->name, name, entry->name_size);
+    if (connection->last)
+        connection->last->next = entry;
+    else
+        connection->first = entry;
+    connection->last = entry;
+    connection->message_count++;
+    if (entry->reply)
+        entry->reply->holders++;
+    if ((facts[2] != UINT64_MAX && !entry->payload) || (facts[3] && !entry->reply) ||
+        (facts[4] != UINT64_MAX && entry->user < 0))
+        return -EINVAL;
+    return 0;
+}
+
+static int load_connection(struct kdbus_engine *engine, struct reader *reader)
+{
+    const uint64_t *start = read_words(reader, 5); // index, readable, and the beginning of the pool
+    const uint64_t *slices = start && start[4] <= LENT_SLICES ? read_words(reader, 4 * start[4]) : NULL;
+    const uint64_t *entries = slices ? read_words(reader, 1) : NULL;
+    struct flow_connection *connection = entries ? flow_connection_at(engine, (uint32_t)start[0]) : NULL;
+    int result;
+
+    if (!connection || *entries > LENT_MESSAGES)
+        return -EINVAL;
+    connection->generation = engine->generation;
+    connection->readable = start[1] != 0;
+    connection->dirty = *entries > 0; // the broker has forgotten them
+    result = lent_pool_load(&connection->pool, start + 2, 3 + 4 * start[4]);
+    for (uint64_t i = 0; i < *entries && !result; i++)
+        result = load_entry(engine, connection, reader);
+    return result;
+}
+
+// In the order of store_reply.
+static void load_caller(struct flow_reply *reply, const uint64_t *words)
+{
+    struct kdbus_notification *caller = &reply->caller;
+
+    caller->id = words[0];
+    caller->pid = (uint32_t)words[1];
+    caller->flags = (uint32_t)words[2];
+    caller->number = (int32_t)words[3];
+    caller->architecture = (uint32_t)words[4];
+    caller->instruction_pointer = words[5];
+    reply->listener = (int)words[6];
+    memcpy(caller->arguments, words + 7, sizeof(caller->arguments));
+    reply->look_ns = words[13];
+    memcpy(reply->command, words + 14, sizeof(reply->command));
+}
+
+static int load_reply(struct kdbus_engine *engine, struct reader *reader)
+{
+    const uint64_t *facts = read_words(reader, 7);
+    const uint64_t *wait = facts ? read_words(reader, 14 + 9) : NULL;
+    int kept = wait && facts[1] == UINT64_MAX;
+    struct flow_connection *requester = wait && !kept ? flow_connection_at(engine, (uint32_t)facts[1]) : NULL;
+    struct flow_connection *replier = wait ? flow_connection_at(engine, (uint32_t)facts[2]) : NULL;
+    struct flow_reply *reply;
+
+    if (!replier || (!requester && !kept))
+        return -EINVAL;
+    reply = flow_new_reply(engine);
+    if (!reply)
+        return -ENOMEM;
+    reply->number = facts[0];
+    if (engine->last_reply < reply->number)
+        engine->last_reply = reply->number;
+    reply->replier = replier;
+    if (kept)
+        return 0; // only named by requests that the replier has not received yet
+    reply->requester = requester;
+    requester->request_count++;
+    reply->cookie = facts[3];
+    reply->deadline_ns = facts[4];
+    reply->name_id = facts[5];
+    reply->sync = facts[6] & 1;
+    reply->linked = facts[6] >> 1 & 1;
+    reply->waiting = facts[6] >> 2 & 1;
+    reply->holders = reply->linked + reply->waiting; // and the entries that name it
+    load_caller(reply, wait);
+    return 0;
+}
+
+// Takes connections with all that belongs to them, as words in the layout that kdbus_engine_recall returns. -EBUSY while
+// anything is lent; -EINVAL for a state that is not taken, -ENOMEM: then nothing is lent, and no descriptor is taken.
+int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t count)
+{
+    struct reader reader = {words, words + count};
+    const uint64_t *start = read_words(&reader, LENT_DOMAINS + 2);
+    int result = start ? 0 : -EINVAL;
+
+    if (engine->lent_any)
+        return -EBUSY;
+    if (start) {
+        memcpy(engine->sequences, start, sizeof(engine->sequences));
+        engine->lent_any = 1;
+        for (uint64_t i = 0; i < start[LENT_DOMAINS + 1] && !result; i++)
+            result = load_reply(engine, &reader);
+        for (uint64_t i = 0; i < start[LENT_DOMAINS] && !result; i++)
+            result = load_connection(engine, &reader);
+        if (!result && reader.next != reader.end)
+            result = -EINVAL;
+        if (result) {
+            give_files_away(engine);
+            forget_all(engine);
+        }
+    }
+    return result;
+}

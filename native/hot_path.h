@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Of the hot path alone: the numbers of the ABI that it needs (a test compares them with the broker's table), and a
+// message on its way.
+
+#ifndef KDBUS_HOT_PATH_H
+#define KDBUS_HOT_PATH_H
+
+#include "flow.h"
+
+#include <linux/audit.h>
+#include <sys/uio.h>
+
+// Numbers of version 3 (broker/revision3.py), and offsets in words of 64 bits.
+#define CMD_SEND 0xc0489530U
+#define CMD_RECV 0xc0489531U
+#define CMD_FREE 0x40289532U
+#define FLAG_KERNEL (1ULL << 63)
+#define SEND_SYNC_REPLY 1ULL
+#define RECV_FLAGS 7ULL
+#define MSG_EXPECT_REPLY 1ULL
+#define MSG_NO_AUTO_START 2ULL
+#define MSG_FLAGS 7ULL
+#define ITEM_PAYLOAD_VEC 1
+#define ITEM_PAYLOAD_OFF 2
+#define ITEM_PAYLOAD_MEMFD 3
+#define ITEM_DST_NAME 9
+#define DST_BROADCAST UINT64_MAX
+
+enum { SEND_SIZE, SEND_FLAGS, SEND_KERNEL_FLAGS, SEND_KERNEL_MSG_FLAGS, SEND_RETURN_FLAGS, SEND_ADDRESS, SEND_REPLY };
+enum { RECV_SIZE, RECV_FLAGS_WORD, RECV_KERNEL_FLAGS, RECV_RETURN_FLAGS, RECV_PRIORITY, RECV_DROPPED, RECV_MSG };
+enum { FREE_SIZE, FREE_OFFSET, FREE_FLAGS, FREE_KERNEL_FLAGS, FREE_RETURN_FLAGS };
+enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_COOKIE, MSG_TIMEOUT, MSG_WORDS };
+
+#if defined(__x86_64__)
+#define OWN_ARCHITECTURE AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define OWN_ARCHITECTURE AUDIT_ARCH_AARCH64
+#else
+#error "the hot path knows the architectures x86-64 and AArch64"
+#endif
+
+#define SEND_BYTES 72
+#define RECV_BYTES 72
+#define FREE_BYTES 40
+#define HEADER_BYTES 64
+#define ITEM_HEADER 16
+#define VEC_ITEM 32
+#define MEMFD_ITEM 40
+#define RETURN_INCOMPLETE_FDS 1ULL
+#define FORESEEN_BYTES 192 // of a message: header, a name, a vector
+
+// A message as it was read, and what its items say.
+struct outgoing {
+    uint64_t words[LENT_MESSAGE_SIZE / 8];
+    struct iovec remote[LENT_PARTS]; // of the vectors among the parts
+    uint32_t vector_count;
+    struct flow_part parts[LENT_PARTS]; // `file` is the sender's number until outgoing_fetch_files
+    uint32_t part_count;
+    uint64_t payload_size;
+    uint32_t name_size;
+    char name[LENT_NAME];
+    struct iovec foreseen; // where `payload` was read, together with the message; no length if it was not
+    char payload[LENT_SHORT];
+};
+
+static inline uint64_t align8(uint64_t size)
+{
+    return (size + 7) & ~7ULL;
+}
+
+// hot_path.c
+int hot_read(uint32_t pid, uint64_t address, void *buffer, size_t size);
+int hot_write_back(uint32_t pid, uint64_t address, const uint64_t *seen, size_t first, const uint64_t *words,
+                   size_t count);
+int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int descriptor);
+
+// outgoing.c
+int outgoing_read(const struct kdbus_notification *call, struct flow_binding *binding, uint64_t *command,
+                  struct outgoing *out);
+void outgoing_foresee(struct flow_binding *binding, const struct outgoing *out);
+int outgoing_parse(struct outgoing *out);
+int outgoing_is_plain(const struct flow_connection *source, const uint64_t *command, const struct outgoing *out);
+struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, const struct outgoing *out,
+                                         struct flow_connection *receiver, int *failed);
+void outgoing_close_files(struct outgoing *out, uint32_t count);
+int outgoing_fetch_files(struct kdbus_engine *engine, struct flow_binding *binding, struct outgoing *out);
+
+#endif

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What a SEND passes: the command, the message, its items, and what they point at, as the hot path takes it.
+//
+// Everything is read from the target once, and looked at afterwards. Command, message and payload come with one system
+// call when the addresses are those of this descriptor's last message. 0 from any of these functions means that the
+// call is the broker's.
+
+#include "hot_path.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+// Command and message, and a short payload, in one crossing if they are where they were the last time.
+int outgoing_read(const struct kdbus_notification *call, struct flow_binding *binding, uint64_t *command,
+                  struct outgoing *out)
+{
+    struct iovec local[3] = {{command, SEND_BYTES}, {out->words, FORESEEN_BYTES}, {out->payload, 0}};
+    struct iovec remote[3] = {{(void *)call->arguments[2], SEND_BYTES}, {NULL, FORESEEN_BYTES}, binding->payload};
+    size_t count = binding->message_address ? 2 + !!binding->payload.iov_len : 1;
+    uint64_t size;
+    ssize_t got;
+
+    remote[1].iov_base = (void *)binding->message_address;
+    local[2].iov_len = binding->payload.iov_len;
+    got = process_vm_readv((pid_t)call->pid, local, count, remote, count, 0);
+    if (got < SEND_BYTES || command[SEND_SIZE] != SEND_BYTES || command[SEND_ADDRESS] & 7)
+        return 0;
+    got -= SEND_BYTES;
+    out->foreseen.iov_len = 0;
+    if (got == (ssize_t)(FORESEEN_BYTES + local[2].iov_len))
+        out->foreseen = binding->payload;
+    if (command[SEND_ADDRESS] == binding->message_address && got >= HEADER_BYTES &&
+        out->words[MSG_SIZE] <= (uint64_t)(got < FORESEEN_BYTES ? got : FORESEEN_BYTES))
+        return out->words[MSG_SIZE] >= HEADER_BYTES;
+    out->foreseen.iov_len = 0;
+    if (!command[SEND_ADDRESS] || !hot_read(call->pid, command[SEND_ADDRESS], &size, sizeof(size)))
+        return 0;
+    if (size < HEADER_BYTES || size > sizeof(out->words) ||
+        !hot_read(call->pid, command[SEND_ADDRESS], out->words, size))
+        return 0;
+    binding->message_address = command[SEND_ADDRESS];
+    return out->words[MSG_SIZE] == size;
+}
+
+// What to read together with the next message.
+void outgoing_foresee(struct flow_binding *binding, const struct outgoing *out)
+{
+    if (out->vector_count == 1 && out->payload_size <= LENT_SHORT)
+        binding->payload = out->remote[0];
+    else
+        binding->payload.iov_len = 0;
+}
+
+// What the items say.
+int outgoing_parse(struct outgoing *out)
+{
+    const char *data = (const char *)out->words;
+    uint64_t end = out->words[MSG_SIZE];
+    uint64_t position = HEADER_BYTES;
+
+    out->part_count = 0;
+    out->vector_count = 0;
+    out->payload_size = 0;
+    out->name_size = 0;
+    out->name[0] = 0;
+    while (position < end) {
+        uint64_t size;
+        uint64_t type;
+
+        if (end - position < ITEM_HEADER)
+            return 0;
+        memcpy(&size, data + position, 8);
+        memcpy(&type, data + position + 8, 8);
+        if (size < ITEM_HEADER || size > end - position)
+            return 0;
+        if (type == ITEM_PAYLOAD_VEC && size == VEC_ITEM && out->part_count < LENT_PARTS) {
+            uint64_t vector[2];
+
+            memcpy(vector, data + position + ITEM_HEADER, sizeof(vector));
+            if (!vector[0] || !vector[1] || vector[0] > LENT_PAYLOAD - out->payload_size)
+                return 0;
+            out->remote[out->vector_count++] = (struct iovec){(void *)vector[1], vector[0]};
+            out->parts[out->part_count++] = (struct flow_part){vector[0], out->payload_size, -1};
+            out->payload_size += vector[0];
+        } else if (type == ITEM_PAYLOAD_MEMFD && size == MEMFD_ITEM && out->part_count < LENT_PARTS) {
+            uint64_t memfd[3]; // start, size, descriptor
+
+            memcpy(memfd, data + position + ITEM_HEADER, sizeof(memfd));
+            if (!memfd[1] || memfd[1] & 7 || (int32_t)memfd[2] < 0)
+                return 0;
+            out->parts[out->part_count++] = (struct flow_part){memfd[1], memfd[0], (int32_t)memfd[2]};
+        } else if (type == ITEM_DST_NAME && !out->name_size && size > ITEM_HEADER && size - ITEM_HEADER < LENT_NAME) {
+            out->name_size = (uint32_t)(size - ITEM_HEADER);
+            memcpy(out->name, data + position + ITEM_HEADER, out->name_size);
+            if (strnlen(out->name, out->name_size) != out->name_size - 1)
+                return 0;
+        } else {
+            return 0;
+        }
+        position += align8(size);
+    }
+    return position == align8(end);
+}
+
+// The flags, ids and deadlines that go together (broker/message.py), in the cases that are served here.
+int outgoing_is_plain(const struct flow_connection *source, const uint64_t *command, const struct outgoing *out)
+{
+    const uint64_t *message = out->words;
+    int expects = message[MSG_FLAGS_WORD] & MSG_EXPECT_REPLY;
+
+    if (command[SEND_FLAGS] & ~SEND_SYNC_REPLY || message[MSG_FLAGS_WORD] & ~(MSG_EXPECT_REPLY | MSG_NO_AUTO_START))
+        return 0;
+    if (!message[MSG_TYPE] || message[MSG_DST] == DST_BROADCAST || (!message[MSG_DST] && !out->name_size))
+        return 0;
+    if (message[MSG_SRC] && message[MSG_SRC] != source->id)
+        return 0;
+    if (expects)
+        return message[MSG_COOKIE] && message[MSG_TIMEOUT] > flow_now_ns() && message[MSG_TIMEOUT] <= INT64_MAX;
+    return !(command[SEND_FLAGS] & SEND_SYNC_REPLY);
+}
+
+static int copy_payload(const struct kdbus_notification *call, const struct outgoing *out, struct lent_pool *pool,
+                        const struct lent_slice *slice)
+{
+    struct iovec local = {(char *)pool->memory.memory + slice->offset, out->payload_size};
+
+    if (out->foreseen.iov_len == out->payload_size && out->vector_count == 1 &&
+        out->foreseen.iov_base == out->remote[0].iov_base) {
+        memcpy(local.iov_base, out->payload, out->payload_size);
+        return 1;
+    }
+    return process_vm_readv((pid_t)call->pid, &local, 1, out->remote, out->vector_count, 0) ==
+           (ssize_t)out->payload_size;
+}
+
+// A slice with the payload, NULL where there is none; `*failed` where the broker has to look.
+struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, const struct outgoing *out,
+                                         struct flow_connection *receiver, int *failed)
+{
+    uint64_t remaining = receiver->pool.memory.size - receiver->pool.busy;
+    struct lent_slice *slice;
+
+    *failed = 0;
+    if (!out->payload_size)
+        return NULL;
+    slice = out->payload_size < remaining && out->payload_size > remaining / 2
+                ? NULL
+                : lent_pool_allocate(&receiver->pool, out->payload_size);
+    if (slice && !copy_payload(call, out, &receiver->pool, slice)) {
+        lent_pool_undo(&receiver->pool, slice);
+        slice = NULL;
+    }
+    *failed = !slice;
+    return slice;
+}
+
+// Whether the file may be passed as a memfd: sealed altogether, and as long as the part says (broker/message.py).
+static int is_sealed(int file, const struct flow_part *part)
+{
+    const int all = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+    int seals = fcntl(file, F_GET_SEALS); // fails for O_PATH, and for what is no memfd
+    struct stat status;
+
+    return seals >= 0 && (seals & all) == all && !fstat(file, &status) && part->start <= UINT64_MAX - part->size &&
+           part->start + part->size <= (uint64_t)status.st_size;
+}
+
+void outgoing_close_files(struct outgoing *out, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (out->parts[i].file >= 0)
+            close(out->parts[i].file);
+}
+
+// Replaces the sender's descriptor numbers by duplicates of ours. 0 if one of them is not a memfd to be passed.
+int outgoing_fetch_files(struct kdbus_engine *engine, struct flow_binding *binding, struct outgoing *out)
+{
+    for (uint32_t i = 0; i < out->part_count; i++) {
+        struct flow_part *part = &out->parts[i];
+        int copy;
+
+        if (part->file < 0)
+            continue;
+        copy = hot_fetch(engine, binding, part->file);
+        if (copy < 0 || !is_sealed(copy, part)) {
+            if (copy >= 0)
+                close(copy);
+            outgoing_close_files(out, i);
+            return 0;
+        }
+        part->file = copy;
+    }
+    return 1;
+}
