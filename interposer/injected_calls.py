@@ -11,7 +11,8 @@ from __future__ import annotations
 import ctypes
 import os
 
-from interposer.injection import Arguments, InjectedCall, RegisterLayout
+from interposer.injection import Arguments, InjectedCall
+from interposer.registers import RegisterLayout
 from interposer.resolve import AT_FDCWD
 
 IN_DONT_FOLLOW = 0x02000000
