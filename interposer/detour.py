@@ -26,7 +26,8 @@ from dataclasses import dataclass
 
 from interposer.handles import OpenHandle, status_of
 from interposer.late import fetch_end
-from native.identity import PIDFD_THREAD, pidfd_getfd, pidfd_open
+from interposer.process import open_thread
+from native.identity import pidfd_getfd
 from native.notification import Listener, Notification
 
 _AT_ONCE = 1024
@@ -73,7 +74,7 @@ class Detours:
         if len(self._replaced) >= _AT_ONCE:
             raise OSError(errno.ENOMEM, "map a pool in a thread that is traced: too many are in the middle of that")
         close_on_exec = _closes_on_exec(thread, descriptor)
-        pidfd = _open_thread(thread)
+        pidfd = open_thread(thread)
         try:
             held = pidfd_getfd(pidfd, descriptor)
         except OSError:
@@ -152,15 +153,3 @@ def _closes_on_exec(thread: int, descriptor: int) -> bool:
     with open(f"/proc/{thread}/fdinfo/{descriptor}", "rb") as file:
         flags = next(line for line in file if line.startswith(b"flags:"))
     return bool(int(flags.split()[1], 8) & os.O_CLOEXEC)
-
-
-def _open_thread(thread: int) -> int:
-    """A pidfd of the thread; of its process where the kernel (before 6.9) has none of threads."""
-    try:
-        return pidfd_open(thread, PIDFD_THREAD)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    with open(f"/proc/{thread}/status", "rb") as file:
-        group = next(line for line in file if line.startswith(b"Tgid:"))
-    return pidfd_open(int(group.split()[1]))

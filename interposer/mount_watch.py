@@ -38,16 +38,13 @@ first one is noticed with the end of the process.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from interposer.ids import read_file
-from interposer.process import parse_status
-from native.identity import PIDFD_THREAD, pidfd_open
+from interposer.process import open_thread
 
 
 @dataclass(eq=False, slots=True)
@@ -206,7 +203,7 @@ class MountWatch:
     def _hand_over(self, witness: _Witness, thread: int) -> bool:
         """Go on with another thread of the same namespace; False if it is not there any more."""
         try:
-            pidfd = _open_thread(thread)
+            pidfd = open_thread(thread)
         except OSError:
             return False
         if _namespace_of(thread) != witness.namespace or not _is_alive(pidfd):
@@ -261,16 +258,6 @@ def _place_of(thread: int) -> tuple[int, int, int] | None:
     return None if namespace is None else (namespace, root.st_dev, root.st_ino)
 
 
-def _open_thread(thread: int) -> int:
-    """A pidfd of the thread, where there is such a thing; of its process otherwise. Raises OSError."""
-    try:
-        return pidfd_open(thread, PIDFD_THREAD)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    return pidfd_open(parse_status(read_file(f"/proc/{thread}/status")).thread_group)
-
-
 def _is_alive(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -281,7 +268,7 @@ def _open_witness(thread: int) -> _Witness | None:
     """None if the thread has ended meanwhile, or may not be looked at."""
     opened: list[int] = []
     try:
-        opened.append(_open_thread(thread))
+        opened.append(open_thread(thread))
         namespace = _namespace_of(thread)
         for _ in range(2):
             opened.append(os.open(f"/proc/{thread}/mountinfo", os.O_RDONLY | os.O_CLOEXEC))

@@ -45,6 +45,7 @@ from functools import cache, cached_property
 
 from broker.outside import Capabilities, Credentials, Pid
 from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces, own_namespace, parent_namespace, read_file
+from native.identity import PIDFD_THREAD, pidfd_open
 
 _LONGEST_COMMAND_LINE = 4096
 """Bytes: a path fits. A process can make its own megabytes long, and each message would keep a copy."""
@@ -96,6 +97,16 @@ def parse_status(text: bytes) -> Status:
 def _unescaped(name: bytes) -> bytes:
     """A `Name`: in it a line feed is written as backslash and n, a backslash twice."""
     return re.sub(rb"\\(.)", lambda match: b"\n" if match[1] == b"n" else match[1], name)
+
+
+def open_thread(thread: int) -> int:
+    """A pidfd of the thread; of its process where the kernel (before 6.9) has none of threads. Raises OSError."""
+    try:
+        return pidfd_open(thread, PIDFD_THREAD)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return pidfd_open(parse_status(read_file(f"/proc/{thread}/status")).thread_group)
 
 
 def first_hierarchy(text: bytes) -> bytes | None:

@@ -103,7 +103,7 @@ def test_empty_map_is_not_remembered_but_a_written_one_is(namespaces: UserNamesp
         assert ids_of(child, namespaces).from_uid(os.geteuid()) == 5
 
         class Unmapped(ThreadFolder):
-            def read(self, name: bytes) -> bytes:
+            def read(self, name: bytes, limit: int = 0) -> bytes:
                 pytest.fail(f"{name!r} is read again")
 
         assert ThreadIds(Unmapped(child, lambda: True), namespaces).from_uid(os.geteuid()) == 5

@@ -194,7 +194,7 @@ def test_parent_that_ends_during_the_read(namespaces: UserNamespaces) -> None:
     parents = iter([ended, os.getpid()])
 
     class Orphaned(ThreadFolder):
-        def read(self, name: bytes) -> bytes:
+        def read(self, name: bytes, limit: int = 0) -> bytes:
             return STATUS.replace(b"PPid:\t3", b"PPid:\t%d" % next(parents))
 
     folder = Orphaned(os.getpid(), lambda: True)
