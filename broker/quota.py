@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Quotas: how much one user may take of a domain, and of a receiver's queue.
 
-Buses, custom endpoints and connections are counted for the real user who makes them. Connections through a custom endpoint are counted
-for the endpoint instead: each has an anonymous user of its own, so that those who use it cannot use up anybody's
-budget.
+Buses, custom endpoints and connections are counted for the real user who makes them. Connections through a custom
+endpoint are counted for the endpoint instead: each has an anonymous user of its own, so that those who use it cannot
+use up anybody's budget.
 
 In a receiver's queue the first 16 messages are free, whoever sent them. While 16 or more wait, each further message
 is charged to its sender's user, up to 16 each; the 17th is refused (ENOBUFS). A charge is returned when its message

@@ -88,10 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return _die_of(signal.SIGINT)
-    except Exception:
+    except Exception as error:
         from interposer.report import unexpected
+        from interposer.shortage import told
 
-        unexpected("internal error")
+        if not told(error):
+            unexpected("internal error")
         return FAILURE
 
 

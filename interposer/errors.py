@@ -71,6 +71,10 @@ class LaunchFailed(InterposerError):
     """The child ended before it could hand over its descriptors, or could not report why."""
 
 
+class OutOfResources(InterposerError):
+    """This process may not have what it needs: descriptors, memory, processes."""
+
+
 class DomainUnavailable(InterposerError):
     """There is no server to join at a path, it does not let this program in, or none can be started there."""
 

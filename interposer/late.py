@@ -19,6 +19,7 @@ the handle has ended becomes a new handle. The duplicate keeps a mount of kdbusf
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -95,7 +96,9 @@ class LateHandles:
                 return None
             # Without a duplicate, others are not recognised as such: each becomes a handle of its own.
             plain = file.duplicate() if can_fetch() else -1
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
             return None
         try:
             if not self._join(notification, file):

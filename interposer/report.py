@@ -13,8 +13,8 @@ Targets may be able to provoke a failure, and again and again. So one process te
 limited size; and it does not wait for a stderr that nobody reads, which is often a pipe that the targets have as well.
 
 Where no file can be written the traceback goes to stderr. Where not even that works, for want of memory, one fixed line
-does. Alternatives: syslog(3) and the journal, which not every container has, and where an ordinary user does not look; a
-report beside the program, where nobody asked for a file.
+does. Alternatives: syslog(3) and the journal, which not every container has, and where an ordinary user does not look;
+a report beside the program, where nobody asked for a file.
 
 Weakness: between the look whether stderr takes a line and the writing, a target may fill the pipe.
 """
@@ -59,7 +59,7 @@ class Reports:
             _write(_LAST_RESORT)
 
     def _tell(self, what: str) -> None:
-        error = _cause(sys.exc_info()[1])
+        error = cause_of(sys.exc_info()[1])
         details = f"{what}\n{traceback.format_exc()}\n".encode(errors="backslashreplace")
         if len(details) > _LONGEST:
             details = details[: _LONGEST // 2] + b"\n...\n" + details[-_LONGEST // 2 :]
@@ -96,7 +96,12 @@ _reports = Reports()
 unexpected = _reports.unexpected
 
 
-def _cause(error: BaseException | None) -> BaseException | None:
+def say(text: str) -> None:
+    """Write one line to stderr, unless nobody takes it."""
+    _write(_line(text))
+
+
+def cause_of(error: BaseException | None) -> BaseException | None:
     """The first exception of a group: where several tasks run, all of them end with the one that failed."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -46,6 +46,7 @@ from interposer.launch import Launched, Mode
 from interposer.options import RunOptions
 from interposer.program import Program
 from interposer.report import unexpected
+from interposer.shortage import errno_of_shortage
 from interposer.traps import MountedDomain, failure_of
 from interposer.tree import Shared, Tree
 from interposer.view import AttachFlagsMask
@@ -310,8 +311,9 @@ class Supervisor:
             return
         try:
             self._look_after_everything(now)
-        except Exception:
-            unexpected("looking after what has ended failed, the supervisor goes on")
+        except Exception as error:
+            if errno_of_shortage(error) is None:
+                unexpected("looking after what has ended failed, the supervisor goes on")
 
     def _look_after_everything(self, now: int) -> None:
         trees = list(self._trees.values())

@@ -43,6 +43,7 @@ from interposer.injection import Outcome, inject_mapping
 from interposer.late import LateHandles
 from interposer.report import unexpected
 from interposer.resolve import AT_FDCWD, resolve, starting_points
+from interposer.shortage import errno_of_shortage
 from native import memory
 from native.credentials import borrowed_identity
 from native.notification import Listener, Notification
@@ -69,15 +70,6 @@ class MountedDomain:
     domain: Domain
     files: NodeFiles
 
-
-_SHORTAGE = {
-    errno.EMFILE: errno.ENFILE,
-    errno.ENFILE: errno.ENFILE,
-    errno.ENOMEM: errno.ENOMEM,
-    errno.EAGAIN: errno.ENOMEM,
-    errno.ENOSPC: errno.ENOSPC,
-}
-"""What a caller is told of what the supervisor has run out of; EAGAIN: of processes or threads."""
 
 Later = Callable[[Notification, Wait], None]
 
@@ -323,12 +315,11 @@ class Traps:
 
 def failure_of(notification: Notification, error: Exception) -> int:
     """The errno for a call that `error`, which is being handled, kept from being served; it is reported if need be."""
-    if isinstance(error, MemoryError):
-        return errno.ENOMEM
+    number = errno_of_shortage(error)
+    if number is not None:
+        return number
     if isinstance(error, PermissionError):
         return errno.EPERM
-    if isinstance(error, OSError) and error.errno in _SHORTAGE:
-        return _SHORTAGE[error.errno]
     unexpected(f"system call {notification.number} of thread {notification.pid} fails with EIO")
     return errno.EIO
 
@@ -338,10 +329,10 @@ def _may_wait(notification: Notification) -> bool:
     if notification.arguments[1] & 0xFFFFFFFF != _SEND:
         return False
     try:
-        flags = memory.read(notification.pid, notification.arguments[2] + _SEND_FLAGS, 8)
+        command = memory.read(notification.pid, notification.arguments[2], _SEND_FLAGS + 8)
     except OSError:
         return False
-    return bool(int.from_bytes(flags, "little") & abi.SEND_SYNC_REPLY)
+    return bool(int.from_bytes(command[_SEND_FLAGS:], "little") & abi.SEND_SYNC_REPLY)
 
 
 def signed32(register: int) -> int:

@@ -24,7 +24,7 @@
 #define LENT_DOMAINS 16
 #define LENT_BINDINGS 65536 // descriptors of threads that are remembered
 #define LENT_PIDFDS 256 // held for the bindings in use
-#define LENT_FLOWS 65536
+#define LENT_FLOWS 4096 // those of former lendings among them, which only take room
 #define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
 #define LENT_PAYLOAD (2U << 20)
 #define LENT_SHORT 512 // payload that is read together with its message

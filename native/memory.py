@@ -19,6 +19,8 @@ Errors common to all functions, as OSError:
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -32,7 +34,8 @@ _new_bytes = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 def read(pid: int, address: int, size: int) -> bytes:
-    """`size` bytes from `address` (unsigned 64 bits) of the process or thread `pid`."""
+    """`size` bytes from `address` of the process or thread `pid`; EFAULT beyond the end of all memory."""
+    _check(address)
     buffer = _new_bytes("char[]", size)
     result = lib.kdbus_memory_read(pid, address, buffer, size)
     if result < 0:
@@ -70,10 +73,17 @@ def read_string(pid: int, address: int, limit: int) -> bytes:
 
 
 def write(pid: int, address: int, data: bytes) -> None:
-    """Puts `data` at `address` of the process or thread `pid`."""
+    """Puts `data` at `address` of the process or thread `pid`; EFAULT beyond the end of all memory."""
+    _check(address)
     result = lib.kdbus_memory_write(pid, address, ffi.from_buffer(data), len(data))
     if result < 0:
         raise failure(result, f"write {len(data)} bytes at {address:#x} of process {pid}")
+
+
+def _check(address: int) -> None:
+    """What was added to an address of a program may leave 64 bits."""
+    if address >> 64:
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
 
 
 def pieces_array(pieces: Sequence[tuple[int, int]]) -> CData:

@@ -23,13 +23,14 @@ import argparse
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from interposer.exactly_once import Probe
+from interposer.guarantee import Guarantee
 from tests.compiling import compile_program
 from tests.supervised import GUARANTEE, Footprint, Supervised, SupervisorFailed, footprint
-from tests.users import PROJECT
+from tests.users import User
 
 STEPS = 600
 """Calls per thread and round, about: a round takes a second or two."""
@@ -48,9 +49,12 @@ class Settings:
     seed: int = 1
     steps: int = STEPS
     flows: bool = True
-    project: Path = PROJECT
-    """Where the packages under test are."""
-    environment: dict[str, str] = field(default_factory=dict)
+    user: User | None = None
+    """Who runs it; None for who runs this."""
+    mode: str | None = None
+    """`mount` or `path` (`kdbus run --mode`)."""
+    guarantee: str | None = None
+    """How answers are made sure to arrive (`interposer.guarantee`); None: in the way in which flows begin at once."""
     compare_memory: bool = True
 
 
@@ -90,12 +94,15 @@ def kernel_keeps_promise() -> bool:
 
 
 def start(program: Path, settings: Settings) -> Supervised:
-    environment = dict(settings.environment)
-    if settings.flows and kernel_keeps_promise():
+    environment = {}
+    if settings.guarantee is not None:
+        environment[GUARANTEE] = settings.guarantee
+    elif settings.flows and kernel_keeps_promise():
         environment[GUARANTEE] = "kernel"
     options = [] if settings.flows else ["--no-flows"]
+    options += [] if settings.mode is None else ["--mode", settings.mode]
     command = [str(program), str(settings.seed), str(settings.steps)]
-    return Supervised(command, options=options, environment=environment, project=settings.project)
+    return Supervised(command, options=options, environment=environment, user=settings.user)
 
 
 def play(program: Path, settings: Settings, *, first: int, seconds: float | None, rounds: int | None = None) -> Outcome:
@@ -141,6 +148,8 @@ def again(program: Path, settings: Settings, finding: Finding) -> str:
     count = sum(outcome.finding is not None for outcome in played)
     options = f"--seed {settings.seed} --round {finding.round} --steps {settings.steps}"
     options += "" if settings.flows else " --no-flows"
+    options += "" if settings.mode is None else f" --mode {settings.mode}"
+    options += "" if settings.guarantee is None else f" --guarantee {settings.guarantee}"
     return f"played again {_REPLAYS} times, it failed {count} times: python -m tests.fuzz {options}"
 
 
@@ -152,9 +161,12 @@ def main() -> int:
     parser.add_argument("--round", type=int, help="play this round alone, once")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"calls per thread and round (default: {STEPS})")
     parser.add_argument("--no-flows", action="store_true", help="serve every call in the broker")
+    parser.add_argument("--mode", choices=("mount", "path"), help="as for `kdbus run`")
+    parser.add_argument("--guarantee", choices=[guarantee.value for guarantee in Guarantee], help="force this one")
     parser.add_argument("--instrumented", action="store_true", help="expect a supervisor that keeps more memory")
     given = parser.parse_args()
-    settings = Settings(given.seed, given.steps, not given.no_flows, compare_memory=not given.instrumented)
+    settings = Settings(given.seed, given.steps, not given.no_flows, mode=given.mode, guarantee=given.guarantee)
+    settings.compare_memory = not given.instrumented
     with tempfile.TemporaryDirectory(prefix="kdbus-fuzz-") as folder:
         program = build(Path(folder))
         if given.round is not None:

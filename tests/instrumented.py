@@ -90,7 +90,7 @@ def runtime_library(name: str) -> str:
         ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
     ).stdout.strip()
     if not os.path.isabs(path) or not os.path.exists(path):
-        raise Unavailable(f"gcc has no {name}; install with: apt-get install libgcc-dev (gcc's own version)")
+        raise Unavailable(f"gcc has no {name}, which belongs to it; install with: apt-get install --reinstall gcc")
     return os.path.realpath(path)
 
 

@@ -75,7 +75,8 @@ class Balance:
     def lines(self) -> list[str]:
         """The balance for a person to read."""
         count = self.messages
-        first, last, most = (memory >> 10 for memory in (self.memory[0], self.memory[-1], max(self.memory)))
+        places = (0, len(self.memory) // 4, len(self.memory) // 2, -1)
+        memory = ", ".join(f"{self.memory[place] >> 10}" for place in places)
         return [
             f"{self.seconds:.0f} s in {self.stretches} stretches; {count['calls']} calls, {self.by_broker} served by "
             f"the broker, {self.natively} natively",
@@ -83,8 +84,8 @@ class Balance:
             f"messages: {count['sent']} sent = {count['received']} received or dropped + {count['left']} in the queues "
             f"of the dead + {count['lost']} closed with a queue",
             f"({count['doubtful']} messages in doubt, {count['refused']} refused)",
-            f"the supervisor: {self.descriptors} descriptors after each stretch; memory {first} KiB after the first, "
-            f"{last} KiB after the last, {most} KiB at most",
+            f"the supervisor: {self.descriptors} descriptors after each stretch; KiB of memory after the first one, a "
+            f"quarter, half and all of them: {memory}",
             *(f"OFF: {text}" for text in self.off),
         ]
 

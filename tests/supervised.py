@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from tests.users import PROJECT
+from tests.users import PROJECT, User
 
 GUARANTEE = "KDBUS_EXACTLY_ONCE"
 _STATISTICS = re.compile(r"^kdbus: (\d+) calls served by the broker, (\d+) natively$", re.MULTILINE)
@@ -87,20 +87,24 @@ class Supervised:
         *,
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
-        python: str = sys.executable,
-        project: Path = PROJECT,
+        user: User | None = None,
     ) -> None:
-        """`project`: the folder with the packages that are run. `environment` is added to this process's."""
+        """`environment` is added to that of `user`, by default of who runs this, with the packages of this tree."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
-        path = os.pathsep.join(filter(None, (str(project), os.environ.get("PYTHONPATH", ""))))
+        if user is None:
+            path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH", ""))))
+            user = User("current", None, sys.executable, {**os.environ, "PYTHONPATH": path})
         self._process = subprocess.Popen(
-            [python, "-m", "interposer", "run", "--statistics", *options, "--", *command],
+            user.kdbus("run", "--statistics", *options, "--", *command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             cwd="/",
-            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+            env={**user.environment, **(environment or {})},
             start_new_session=True,
+            user=user.identity,
+            group=user.identity,
+            extra_groups=None if user.identity is None else [],
         )
         self._pending = b""
 

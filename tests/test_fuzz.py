@@ -15,14 +15,15 @@ import pytest
 
 from tests.fuzz import Settings, again, build, play
 from tests.supervised import Footprint, Supervised, SupervisorFailed, footprint
+from tests.users import User
 
 SEED = int(os.environ.get("KDBUS_FUZZ_SEED", "1"))
 SECONDS = float(os.environ.get("KDBUS_FUZZ_SECONDS", "60" if os.environ.get("CI") == "true" else "20"))
 
 
 @pytest.fixture(scope="module")
-def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("fuzz"))
+def fuzzer(open_folder: Path) -> Path:
+    return build(open_folder)
 
 
 @pytest.mark.timeout(SECONDS + 600)
@@ -41,8 +42,25 @@ def test_fuzz(fuzzer: Path, flows: bool, share: float) -> None:
 def test_busy_rounds_are_served_natively(fuzzer: Path) -> None:
     """Otherwise the fuzz says nothing about the native helper."""
     outcome = play(fuzzer, Settings(seed=1), first=11, seconds=None, rounds=8)
-    assert outcome.finding is None
+    assert outcome.finding is None, outcome.finding.text
     assert outcome.natively > outcome.by_broker // 100
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Settings(mode="path"), Settings(guarantee="held"), Settings(guarantee="confirmed")],
+    ids=["path", "held", "confirmed"],
+)
+def test_other_ways_of_serving(fuzzer: Path, settings: Settings) -> None:
+    """Path mode, and kernels that break off waits."""
+    outcome = play(fuzzer, settings, first=1, seconds=None, rounds=3)
+    assert outcome.finding is None, outcome.finding.text
+
+
+def test_as_each_user(user: User, fuzzer: Path) -> None:
+    """An ordinary user's supervisor has no privileges, and sees its programs through user namespaces."""
+    outcome = play(fuzzer, Settings(seed=2, user=user), first=1, seconds=None, rounds=3)
+    assert outcome.finding is None, outcome.finding.text
 
 
 @pytest.fixture

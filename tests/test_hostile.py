@@ -9,10 +9,22 @@ killed` takes more.
 from __future__ import annotations
 
 import os
+import select
+from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from broker.send import Wait
+from interposer.budget import Budgets
+from interposer.files import TargetFile
+from interposer.handles import HandleTable
+from interposer.supervisor import Supervisor
+from interposer.tree import Tree
+from interposer.waiting import WaitingCalls
+from native.notification import Listener, Notification
 from tests.compiling import compile_program
 from tests.e2e import every_case, run_case, run_without_flows
 from tests.users import User
@@ -34,3 +46,72 @@ def test_pipes_in_the_private_folder_of_path_mode(user: User, open_folder: Path)
     program = compile_program("hostile_folder", open_folder, "-O2")
     outcome = user.run(user.kdbus("run", "--mode", "path", "--", str(program)), seconds=20)
     assert (outcome.status, outcome.output) == (0, "served\n"), outcome.output
+
+
+def _notification(number: int) -> Notification:
+    return Notification(number, os.getpid(), 0, 0, 0, (0,) * 6, 0)
+
+
+def test_a_cancel_descriptor_that_has_hung_up_keeps_nobody_awake() -> None:
+    """A pipe without writers polls POLLHUP for ever, and is never readable."""
+    reading, writing = os.pipe()
+    os.close(writing)
+    handles = HandleTable(lambda _: None, Budgets())
+    wait = SimpleNamespace(
+        cancel_file=TargetFile(reading, handles), on_ready=lambda _: None, cancel=lambda: None, interrupt=lambda: None
+    )
+    listener = SimpleNamespace(touched=0, is_valid=lambda _: True)
+    waiting = WaitingCalls(cast(Listener, listener), lambda _notification, _wait: None)
+    waiting.add(_notification(1), cast(Wait, wait))
+    waiting.look()
+    poll = select.poll()
+    poll.register(waiting.cancels_fileno(), select.POLLIN)
+    assert poll.poll(0) == []
+    waiting.close()
+    os.close(reading)
+    handles.close()
+
+
+def test_a_tree_whose_queue_never_ends_takes_turns_with_others() -> None:
+    """Calls that arrive while a mapping is injected are queued; a tree can see to it that there are always some."""
+    endless = SimpleNamespace(queue=deque([_notification(1)]), listener=0)
+    other = SimpleNamespace(queue=deque[Notification](), listener=1)
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor._trees = {0: cast(Tree, endless), 1: cast(Tree, other)}
+    supervisor._turns = deque()
+    supervisor._listeners = cast(select.epoll, SimpleNamespace(poll=lambda _: [(1, select.EPOLLIN)]))
+    supervisor._flows = SimpleNamespace(receive=lambda _listener, _linger, _stop: _notification(2))  # type: ignore[assignment]
+    served = []
+    for _ in range(10):
+        tree, notification = supervisor._receive(0)
+        assert notification is not None
+        served.append(tree)
+        endless.queue = deque([_notification(1)])
+    assert served.count(cast(Tree, endless)) == served.count(cast(Tree, other)) == 5
+
+
+def test_hang_ups_that_are_announced_without_end_are_looked_into_once_each_time() -> None:
+    """shutdown(2) on a handle announces one; a thread may do that faster than we look."""
+    handles = HandleTable(lambda _: None, Budgets())
+    handle, theirs = handles.prepare(os.getuid(), nonblocking=False)
+    handles.add(handle)
+    polls = []
+    unregistered = []
+
+    def poll(_timeout: int) -> list[tuple[int, int]]:
+        polls.append(1)
+        assert len(polls) < 100, "it never ends"
+        return [] if unregistered else [(handle.ours.fileno(), select.EPOLLHUP)]
+
+    handles._hang_ups.close()
+    handles._hang_ups = cast(
+        select.epoll, SimpleNamespace(poll=poll, unregister=unregistered.append, close=lambda: None)
+    )
+    for _ in range(20):
+        assert not handles.collect()
+    assert len(polls) == 20 and unregistered == [handle.ours.fileno()]
+    assert handles.has(handle)
+    theirs.close()
+    handles.sweep()
+    assert not handles.has(handle)
+    handles.close()

@@ -5,9 +5,9 @@
  *     fuzz SEED STEPS
  *
  * reads numbers of rounds from stdin, one per line, and plays them one after the other: two buses, a custom endpoint,
- * three worker processes of two threads each; or, in every other round on average, a single worker with few connections,
- * which then are served natively. Every thread issues STEPS calls or a few more. All that is chosen follows
- * from SEED, the round, and the thread; how the threads interleave does not.
+ * three worker processes of two threads each; or, in every other round on average, a single worker with few
+ * connections, which then are served natively. Every thread issues STEPS calls or a few more. All that is chosen
+ * follows from SEED, the round, and the thread; how the threads interleave does not.
  *
  * While the threads act, another one in each process changes memory that is being read, takes pages away, and sends
  * signals; the parent kills a worker now and then, and a bus may end. A round ends when all its processes have, and
@@ -390,6 +390,14 @@ static bool await_steps(const struct meeting *meeting, uint64_t steps, const pid
 	return true;
 }
 
+/* Whether the supervisor serves calls as it must where signals end their waits. */
+static bool calls_break_off(void)
+{
+	const char *guarantee = getenv("KDBUS_EXACTLY_ONCE");
+
+	return guarantee && (!strcmp(guarantee, "held") || !strcmp(guarantee, "remembered"));
+}
+
 static bool play(struct meeting *meeting, uint64_t seed, unsigned int steps)
 {
 	int bus[BUSES], endpoint;
@@ -400,6 +408,7 @@ static bool play(struct meeting *meeting, uint64_t seed, unsigned int steps)
 
 	memset(meeting, 0, sizeof(*meeting));
 	meeting->busy = seed % 2;
+	meeting->calls_break_off = calls_break_off();
 	NEED(!socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, meeting->pass));
 	for (unsigned int i = 0; i < BUSES; i++)
 		bus[i] = new_bus(meeting, i, seed);

@@ -90,7 +90,8 @@ static inline void draft_hello(struct draft *draft)
 
 	hello->flags = (one_in(3) ? 0 : KDBUS_HELLO_ACCEPT_FD) | (one_in(SPOILED) ? 1ULL << any(4) : 0);
 	hello->attach_flags_send = one_in(20) ? random64() : _KDBUS_ATTACH_ALL;
-	hello->attach_flags_recv = one_in(2) || self->meeting->busy ? 0 : one_in(4) ? random64() : random64() & _KDBUS_ATTACH_ALL;
+	if (!self->meeting->busy && one_in(2))
+		hello->attach_flags_recv = random64() & (one_in(4) ? ~0ULL : _KDBUS_ATTACH_ALL);
 	hello->pool_size = one_in(40) ? odd_number() : sizes[any(5)];
 	if (one_in(8))
 		add_string(draft, KDBUS_ITEM_CONN_DESCRIPTION, "fuzz");

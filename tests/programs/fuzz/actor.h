@@ -3,8 +3,8 @@
  * Who acts in the fuzzer: a thread with its own random numbers, its own memory of all kinds, and its own view of the
  * connections that it uses. What it did last is kept, to be told when something is found.
  *
- * An actor's connections are *exclusive* (nobody else uses them, so their state is known exactly) or *shared* with other
- * threads and processes (so just what is true whatever the others do can be checked).
+ * An actor's connections are *exclusive* (nobody else uses them, so their state is known exactly) or *shared* with
+ * other threads and processes (so just what is true whatever the others do can be checked).
  */
 #ifndef FUZZ_ACTOR_H
 #define FUZZ_ACTOR_H
@@ -87,6 +87,7 @@ struct meeting {
 	_Atomic uint64_t highest_id[BUSES];
 	_Atomic uint64_t steps;
 	int pass[2];			/* descriptors are passed through it */
+	bool calls_break_off;		/* a signal may come between a message and its descriptors (interposer/exactly_once.py) */
 	bool busy;			/* few connections with much to say, so that they are served natively */
 };
 

@@ -109,13 +109,13 @@ static inline void *add(struct draft *draft, uint64_t type, const void *content,
 
 	if (size > sizeof(draft->words) || start + 16 + ALIGN8(size) > sizeof(draft->words))
 		return draft->words;
-	memset(item, 0, 16 + ALIGN8(size));
-	memcpy(item, header, sizeof(header));
 	if (content)
-		memcpy(item + 16, content, size);
+		memmove(item + 16, content, size); /* which may be another item, of a size that is wrong */
 	else
 		for (size_t i = 0; i < size; i++)
 			item[16 + i] = (char)random64();
+	memcpy(item, header, sizeof(header));
+	memset(item + 16 + size, 0, ALIGN8(size) - size);
 	draft->size = start + 16 + size;
 	draft->words[0] = draft->size;
 	return item + 16;

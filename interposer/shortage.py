@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the supervisor can run out of: what that means for a call, and what is said when it is the end.
+
+A call that cannot be served for want of something fails with an errno that says so; the supervisor goes on. If it is
+the supervisor itself that cannot go on, or not even begin, that is no mistake of ours which anybody should report; it
+is told in one line what is missing, and how to get more of it. The targets then find kdbus gone (ENOSYS).
+"""
+
+from __future__ import annotations
+
+import errno
+
+from interposer.errors import InterposerError, OutOfResources
+from interposer.report import cause_of, say
+
+_ERRNO = {
+    errno.EMFILE: errno.ENFILE,
+    errno.ENFILE: errno.ENFILE,
+    errno.ENOMEM: errno.ENOMEM,
+    errno.EAGAIN: errno.ENOMEM,
+    errno.ENOSPC: errno.ENOSPC,
+}
+"""What a caller is told of what the supervisor has run out of; EAGAIN: of processes or threads."""
+_ADVICE = {
+    errno.ENFILE: "raise the limit of open files: `ulimit -Hn` shows it, 1024 is plenty for a few programs",
+    errno.ENOMEM: "raise the limits of memory and processes: `ulimit -a` shows them",
+    errno.ENOSPC: "make room in the file system",
+}
+
+
+def errno_of_shortage(error: BaseException | None) -> int | None:
+    """The errno for a call that failed with `error`, if that is for want of something."""
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map" in str(error)):
+        return errno.ENOMEM
+    if isinstance(error, OSError) and error.errno is not None:
+        return _ERRNO.get(error.errno)
+    return None
+
+
+def told(error: BaseException) -> bool:
+    """Tell in one line that `error`, for want of something, ends this process; False if that is not what it is."""
+    found = cause_of(error)
+    number = errno_of_shortage(found)
+    if number is None:
+        return False
+    reason = str(found) or "out of memory"
+    say(f"kdbus: {_as_error(reason, _ADVICE[number])}")
+    return True
+
+
+def _as_error(reason: str, advice: str) -> InterposerError:
+    return OutOfResources("serving the program's calls to kdbus", reason, advice)
