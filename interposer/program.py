@@ -28,6 +28,7 @@ class Program:
     def __init__(self, pid: int) -> None:
         """From now on this process ignores what the terminal sends to the whole group."""
         self._pid = pid
+        self._continued = False
         self.asked_too_late = False
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
@@ -51,6 +52,9 @@ class Program:
     async def _pass_signals_on(self) -> None:
         with trio.open_signal_receiver(*PASSED_ON) as signals:
             async for number in signals:
+                if number == signal.SIGCONT and self._continued:
+                    self._continued = False
+                    continue
                 if _has_ended(self._pid):
                     self.asked_too_late = number != signal.SIGCONT
                 with suppress(ProcessLookupError):
@@ -60,7 +64,8 @@ class Program:
         """When the terminal stops the program, stop as well, or the shell would not notice.
 
         Where nobody could continue us (an orphaned process group), the kernel ignores that. What the shell then
-        continues is the whole group.
+        continues is the whole group. Who continues this process alone means the program, which is seen to at once: if it
+        were left to `_pass_signals_on`, the program might by then have been stopped again.
         """
         with trio.open_signal_receiver(signal.SIGCHLD) as signals:
             async for _ in signals:
@@ -68,11 +73,19 @@ class Program:
                     before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
                     signal.raise_signal(signal.SIGTSTP)
                     signal.signal(signal.SIGTSTP, before)
+                    self._continued = True
+                    if not _was_continued(self._pid):
+                        os.kill(self._pid, signal.SIGCONT)
 
 
 def _has_ended(process: int) -> bool:
     """Whether a child has ended; it still wants to be reaped."""
     return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _was_continued(process: int) -> bool:
+    """Whether a child that was stopped has been continued since, or has ended."""
+    return _has_ended(process) or os.waitid(os.P_PID, process, os.WCONTINUED | os.WNOHANG) is not None
 
 
 def _stopped_by(process: int) -> int | None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -152,7 +153,11 @@ def test_program_that_is_never_trapped_needs_no_supervisor() -> None:
     assert ended.stdout == "0 False False\n"
 
 
-def test_bug_is_an_own_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bug_is_an_own_failure(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(command_line, "_dispatch", lambda words: words[99])
     assert command_line.main([]) == 125
-    assert "IndexError" in capsys.readouterr().err
+    assert "IndexError" in capfd.readouterr().err
+    assert ["IndexError" in report.read_text() for report in tmp_path.iterdir()] == [True]

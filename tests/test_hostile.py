@@ -95,8 +95,8 @@ def test_hang_ups_that_are_announced_without_end_are_looked_into_once_each_time(
     handles = HandleTable(lambda _: None, Budgets())
     handle, theirs = handles.prepare(os.getuid(), nonblocking=False)
     handles.add(handle)
-    polls = []
-    unregistered = []
+    polls: list[int] = []
+    unregistered: list[int] = []
 
     def poll(_timeout: int) -> list[tuple[int, int]]:
         polls.append(1)
