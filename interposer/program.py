@@ -64,8 +64,8 @@ class Program:
         """When the terminal stops the program, stop as well, or the shell would not notice.
 
         Where nobody could continue us (an orphaned process group), the kernel ignores that. What the shell then
-        continues is the whole group. Who continues this process alone means the program, which is seen to at once: if it
-        were left to `_pass_signals_on`, the program might by then have been stopped again.
+        continues is the whole group. Who continues this process alone means the program, which is seen to at once: if
+        it were left to `_pass_signals_on`, the program might by then have been stopped again.
         """
         with trio.open_signal_receiver(signal.SIGCHLD) as signals:
             async for _ in signals:

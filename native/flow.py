@@ -95,7 +95,7 @@ class Engine:
         return True
 
     def allow(self, source: int, destination: int, name: bytes, name_id: int) -> None:
-        """Allow plain messages from one lent connection to another, addressed by id, or by `name` if it is not empty."""
+        """Allow plain messages between two lent connections, addressed by id, or by `name` if it is not empty."""
         self._check(lib.kdbus_engine_allow(self._engine, source, destination, name, name_id), "allow a flow")
 
     def recall(self) -> Sequence[int]:
