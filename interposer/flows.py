@@ -125,15 +125,19 @@ class Flows:
             assert isinstance(broker, EndpointHandle)
             self._later(listener, notification, partial(broker.resume, wait.reply, c, wait.command), look_ns)
 
-    def _lendable_waits(self) -> tuple[dict[Reply, LentWait], dict[Reply, tuple[WaitingCalls, int]]]:
-        """Each call that may wait elsewhere, and how to tell whoever keeps it, by the reply that it waits for."""
+    def _lendable_waits(self) -> tuple[dict[Reply, LentWait], dict[Reply, WaitingCalls]]:
+        """The busy connections' calls that may wait elsewhere, and who keeps each, by the reply that it waits for."""
         waits: dict[Reply, LentWait] = {}
-        keepers: dict[Reply, tuple[WaitingCalls, int]] = {}
-        for listener, waiting in self._waiting():
-            for call, wait, look_ns in waiting.lendable():
-                facts = call.id, call.pid, call.flags, call.number, call.architecture, call.instruction_pointer
-                waits[wait.reply] = LentWait(wait, (*facts, listener, *call.arguments, look_ns))
-                keepers[wait.reply] = waiting, call.id
+        keepers: dict[Reply, WaitingCalls] = {}
+        expected = (reply for index in self._busy for reply in self._connections[index].replies)
+        for reply in [reply for reply in expected if reply.sync and reply.waiting]:
+            for listener, waiting in self._waiting():
+                found = waiting.lendable(reply)
+                if found is not None:
+                    call, wait, look_ns = found
+                    facts = call.id, call.pid, call.flags, call.number, call.architecture, call.instruction_pointer
+                    waits[reply] = LentWait(wait, (*facts, listener, *call.arguments, look_ns))
+                    keepers[reply] = waiting
         return waits, keepers
 
     def _hand_out(self, lent: list[tuple[int, Connection, bool]], waits: dict[Reply, LentWait]) -> list[int]:
@@ -244,9 +248,9 @@ class Flows:
         except OSError:  # no more descriptors: what waits stays with the broker
             self._skip = _LONGEST_PAUSE
             return
-        for reply, (waiting, notification_id) in keepers.items():
+        for reply, waiting in keepers.items():
             if reply.requester in chosen:
-                waiting.gone(notification_id)
+                waiting.gone(reply)
         if not self._engine.lend(words):
             self._take_back(words)
             self._skip = _LONGEST_PAUSE

@@ -28,12 +28,13 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from broker.errors import ERESTARTSYS
 from broker.outside import File
+from broker.reply import Reply
 from broker.send import Wait
 from interposer.files import TargetFile
 from native.notification import Listener, Notification
@@ -63,6 +64,7 @@ class WaitingCalls:
         self._listener = listener
         self._finish = finish
         self._waiting: dict[int, _Waiting] = {}
+        self._by_reply: dict[Reply, _Waiting] = {}
         self._ready: list[_Waiting] = []
         self._next_look_ns: int | None = None
         """Not later than the first of all looks that are due."""
@@ -76,15 +78,19 @@ class WaitingCalls:
         """A descriptor that is readable when `look` has a cancelled call to find."""
         return self._cancels.fileno()
 
-    def lendable(self) -> Iterator[tuple[Notification, Wait, int]]:
-        """The calls that may wait elsewhere, and when to look at them; `gone` is to be called for those that do."""
-        for call in self._waiting.values():
-            if not call.touched and call.wait.command is not None:
-                yield call.notification, call.wait, call.next_look_ns
+    def lendable(self, reply: Reply) -> tuple[Notification, Wait, int] | None:
+        """The call that waits for `reply`, if there is one here that may wait elsewhere, and when to look at it.
 
-    def gone(self, notification_id: int) -> None:
-        """The call waits elsewhere now, until it comes back (`add`)."""
-        del self._waiting[notification_id]
+        `gone` is to be called if it does.
+        """
+        call = self._by_reply.get(reply)
+        if call is None or call.touched or call.wait.command is None:
+            return None
+        return call.notification, call.wait, call.next_look_ns
+
+    def gone(self, reply: Reply) -> None:
+        """The call that waits for `reply` waits elsewhere now, until it comes back (`add`)."""
+        del self._waiting[self._by_reply.pop(reply).notification.id]
 
     def add(self, notification: Notification, wait: Wait, look_ns: int | None = None) -> None:
         """Keep a call until its wait is over. `look_ns`: when to look at it, if it has been waiting elsewhere."""
@@ -94,6 +100,7 @@ class WaitingCalls:
         else:
             call = _Waiting(notification, wait, _LONGEST_INTERVAL_NS, look_ns, touched)
         self._waiting[notification.id] = call
+        self._by_reply[wait.reply] = call
         if self._next_look_ns is None or call.next_look_ns < self._next_look_ns:
             self._next_look_ns = call.next_look_ns
         cancel: File | None = wait.cancel_file
@@ -157,6 +164,8 @@ class WaitingCalls:
     def _forget(self, call: _Waiting) -> bool:
         if self._waiting.pop(call.notification.id, None) is None:
             return False
+        if self._by_reply.get(call.wait.reply) is call:
+            del self._by_reply[call.wait.reply]
         if call.cancel >= 0:
             del self._by_cancel[call.cancel]
             with suppress(OSError):

@@ -49,6 +49,16 @@ def test_flows_change_nothing(user: User, traffic: Path, seed: int) -> None:
     assert natively > all_calls // 4, "the comparison is worth nothing if next to nothing was served natively"
 
 
+def test_calls_that_wait_are_served_natively_again(user: User, open_folder: Path) -> None:
+    """Some call waits at any time, and the broker is needed now and then; what waits with it is lent once more."""
+    program = compile_program("reply", open_folder)
+    promised = User(user.name, user.identity, user.python, {**user.environment, "KDBUS_EXACTLY_ONCE": "kernel"})
+    outcome = promised.run(promised.kdbus("run", "--statistics", "--", str(program), "many_callers_wait_at_once"))
+    found = _STATISTICS.search(outcome.output)
+    assert outcome.status == 0 and found is not None, outcome.output
+    assert int(found[2]) > 3 * int(found[1]), outcome.output
+
+
 def native_number(name: str) -> int:
     """The number that a #define of the native sources gives to `name`."""
     for file in ("hot_path.h", "flow.h"):

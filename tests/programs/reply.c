@@ -51,6 +51,47 @@ static void end(pthread_t thread)
 	CHECK(!pthread_join(thread, NULL));
 }
 
+#define CALLERS 4
+#define CALLS 200
+
+/* Signals and synchronous calls of several senders at once: the service sees each sender's in order, and all of them. */
+CASE(many_callers_wait_at_once)
+{
+	struct bus bus = new_bus(0);
+	struct connection service = hello(bus.path);
+	pid_t children[CALLERS];
+	int calls = 0, messages = 0;
+
+	for (int i = 0; i < CALLERS; i++) {
+		children[i] = start_child();
+		if (children[i])
+			continue;
+		struct pair pair = { hello(bus.path), service };
+		struct kdbus_cmd_send result;
+
+		for (__u64 cookie = 1; cookie <= CALLS; cookie++) {
+			EQ(SEND(&pair.client, .to = service.id, .cookie = CALLS + cookie), 0);
+			EQ(call(&pair, cookie, FOREVER, 0, &result), 0);
+			EQ(((const struct kdbus_msg *)(pair.client.pool + result.reply.offset))->cookie_reply, cookie);
+			EQ(release(&pair.client, result.reply.offset), 0);
+		}
+		finish_child(0);
+	}
+	while (calls < CALLERS * CALLS) {
+		const struct kdbus_msg *message = await_message(&service);
+		__u64 from = message->src_id, cookie = message->cookie;
+		bool expected = message->flags & KDBUS_MSG_EXPECT_REPLY;
+
+		done(&service, message);
+		if (expected)
+			EQ(SEND(&service, .to = from, .cookie = 1, .reply_to = cookie), 0);
+		*(expected ? &calls : &messages) += 1;
+	}
+	EQ(messages, CALLERS * CALLS);
+	for (int i = 0; i < CALLERS; i++)
+		join(children[i]);
+}
+
 CASE(only_expected_replies_pass)
 {
 	struct bus bus = new_bus(0);
