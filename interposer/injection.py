@@ -189,6 +189,9 @@ def hold(listener: Listener, notification: Notification, pump: Pump) -> SeizedTh
     Then the call can take effect, and `SeizedThread.finish` gives its result, or `release` lets the thread go. `pump`
     as in `inject_mapping`. Raises PermissionError if the thread may not be seized, KeyError as `inject_mapping` does.
     """
+    if not listener.is_valid(notification.id):
+        # Seizing for nothing takes so long that under frequent signals the next call would be given up as well.
+        return None
     try:
         thread = SeizedThread(listener, notification, pump)
         if listener.is_valid(notification.id):
