@@ -17,6 +17,7 @@ import select
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -44,6 +45,7 @@ def per_object(execution: Execution, held: Held) -> Iterator[tuple[str, float]]:
         stages = []
         for _ in range(4):
             _wait_until_ready(process, errors)
+            _wait_for_helpers(process.pid, program)
             stages.append(_anonymous_memory(process.pid, program))
             _go_on(process)
         empty, connected, filled, with_buses = stages
@@ -71,18 +73,39 @@ def _go_on(process: subprocess.Popen[bytes]) -> None:
     process.stdin.flush()
 
 
-def _anonymous_memory(session: int, program: Path) -> int:
-    """Bytes of the processes of `session` that do not run `program`."""
-    total = 0
+def _wait_for_helpers(session: int, program: Path) -> None:
+    """Wait for the end of what `kdbus run` starts for a moment, to find something out about the kernel."""
+    for process in _processes(session, program):
+        if process != session:
+            with suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(process)
+                try:
+                    if not select.select([pidfd], [], [], PATIENCE)[0]:
+                        raise CannotRun(f"kdbus run: its process {process} does not end")
+                finally:
+                    os.close(pidfd)
+
+
+def _processes(session: int, program: Path) -> Iterator[int]:
+    """The processes of `session` that do not run `program`."""
     for folder in Path("/proc").iterdir():
         try:
             if not folder.name.isdigit() or os.getsid(int(folder.name)) != session:
                 continue
-            if os.readlink(folder / "exe") == str(program):
-                continue
-            rollup = (folder / "smaps_rollup").read_text()
+            if os.readlink(folder / "exe") != str(program):
+                yield int(folder.name)
         except OSError:
             # It has ended since, or is somebody else's.
+            continue
+
+
+def _anonymous_memory(session: int, program: Path) -> int:
+    """Bytes of the processes of `session` that do not run `program`."""
+    total = 0
+    for process in _processes(session, program):
+        try:
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        except OSError:
             continue
         found = re.search(r"^Pss_Anon:\s*(\d+) kB$", rollup, re.MULTILINE)
         if found is None:
