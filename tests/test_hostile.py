@@ -58,7 +58,11 @@ def test_a_cancel_descriptor_that_has_hung_up_keeps_nobody_awake() -> None:
     os.close(writing)
     handles = HandleTable(lambda _: None, Budgets())
     wait = SimpleNamespace(
-        cancel_file=TargetFile(reading, handles), on_ready=lambda _: None, cancel=lambda: None, interrupt=lambda: None
+        reply=object(),
+        cancel_file=TargetFile(reading, handles),
+        on_ready=lambda _: None,
+        cancel=lambda: None,
+        interrupt=lambda: None,
     )
     listener = SimpleNamespace(touched=0, is_valid=lambda _: True)
     waiting = WaitingCalls(cast(Listener, listener), lambda _notification, _wait: None)
