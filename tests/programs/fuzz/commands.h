@@ -54,7 +54,7 @@ static const struct command commands[COMMANDS] = {
 	[NAME_ACQUIRE] = { "NAME_ACQUIRE", KDBUS_CMD_NAME_ACQUIRE, sizeof(struct kdbus_cmd_name), 7, 1, 2, 14,
 			   ERRORS(EPERM, EALREADY, EEXIST, E2BIG, ENAMETOOLONG, ENOBUFS), true },
 	[NAME_RELEASE] = { "NAME_RELEASE", KDBUS_CMD_NAME_RELEASE, sizeof(struct kdbus_cmd_name), 0, 1, 2, 12,
-			   ERRORS(ESRCH, EADDRINUSE, ENAMETOOLONG), false },
+			   ERRORS(ESRCH, EADDRINUSE, ENAMETOOLONG, ENOBUFS), false },
 	[NAME_LIST] = { "NAME_LIST", KDBUS_CMD_NAME_LIST, sizeof(struct kdbus_cmd_name_list), 15, 1, 2, 0x3c,
 			ERRORS(ENOBUFS, ENAMETOOLONG), false },
 	[CONN_INFO] = { "CONN_INFO", KDBUS_CMD_CONN_INFO, sizeof(struct kdbus_cmd_info), _KDBUS_ATTACH_ALL, 1, 2, 0x6c,
