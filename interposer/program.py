@@ -68,14 +68,16 @@ class Program:
         it were left to `_pass_signals_on`, the program might by then have been stopped again.
         """
         with trio.open_signal_receiver(signal.SIGCHLD) as signals:
-            async for _ in signals:
+            while True:
+                # First what may have happened before the signals were watched.
                 if _stopped_by(self._pid) in _FROM_TERMINAL:
                     before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
                     signal.raise_signal(signal.SIGTSTP)
                     signal.signal(signal.SIGTSTP, before)
                     self._continued = True
-                    if not _was_continued(self._pid):
+                    if not has_moved(self._pid):
                         os.kill(self._pid, signal.SIGCONT)
+                await anext(signals)
 
 
 def _has_ended(process: int) -> bool:
@@ -83,9 +85,10 @@ def _has_ended(process: int) -> bool:
     return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _was_continued(process: int) -> bool:
-    """Whether a child that was stopped has been continued since, or has ended."""
-    return _has_ended(process) or os.waitid(os.P_PID, process, os.WCONTINUED | os.WNOHANG) is not None
+def has_moved(process: int) -> bool:
+    """Whether a child whose stop has been seen has been continued since, or has ended. It may be stopped once more."""
+    news = os.WCONTINUED | os.WSTOPPED | os.WEXITED
+    return os.waitid(os.P_PID, process, news | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _stopped_by(process: int) -> int | None:

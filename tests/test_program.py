@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from interposer.program import has_moved
 from tests.compiling import compile_program
 from tests.users import User
 
@@ -198,3 +199,21 @@ def test_a_program_that_stops_itself_alone_is_no_concern_of_the_shell(user: User
     script = "(while ! grep -q '^State:.T' /proc/$$/status; do :; done; kill -CONT $$) & kill -STOP $$; wait"
     outcome = user.run(user.kdbus("run", "--", "sh", "-c", script))
     assert (outcome.status, outcome.output) == (0, "")
+
+
+def test_a_program_that_was_continued_and_stopped_at_once_has_moved() -> None:
+    """Whoever takes it for still stopped would continue it against the terminal's will."""
+    with subprocess.Popen(["sleep", "infinity"]) as process:
+        try:
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            assert not has_moved(process.pid)
+            process.send_signal(signal.SIGCONT)
+            assert has_moved(process.pid)
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            assert has_moved(process.pid)
+        finally:
+            process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert has_moved(process.pid)
