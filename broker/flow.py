@@ -164,6 +164,9 @@ def hand_out(
         words += (number, int(readable), *connection.pool.export_state(), len(connection.queue))
         for entry in connection.queue.entries():
             words += _entry_words(entry, replies, user_number, give_file)
+    for reply in kept.values():
+        # The request that goes may be all that refers to it.
+        reply.hold()
     for _, connection, _ in connections:
         for entry in connection.queue.entries():
             connection.queue.remove(entry)
@@ -255,22 +258,26 @@ def take_back(
     Args:
         words: the sequence numbers of the domains; the number of connections whose state follows, and of replies; the
             replies, oldest first; the connections. Their layouts are those that `_reply`, `_connection` and `_entry`
-            read. A connection that has not changed, and had no messages when it was lent, need not be among them.
+            read. A connection that has not changed, and had no messages when it was lent, need not be among them;
+            empty if that holds for all of them.
         domains: by index. connections, users: by the numbers under which they were lent.
-        kept: the replies that `hand_out` kept. open_file: makes a file of a descriptor that came with a message.
+        kept: the replies that `hand_out` kept, and held until now.
+        open_file: makes a file of a descriptor that came with a message.
     """
-    reader = iter(words)
-    sequences = _take(reader, LENT_DOMAINS)
-    for domain, sequence in zip(domains, sequences, strict=False):
-        domain.sequence = max(domain.sequence, sequence)
-    connection_count, reply_count = next(reader), next(reader)
-    waits: list[ReturnedWait] = []
-    replies = dict(filter(None, (_reply(reader, connections, waits) for _ in range(reply_count))))
-    known = {**kept, **replies}
-    readable = [_connection(reader, connections, users, known, open_file) for _ in range(connection_count)]
-    for reply in replies.values():
+    returned = Returned([], [])
+    replies: dict[int, Reply] = {}
+    if words:
+        reader = iter(words)
+        for domain, sequence in zip(domains, _take(reader, LENT_DOMAINS), strict=False):
+            domain.sequence = max(domain.sequence, sequence)
+        connection_count, reply_count = next(reader), next(reader)
+        replies.update(filter(None, (_reply(reader, connections, returned.waits) for _ in range(reply_count))))
+        known = {**kept, **replies}
+        for _ in range(connection_count):
+            returned.readable.append(_connection(reader, connections, users, known, open_file))
+    for reply in (*replies.values(), *kept.values()):
         reply.drop()
-    return Returned(waits, readable)
+    return returned
 
 
 def _take(reader: Iterator[int], count: int) -> tuple[int, ...]:

@@ -110,8 +110,6 @@ class Flows:
         served, self._served = self._engine.served - self._served, self._engine.served
         self._pause = 0 if served >= _WORTH_IT else min(2 * self._pause + 1, _LONGEST_PAUSE)
         self._skip = self._pause
-        if not words:
-            return
         self._take_back(words)
 
     def _take_back(self, words: Sequence[int]) -> None:

@@ -8,11 +8,12 @@ test lends, takes back at once what it lent, and looks at what programs would se
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from broker import revision3 as abi
+from broker.errors import TimedOut
 from broker.flow import LENT_DOMAINS, LentWait, Returned, hand_out, is_flow, is_lendable, lendable, take_back
 from broker.outside import File
 from broker.quota import User
@@ -40,8 +41,14 @@ class Descriptors:
         return self.files.pop(descriptor)
 
 
-def lend_and_take_back(world: World, *peers: Peer, waits: Mapping[Reply, LentWait] | None = None) -> Returned:
-    """Lend the connections of `peers`, with their `waits`, and take them back unchanged."""
+def lend_and_take_back(
+    world: World, *peers: Peer, waits: Mapping[Reply, LentWait] | None = None, unchanged: Sequence[Peer] = ()
+) -> Returned:
+    """Lend the connections of `peers`, with their `waits`, and take them back unchanged.
+
+    To those of `unchanged` nothing happens, so their requests count meanwhile.
+    """
+    counts = [peer.connection.request_count for peer in unchanged]
     waits = {} if waits is None else waits
     connections = {number: peer.connection for number, peer in enumerate(peers)}
     assert lendable(connections.values(), waits) == list(connections.values())
@@ -61,6 +68,7 @@ def lend_and_take_back(world: World, *peers: Peer, waits: Mapping[Reply, LentWai
             and not connection.request_count
             and not any(not reply.sync for reply in connection.owed)
         )
+    assert [peer.connection.request_count for peer in unchanged] == counts
     assert all(0 <= word < 1 << 64 for word in words)
     returned = take_back(words, [world.domain], connections, users, kept, files.open)
     assert not files.files
@@ -195,6 +203,38 @@ def test_a_request_that_moved_after_its_time_keeps_its_receiver_here() -> None:
     alice.recv()
     bob.recv()
     assert is_lendable(bob.connection)
+
+
+def test_a_request_counts_while_its_receiver_is_lent() -> None:
+    """Alice's call, whose time is over, is referred to by the queue of Bob alone, who is lent without her."""
+    world = World()
+    alice, bob = pair(world)
+    wait = alice.request(bob, 7, sync=True).wait
+    assert wait is not None
+    world.expire(SECOND)
+    with pytest.raises(TimedOut):
+        wait.finish(alice.caller)
+    lend_and_take_back(world, bob, unchanged=(alice,))
+    lend_and_take_back(world, bob, unchanged=(alice,))
+    assert alice.connection.request_count == 1
+    bob.recv()
+    assert alice.connection.request_count == 0
+    alice.connection.close()
+    assert alice.connection.user.connections == 1
+
+
+def test_a_wait_that_stays_counts_when_nothing_comes_back() -> None:
+    world = World()
+    alice, bob = pair(world)
+    wait = alice.request(bob, 7, sync=True).wait
+    bob.recv()
+    _, kept = hand_out([(0, bob.connection, False)], [world.domain], id, Descriptors().give, {})
+    take_back([], [world.domain], {0: bob.connection}, {}, kept, Descriptors().open)
+    assert wait is not None
+    bob.reply(alice, 7)
+    assert alice.connection.request_count == 1
+    wait.finish(alice.caller)
+    assert alice.connection.request_count == 0
 
 
 def test_descriptors_are_not_lent() -> None:
