@@ -59,6 +59,7 @@
 #define LARGEST 3000		/* bytes of payload */
 #define COUNTED 0x6b616f736b616f73ULL	/* payload_type of what is part of the balance */
 #define LOOSE 0x65736f6f6c656164ULL
+#define CONNECTIONS_PER_USER 1024
 #define ALIGN8(size) (((size) + 7) & ~7ULL)
 #define NOBODY UINT32_MAX
 
@@ -662,6 +663,27 @@ static void tell_balance(void)
 	fflush(stdout);
 }
 
+/* Nothing that has ended counts any more: a user may have as many connections as ever, and not one more. */
+static void check_share(void)
+{
+	int bus = open("/sys/fs/kdbus/control", O_RDWR | O_CLOEXEC), fds[CONNECTIONS_PER_USER + 1];
+
+	make_bus(bus);
+	for (unsigned int i = 0; i <= CONNECTIONS_PER_USER; i++) {
+		struct kdbus_cmd_hello hello = { .size = sizeof(hello), .pool_size = 4096 };
+
+		fds[i] = open(ground->path, O_RDWR | O_CLOEXEC);
+		NEED(fds[i] >= 0);
+		if (i < CONNECTIONS_PER_USER)
+			NEED(!call(fds[i], KDBUS_CMD_HELLO, &hello));
+		else
+			NEED(call(fds[i], KDBUS_CMD_HELLO, &hello) == -EMFILE);
+	}
+	for (unsigned int i = 0; i <= CONNECTIONS_PER_USER; i++)
+		close(fds[i]);
+	close(bus);
+}
+
 /* One stretch: everything begins, goes on for a while, ends, and is counted. */
 static void stretch(int control, uint64_t milliseconds)
 {
@@ -681,6 +703,7 @@ static void stretch(int control, uint64_t milliseconds)
 	for (unsigned int i = 0; i < members; i++)
 		bury(i);
 	close(bus);
+	check_share();
 	/* An open makes the supervisor look at handles that it has hung up itself, any call at those that are closed. */
 	close(open("/sys/fs/kdbus/control", O_RDWR | O_CLOEXEC));
 	ioctl(control, KDBUS_CMD_FREE, 0);
