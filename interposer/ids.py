@@ -59,6 +59,15 @@ def read_file(path: bytes | str, limit: int = 1 << 62) -> bytes:
         os.close(descriptor)
 
 
+def lines_of(text: bytes) -> list[bytes]:
+    """The lines of a file of `/proc`.
+
+    They end with a line feed and with nothing else: names that a program chooses may contain any other character
+    (`bytes.splitlines` would take a carriage return for an end, so that a program could forge a line).
+    """
+    return text.removesuffix(b"\n").split(b"\n") if text else []
+
+
 class ThreadFolder:
     """`/proc/TID`, with the certainty that it is about the thread that was meant.
 
@@ -140,7 +149,7 @@ def overflow_id(kind: str) -> int:
 def parse_map(text: bytes, own: bool) -> tuple[Extent, ...]:
     """The extents of a `uid_map` or `gid_map`; `own`: of the reader's own user namespace (see above)."""
     extents = []
-    for line in text.splitlines():
+    for line in lines_of(text):
         first, outside, count = (int(column) for column in line.split())
         if own:
             extents.append((first, first, count))

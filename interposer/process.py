@@ -44,7 +44,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from broker.outside import Capabilities, Credentials, Pid
-from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces, own_namespace, parent_namespace, read_file
+from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces, lines_of, own_namespace, parent_namespace, read_file
 from native.identity import PIDFD_THREAD, pidfd_open
 
 _LONGEST_COMMAND_LINE = 4096
@@ -72,7 +72,7 @@ class Status:
 def parse_status(text: bytes) -> Status:
     """Parse a `status` file (proc_pid_status(5)): lines of a name, a colon and blank-separated values."""
     fields: dict[bytes, list[bytes]] = {}
-    for line in text.splitlines():
+    for line in lines_of(text):
         name, _, value = line.partition(b":")
         # The first wins: nothing that follows can forge an earlier field.
         fields.setdefault(name, value.split())
@@ -112,7 +112,7 @@ def open_thread(thread: int) -> int:
 def first_hierarchy(text: bytes) -> bytes | None:
     """The path to report from a `cgroup` file (cgroups(7)): lines of `number:controllers:path`."""
     paths = {}
-    for line in text.splitlines():
+    for line in lines_of(text):
         number, _, rest = line.partition(b":")
         paths[int(number)] = rest.partition(b":")[2]
     numbers = sorted(number for number in paths if number > 0) or sorted(paths)

@@ -54,7 +54,7 @@ from interposer.budget import use_descriptors
 from interposer.domain_socket import Message, Peer
 from interposer.errors import DomainUnavailable, InterposerError, pack
 from interposer.filesystem import NodeFiles, NodeMirrors
-from interposer.ids import own_namespace, parent_namespace, read_file
+from interposer.ids import lines_of, own_namespace, parent_namespace, read_file
 from interposer.options import RunOptions
 from interposer.supervisor import Supervisor
 from interposer.traps import MountedDomain
@@ -314,7 +314,7 @@ def _notify(state: bytes) -> None:
 
 def _process_of(pidfd: int) -> int:
     """Number of the process in our pid namespace; -1 if it has ended, 0 if it is not in it. Raises ValueError."""
-    fields = read_file(f"/proc/self/fdinfo/{pidfd}").splitlines()
+    fields = lines_of(read_file(f"/proc/self/fdinfo/{pidfd}"))
     numbers = [field.partition(b":")[2] for field in fields if field.startswith(b"Pid:")]
     if not numbers:
         raise ValueError("no pidfd")
