@@ -212,7 +212,7 @@ class TargetProcess:
         """`comm` of the leader of the thread's group."""
         if self._folder.thread_id == self.thread_group:
             return self._status.name
-        return self._folder.checked(lambda: read_file(f"/proc/{self.thread_group}/comm")).removesuffix(b"\n")
+        return self._folder.read(b"task/%d/comm" % self.thread_group).removesuffix(b"\n")
 
     def executable(self) -> bytes | None:
         """Path of the executable from the thread's root, with " (deleted)" after it when it has been deleted."""

@@ -130,7 +130,7 @@ class Server:
         self._path = path
         self._mounts = view.SharedMounts() if view.own_mount_namespace() else None
         self._mask: view.AttachFlagsMask | None = None
-        self._supervisor = Supervisor(options, self._attach_flags_mask, probe=True)
+        self._supervisor = Supervisor(options, self._attach_flags_mask, self._parameter, probe=True)
         self._supervisor.when_ended(self._tree_has_ended)
         self._mirrors = NodeMirrors()
         self._domain = self._supervisor.new_domain(self._mirrors)
@@ -145,6 +145,9 @@ class Server:
 
     def _attach_flags_mask(self) -> int:
         return view.DEFAULT_ATTACH_FLAGS_MASK if self._mask is None else self._mask.current()
+
+    def _parameter(self) -> tuple[int, bytes] | None:
+        return None if self._mask is None else self._mask.evidence()
 
     def _show(self, folder: int) -> MountedDomain:
         """Show the domain's nodes in the file system of `folder`, which is owned from now on."""

@@ -86,7 +86,7 @@ class Traps:
         domains: list[MountedDomain],
         later: Later,
         pump: Callable[[Notification], None],
-        served: Callable[[Notification, OpenHandle], None],
+        served: Callable[[Notification, OpenHandle, TargetCaller], None],
     ) -> None:
         """`later` takes over a waiting call; `pump` gets notifications that arrive while a mapping is injected.
 
@@ -147,7 +147,7 @@ class Traps:
                 # What was found is somebody else's, who has the thread's number by now.
                 raise Interrupted
             wait = handle.broker.ioctl(request & 0xFFFFFFFF, argument, caller)
-            self._served(notification, handle)
+            self._served(notification, handle, caller)
             if wait is None:
                 return 0
             self._later(notification, wait)

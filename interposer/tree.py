@@ -125,12 +125,14 @@ class Tree:
         else:
             serve(notification)
 
-    def _served(self, notification: Notification, handle: OpenHandle) -> None:
-        self._shared.flows.note(notification, handle)
+    def _served(self, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> None:
+        self._shared.flows.note(notification, handle, caller)
 
     def _finish(self, notification: Notification, wait: Wait) -> None:
         def serve() -> int:
-            wait.finish(self._traps.caller(notification))
+            caller = self._traps.caller(notification)
+            wait.finish(caller)
+            self._shared.flows.note_answer(notification.pid, wait.connection, caller)
             return 0
 
         if not self._traps.answer(notification, serve):

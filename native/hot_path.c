@@ -50,15 +50,15 @@ int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int des
     int copy = binding->pidfd < 0 ? -ESRCH : kdbus_pidfd_getfd(binding->pidfd, descriptor);
 
     if (copy == -ESRCH) { // no pidfd yet, or the number is another thread's by now
-        flow_forget_pidfd(engine, binding);
-        if (engine->pidfds >= LENT_PIDFDS)
-            flow_forget_pidfds(engine); // those in use come back
+        flow_forget_descriptors(engine, binding);
+        if (engine->descriptors >= LENT_DESCRIPTORS)
+            flow_forget_all_descriptors(engine); // those in use come back
         binding->pidfd = kdbus_pidfd_open((int)(binding->key >> 32), PIDFD_THREAD);
         if (binding->pidfd < 0) {
             binding->pidfd = -1;
             return -ESRCH;
         }
-        engine->pidfds++;
+        engine->descriptors++;
         copy = kdbus_pidfd_getfd(binding->pidfd, descriptor);
     }
     return copy;
@@ -124,8 +124,16 @@ static int find_charge(const struct flow_connection *receiver, uint64_t user)
     return unused;
 }
 
-static void fill_entry(struct flow_entry *entry, const struct flow_connection *source, const struct outgoing *out)
+static void fill_entry(struct flow_entry *entry, const struct flow_connection *source, const struct outgoing *out,
+                       const struct flow_origin *origin)
 {
+    if (origin)
+        entry->origin = origin->facts.origin;
+    if (origin && origin->facts.has_timestamp) {
+        entry->has_timestamp = 1;
+        entry->timestamp[0] = flow_now_ns();
+        entry->timestamp[1] = flow_clock_ns(CLOCK_REALTIME);
+    }
     memcpy(entry->header, out->words, sizeof(entry->header));
     entry->header[MSG_SRC] = source->id;
     entry->part_count = out->part_count;
@@ -135,9 +143,18 @@ static void fill_entry(struct flow_entry *entry, const struct flow_connection *s
     entry->user = -1;
 }
 
-static size_t message_size(const struct flow_entry *entry)
+// Whether it depends on the receiving thread what it is shown of the message (flow_export_for).
+static int has_metadata(const struct flow_entry *entry)
+{
+    return entry->origin || entry->has_timestamp;
+}
+
+static size_t message_size(const struct flow_entry *entry, const struct flow_export *shown)
 {
     size_t size = HEADER_BYTES + (entry->name_size ? align8(ITEM_HEADER + entry->name_size) : 0);
+
+    if (shown)
+        size += shown->items_size + (entry->has_timestamp && shown->facts.shows_timestamp ? TIMESTAMP_ITEM : 0);
 
     for (uint32_t i = 0; i < entry->part_count; i++)
         size += entry->parts[i].file < 0 ? VEC_ITEM : MEMFD_ITEM;
@@ -169,11 +186,12 @@ static uint64_t install_files(int listener, uint64_t call, const struct lent_poo
     return flags;
 }
 
-// Header and items, as broker/queue.py writes them, into a slice that holds the payload's.
-static struct lent_slice *write_message(struct flow_connection *receiver, const struct flow_entry *entry)
+// Header and items, as broker/queue.py writes them, into a slice that holds the payload's. `shown`: NULL without metadata.
+static struct lent_slice *write_message(struct flow_connection *receiver, const struct flow_entry *entry,
+                                        const struct flow_export *shown)
 {
     uint64_t offset = entry->payload ? entry->payload->offset : 0;
-    size_t size = message_size(entry);
+    size_t size = message_size(entry, shown);
     struct lent_slice *slice = lent_pool_allocate(&receiver->pool, size);
     uint64_t *word;
 
@@ -211,20 +229,41 @@ static struct lent_slice *write_message(struct flow_connection *receiver, const 
         // Zeros that are not stored have no place.
         *word++ = entry->parts[i].start == UINT64_MAX ? UINT64_MAX : entry->parts[i].start + offset;
     }
+    if (shown) {
+        memcpy(word, shown->data, shown->items_size);
+        word += shown->items_size / 8;
+        if (entry->has_timestamp && shown->facts.shows_timestamp) {
+            *word++ = TIMESTAMP_ITEM;
+            *word++ = ITEM_TIMESTAMP;
+            *word++ = entry->sequence;
+            *word++ = entry->timestamp[0];
+            *word++ = entry->timestamp[1];
+        }
+    }
     return slice;
 }
 
 // The answer to a waiting call: into its pool, its command, and out of its wait. 0 if that cannot be.
-static int finish_wait(struct flow_reply *reply, const struct flow_entry *entry)
+static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, const struct flow_entry *entry)
 {
     struct flow_connection *requester = reply->requester;
     uint64_t caller = reply->caller.id;
+    const struct flow_export *shown = NULL;
     struct lent_slice *slice;
     uint64_t results[3];
 
+    if (has_metadata(entry)) {
+        struct flow_binding *binding =
+            flow_find_binding(engine, (uint64_t)reply->caller.pid << 32 | (uint32_t)reply->caller.arguments[0]);
+
+        if (binding && binding->connection == requester)
+            shown = flow_export_for(engine, binding, reply->listener, caller, entry->origin);
+        if (!shown)
+            return 0;
+    }
     if (kdbus_listener_is_valid(reply->listener, caller) != 1)
         return 0;
-    slice = write_message(requester, entry);
+    slice = write_message(requester, entry, shown);
     if (!slice)
         return 0;
     results[0] = slice->offset;
@@ -253,6 +292,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     struct flow_reply *answered = NULL;
     struct flow_reply *reply = NULL;
     struct flow_entry *entry;
+    const struct flow_origin *origin = NULL;
     const struct flow *flow;
     struct outgoing out;
     uint64_t command[9];
@@ -274,8 +314,15 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         if (!answered || (answered->sync && !answered->waiting))
             return 0;
     }
+    if (!answered && !flow->talks)
+        return 0;
     if (expects && source->request_count >= LENT_REQUESTS)
         return 0;
+    if (flow->attach_flags || (flow->credentials && !answered)) {
+        origin = flow_origin_of(engine, binding, call->id, flow);
+        if (!origin)
+            return 0;
+    }
     charge = answered && answered->sync ? -1 : find_charge(receiver, source->user);
     if (charge < -1 || receiver->message_count >= LENT_MESSAGES)
         return 0;
@@ -289,7 +336,8 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         outgoing_close_files(&out, out.part_count);
         return -ENOMEM;
     }
-    fill_entry(entry, source, &out);
+    fill_entry(entry, source, &out, origin);
+    entry->sequence = engine->sequences[source->domain] + 1;
     entry->payload = outgoing_take_payload(call, &out, receiver, &failed);
     if (failed) {
         flow_close_files(entry);
@@ -297,7 +345,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         return 0;
     }
     if (answered && answered->sync) {
-        int finished = finish_wait(answered, entry);
+        int finished = finish_wait(engine, answered, entry);
 
         if (entry->payload && finished)
             lent_pool_release(&receiver->pool, entry->payload);
@@ -347,7 +395,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     }
     if (answered)
         flow_unlink_reply(engine, answered);
-    entry->sequence = ++engine->sequences[source->domain];
+    engine->sequences[source->domain]++;
     entry->name_id = flow->name_id;
     if (charge >= 0) {
         receiver->charges[charge].user = source->user;
@@ -371,10 +419,12 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
 // -- RECV and FREE ------------------------------------------------------------------------------------------------------
 
 // `socket`: see empties_queue.
-static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
-                      struct flow_connection *receiver, int socket)
+static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding,
+                      int socket)
 {
+    struct flow_connection *receiver = binding->connection;
     struct flow_entry *entry = receiver->first;
+    const struct flow_export *shown = NULL;
     uint64_t command[RECV_BYTES / 8];
     uint64_t results[RECV_BYTES / 8];
     struct lent_slice *slice;
@@ -392,7 +442,12 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
         kdbus_listener_respond(engine->listener, call->id, 0, EAGAIN);
         return 1;
     }
-    slice = write_message(receiver, entry);
+    if (has_metadata(entry)) {
+        shown = flow_export_for(engine, binding, engine->listener, call->id, entry->origin);
+        if (!shown)
+            return 0;
+    }
+    slice = write_message(receiver, entry, shown);
     if (!slice)
         return 0;
     results[RECV_RETURN_FLAGS] = 0;
@@ -482,7 +537,7 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
         socket = duplicate(engine, connection, binding);
         if (socket < 0)
             return 0;
-        result = serve_recv(engine, call, connection, socket);
+        result = serve_recv(engine, call, binding, socket);
         close(socket);
         return result;
     }
@@ -492,7 +547,7 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
     case CMD_SEND:
         return serve_send(engine, call, binding);
     case CMD_RECV:
-        return serve_recv(engine, call, connection, -1);
+        return serve_recv(engine, call, binding, -1);
     case CMD_FREE:
         return serve_free(engine, call, connection);
     default:

@@ -272,3 +272,16 @@ def test_unreadable_mask_keeps_the_last_value(tmp_path: Path) -> None:
     assert mask.current() == 12
     mask.close()
     assert mask.current() == 12
+
+
+def test_a_shorter_number_may_be_written_over_a_longer_one(tmp_path: Path) -> None:
+    file = tmp_path / view.MASK_FILE
+    file.write_text("10271\n")
+    folder = os.open(tmp_path, os.O_PATH)
+    mask = view.AttachFlagsMask(folder, default=1)
+    os.close(folder)
+    assert mask.current() == 10271
+    with open(file, "r+b", buffering=0) as parameter:
+        parameter.write(b"0x2\n")
+    assert mask.current() == 2
+    mask.close()
