@@ -475,10 +475,10 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
     results[RECV_MSG + 1] = slice->size;
     results[RECV_MSG + 2] = 0;
     {
-        // The priority in between belongs to the caller.
-        struct iovec local[2] = {{results + RECV_KERNEL_FLAGS, 16}, {results + RECV_DROPPED, 32}};
-        struct iovec remote[2] = {{(void *)(call->arguments[2] + 8 * RECV_KERNEL_FLAGS), 16},
-                                  {(void *)(call->arguments[2] + 8 * RECV_DROPPED), 32}};
+        // The priority in between belongs to the caller. What cannot be stored keeps `return_flags` from being stored.
+        struct iovec local[2] = {{results + RECV_DROPPED, 32}, {results + RECV_KERNEL_FLAGS, 16}};
+        struct iovec remote[2] = {{(void *)(call->arguments[2] + 8 * RECV_DROPPED), 32},
+                                  {(void *)(call->arguments[2] + 8 * RECV_KERNEL_FLAGS), 16}};
 
         if (process_vm_writev((pid_t)call->pid, local, 2, remote, 2, 0) != 48) {
             lent_pool_undo(&receiver->pool, slice);

@@ -201,8 +201,12 @@ CASE(results_of_commands_that_fail)
 {
 	struct bus bus = new_bus(0);
 	struct connection sender = hello(bus.path), receiver = hello(bus.path);
+	char *pages = mmap(NULL, 2 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct kdbus_cmd_recv *split = (void *)(pages + 4096 - offsetof(struct kdbus_cmd_recv, dropped_msgs));
 	struct buffer message;
 
+	CHECK(pages != MAP_FAILED);
+	CHECK(!mprotect(pages + 4096, 4096, PROT_READ));
 	for (int round = 0; round < 5; round++) {
 		struct kdbus_cmd_send send = { .size = sizeof(send), .return_flags = 7, .reply = { 8, 9, 10 } };
 		struct kdbus_cmd_recv recv = { .size = sizeof(recv), .return_flags = 7, .dropped_msgs = 8, .msg = { 9, 10, 11 } };
@@ -236,6 +240,14 @@ CASE(results_of_commands_that_fail)
 		free.offset = recv.msg.offset;
 		EQ(command(receiver.fd, KDBUS_CMD_FREE, &free), 0);
 		EQ(free.return_flags, 0);
+
+		/* The other results come first: if they cannot be stored, this one is not. */
+		EQ(SEND(&sender, .to = receiver.id), 0);
+		split->size = sizeof(*split);
+		split->return_flags = 7;
+		EQ(command(receiver.fd, KDBUS_CMD_RECV, split), -EFAULT);
+		EQ(split->return_flags, 7);
+		EQ(release(&receiver, recv.msg.offset), 0);
 	}
 }
 
