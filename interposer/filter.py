@@ -11,7 +11,7 @@ The entries, and why:
 - `ioctl` of magic 0x95, the type byte of every kdbus command (ioctl encoding: `_IOC_TYPE`, bits 8 to 15).
 - `open` and `openat` that ask for O_RDWR without O_CREAT, O_DIRECTORY or O_PATH: how a kdbus node is opened. Other
   opens of a node slip through, yield the plain file that stands there, and are caught by its first ioctl. O_TMPFILE
-  contains O_DIRECTORY.
+  contains O_DIRECTORY. O_WRONLY in the same way: the module parameter may be opened so.
 - `openat2`, always: its flags are in memory. It is rare.
 - `mmap` that is shared and file-backed: a pool is mapped so. Writable ones too, as kdbus refuses them with EPERM.
 - `mount` and `umount2`: a new kdbusfs is a new domain.
@@ -64,6 +64,7 @@ IOCTL_TYPE_SHIFT = 8
 IOCTL_TYPE_MASK = 0xFF
 
 O_ACCMODE = 0o3
+O_WRONLY = 0o1
 O_RDWR = 0o2
 O_CREAT = 0o100
 O_PATH = 0o10000000
@@ -240,11 +241,11 @@ def mount_mode_traps(architecture: Architecture) -> tuple[Trap, ...]:
     opened_like_a_node = O_ACCMODE | O_CREAT | O_PATH | architecture.o_directory
     return (
         Trap("ioctl", kdbus_command),
-        Trap("openat", Condition(2, opened_like_a_node, (O_RDWR,))),
+        Trap("openat", Condition(2, opened_like_a_node, (O_RDWR, O_WRONLY))),
         Trap("mmap", file_mapped_shared),
         Trap("mmap2", file_mapped_shared),
         Trap("old_mmap"),
-        Trap("open", Condition(1, opened_like_a_node, (O_RDWR,))),
+        Trap("open", Condition(1, opened_like_a_node, (O_RDWR, O_WRONLY))),
         Trap("openat2"),
         Trap("mount"),
         Trap("umount2"),

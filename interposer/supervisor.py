@@ -380,6 +380,7 @@ def run(launched: Launched, options: RunOptions) -> int:
     mask = AttachFlagsMask(launched.parameters_directory)
     os.close(launched.parameters_directory)
     supervisor = Supervisor(options, mask.current, mask.evidence, probe=launched.waits_killable)
+    supervisor.shared.parameter = mask
     try:
         files = NodeFiles(launched.kdbus_directory, (("control",),))
         mounted = MountedDomain(supervisor.new_domain(files), files)
