@@ -365,6 +365,11 @@ CASE(cancel_descriptors)
 	end(thread);
 	EQ(call(&pair, 2, in_ms(PATIENCE), open("/proc/self/exe", O_RDONLY), NULL), -EINVAL);
 	EQ(call(&pair, 3, in_ms(PATIENCE), 1000, NULL), -EBADF);
+	/* Of nodes, endpoints can be polled, however they were opened, and the control node cannot. */
+	EQ(call(&pair, 2, in_ms(PATIENCE), bus.fd, NULL), -EINVAL);
+	EQ(call(&pair, 2, in_ms(PATIENCE), open(ROOT "/control", O_RDONLY), NULL), -EINVAL);
+	EQ(call(&pair, 2, in_ms(1), open(bus.path, O_RDONLY), NULL), -ETIMEDOUT);
+	EQ(receive_code(&pair.service, 0), 0);
 	/* Only a synchronous call looks at it. */
 	EQ(SEND(&pair.client, .to = pair.service.id, .cookie = 4, .cancel = 1000), 0);
 	write_letter(&(struct letter) { .to = pair.service.id, .cookie = 5, .flags = KDBUS_MSG_EXPECT_REPLY,
