@@ -14,7 +14,7 @@ The entries, and why:
   contains O_DIRECTORY. O_WRONLY in the same way: the module parameter may be opened so.
 - `openat2`, always: its flags are in memory. It is rare.
 - `mmap` that is shared and file-backed: a pool is mapped so. Writable ones too, as kdbus refuses them with EPERM.
-- `mount` and `umount2`: a new kdbusfs is a new domain.
+- `mount` and `umount2`: a new kdbusfs is a new domain. `fsopen`: it cannot be made with the new calls.
 - In path mode, where nothing is mounted (`interposer.path_mode`): all opens, and the other calls that look at what a
   path leads to. fstatat and statx only without AT_EMPTY_PATH, since that is how C libraries do fstat.
 - On i386, with their own numbers, also `mmap2`, which is what mmap is there, the old `mmap`, whose arguments are in
@@ -127,6 +127,7 @@ I386 = Architecture(
         "mount": 21,
         "umount": 22,
         "umount2": 52,
+        "fsopen": 430,
         "ioctl": 54,
         "old_mmap": 90,
         "mmap2": 192,
@@ -165,6 +166,7 @@ X86_64 = Architecture(
         "ioctl": 16,
         "mount": 165,
         "umount2": 166,
+        "fsopen": 430,
         "openat": 257,
         "openat2": 437,
         "getxattr": 191,
@@ -195,6 +197,7 @@ AARCH64 = Architecture(
     system_calls={
         "ioctl": 29,
         "umount2": 39,
+        "fsopen": 430,
         "mount": 40,
         "openat": 56,
         "mmap": 222,
@@ -250,6 +253,7 @@ def mount_mode_traps(architecture: Architecture) -> tuple[Trap, ...]:
         Trap("mount"),
         Trap("umount2"),
         Trap("umount"),
+        Trap("fsopen"),
     )
 
 

@@ -80,6 +80,7 @@ class Tree:
         served |= {"openat": self._traps.openat, "openat2": self._traps.openat2}
         served |= {"mmap2": self._traps.mmap, "old_mmap": self._traps.old_mmap}
         served |= {"mount": self.mounts.mount, "umount2": self.mounts.umount2, "umount": self.mounts.umount}
+        served |= {"fsopen": self.mounts.fsopen}
         self._serve_by_call: dict[tuple[int, int], Callable[[Notification], None]] = {
             (architecture.audit, number): served[name]
             for architecture in this_architecture().all
