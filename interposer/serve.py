@@ -138,6 +138,7 @@ class Server:
         if self._mounts is not None:
             shown = self._mounts.open()
             self._mask = view.AttachFlagsMask(shown.parameters_directory)
+            self._supervisor.shared.parameter = self._mask
             os.close(shown.parameters_directory)
             self._show(shown.kdbus_directory)
         self._listening = domain_socket.listen(path, _FOR_ONE if self._mounts is None else _FOR_ALL)

@@ -93,6 +93,7 @@ class Supervisor:
         handles = HandleTable(self._closing, Budgets())
         self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, parameter)
         self.shared = Shared(handles, UserNamespaces(), self._flows, self._mounted)
+        handles.node_of = self._node_of
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
         self._news.register(handles.hang_ups_fileno(), select.EPOLLIN)
 
@@ -102,6 +103,13 @@ class Supervisor:
 
     def _new_domain(self, ids: Ids, nodes: NodeEvents) -> Domain:
         return Domain(SystemClock(), os.urandom, self._attach_flags_mask, ids, nodes)
+
+    def _node_of(self, status: os.stat_result) -> tuple[str, ...] | None:
+        for mounted in self.shared.domains:
+            path = mounted.files.find(status.st_dev, status.st_ino)
+            if path is not None:
+                return path
+        return None
 
     def _mounted(self, ids: Ids, files: NodeFiles) -> MountedDomain:
         return MountedDomain(self._new_domain(ids, files), files)
@@ -380,6 +388,7 @@ def run(launched: Launched, options: RunOptions) -> int:
     mask = AttachFlagsMask(launched.parameters_directory)
     os.close(launched.parameters_directory)
     supervisor = Supervisor(options, mask.current, mask.evidence, probe=launched.waits_killable)
+    supervisor.shared.parameter = mask
     try:
         files = NodeFiles(launched.kdbus_directory, (("control",),))
         mounted = MountedDomain(supervisor.new_domain(files), files)

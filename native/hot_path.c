@@ -243,6 +243,17 @@ static struct lent_slice *write_message(struct flow_connection *receiver, const 
     return slice;
 }
 
+// The results of a SEND that waited: `return_flags` and `reply`. The address in between belongs to the caller.
+static int write_results(const struct flow_reply *reply, uint64_t *results)
+{
+    uint64_t address = reply->caller.arguments[2];
+    uint64_t zero = 0;
+    struct iovec local[2] = {{&zero, 8}, {results, 24}};
+    struct iovec remote[2] = {{(void *)(address + 8 * SEND_RETURN_FLAGS), 8}, {(void *)(address + 8 * SEND_REPLY), 24}};
+
+    return process_vm_writev((pid_t)reply->caller.pid, local, 2, remote, 2, 0) == 32;
+}
+
 // The answer to a waiting call: into its pool, its command, and out of its wait. 0 if that cannot be.
 static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, const struct flow_entry *entry)
 {
@@ -269,13 +280,13 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     results[0] = slice->offset;
     results[1] = slice->size;
     results[2] = 0;
-    if (!hot_write_back(reply->caller.pid, reply->caller.arguments[2], reply->command, SEND_REPLY, results, 3)) {
+    if (!write_results(reply, results)) {
         lent_pool_undo(&requester->pool, slice);
         return 0;
     }
     results[2] = install_files(reply->listener, caller, &requester->pool, slice, entry);
     if (results[2])
-        hot_write_back(reply->caller.pid, reply->caller.arguments[2], reply->command, SEND_REPLY, results, 3);
+        write_results(reply, results);
     slice->published = 1;
     slice->holders--;
     requester->dirty = 1;
@@ -284,9 +295,18 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     return 1;
 }
 
+// The SEND of `command` is done. Only now `return_flags` is written, as one that fails leaves it as it was.
+static void finish_send(struct kdbus_engine *engine, const struct kdbus_notification *call, const uint64_t *command)
+{
+    const uint64_t zero = 0;
+    int written = hot_write_back(call->pid, call->arguments[2], command, SEND_RETURN_FLAGS, &zero, 1);
+
+    kdbus_listener_respond(engine->listener, call->id, 0, written ? 0 : EFAULT);
+}
+
 static int serve_send(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding)
 {
-    const uint64_t expected[] = {SEND_SYNC_REPLY | FLAG_KERNEL, MSG_FLAGS | FLAG_KERNEL, 0};
+    const uint64_t expected[] = {SEND_SYNC_REPLY | FLAG_KERNEL, MSG_FLAGS | FLAG_KERNEL};
     struct flow_connection *source = binding->connection;
     struct flow_connection *receiver;
     struct flow_reply *answered = NULL;
@@ -326,7 +346,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     charge = answered && answered->sync ? -1 : find_charge(receiver, source->user);
     if (charge < -1 || receiver->message_count >= LENT_MESSAGES)
         return 0;
-    if (!hot_write_back(call->pid, call->arguments[2], command, SEND_KERNEL_FLAGS, expected, 3))
+    if (!hot_write_back(call->pid, call->arguments[2], command, SEND_KERNEL_FLAGS, expected, 2))
         return 0;
 
     if (!outgoing_fetch_files(engine, binding, &out))
@@ -360,7 +380,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         flow_drop_reply(engine, answered); // the waiting call's
         engine->sequences[source->domain]++;
         source->dirty = 1;
-        kdbus_listener_respond(engine->listener, call->id, 0, 0);
+        finish_send(engine, call, command);
         return 1;
     }
     if (expects) {
@@ -390,7 +410,6 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
             reply->listener = engine->listener;
             reply->look_ns = flow_now_ns() + LENT_PATIENCE_NS;
             memcpy(reply->command, command, sizeof(reply->command));
-            memcpy(reply->command + SEND_KERNEL_FLAGS, expected, sizeof(expected));
         }
     }
     if (answered)
@@ -412,7 +431,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     source->dirty = 1; // the sequence number goes with it
     wake(receiver);
     if (!reply || !reply->sync)
-        kdbus_listener_respond(engine->listener, call->id, 0, 0);
+        finish_send(engine, call, command);
     return 1;
 }
 
@@ -456,10 +475,10 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
     results[RECV_MSG + 1] = slice->size;
     results[RECV_MSG + 2] = 0;
     {
-        // The priority in between belongs to the caller.
-        struct iovec local[2] = {{results + RECV_KERNEL_FLAGS, 16}, {results + RECV_DROPPED, 32}};
-        struct iovec remote[2] = {{(void *)(call->arguments[2] + 8 * RECV_KERNEL_FLAGS), 16},
-                                  {(void *)(call->arguments[2] + 8 * RECV_DROPPED), 32}};
+        // The priority in between belongs to the caller. What cannot be stored keeps `return_flags` from being stored.
+        struct iovec local[2] = {{results + RECV_DROPPED, 32}, {results + RECV_KERNEL_FLAGS, 16}};
+        struct iovec remote[2] = {{(void *)(call->arguments[2] + 8 * RECV_DROPPED), 32},
+                                  {(void *)(call->arguments[2] + 8 * RECV_KERNEL_FLAGS), 16}};
 
         if (process_vm_writev((pid_t)call->pid, local, 2, remote, 2, 0) != 48) {
             lent_pool_undo(&receiver->pool, slice);

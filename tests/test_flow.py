@@ -327,6 +327,22 @@ def test_a_waiting_call_may_wait_elsewhere() -> None:
     assert not alice.connection.request_count and not bob.connection.owed
 
 
+def test_a_call_that_comes_back_stores_that_it_has_succeeded() -> None:
+    """What the program had in `return_flags` counts for nothing (handle.c, KDBUS_CMD_SEND)."""
+    world = World()
+    alice, bob = pair(world)
+    sent = alice.request(bob, 7, sync=True)
+    assert sent.wait is not None and sent.wait.command is not None
+    first, last = abi.STRUCTS["kdbus_cmd_send"].span("return_flags")
+    command = sent.wait.command[:first] + b"\xff" * 8 + sent.wait.command[last:]
+    returned = lend_and_take_back(world, alice, bob, waits={sent.wait.reply: LentWait(sent.wait, tuple(range(14)))})
+    wait = alice.handle.resume(returned.waits[0].reply, sent.address, command, alice.caller)
+    bob.recv()
+    bob.reply(alice, 7)
+    wait.finish(alice.caller)
+    assert alice.caller.read(sent.address + first, 8) == bytes(8)
+
+
 def test_a_wait_with_a_cancel_descriptor_stays() -> None:
     world = World()
     alice, bob = pair(world)

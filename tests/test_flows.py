@@ -60,6 +60,20 @@ def test_calls_that_wait_are_served_natively_again(user: User, open_folder: Path
     assert int(found[2]) > 15 * int(found[1]), outcome.output
 
 
+@pytest.mark.parametrize(
+    ("program", "case"),
+    [("payload", "results_of_commands_that_fail"), ("reply", "results_of_a_synchronous_call")],
+)
+def test_results_are_stored_on_success_only(user: User, open_folder: Path, program: str, case: str) -> None:
+    """`return_flags` too, which the native side could store together with the flags (handle.c: with the results)."""
+    compiled = compile_program(program, open_folder)
+    promised = User(user.name, user.identity, user.python, {**user.environment, "KDBUS_EXACTLY_ONCE": "kernel"})
+    outcome = promised.run(promised.kdbus("run", "--statistics", "--", str(compiled), case))
+    found = _STATISTICS.search(outcome.output)
+    assert outcome.status == 0 and found is not None, outcome.output
+    assert int(found[2]) > 50, outcome.output
+
+
 def native_number(name: str) -> int:
     """The number that a #define of the native sources gives to `name`."""
     for file in ("hot_path.h", "flow.h"):

@@ -162,7 +162,8 @@ static void send_message(struct peer *from)
     struct peer *to = &peers[any(12) ? any(2) : any(PEERS)];
     uint64_t words[128] = {0};
     struct kdbus_msg *message = (struct kdbus_msg *)words;
-    struct kdbus_cmd_send command = {.size = sizeof(command), .msg_address = (uintptr_t)message};
+    struct kdbus_cmd_send command = {
+        .size = sizeof(command), .return_flags = any(2), .msg_address = (uintptr_t)message};
     uint64_t *word = words + sizeof(*message) / 8;
     uint32_t kind = any(40) ? any(12) : 12 + any(4);
 
@@ -252,7 +253,7 @@ static void close_files(const struct kdbus_msg *message)
 
 static void receive(struct peer *peer)
 {
-    struct kdbus_cmd_recv command = {.size = sizeof(command)};
+    struct kdbus_cmd_recv command = {.size = sizeof(command), .return_flags = any(2), .dropped_msgs = any(2)};
     const struct kdbus_msg *message;
 
     if (peer->kept_count == KEPT)
@@ -282,7 +283,7 @@ static void receive(struct peer *peer)
 
 static void release(struct peer *peer)
 {
-    struct kdbus_cmd_free command = {.size = sizeof(command)};
+    struct kdbus_cmd_free command = {.size = sizeof(command), .return_flags = any(2)};
     uint32_t which;
 
     if (!peer->kept_count && any(10))
