@@ -14,7 +14,7 @@ server must be able to:
   spare who has CAP_SYS_PTRACE towards a program's user namespace, and a user has that in the namespaces that `kdbus
   run` makes for programs (user_namespaces(7)). Programs of other users are refused, with the reason.
 
-Whether a program may be inspected is tried when it joins, and not deduced.
+Whether a program may be inspected is tried when it joins (`interposer.admission`).
 
 *Who is who.* Credentials are the kernel's word at each call, in the server's own namespaces. The user namespace that
 an ordinary user's launcher has to make counts as the one it was made in (`UserNamespaces.adopt`), so that users see
@@ -50,16 +50,16 @@ from dataclasses import dataclass
 import trio
 
 from interposer import domain_socket, view
+from interposer.admission import Offered, check
 from interposer.budget import use_descriptors
-from interposer.domain_socket import Message, Peer
-from interposer.errors import DomainUnavailable, InterposerError, pack
+from interposer.domain_socket import Message
+from interposer.errors import InterposerError, pack
 from interposer.filesystem import NodeFiles, NodeMirrors
-from interposer.ids import lines_of, own_namespace, parent_namespace, read_file
+from interposer.ids import own_namespace, parent_namespace
 from interposer.options import RunOptions
 from interposer.supervisor import Supervisor
 from interposer.traps import MountedDomain
 from interposer.tree import Tree
-from native.identity import pidfd_getfd
 
 _PRESENT = (("control",),)
 _FOR_ALL, _FOR_ONE = 0o666, 0o600
@@ -79,44 +79,6 @@ class _Member:
     """Identity of its user namespace, if that passes for ours."""
     mounted: MountedDomain | None = None
     """The kdbusfs that it has made; None where ours is shared."""
-
-
-class _Offered:
-    """The descriptors of a JOIN, looked at but not yet taken over."""
-
-    def __init__(self, message: Message) -> None:
-        """Raises ValueError if they are not what they should be, OSError."""
-        if message.kind != domain_socket.JOIN:
-            raise ValueError(f"a message of kind {message.kind!r}")
-        self.waits_killable = domain_socket.KILLABLE in message.text
-        self._all: list[int] = []
-        try:
-            self.listener = self._take(message, "anon_inode:seccomp notify")
-            self.pidfd = self._take(message, "")
-            has_namespace = domain_socket.USER_NAMESPACE in message.text
-            self.user_namespace = self._take(message, "user:[") if has_namespace else -1
-            self.folder = self._take(message, "/") if domain_socket.FOLDER in message.text else -1
-        except BaseException:
-            self.close()
-            raise
-
-    def _take(self, message: Message, kind: str) -> int:
-        descriptor = message.take()
-        self._all.append(descriptor)
-        found = domain_socket.kind_of(descriptor)
-        if not found.startswith(kind):
-            raise ValueError(f"{found!r} where {kind!r} was expected")
-        return descriptor
-
-    def give_away(self, descriptor: int) -> int:
-        """The descriptor has a new owner."""
-        self._all.remove(descriptor)
-        return descriptor
-
-    def close(self) -> None:
-        """Close what has not been given away."""
-        while self._all:
-            os.close(self._all.pop())
 
 
 class Server:
@@ -210,10 +172,10 @@ class Server:
 
     def _admit(self, connection: socket.socket, message: Message, scope: trio.CancelScope) -> None:
         """Serve the tree that is offered. Raises DomainUnavailable, and ValueError or OSError for nonsense."""
-        offered = _Offered(message)
+        offered = Offered(message)
         try:
             peer = domain_socket.peer_of(connection)
-            self._check(peer, offered)
+            check(self._path, peer, offered, shares_mounts=self._mounts is not None)
             listener = offered.give_away(offered.listener)
             tree = self._supervisor.add(listener, waits_killable=offered.waits_killable)
             member = self._members[tree] = _Member(connection, tree, scope)
@@ -228,28 +190,7 @@ class Server:
         finally:
             offered.close()
 
-    def _check(self, peer: Peer, offered: _Offered) -> None:
-        """Raise DomainUnavailable unless the program may be served."""
-        attempted = f"joining the domain at {self._path} as uid {peer.user}"
-        advice = "a server that root starts serves all users; an ordinary user's serves that user"
-        if self._mounts is None and (peer.user != os.geteuid() or offered.folder < 0):
-            raise DomainUnavailable(attempted, f"the server is uid {os.geteuid()}'s and serves nobody else", advice)
-        if _process_of(offered.pidfd) <= 0:
-            raise DomainUnavailable(
-                attempted,
-                "the server does not see the program's process",
-                "start the server in the same pid namespace, or further out",
-            )
-        try:
-            os.close(pidfd_getfd(offered.pidfd, 0))
-        except PermissionError as error:
-            reason = "the server may not inspect the program's process (ptrace(2), pidfd_getfd(2))"
-            raise DomainUnavailable(attempted, reason, advice) from error
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise DomainUnavailable(attempted, f"pidfd_getfd(2) failed: {error}", advice) from error
-
-    def _adopt(self, offered: _Offered) -> int | None:
+    def _adopt(self, offered: Offered) -> int | None:
         """Let the program's user namespace pass for ours, if it was made in ours."""
         if offered.user_namespace < 0:
             return None
@@ -313,15 +254,6 @@ def _notify(state: bytes) -> None:
         name = "\0" + address[1:] if address.startswith("@") else address
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.sendto(state, name)
-
-
-def _process_of(pidfd: int) -> int:
-    """Number of the process in our pid namespace; -1 if it has ended, 0 if it is not in it. Raises ValueError."""
-    fields = lines_of(read_file(f"/proc/self/fdinfo/{pidfd}"))
-    numbers = [field.partition(b":")[2] for field in fields if field.startswith(b"Pid:")]
-    if not numbers:
-        raise ValueError("no pidfd")
-    return int(numbers[0])
 
 
 def serve(path: str, options: RunOptions) -> int:

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who may join a server's domain (`interposer.serve`), and what is taken from them.
+
+What a launcher offers is looked at before it is used, as it may be anybody's: each descriptor has to be of the kind
+that it is said to be. Whether the server can serve a program is tried on that program, and not deduced from users,
+capabilities and settings: the kernel knows more rules than this file could.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from interposer import domain_socket
+from interposer.domain_socket import Message, Peer
+from interposer.errors import DomainUnavailable
+from interposer.ids import lines_of, read_file
+from native.identity import pidfd_getfd
+
+
+class Offered:
+    """The descriptors of a JOIN, looked at but not yet taken over."""
+
+    def __init__(self, message: Message) -> None:
+        """Raises ValueError if they are not what they should be, OSError."""
+        if message.kind != domain_socket.JOIN:
+            raise ValueError(f"a message of kind {message.kind!r}")
+        self.waits_killable = domain_socket.KILLABLE in message.text
+        self._all: list[int] = []
+        try:
+            self.listener = self._take(message, "anon_inode:seccomp notify")
+            self.pidfd = self._take(message, "")
+            has_namespace = domain_socket.USER_NAMESPACE in message.text
+            self.user_namespace = self._take(message, "user:[") if has_namespace else -1
+            self.folder = self._take(message, "/") if domain_socket.FOLDER in message.text else -1
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self, message: Message, kind: str) -> int:
+        descriptor = message.take()
+        self._all.append(descriptor)
+        found = domain_socket.kind_of(descriptor)
+        if not found.startswith(kind):
+            raise ValueError(f"{found!r} where {kind!r} was expected")
+        return descriptor
+
+    def give_away(self, descriptor: int) -> int:
+        """The descriptor has a new owner."""
+        self._all.remove(descriptor)
+        return descriptor
+
+    def close(self) -> None:
+        """Close what has not been given away."""
+        while self._all:
+            os.close(self._all.pop())
+
+
+def check(path: str, peer: Peer, offered: Offered, *, shares_mounts: bool) -> None:
+    """Decide whether the server at `path` may serve the program that `peer` offers.
+
+    `shares_mounts`: the server has a kdbusfs that programs of all users mount. Raises DomainUnavailable if it may not,
+    ValueError if what was offered is no pidfd.
+    """
+    attempted = f"joining the domain at {path} as uid {peer.user}"
+    advice = "a server that root starts serves all users; an ordinary user's serves that user"
+    if not shares_mounts and (peer.user != os.geteuid() or offered.folder < 0):
+        raise DomainUnavailable(attempted, f"the server is uid {os.geteuid()}'s and serves nobody else", advice)
+    if _process_of(offered.pidfd) <= 0:
+        raise DomainUnavailable(
+            attempted,
+            "the server does not see the program's process",
+            "start the server in the same pid namespace, or further out",
+        )
+    try:
+        os.close(pidfd_getfd(offered.pidfd, 0))
+    except PermissionError as error:
+        reason = "the server may not inspect the program's process (ptrace(2), pidfd_getfd(2))"
+        raise DomainUnavailable(attempted, reason, advice) from error
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise DomainUnavailable(attempted, f"pidfd_getfd(2) failed: {error}", advice) from error
+
+
+def _process_of(pidfd: int) -> int:
+    """Number of the process in our pid namespace; -1 if it has ended, 0 if it is not in it. Raises ValueError."""
+    fields = lines_of(read_file(f"/proc/self/fdinfo/{pidfd}"))
+    numbers = [field.partition(b":")[2] for field in fields if field.startswith(b"Pid:")]
+    if not numbers:
+        raise ValueError("no pidfd")
+    return int(numbers[0])
