@@ -137,7 +137,7 @@ class Launched:
         self.module_directory = -1
         if folder is not None:
             self.kdbus_directory, self.module_directory = folder.kdbus, folder.module
-            self.parameters_directory = folder.open_parameters()
+            self.parameters_directory = view.open_parameters(folder.module)
         self._report: socket.socket | None = report
         self._exec_error: InterposerError | None = None
 

@@ -98,10 +98,11 @@ class Server:
         self._domain = self._supervisor.new_domain(self._mirrors)
         self._members: dict[Tree, _Member] = {}
         if self._mounts is not None:
-            shown = self._mounts.open()
-            self._mask = view.AttachFlagsMask(shown.parameters_directory)
-            os.close(shown.parameters_directory)
-            self._show(shown.kdbus_directory)
+            parameters = view.open_parameters(self._mounts.module)
+            self._mask = view.AttachFlagsMask(parameters)
+            os.close(parameters)
+            os.close(self._mounts.module)
+            self._show(self._mounts.kdbus)
         self._listening = domain_socket.listen(path, _FOR_ONE if self._mounts is None else _FOR_ALL)
         self._inode = os.lstat(path).st_ino
 
