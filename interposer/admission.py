@@ -15,7 +15,7 @@ from interposer import domain_socket
 from interposer.domain_socket import Message, Peer
 from interposer.errors import DomainUnavailable
 from interposer.ids import lines_of, read_file
-from native.identity import pidfd_getfd
+from native import memory
 
 
 class Offered:
@@ -66,20 +66,56 @@ def check(path: str, peer: Peer, offered: Offered, *, shares_mounts: bool) -> No
     advice = "a server that root starts serves all users; an ordinary user's serves that user"
     if not shares_mounts and (peer.user != os.geteuid() or offered.folder < 0):
         raise DomainUnavailable(attempted, f"the server is uid {os.geteuid()}'s and serves nobody else", advice)
-    if _process_of(offered.pidfd) <= 0:
+    process = _process_of(offered.pidfd)
+    if process <= 0:
         raise DomainUnavailable(
             attempted,
             "the server does not see the program's process",
             "start the server in the same pid namespace, or further out",
         )
     try:
-        os.close(pidfd_getfd(offered.pidfd, 0))
+        try_to_inspect(process)
     except PermissionError as error:
-        reason = "the server may not inspect the program's process (ptrace(2), pidfd_getfd(2))"
-        raise DomainUnavailable(attempted, reason, advice) from error
+        scope = yama_scope()
+        reason = f"the server (uid {os.geteuid()}) may not inspect the program's process {process}: process_vm_readv(2)"
+        reason += " says EPERM" if scope in (None, "0") else f" says EPERM, and kernel.yama.ptrace_scope is {scope}"
+        raise DomainUnavailable(attempted, reason, _advice(peer, scope)) from error
     except OSError as error:
-        if error.errno != errno.EBADF:
-            raise DomainUnavailable(attempted, f"pidfd_getfd(2) failed: {error}", advice) from error
+        raise DomainUnavailable(attempted, f"process_vm_readv(2) of the program's process failed: {error}") from error
+
+
+def _advice(peer: Peer, scope: str | None) -> str:
+    """What lets the server inspect the program of `peer`."""
+    ways = "start the server with CAP_SYS_PTRACE (Docker: --cap-add SYS_PTRACE)"
+    if peer.user == os.geteuid() and scope in ("1", "2"):
+        # In a user namespace of their own, they are spared: user_namespaces(7).
+        ways += ", or allow user namespaces to programs (`kdbus doctor`)"
+        if scope == "1":
+            ways += ", or set kernel.yama.ptrace_scope to 0"
+    return ways
+
+
+def yama_scope() -> str | None:
+    """What the security module Yama lets processes inspect: `0` to `3`, see ptrace(2); None without Yama."""
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def try_to_inspect(process: int) -> None:
+    """Find out whether this process may read and write the memory of `process`, and trace it.
+
+    pidfd_getfd(2), which asks for the same right, is forbidden in some containers. Raises OSError: EPERM if it may
+    not, ESRCH if there is no such process.
+    """
+    try:
+        memory.read(process, 0, 1)
+    except OSError as error:
+        # Nothing is there, but the kernel says so only to who may look.
+        if error.errno != errno.EFAULT:
+            raise
 
 
 def _process_of(pidfd: int) -> int:
