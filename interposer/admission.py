@@ -4,6 +4,9 @@
 What a launcher offers is looked at before it is used, as it may be anybody's: each descriptor has to be of the kind
 that it is said to be. Whether the server can serve a program is tried on that program, and not deduced from users,
 capabilities and settings: the kernel knows more rules than this file could.
+
+Alternative considered, for an ordinary user under Yama's scope 1: the program may name the server as its tracer
+(PR_SET_PTRACER, prctl(2)). That counts for this one process and for nothing that it starts.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ class Offered:
             has_namespace = domain_socket.USER_NAMESPACE in message.text
             self.user_namespace = self._take(message, "user:[") if has_namespace else -1
             self.folder = self._take(message, "/") if domain_socket.FOLDER in message.text else -1
+            self.path_mode = domain_socket.PATH_MODE in message.text
+            if self.path_mode and self.folder >= 0:
+                raise ValueError("a kdbusfs of its own, and path mode")
         except BaseException:
             self.close()
             raise
@@ -59,13 +65,12 @@ class Offered:
 def check(path: str, peer: Peer, offered: Offered, *, shares_mounts: bool) -> None:
     """Decide whether the server at `path` may serve the program that `peer` offers.
 
-    `shares_mounts`: the server has a kdbusfs that programs of all users mount. Raises DomainUnavailable if it may not,
-    ValueError if what was offered is no pidfd.
+    `shares_mounts`: the server has a kdbusfs that programs of all users mount; otherwise it has a private folder, for
+    path mode. Raises DomainUnavailable if it may not, ValueError for nonsense.
     """
     attempted = f"joining the domain at {path} as uid {peer.user}"
-    advice = "a server that root starts serves all users; an ordinary user's serves that user"
-    if not shares_mounts and (peer.user != os.geteuid() or offered.folder < 0):
-        raise DomainUnavailable(attempted, f"the server is uid {os.geteuid()}'s and serves nobody else", advice)
+    if not shares_mounts:
+        _check_without_mounts(attempted, peer, offered)
     process = _process_of(offered.pidfd)
     if process <= 0:
         raise DomainUnavailable(
@@ -82,6 +87,50 @@ def check(path: str, peer: Peer, offered: Offered, *, shares_mounts: bool) -> No
         raise DomainUnavailable(attempted, reason, _advice(peer, scope)) from error
     except OSError as error:
         raise DomainUnavailable(attempted, f"process_vm_readv(2) of the program's process failed: {error}") from error
+    if offered.path_mode and not shares_mounts:
+        _check_place(attempted, process)
+
+
+def _check_without_mounts(attempted: str, peer: Peer, offered: Offered) -> None:
+    own = os.geteuid()
+    if peer.user != own and own != 0:
+        advice = "a server that root starts serves all users; an ordinary user's serves that user"
+        raise DomainUnavailable(attempted, f"the server is uid {own}'s and serves nobody else", advice)
+    if offered.path_mode:
+        return
+    if offered.folder < 0:
+        raise ValueError("neither a kdbusfs of its own, nor path mode")
+    if peer.user != own:
+        raise DomainUnavailable(
+            attempted,
+            "the server may not mount, so it has no kdbusfs that programs of other users could mount",
+            "run the program without `--mode mount`, or start the server with CAP_SYS_ADMIN",
+        )
+
+
+def _check_place(attempted: str, process: int) -> None:
+    """The private folder must not lead `process` out of where it is.
+
+    A program gets descriptors of the folder; with `..`, or fchdir(2), they lead to what the server sees, which a
+    container or a chroot is there to prevent.
+    """
+    try:
+        same = _place_of(str(process)) == _place_of("self")
+    except OSError as error:
+        raise DomainUnavailable(attempted, f"looking at the root of process {process} failed: {error}") from error
+    if not same:
+        raise DomainUnavailable(
+            attempted,
+            f"process {process} is in path mode, and has another root or mount namespace than the server, whose "
+            "private folder would lead it out",
+            "start the server in the same container or chroot, or with CAP_SYS_ADMIN",
+        )
+
+
+def _place_of(process: str) -> tuple[int, int, int]:
+    """What tells a root in a mount namespace from others. Raises OSError."""
+    root = os.stat(f"/proc/{process}/root")
+    return os.stat(f"/proc/{process}/ns/mnt").st_ino, root.st_dev, root.st_ino
 
 
 def _advice(peer: Peer, scope: str | None) -> str:

@@ -8,7 +8,7 @@ first byte is their kind; what matters in them are the descriptors:
                              shares them, otherwise the program makes its own
     J flags                  client: join; with the seccomp listener (K: waits are killable only), a pidfd of the
                              program, its user namespace if one was made for it (U), and the folder of its kdbusfs if it
-                             made that (F)
+                             made that (F); in path mode (P) the server has the folder
     A                        server: accepted, the program may be executed
     E error                  server: refused, and why (`interposer.errors.pack`)
     B                        server: it ends; with the listener, whose calls are the client's from now on
@@ -40,7 +40,7 @@ LONGEST_PATH = 107
 """Bytes of `sun_path`, without its terminating zero."""
 
 WELCOME, JOIN, ACCEPTED, REFUSED, BYE = b"W", b"J", b"A", b"E", b"B"
-KILLABLE, USER_NAMESPACE, FOLDER = b"K", b"U", b"F"
+KILLABLE, USER_NAMESPACE, FOLDER, PATH_MODE = b"K", b"U", b"F", b"P"
 
 _CREDENTIALS = struct.Struct("=3i")
 

@@ -8,11 +8,12 @@ answers the traps itself: a call costs no extra hop, and the launcher only waits
 *Who may join.* To serve a program is to read and write its memory, so whoever joins trusts the server's user. And the
 server must be able to:
 
-- A privileged server (root with CAP_SYS_ADMIN) serves everybody. Its socket has mode 0666; the permissions of the
+- A privileged server (root with CAP_SYS_PTRACE) serves everybody. Its socket has mode 0666; the permissions of the
   folder that it is in, or chmod(1), restrict that.
-- An ordinary user's server serves that user; its socket has mode 0600. Yama's scopes 1 and 2 do not prevent that: they
-  spare who has CAP_SYS_PTRACE towards a program's user namespace, and a user has that in the namespaces that `kdbus
-  run` makes for programs (user_namespaces(7)). Programs of other users are refused, with the reason.
+- An ordinary user's server serves that user; its socket has mode 0600. Yama's scopes 1 and 2 do not prevent that in
+  mount mode: they spare who has CAP_SYS_PTRACE towards a program's user namespace, and a user has that in the
+  namespaces that `kdbus run` makes for programs (user_namespaces(7)). In path mode there are none, so under Yama the
+  program is refused, as are those of other users, with the reason.
 
 Whether a program may be inspected is tried when it joins (`interposer.admission`).
 
@@ -20,10 +21,18 @@ Whether a program may be inspected is tried when it joins (`interposer.admission
 an ordinary user's launcher has to make counts as the one it was made in (`UserNamespaces.adopt`), so that users see
 each other's true ids.
 
-*What programs see.* A privileged server makes one kdbusfs and gives every program a mount of it; so its nodes have
-their true owners, and programs no power over them. The same goes for the file of the module parameter. An ordinary
-user's server could not attach anything in other user namespaces; there each program has a kdbusfs of its own, and the
-server keeps all of them equal (`NodeMirrors`).
+*What programs see.* A server that may mount (CAP_SYS_ADMIN) makes one kdbusfs and gives every program a mount of it; so
+its nodes have their true owners, and programs no power over them. The same goes for the file of the module parameter.
+A program in path mode is shown the same folders (`interposer.path_mode`), through descriptors that lead nowhere else.
+
+A server that may not mount, or has nothing to mount on, has a private folder (`interposer.private_folder`) instead. To
+programs in path mode it is what the kdbusfs is above: one for all, the server's own, with true owners if the server is
+root's. But its descriptors lead to the rest of the server's file system, so only programs with the server's root and
+mount namespace are shown it. A program of the server's user in mount mode has a kdbusfs of its own, as the server could
+not attach anything in other user namespaces; the server keeps all of them equal (`NodeMirrors`).
+
+Alternative considered: private folders of the launchers, kept equal like those. They would have to outlive their
+launchers, and could not be had of other users, who might keep nodes from being made in theirs.
 
 *Ends.* A tree is served until its last process has ended, whatever becomes of its launcher. SIGTERM, SIGINT and SIGHUP
 end the server as an unmount ends a kdbusfs: calls that wait are answered, connections hang up, nodes vanish. Then
@@ -34,7 +43,8 @@ ended, or when the server is killed.
 *Ready.* The socket appears under its name when the server is ready to be joined. Where NOTIFY_SOCKET is set, READY=1 is
 sent there as well (sd_notify(3)), so a systemd unit can be of `Type=notify`.
 
-Weaknesses: an ordinary user's server offers no mount(2) of further kdbusfs, and its parameter cannot be changed. A
+Weaknesses: an ordinary user's server offers no mount(2) of further kdbusfs, and its parameter cannot be changed. In
+path mode the sudden death of the server (SIGKILL) makes all calls that name a path fail, as nobody has the listener. A
 trap that makes the server look at a file system which does not answer holds up everybody.
 """
 
@@ -57,6 +67,7 @@ from interposer.errors import InterposerError, pack
 from interposer.filesystem import NodeFiles, NodeMirrors
 from interposer.ids import own_namespace, parent_namespace
 from interposer.options import RunOptions
+from interposer.private_folder import PrivateFolder
 from interposer.supervisor import Supervisor
 from interposer.traps import MountedDomain
 from interposer.tree import Tree
@@ -78,7 +89,7 @@ class _Member:
     adopted: int | None = None
     """Identity of its user namespace, if that passes for ours."""
     mounted: MountedDomain | None = None
-    """The kdbusfs that it has made; None where ours is shared."""
+    """The kdbusfs that it has made; None where it is shown ours."""
 
 
 class Server:
@@ -87,30 +98,38 @@ class Server:
     def __init__(self, path: str, options: RunOptions) -> None:
         """Listen at `path`. Moves this process into a mount namespace of its own, if it may.
 
-        Raises DomainUnavailable, SysUnavailable, ViewFailed.
+        Raises DomainUnavailable, PrivateFolderUnavailable, SysUnavailable, ViewFailed.
         """
         self._path = path
-        self._mounts = view.SharedMounts() if view.own_mount_namespace() else None
-        self._mask: view.AttachFlagsMask | None = None
-        self._supervisor = Supervisor(options, self._attach_flags_mask, self._parameter, probe=True)
+        self._mounts: view.SharedMounts | None = None
+        self._private: PrivateFolder | None = None
+        folders: view.SharedMounts | PrivateFolder
+        if view.can_share_mounts() and view.own_mount_namespace():
+            folders = self._mounts = view.SharedMounts()
+        else:
+            folders = self._private = PrivateFolder()
+        try:
+            self._begin(folders, options)
+        except BaseException:
+            self._leave_nothing()
+            raise
+
+    def _begin(self, folders: view.SharedMounts | PrivateFolder, options: RunOptions) -> None:
+        """Show the domain's nodes in `folders`, and listen."""
+        self._module = folders.module
+        parameters = view.open_parameters(self._module)
+        self._mask = view.AttachFlagsMask(parameters)
+        os.close(parameters)
+        self._supervisor = Supervisor(options, self._mask.current, self._mask.evidence, probe=True)
         self._supervisor.when_ended(self._tree_has_ended)
         self._mirrors = NodeMirrors()
         self._domain = self._supervisor.new_domain(self._mirrors)
         self._members: dict[Tree, _Member] = {}
-        if self._mounts is not None:
-            parameters = view.open_parameters(self._mounts.module)
-            self._mask = view.AttachFlagsMask(parameters)
-            os.close(parameters)
-            os.close(self._mounts.module)
-            self._show(self._mounts.kdbus)
-        self._listening = domain_socket.listen(path, _FOR_ONE if self._mounts is None else _FOR_ALL)
-        self._inode = os.lstat(path).st_ino
-
-    def _attach_flags_mask(self) -> int:
-        return view.DEFAULT_ATTACH_FLAGS_MASK if self._mask is None else self._mask.current()
-
-    def _parameter(self) -> tuple[int, bytes] | None:
-        return None if self._mask is None else self._mask.evidence()
+        self._kdbus = folders.kdbus
+        self._shown = self._show(self._kdbus)
+        for_all = self._mounts is not None or os.geteuid() == 0
+        self._listening = domain_socket.listen(self._path, _FOR_ALL if for_all else _FOR_ONE)
+        self._inode = os.lstat(self._path).st_ino
 
     def _show(self, folder: int) -> MountedDomain:
         """Show the domain's nodes in the file system of `folder`, which is owned from now on."""
@@ -182,7 +201,9 @@ class Server:
             member = self._members[tree] = _Member(connection, tree, scope)
             try:
                 member.adopted = self._adopt(offered)
-                if self._mounts is None:
+                if offered.path_mode:
+                    tree.show_folder(self._shown.files, self._kdbus, os.dup(self._module))
+                elif self._mounts is None:
                     member.mounted = self._show(offered.give_away(offered.folder))
             except BaseException:
                 os.close(self._supervisor.release(tree))
@@ -235,8 +256,13 @@ class Server:
             if os.lstat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
         self._supervisor.close()
-        if self._mask is not None:
-            self._mask.close()
+        self._mask.close()
+        os.close(self._module)
+        self._leave_nothing()
+
+    def _leave_nothing(self) -> None:
+        if self._private is not None:
+            self._private.remove()
 
 
 async def _receive(connection: socket.socket) -> Message | None:

@@ -31,6 +31,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import NamedTuple
 
 from interposer.errors import MountNamespaceUnavailable, SysUnavailable, ViewFailed
@@ -196,6 +197,30 @@ class SharedMounts:
         except OSError:
             os.close(kdbus)
             raise
+
+
+def can_share_mounts() -> bool:
+    """Whether `own_mount_namespace` and `SharedMounts` work here: tried in a child, as the former cannot be undone.
+
+    To be called by a process of one thread. Raises OSError: EAGAIN, ENOMEM, EMFILE.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        try:
+            with suppress(SysUnavailable, ViewFailed):
+                if own_mount_namespace():
+                    SharedMounts()
+                    os.write(writing, b"+")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with _Folder(reading):
+        works = os.read(reading, 1) == b"+"
+    with suppress(ChildProcessError):
+        # The kernel reaps it if SIGCHLD was ignored when `kdbus` started.
+        os.waitpid(child, 0)
+    return works
 
 
 def own_mount_namespace() -> bool:

@@ -52,6 +52,22 @@ def test_a_process_of_somebody_else_may_not_be_inspected(monkeypatch: pytest.Mon
         assert ("user namespaces" in text) == (scope in ("1", "2") and user == NOBODY)
 
 
+def test_nonsense_is_refused() -> None:
+    def body() -> Any:
+        seccomp.set_no_new_privileges()
+        with pytest.raises(ValueError, match="path mode"):
+            offered(os.getpid(), b"KPF", (os.open("/", os.O_RDONLY),))
+        return True
+
+    def neither() -> Any:
+        seccomp.set_no_new_privileges()
+        with pytest.raises(ValueError, match="neither"):
+            check("/somewhere", Peer(1, os.geteuid(), 0), offered(os.getpid()), shares_mounts=False)
+        return True
+
+    assert in_child(body) and in_child(neither)
+
+
 def test_one_who_has_ended() -> None:
     def body() -> Any:
         child = os.fork()
