@@ -6,8 +6,9 @@ each case becomes a test, as root and as an ordinary user, or as root alone if i
 the source, so that collecting tests compiles nothing. What went wrong is said by the program: the place, and both
 values of the comparison that failed.
 
-All of a program's cases once more, without flows (`kdbus run --no-flows`), are one further test: the broker alone and
-the native side that serves hot calls must not differ. Another one runs them in new namespaces.
+All of a program's cases twice more, without flows (`kdbus run --no-flows`) and with flows from the first call on, are
+one further test: the broker alone and the native side that serves hot calls must not differ. Another one runs them in
+new namespaces.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def run_case(program: str, case: str, user: User, folder: Path) -> None:
         pytest.skip(skipped[1])
 
 
-def run_without_flows(program: str, user: User, folder: Path) -> None:
-    """All cases of a program, every call being served by the broker."""
+def run_with_and_without_flows(program: str, user: User, folder: Path) -> None:
+    """All cases of a program, every call being served by the broker; and all of them, as many as possible natively."""
     run_all(program, user, folder, options=["--no-flows"])
+    run_all(program, user.trusting, folder)
 
 
 def run_all(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.e2e import every_case, run_case, run_without_flows
+from tests.e2e import every_case, run_case, run_with_and_without_flows
 from tests.users import User
 
 
@@ -14,5 +14,5 @@ def test_case(user: User, case: str, open_folder: Path) -> None:
     run_case("activator", case, user, open_folder)
 
 
-def test_without_flows(user: User, open_folder: Path) -> None:
-    run_without_flows("activator", user, open_folder)
+def test_with_and_without_flows(user: User, open_folder: Path) -> None:
+    run_with_and_without_flows("activator", user, open_folder)

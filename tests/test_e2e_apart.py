@@ -17,7 +17,7 @@ from tests.users import User
 
 _PROGRAMS = (
     "activator attach_flags bad_input descriptors endpoint identity match monitor namespaces notification payload "
-    "policy quota race readiness reply"
+    "origin policy quota race readiness reply"
 ).split()
 
 
@@ -30,4 +30,4 @@ def apart(open_folder: Path) -> str:
 @pytest.mark.parametrize("user", ["root"], indirect=True)
 @pytest.mark.parametrize("program", _PROGRAMS)
 def test_in_namespaces(program: str, user: User, kind: str, apart: str, open_folder: Path) -> None:
-    run_all(program, user, open_folder, through=[apart, "user"] if kind.startswith("user") else [apart])
+    run_all(program, user.trusting, open_folder, through=[apart, "user"] if kind.startswith("user") else [apart])

@@ -30,9 +30,8 @@ def traffic(open_folder: Path) -> Path:
 
 def run(user: User, program: Path, *options: str, seed: int, arguments: tuple[str, ...]) -> tuple[str, int, int]:
     """What the program told, and how many calls the broker and the engine have served."""
-    promised = User(user.name, user.identity, user.python, {**user.environment, "KDBUS_EXACTLY_ONCE": "kernel"})
-    command = promised.kdbus("run", "--statistics", *options, "--", str(program), str(seed), str(STEPS), *arguments)
-    outcome = promised.run(command)
+    command = user.kdbus("run", "--statistics", *options, "--", str(program), str(seed), str(STEPS), *arguments)
+    outcome = user.trusting.run(command)
     assert outcome.status == 0, outcome.output
     found = _STATISTICS.search(outcome.output)
     assert found is not None, outcome.output
@@ -53,8 +52,7 @@ def test_flows_change_nothing(user: User, traffic: Path, seed: int, arguments: t
 def test_calls_that_wait_are_served_natively_again(user: User, open_folder: Path) -> None:
     """Some call waits at any time, and the broker is needed now and then; what waits with it is lent once more."""
     program = compile_program("reply", open_folder)
-    promised = User(user.name, user.identity, user.python, {**user.environment, "KDBUS_EXACTLY_ONCE": "kernel"})
-    outcome = promised.run(promised.kdbus("run", "--statistics", "--", str(program), "many_callers_wait_at_once"))
+    outcome = user.trusting.run(user.kdbus("run", "--statistics", "--", str(program), "many_callers_wait_at_once"))
     found = _STATISTICS.search(outcome.output)
     assert outcome.status == 0 and found is not None, outcome.output
     assert int(found[2]) > 15 * int(found[1]), outcome.output
@@ -67,8 +65,7 @@ def test_calls_that_wait_are_served_natively_again(user: User, open_folder: Path
 def test_results_are_stored_on_success_only(user: User, open_folder: Path, program: str, case: str) -> None:
     """`return_flags` too, which the native side could store together with the flags (handle.c: with the results)."""
     compiled = compile_program(program, open_folder)
-    promised = User(user.name, user.identity, user.python, {**user.environment, "KDBUS_EXACTLY_ONCE": "kernel"})
-    outcome = promised.run(promised.kdbus("run", "--statistics", "--", str(compiled), case))
+    outcome = user.trusting.run(user.kdbus("run", "--statistics", "--", str(compiled), case))
     found = _STATISTICS.search(outcome.output)
     assert outcome.status == 0 and found is not None, outcome.output
     assert int(found[2]) > 50, outcome.output

@@ -26,7 +26,7 @@ from interposer.tree import Tree
 from interposer.waiting import WaitingCalls
 from native.notification import Listener, Notification
 from tests.compiling import compile_program
-from tests.e2e import every_case, run_case, run_without_flows
+from tests.e2e import every_case, run_case, run_with_and_without_flows
 from tests.users import User
 
 
@@ -35,8 +35,8 @@ def test_case(user: User, case: str, open_folder: Path) -> None:
     run_case("hostile", case, user, open_folder)
 
 
-def test_without_flows(user: User, open_folder: Path) -> None:
-    run_without_flows("hostile", user, open_folder)
+def test_with_and_without_flows(user: User, open_folder: Path) -> None:
+    run_with_and_without_flows("hostile", user, open_folder)
 
 
 def test_pipes_in_the_private_folder_of_path_mode(user: User, open_folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.compiling import compile_program
-from tests.e2e import every_case, run_case, run_without_flows
+from tests.e2e import every_case, run_case, run_with_and_without_flows
 from tests.users import UNPRIVILEGED_ID, User, current_user
 
 
@@ -18,8 +18,8 @@ def test_case(user: User, case: str, open_folder: Path) -> None:
     run_case("trees", case, user, open_folder)
 
 
-def test_without_flows(user: User, open_folder: Path) -> None:
-    run_without_flows("trees", user, open_folder)
+def test_with_and_without_flows(user: User, open_folder: Path) -> None:
+    run_with_and_without_flows("trees", user, open_folder)
 
 
 @pytest.fixture

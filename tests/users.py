@@ -25,7 +25,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,12 @@ class User:
     def kdbus(self, *arguments: str) -> list[str]:
         """The command that runs `kdbus ARGUMENTS` as this user."""
         return [self.python, "-m", "interposer", *arguments]
+
+    @property
+    def trusting(self) -> User:
+        """The same user, for whom calls are served natively from the first one on: not only after it has been tried out
+        whether this kernel keeps its promise (`interposer.exactly_once`), which short programs do not live to see."""
+        return replace(self, environment={**self.environment, "KDBUS_EXACTLY_ONCE": "kernel"})
 
     def run(self, command: Sequence[str], *, seconds: float = 60, folder: str | Path = "/") -> Outcome:
         """Run `command` to its end as this user, with `/dev/null` as its stdin.
