@@ -302,7 +302,7 @@ class NodeEvents(Protocol):
         ...
 
     def node_removed(self, path: tuple[str, ...]) -> None:
-        """The node is gone (its children went before it)."""
+        """The node is gone (its children went before it), or could not be shown in the first place."""
         ...
 
 
