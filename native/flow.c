@@ -338,9 +338,8 @@ int kdbus_engine_run(struct kdbus_engine *engine, int listener, int64_t linger_n
             return result;
         if (!engine->lent_any || hung_up)
             return 1;
-        result = flow_serve(engine, notification);
-        if (result <= 0)
-            return result < 0 ? result : 1;
+        if (!flow_serve(engine, notification))
+            return 1;
         engine->served++;
         if (round % 16 == 0 && flow_now_ns() >= stop_ns)
             return 0;

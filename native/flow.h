@@ -213,7 +213,7 @@ struct flow_reply *flow_new_reply(struct kdbus_engine *engine);
 void flow_drop_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 
-// hot_path.c: 1 if the trapped call was served, 0 if it is the broker's; -errno for a failure of our own.
+// hot_path.c: 1 if the trapped call was served, 0 if it is the broker's, as it also is when there is no memory.
 int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *notification);
 
 #endif

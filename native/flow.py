@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from errno import EINTR, EINVAL
+from errno import EINTR, EINVAL, ENOMEM
 
 from native.library import failure, ffi, lib
 from native.notification import EndOfTargets, Listener, Notification, unpack
@@ -84,12 +84,11 @@ class Engine:
         return bool(lib.kdbus_engine_is_lent(self._engine, index))
 
     def lend(self, words: Sequence[int]) -> bool:
-        """Lend connections with their state; nothing else is lent at the moment. False if the engine does not take it.
-
-        Raises OSError(ENOMEM).
+        """Lend connections with their state; nothing else is lent at the moment. False if the engine does not take it,
+        or has no memory for it: then the words are still the caller's.
         """
         result = lib.kdbus_engine_lend(self._engine, ffi.new("uint64_t[]", words), len(words))
-        if result == -EINVAL:
+        if result in (-EINVAL, -ENOMEM):
             return False
         self._check(result, "lend connections")
         return True

@@ -44,6 +44,15 @@ int hot_write_back(uint32_t pid, uint64_t address, const uint64_t *seen, size_t 
     return process_vm_writev((pid_t)pid, &local, 1, &remote, 1, 0) == (ssize_t)(8 * count);
 }
 
+// One word of the structure at `address`, in place of what was written there before.
+static void correct(uint32_t pid, uint64_t address, size_t place, uint64_t word)
+{
+    struct iovec local = {&word, sizeof(word)};
+    struct iovec remote = {(void *)(address + 8 * place), sizeof(word)};
+
+    process_vm_writev((pid_t)pid, &local, 1, &remote, 1, 0);
+}
+
 // A duplicate of a descriptor of the binding's thread, or -errno.
 int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int descriptor)
 {
@@ -236,7 +245,7 @@ static int finish_wait(struct flow_reply *reply, const struct flow_entry *entry)
     }
     results[2] = install_files(reply->listener, caller, &requester->pool, slice, entry);
     if (results[2])
-        hot_write_back(reply->caller.pid, reply->caller.arguments[2], reply->command, SEND_REPLY, results, 3);
+        correct(reply->caller.pid, reply->caller.arguments[2], SEND_REPLY + 2, results[2]);
     slice->published = 1;
     slice->holders--;
     requester->dirty = 1;
@@ -279,18 +288,20 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     charge = answered && answered->sync ? -1 : find_charge(receiver, source->user);
     if (charge < -1 || receiver->message_count >= LENT_MESSAGES)
         return 0;
-    if (!hot_write_back(call->pid, call->arguments[2], command, SEND_KERNEL_FLAGS, expected, 3))
-        return 0;
-
     if (!outgoing_fetch_files(engine, binding, &out))
         return 0;
     entry = calloc(1, sizeof(*entry));
     if (!entry) {
         outgoing_close_files(&out, out.part_count);
-        return -ENOMEM;
+        return 0;
     }
     fill_entry(entry, source, &out);
     entry->payload = outgoing_take_payload(call, &out, receiver, &failed);
+    if (!failed && !hot_write_back(call->pid, call->arguments[2], command, SEND_KERNEL_FLAGS, expected, 3)) {
+        if (entry->payload)
+            lent_pool_undo(&receiver->pool, entry->payload);
+        failed = 1;
+    }
     if (failed) {
         flow_close_files(entry);
         free(entry);
@@ -305,8 +316,10 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
             lent_pool_undo(&receiver->pool, entry->payload);
         flow_close_files(entry);
         free(entry);
-        if (!finished)
+        if (!finished) { // the return flags are only written when a call has succeeded
+            correct(call->pid, call->arguments[2], SEND_RETURN_FLAGS, command[SEND_RETURN_FLAGS]);
             return 0;
+        }
         answered->waiting = 0;
         flow_unlink_reply(engine, answered);
         flow_drop_reply(engine, answered); // the waiting call's
@@ -322,7 +335,8 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
                 lent_pool_undo(&receiver->pool, entry->payload);
             flow_close_files(entry);
             free(entry);
-            return -ENOMEM;
+            correct(call->pid, call->arguments[2], SEND_RETURN_FLAGS, command[SEND_RETURN_FLAGS]);
+            return 0;
         }
         reply->requester = source;
         reply->replier = receiver;
@@ -413,7 +427,7 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
     }
     results[RECV_MSG + 2] = install_files(engine->listener, call->id, &receiver->pool, slice, entry);
     if (results[RECV_MSG + 2])
-        hot_write_back(call->pid, call->arguments[2], command, RECV_MSG, results + RECV_MSG, 3);
+        correct(call->pid, call->arguments[2], RECV_MSG + 2, results[RECV_MSG + 2]);
     slice->published = 1;
     slice->holders--;
     receiver->first = entry->next;
