@@ -102,8 +102,10 @@ static void calm(struct flow_connection *connection, int socket)
 {
     char discarded[64];
 
-    if (connection->readable && (recv(socket, discarded, sizeof(discarded), MSG_DONTWAIT) > 0 || errno == EAGAIN))
+    if (connection->readable && (recv(socket, discarded, sizeof(discarded), MSG_DONTWAIT) > 0 || errno == EAGAIN)) {
         connection->readable = 0;
+        connection->dirty = 1; // the broker must not think that pollers need no waking
+    }
 }
 
 // -- SEND ---------------------------------------------------------------------------------------------------------------
