@@ -258,6 +258,12 @@ int kdbus_engine_allow(struct kdbus_engine *engine, uint32_t source_index, uint3
     return 0;
 }
 
+// How many memfds may be fetched from senders until everything is taken back: they count as the senders' only then.
+void kdbus_engine_allow_files(struct kdbus_engine *engine, uint64_t count)
+{
+    engine->files_left = count;
+}
+
 // -- expected replies -----------------------------------------------------------------------------------------------
 
 // Held once; linked in nobody's eyes yet.

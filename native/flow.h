@@ -95,6 +95,7 @@ struct flow_part {
     uint64_t size;
     uint64_t start;
     int file; // a sealed memfd that is ours to close, -1 for copied payload
+    uint32_t sender; // one more than the index of who sent it, if that was while lent, else 0
 };
 
 // A message in a queue (broker/queue.py).
@@ -170,6 +171,7 @@ struct kdbus_engine {
     uint64_t last_reply;
     uint64_t sequences[LENT_DOMAINS];
     uint64_t served;
+    uint64_t files_left; // how many may still be fetched from senders, see kdbus_engine_allow_files
     int lent_any;
     struct flow_connection **connections;
     size_t connection_room;

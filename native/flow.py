@@ -97,6 +97,13 @@ class Engine:
         """Allow plain messages between two lent connections, addressed by id, or by `name` if it is not empty."""
         self._check(lib.kdbus_engine_allow(self._engine, source, destination, name, name_id), "allow a flow")
 
+    def allow_files(self, count: int) -> None:
+        """Let so many memfds be fetched from senders until `recall`; none at first.
+
+        In the words of `recall`, the descriptor of such a one has the sender's index + 1 in its high half.
+        """
+        lib.kdbus_engine_allow_files(self._engine, count)
+
     def recall(self) -> Sequence[int]:
         """Take back everything that is lent, and end all flows; the words that have changed, empty for none."""
         count = lib.kdbus_engine_recall(self._engine, self._words)

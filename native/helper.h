@@ -239,6 +239,7 @@ int kdbus_engine_is_lent(const struct kdbus_engine *engine, uint32_t index);
 int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t count);
 int kdbus_engine_allow(struct kdbus_engine *engine, uint32_t source_index, uint32_t destination_index, const char *name,
                        uint64_t name_id);
+void kdbus_engine_allow_files(struct kdbus_engine *engine, uint64_t count);
 int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words);
 uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine);
 int kdbus_engine_run(struct kdbus_engine *engine, int listener, int64_t linger_ns, uint64_t stop_ns,
