@@ -44,6 +44,8 @@ _BUSY = 16
 _WORTH_IT = 3
 """Calls that have to be served before the broker is needed again, for lending to have paid."""
 _LONGEST_PAUSE = 16
+_FORGOTTEN_USERS = 64
+"""How many users are remembered besides those who have a connection: each custom endpoint has one of its own."""
 _PAIRS = 64
 """How many flows are remembered and allowed again."""
 
@@ -198,6 +200,9 @@ class Flows:
         memory, domain = connection.pool.memory, self._domain(connection.bus.domain)
         if domain is None or not isinstance(memory, Pool):
             return None
+        if len(self._users) > len(self._connections) + _FORGOTTEN_USERS:
+            # Nothing is lent, so only those whose numbers the engine knows are needed.
+            self._users = {id(known.user): known.user for known in self._connections.values()}
         index = self._engine.add(
             id=connection.id,
             bus=id(connection.bus),
