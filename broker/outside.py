@@ -237,7 +237,8 @@ class Process(Protocol):
 class Caller(Protocol):
     """The thread that made the call that is being served.
 
-    Memory functions raise `broker.errors.BadAddress` when any byte is not accessible.
+    Memory functions raise `broker.errors.BadAddress` when any byte is not accessible, `broker.errors.CallerGone` when
+    nobody waits for the answer any more.
     """
 
     @property
