@@ -50,6 +50,7 @@ from broker.queue import Queue, QueueEntry
 
 if TYPE_CHECKING:
     from broker.endpoint import Endpoint
+    from broker.message import Message
     from broker.names import NameEntry, Waiter
     from broker.reply import Reply
 
@@ -91,8 +92,9 @@ class Connection:
     """One peer.
 
     `active` is true from `connect` to `disconnect`. `replies` are those it waits for, the latest request first;
-    `owed` those that others wait for from it. `names` are in the order in which they were acquired. `last_sent_to` is a
-    hint for `broker.flow`: the receiver of the last unicast message, and the name by which it was addressed.
+    `owed` those that others wait for from it. `names` are in the order in which they were acquired. `last_sent`
+    and `last_received` are hints for `broker.flow`: the last unicast message that was sent, with its receiver and the
+    name by which it was addressed, and the last one that was received; None if the last attempt failed.
     """
 
     def __init__(self, endpoint: Endpoint, hello: Invocation, *, privileged: bool) -> None:
@@ -134,7 +136,8 @@ class Connection:
         self.queue = Queue()
         self.quota = quota.QueueQuota()
         self.events: ConnectionEvents | None = None
-        self.last_sent_to: tuple[Connection, NameEntry | None] | None = None
+        self.last_sent: tuple[Message, Connection, NameEntry | None] | None = None
+        self.last_received: Message | None = None
         self.pool = self._new_pool(hello)
         try:
             self._collect_metadata(hello)

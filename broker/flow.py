@@ -3,8 +3,12 @@
 
 Most traffic is the same question over and over: may this connection send to that one, which metadata does the
 receiver get, where in its pool does the message go? A *flow* is the broker's answer, given once, for messages of one
-kind: payload without descriptors to pass, from a connection that needs nobody's permission to talk, to one that asks it
-for no metadata. Whoever serves the hot calls (`native/flow.c`) may repeat that answer as long as nothing changes.
+kind: payload without descriptors to pass, from this connection to that one. Whoever serves the hot calls
+(`native/flow.c`) may repeat that answer as long as nothing changes.
+
+Two things may change without a call of kdbus: who the sending thread is (its ids, its name, its program), and how a
+receiving thread sees the world (its namespaces). Where the answer depends on the first, the flow is for messages of one
+origin (`broker.origin`), or for a sender with the same credentials, which has to be established for each message.
 
 To do so it must know the state that the rules work on: the receiver's pool, its queue, the replies that are expected.
 So connections are *lent*: their state is handed out as it is, and the broker does not look at it again before it has
@@ -24,12 +28,14 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from broker.access import may_talk
 from broker.command import ORDINARY
 from broker.connection import Connection
 from broker.domain import Domain
 from broker.layout import U64, signed64
 from broker.message import Message, Part
-from broker.outside import File
+from broker.origin import Origins, timestamp_of
+from broker.outside import Credentials, File
 from broker.queue import QueueEntry
 from broker.quota import User
 from broker.reply import Reply
@@ -77,14 +83,8 @@ def _is_own(entry: QueueEntry, connection: Connection) -> bool:
 
 
 def _is_plain(message: Message) -> bool:
-    """Whether the message carries nothing but payload and perhaps a destination's name."""
-    return not (
-        message.files
-        or message.extra
-        or message.process.valid
-        or message.connection.valid
-        or len(message.parts) > _PARTS
-    )
+    """Whether the message carries nothing but payload, metadata and perhaps a destination's name."""
+    return not (message.files or message.extra or len(message.parts) > _PARTS)
 
 
 def lendable(connections: Iterable[Connection], waits: Container[Reply]) -> list[Connection]:
@@ -134,6 +134,7 @@ def hand_out(
     connections: list[tuple[int, Connection, bool]],
     domains: Sequence[Domain],
     user_number: Callable[[User], int],
+    origins: Origins,
     give_file: Callable[[File], int],
     waits: Mapping[Reply, LentWait],
 ) -> tuple[list[int], dict[int, Reply]]:
@@ -161,9 +162,10 @@ def hand_out(
         )
         words += _wait_words(waits.get(reply) if reply.requester in numbers else None)
     for number, connection, readable in connections:
-        words += (number, int(readable), *connection.pool.export_state(), len(connection.queue))
+        words += (number, int(readable), origins.of_connection(connection), connection.attach_flags_recv)
+        words += (*connection.pool.export_state(), len(connection.queue))
         for entry in connection.queue.entries():
-            words += _entry_words(entry, replies, user_number, give_file)
+            words += _entry_words(entry, replies, user_number, origins, give_file)
     for reply in kept.values():
         # The request that goes may be all that refers to it.
         reply.hold()
@@ -191,6 +193,7 @@ def _entry_words(
     entry: QueueEntry,
     replies: Mapping[Reply, int],
     user_number: Callable[[User], int],
+    origins: Origins,
     give_file: Callable[[File], int],
 ) -> list[int]:
     message = entry.message
@@ -199,6 +202,9 @@ def _entry_words(
     words.append(U64 if entry.payload is None else entry.payload.offset)
     words.append(0 if entry.reply is None else replies[entry.reply])
     words.append(U64 if entry.charge is None else user_number(entry.charge.user))
+    timestamp = timestamp_of(message.connection)
+    words.append(origins.number_of(message.process, message.connection))
+    words += (0, 0, 0) if timestamp is None else (1, *timestamp)
     words.append(len(message.parts))
     for part in message.parts:
         file = U64 if part.file is None else give_file(part.file)
@@ -210,18 +216,30 @@ def _entry_words(
     return words
 
 
-def is_flow(source: Connection, destination: Connection) -> bool:
-    """Whether every plain message from `source` to `destination` gets the same answer while nothing changes.
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The same answer for every plain message while nothing changes.
 
-    The sender needs no permission that depends on who it is at the moment (`broker.access`), and the two agree on no
-    metadata, which would have to be collected each time.
+    `attach_flags`: what its origin consists of. `talks`: whether messages other than replies may be sent.
+    `depends`: whether that is so for a sender with the same credentials only.
     """
-    return (
-        source.bus is destination.bus
-        and source.privileged
-        and not source.endpoint.has_policy
-        and not source.attach_flags_send & destination.attach_flags_recv
-    )
+
+    attach_flags: int
+    talks: bool
+    depends: bool
+
+
+def flow(source: Connection, destination: Connection, who: Credentials) -> Flow | None:
+    """The flow from `source`, acting with the credentials `who`, to `destination`; None between different buses.
+
+    Whether it may talk depends on its credentials at the moment, unless it is privileged and no endpoint asks more of
+    it (`broker.access`). Replies that are expected need no permission.
+    """
+    if source.bus is not destination.bus:
+        return None
+    attach_flags = source.attach_flags_send & destination.attach_flags_recv
+    talks = may_talk(source, who, destination)
+    return Flow(attach_flags, talks, depends=talks and not (source.privileged and not source.endpoint.has_policy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +269,7 @@ def take_back(
     connections: dict[int, Connection],
     users: dict[int, User],
     kept: Mapping[int, Reply],
+    origins: Origins,
     open_file: Callable[[int], File],
 ) -> Returned:
     """Bring the broker's objects up to date with the state that was lent.
@@ -261,7 +280,7 @@ def take_back(
             read. A connection that has not changed, and had no messages when it was lent, need not be among them;
             empty if that holds for all of them.
         domains: by index. connections, users: by the numbers under which they were lent.
-        kept: the replies that `hand_out` kept, and held until now.
+        kept: the replies that `hand_out` kept, and held until now. origins: those of `hand_out`, not cleared since.
         open_file: makes a file of a descriptor that came with a message.
     """
     returned = Returned([], [])
@@ -274,7 +293,7 @@ def take_back(
         replies.update(filter(None, (_reply(reader, connections, returned.waits) for _ in range(reply_count))))
         known = {**kept, **replies}
         for _ in range(connection_count):
-            returned.readable.append(_connection(reader, connections, users, known, open_file))
+            returned.readable.append(_connection(reader, connections, users, known, origins, open_file))
     for reply in (*replies.values(), *kept.values()):
         reply.drop()
     return returned
@@ -311,14 +330,17 @@ def _connection(
     connections: dict[int, Connection],
     users: dict[int, User],
     replies: Mapping[int, Reply],
+    origins: Origins,
     open_file: Callable[[int], File],
 ) -> tuple[Connection, bool]:
-    """index, readable, the pool, number of entries, the entries."""
+    """index, readable, names and description (`Origins.of_connection`), attach flags, the pool, number of entries, the
+    entries."""
     connection = connections[next(reader)]
     readable = bool(next(reader))
+    _take(reader, 2)
     connection.pool.import_state(reader)
     for _ in range(next(reader)):
-        connection.queue.add(_entry(reader, connection, users, replies, open_file))
+        connection.queue.add(_entry(reader, connection, users, replies, origins, open_file))
     return connection, readable
 
 
@@ -327,14 +349,18 @@ def _entry(
     connection: Connection,
     users: dict[int, User],
     replies: Mapping[int, Reply],
+    origins: Origins,
     open_file: Callable[[int], File],
 ) -> QueueEntry:
-    """The message's header, sequence, name id, payload's offset, reply's number, user, parts, name."""
+    """The message's header, sequence, name id, payload's offset, reply's number, user, origin, whether it has a
+    timestamp, the timestamp, parts, name."""
     _, flags, priority, destination, source, payload_type, cookie, timeout = _take(reader, 8)
-    sequence, name_id, payload, reply, user, part_count = _take(reader, 6)
+    sequence, name_id, payload, reply, user, origin = _take(reader, 6)
+    has_timestamp, monotonic, realtime, part_count = _take(reader, 4)
     message = Message(destination, source, payload_type)
     message.flags, message.priority, message.cookie = flags, signed64(priority), cookie
     message.timeout_or_cookie_reply, message.sequence, message.name_id = timeout, sequence, name_id
+    origins.restore(message, origin, (monotonic, realtime) if has_timestamp else None)
     for size, start, descriptor in (_take(reader, 3) for _ in range(part_count)):
         file = None if descriptor == U64 else open_file(descriptor)
         message.parts.append(Part(size, None if start == U64 and file is None else start, file))

@@ -166,6 +166,7 @@ class EndpointHandle(Handle):
         assert self.connection is not None
         known = command.TABLE[_REQUEST["KDBUS_CMD_SEND"]]
         invocation = Invocation(known, caller, argument, bytearray(data), [])
+        invocation.put("return_flags", 0)
         return self._keep(Wait(self.connection, invocation, reply, None))
 
     def _keep(self, wait: Wait) -> Wait:

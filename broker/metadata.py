@@ -18,7 +18,7 @@ one may be exported to another, if that one asks for it. Reference: ipc/kdbus/me
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 from broker import item
 from broker import revision3 as abi
@@ -99,6 +99,12 @@ class ProcessMetadata:
                 self.audit = audit
                 self.valid |= abi.ATTACH_AUDIT
 
+    def key(self) -> Hashable:
+        """Equal for objects that export the same items to everybody."""
+        pids = tuple(tuple(pid.numbers.items()) for pid in self.pids)
+        strings = tuple(self.strings.items())
+        return self.valid, self.credentials, pids, strings, self.capabilities, self.audit, self.root_directory
+
     def fake(self, caller: Caller, creds: bytes | None, pids: bytes | None, label: bytes | None) -> None:
         """Take what a privileged program claims instead, resolved in its own namespaces.
 
@@ -164,7 +170,8 @@ class ProcessMetadata:
 
 
 class ConnectionMetadata:
-    """Facts about the sending connection and the message."""
+    """Facts about the sending connection and the message. `timestamp`: sequence number, then CLOCK_MONOTONIC and
+    CLOCK_REALTIME in ns, 64 bits each."""
 
     __slots__ = ("collected", "description", "names", "timestamp", "valid")
 

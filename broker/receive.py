@@ -29,6 +29,7 @@ def receive(connection: Connection, invocation: Invocation) -> None:
 
 
 def _receive(connection: Connection, invocation: Invocation) -> None:
+    connection.last_received = None
     flags = invocation.get("flags")
     priority = signed64(invocation.get("priority")) if flags & abi.RECV_USE_PRIORITY else None
     invocation.put("dropped_msgs", 0)
@@ -51,6 +52,7 @@ def _receive(connection: Connection, invocation: Invocation) -> None:
         if not peek:
             _remove(connection, entry)
             entry.discard()
+            connection.last_received = entry.message
     _store(invocation, offset, size, return_flags)
 
 

@@ -59,11 +59,11 @@ class Wait:
     the wait by themselves; readability of `cancel_file` is reported with `cancel`.
     """
 
-    __slots__ = ("_connection", "_ended", "_invocation", "cancel_file", "reply")
+    __slots__ = ("_ended", "_invocation", "cancel_file", "connection", "reply")
 
     def __init__(self, connection: Connection, invocation: Invocation, reply: Reply, cancel_file: File | None) -> None:
         """Takes over the caller's hold on `reply`."""
-        self._connection = connection
+        self.connection = connection
         self._invocation = invocation
         self.reply = reply
         self._ended: Callable[[], None] | None = None
@@ -102,7 +102,7 @@ class Wait:
 
         An answer that came, but whose caller left before it could be told, is kept in the same way.
         """
-        reply, connection = self.reply, self._connection
+        reply, connection = self.reply, self.connection
         reply.interrupted = True
         if reply.answer is not None and not reply.linked and connection.active:
             reply.link()
@@ -114,8 +114,9 @@ class Wait:
 
         Raises the error that ended the wait, PoolFull when the answer does not fit, or BadAddress.
         """
-        reply, connection = self.reply, self._connection
+        reply, connection = self.reply, self.connection
         reply.waiting = False
+        connection.last_received = None
         try:
             if reply.answer is None:
                 raise reply.error if reply.error is not None else Disconnected()
@@ -123,6 +124,7 @@ class Wait:
             slice_, return_flags = reply.answer.install(connection.pool, caller, flags, descriptors=True)
             slice_.publish()
             slice_.release()
+            connection.last_received = reply.answer.message
         finally:
             reply.discard_answer()
             reply.unlink()
@@ -198,11 +200,12 @@ def _cancel_file(invocation: Invocation) -> File | None:
 def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Reply | None:
     """Steps 1 to 5; returns the reply to wait for, held, if the request is synchronous."""
     caller = invocation.caller
+    source.last_sent = None
     sent.sequence = source.bus.domain.next_sequence()
     if sent.is_broadcast:
         broadcast(source.bus, source, sent, caller)
         return None
-    destination, name = source.last_sent_to = _find_destination(source, sent)
+    destination, name = _find_destination(source, sent)
     if name is not None:
         sent.name_id = name.id
     sync = bool(invocation.get("flags") & abi.SEND_SYNC_REPLY)
@@ -237,6 +240,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
         if reply is not None:
             reply.drop()
         raise
+    source.last_sent = sent, destination, name
     if reply is None or not sync:
         if reply is not None:
             reply.drop()

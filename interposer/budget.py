@@ -40,7 +40,7 @@ import os
 import resource
 from collections.abc import Callable
 
-from interposer.ids import read_file
+from interposer.ids import lines_of, read_file
 from native.pool import Pool
 
 DESCRIPTORS_AT_MOST = 1 << 17
@@ -197,7 +197,7 @@ def _memory() -> int:
 
 def _control_group_file(name: bytes) -> bytes:
     """A file of this process's control group, version 2. Raises OSError."""
-    groups = [line[3:] for line in read_file("/proc/self/cgroup").splitlines() if line.startswith(b"0::")]
+    groups = [line[3:] for line in lines_of(read_file("/proc/self/cgroup")) if line.startswith(b"0::")]
     return read_file(b"/sys/fs/cgroup" + (groups[0] if groups else b"") + b"/" + name)
 
 

@@ -34,6 +34,7 @@ from functools import cached_property
 from broker.errors import BadAddress, BadDescriptor, CallerGone, OutOfMemory, TooManyOpenFiles
 from broker.outside import Credentials, File, PoolMemory
 from interposer.budget import Budgets, OverBudget
+from interposer.evidence import Evidence
 from interposer.files import HandleRegistry, TargetFile
 from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.process import TargetProcess
@@ -79,6 +80,11 @@ class TargetCaller:
     @cached_property
     def _folder(self) -> ThreadFolder:
         return ThreadFolder(self._notification.pid, self.is_waiting)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What was read about the thread so far."""
+        return self._folder.evidence
 
     @cached_property
     def ids(self) -> ThreadIds:

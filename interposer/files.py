@@ -9,17 +9,18 @@ sockets cannot be reopened at all.
 The questions that kdbus asked of `struct file` are put to the descriptor:
 
 - *Is it a kdbus endpoint, is it a Unix socket?* Both may not be passed (`kdbus_handle_check_file`). A kdbus handle is a
-  Unix socket here, so handles are recognised first, by the inode of the socket, in the supervisor's own list.
-- *Has it a poll operation?* epoll_ctl(2) refuses exactly the files that have none, with EPERM.
-- *Which seals?* fcntl(2), F_GET_SEALS.
+  Unix socket here, so handles are recognised first, by the inode of the socket, in the supervisor's own list. One that
+  is still the plain file of its node (`interposer.late`) is recognised by that file.
+- *Has it a poll operation?* epoll_ctl(2) refuses exactly the files that have none, with EPERM. Of nodes, endpoints have
+  one, and `control` has none.
+- *Which seals?* fcntl(2), F_GET_SEALS. Nodes have none.
 
 kdbus looked descriptors up with `fget_raw` for FDS items, which finds O_PATH descriptors, and with `fget` elsewhere,
 which reports EBADF for them. The two questions that only those other items ask, `seals` and `can_poll`, therefore raise
 BadDescriptor for an O_PATH descriptor.
 
 Weaknesses: SECCOMP_IOCTL_NOTIF_ADDFD, unlike all the rest, refuses O_PATH descriptors with EBADF. kdbus passed them;
-here they can be sent, and their receiver gets a message whose descriptors are incomplete. A plain file behind an
-endpoint node, opened in a way that is not trapped and not yet replaced by a handle, passes as the plain file it is.
+here they can be sent, and their receiver gets a message whose descriptors are incomplete.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ from broker.errors import BadDescriptor
 from interposer.budget import Charge
 
 F_GET_SEALS = 1034
+_ENDPOINT, _CONTROL = "endpoint", "control"
+_ENDPOINT_DEPTH = 2
+"""Endpoints lie in the folder of their bus, `control` in that of the domain."""
 
 
 class HandleRegistry(Protocol):
@@ -48,6 +52,10 @@ class HandleRegistry(Protocol):
 
     def is_control_handle(self, inode: int) -> bool:
         """Whether it is a handle opened from a domain's control node."""
+        ...
+
+    def node_of(self, status: os.stat_result) -> tuple[str, ...] | None:
+        """The path, in its domain, of the node whose plain file has that status."""
         ...
 
 
@@ -79,6 +87,8 @@ class TargetFile:
     @cached_property
     def seals(self) -> int | None:
         """F_SEAL_* bits, None for a file that cannot be sealed. Raises BadDescriptor for O_PATH."""
+        if self._node is not None:
+            return None
         try:
             return fcntl.fcntl(self.fileno(), F_GET_SEALS)
         except OSError as error:
@@ -96,16 +106,25 @@ class TargetFile:
     @cached_property
     def is_kdbus_endpoint(self) -> bool:
         """Whether this is a handle opened from an endpoint node."""
+        return self._node == _ENDPOINT
+
+    @cached_property
+    def _node(self) -> str | None:
+        """What kind of node this was opened from, if it was; None for O_PATH, which opens nothing."""
         status = os.fstat(self.fileno())
-        return _may_be_handle(status.st_mode) and self._handles.is_endpoint_handle(status.st_ino)
+        if _may_be_handle(status.st_mode):
+            if self._handles.is_endpoint_handle(status.st_ino):
+                return _ENDPOINT
+            return _CONTROL if self._handles.is_control_handle(status.st_ino) else None
+        path = self._handles.node_of(status) if stat.S_ISREG(status.st_mode) and not self.is_path else None
+        if path is None:
+            return None
+        return _ENDPOINT if len(path) == _ENDPOINT_DEPTH else _CONTROL
 
     @cached_property
     def is_unix_socket(self) -> bool:
         """Whether this is an AF_UNIX socket, and neither a kdbus handle nor an O_PATH descriptor of its name."""
-        status = os.fstat(self.fileno())
-        if not stat.S_ISSOCK(status.st_mode) or self._handles.is_control_handle(status.st_ino):
-            return False
-        if self._handles.is_endpoint_handle(status.st_ino):
+        if self._node is not None or not stat.S_ISSOCK(os.fstat(self.fileno()).st_mode):
             return False
         return _socket_domain(self.fileno()) == socket.AF_UNIX
 
@@ -117,6 +136,8 @@ class TargetFile:
     @cached_property
     def can_poll(self) -> bool:
         """Whether the file has a poll operation. Raises BadDescriptor for O_PATH."""
+        if self._node is not None:
+            return self._node == _ENDPOINT
         with select.epoll() as probe:
             try:
                 probe.register(self.fileno(), 0)

@@ -11,10 +11,10 @@ The entries, and why:
 - `ioctl` of magic 0x95, the type byte of every kdbus command (ioctl encoding: `_IOC_TYPE`, bits 8 to 15).
 - `open` and `openat` that ask for O_RDWR without O_CREAT, O_DIRECTORY or O_PATH: how a kdbus node is opened. Other
   opens of a node slip through, yield the plain file that stands there, and are caught by its first ioctl. O_TMPFILE
-  contains O_DIRECTORY.
+  contains O_DIRECTORY. O_WRONLY in the same way: the module parameter may be opened so.
 - `openat2`, always: its flags are in memory. It is rare.
 - `mmap` that is shared and file-backed: a pool is mapped so. Writable ones too, as kdbus refuses them with EPERM.
-- `mount` and `umount2`: a new kdbusfs is a new domain.
+- `mount` and `umount2`: a new kdbusfs is a new domain. `fsopen`: it cannot be made with the new calls.
 - In path mode, where nothing is mounted (`interposer.path_mode`): all opens, and the other calls that look at what a
   path leads to. fstatat and statx only without AT_EMPTY_PATH, since that is how C libraries do fstat.
 - On i386, with their own numbers, also `mmap2`, which is what mmap is there, the old `mmap`, whose arguments are in
@@ -64,6 +64,7 @@ IOCTL_TYPE_SHIFT = 8
 IOCTL_TYPE_MASK = 0xFF
 
 O_ACCMODE = 0o3
+O_WRONLY = 0o1
 O_RDWR = 0o2
 O_CREAT = 0o100
 O_PATH = 0o10000000
@@ -126,6 +127,7 @@ I386 = Architecture(
         "mount": 21,
         "umount": 22,
         "umount2": 52,
+        "fsopen": 430,
         "ioctl": 54,
         "old_mmap": 90,
         "mmap2": 192,
@@ -164,6 +166,7 @@ X86_64 = Architecture(
         "ioctl": 16,
         "mount": 165,
         "umount2": 166,
+        "fsopen": 430,
         "openat": 257,
         "openat2": 437,
         "getxattr": 191,
@@ -194,6 +197,7 @@ AARCH64 = Architecture(
     system_calls={
         "ioctl": 29,
         "umount2": 39,
+        "fsopen": 430,
         "mount": 40,
         "openat": 56,
         "mmap": 222,
@@ -240,15 +244,16 @@ def mount_mode_traps(architecture: Architecture) -> tuple[Trap, ...]:
     opened_like_a_node = O_ACCMODE | O_CREAT | O_PATH | architecture.o_directory
     return (
         Trap("ioctl", kdbus_command),
-        Trap("openat", Condition(2, opened_like_a_node, (O_RDWR,))),
+        Trap("openat", Condition(2, opened_like_a_node, (O_RDWR, O_WRONLY))),
         Trap("mmap", file_mapped_shared),
         Trap("mmap2", file_mapped_shared),
         Trap("old_mmap"),
-        Trap("open", Condition(1, opened_like_a_node, (O_RDWR,))),
+        Trap("open", Condition(1, opened_like_a_node, (O_RDWR, O_WRONLY))),
         Trap("openat2"),
         Trap("mount"),
         Trap("umount2"),
         Trap("umount"),
+        Trap("fsopen"),
     )
 
 

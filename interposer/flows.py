@@ -10,6 +10,10 @@ So if what was lent served next to nothing several times in a row, it is tried e
 
 Where descriptors cannot be compared, or an answered call could come again (`interposer.exactly_once`), nothing is
 lent.
+
+What depends on more than kdbus's own state, the engine is told together with the evidence that it rests on
+(`interposer.evidence`): that what a thread sends is of that origin, and that a thread is shown these items of it. It
+learns both from a call that the broker has served, and repeats them while the evidence holds.
 """
 
 from __future__ import annotations
@@ -23,9 +27,10 @@ from typing import TypeVar
 from broker import revision3 as abi
 from broker.connection import Connection
 from broker.domain import Domain
-from broker.flow import LENT_DOMAINS, LentWait, hand_out, is_flow, lendable, take_back
+from broker.flow import LENT_DOMAINS, LentWait, flow, hand_out, lendable, take_back
 from broker.handle import EndpointHandle
-from broker.outside import File
+from broker.origin import Origins, timestamp_of
+from broker.outside import Credentials, File
 from broker.quota import User
 from broker.reply import Reply
 from broker.send import Wait
@@ -38,7 +43,8 @@ from native.flow import Engine
 from native.notification import Listener, Notification
 from native.pool import Pool
 
-_HOT = frozenset(abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
+_SEND, _RECV, _FREE = (abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
+_HOT = frozenset({_SEND, _RECV, _FREE})
 _BUSY = 16
 """How many connections are lent after a call that the broker had to serve: the last ones used."""
 _WORTH_IT = 3
@@ -46,12 +52,21 @@ _WORTH_IT = 3
 _LONGEST_PAUSE = 16
 _FORGOTTEN_USERS = 64
 """How many users are remembered besides those who have a connection: each custom endpoint has one of its own."""
+_MOST_ITEMS = 16384
+"""Bytes of metadata items that the engine repeats."""
 _PAIRS = 64
 """How many flows are remembered and allowed again."""
 
 
 Key = TypeVar("Key")
+Value = TypeVar("Value")
+Pair = tuple[Connection, Connection, bytes]
+"""Sender, receiver, and the name by which it was addressed."""
 
+
+Parameter = Callable[[], tuple[int, bytes] | None]
+"""The file of the module parameter: a descriptor of ours, and what it held when it was last read; None for one that
+never changes."""
 
 Later = Callable[[int, Notification, Callable[[TargetCaller], Wait], int], None]
 """Takes over a waiting call: the number of its listener, its notification, what makes the wait for its caller, and when
@@ -67,12 +82,15 @@ class Flows:
         handles: HandleTable,
         waiting: Callable[[], Iterable[tuple[int, WaitingCalls]]],
         later: Later,
+        parameter: Parameter,
     ) -> None:
         """Nothing is lent while `enabled` is False.
 
         `waiting`: the calls that wait now, by the number of their listener. `later` takes over calls that wait
         when they are taken back.
         """
+        self._parameter = parameter
+        self._origins = Origins()
         self._engine = Engine(hang_ups)
         self._files = handles
         self._budget = handles.budgets.descriptors
@@ -88,7 +106,7 @@ class Flows:
         self._charges: dict[int, Charge] = {}
         """For the memfds in messages that are lent, by the descriptors that were given away."""
         self._busy: dict[int, None] = {}
-        self._pairs: dict[tuple[Connection, Connection, bytes], None] = {}
+        self._pairs: dict[Pair, Credentials] = {}
         self._lent = False
         self._served = 0
         self._pause = 0
@@ -119,7 +137,9 @@ class Flows:
         self._take_back(words)
 
     def _take_back(self, words: Sequence[int]) -> None:
-        returned = take_back(words, self._domains, self._connections, self._users, self._kept, self._open_file)
+        returned = take_back(
+            words, self._domains, self._connections, self._users, self._kept, self._origins, self._open_file
+        )
         for descriptor in list(self._charges):
             self._give_back(descriptor)  # received meanwhile
         for connection, readable in returned.readable:
@@ -158,7 +178,7 @@ class Flows:
                     descriptors.callback(self._give_back, copy)
                 return copy
 
-            words, self._kept = hand_out(lent, self._domains, self._number_of, give_file, waits)
+            words, self._kept = hand_out(lent, self._domains, self._number_of, self._origins, give_file, waits)
             descriptors.pop_all()  # they go with the words
         return words
 
@@ -175,10 +195,11 @@ class Flows:
             charge = self._charges.pop(descriptor, None)
         return TargetFile(descriptor, self._files, charge)
 
-    def note(self, notification: Notification, handle: OpenHandle) -> None:
-        """The broker has served this ioctl on `handle`: remember the connection if it was a hot call."""
+    def note(self, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> None:
+        """The broker has served this ioctl on `handle`: if it was a hot call, remember whatever could be repeated."""
         broker = handle.broker
-        if not self.enabled or notification.arguments[1] & 0xFFFFFFFF not in _HOT:
+        request = notification.arguments[1] & 0xFFFFFFFF
+        if not self.enabled or request not in _HOT:
             return
         if not isinstance(broker, EndpointHandle) or broker.connection is None or not broker.connection.active:
             return
@@ -186,11 +207,70 @@ class Flows:
             index = self._index(broker.connection, handle)
             if index is not None:
                 self._engine.bind(index, notification.pid, notification.arguments[0] & 0xFFFFFFFF)
-                _remember(self._busy, index, _BUSY)
-                if broker.connection.last_sent_to is not None:
-                    destination, name = broker.connection.last_sent_to
-                    pair = (broker.connection, destination, b"" if name is None else name.name)
-                    _remember(self._pairs, pair, _PAIRS)
+                _remember(self._busy, index, None, _BUSY)
+                if request == _SEND:
+                    self._note_sent(index, broker.connection, notification.pid, caller)
+                elif request == _RECV:
+                    self._note_received(index, broker.connection, notification.pid, caller)
+
+    def note_answer(self, thread: int, connection: Connection, caller: TargetCaller) -> None:
+        """The broker has ended a synchronous SEND of `thread` on `connection`, perhaps with an answer."""
+        index = self._indices.get(connection)
+        if self.enabled and index is not None:
+            with suppress(OSError):
+                self._note_received(index, connection, thread, caller)
+
+    def _note_sent(self, index: int, source: Connection, thread: int, caller: TargetCaller) -> None:
+        if source.last_sent is None:
+            return
+        message, destination, name = source.last_sent
+        who = caller.credentials()
+        _remember(self._pairs, (source, destination, b"" if name is None else name.name), who, _PAIRS)
+        found = flow(source, destination, who)
+        if found is None or not (found.attach_flags or found.depends):
+            return
+        evidence = caller.evidence.packed()
+        if evidence is not None:
+            self._engine.learn_origin(
+                index,
+                thread,
+                attach_flags=found.attach_flags,
+                connection_facts=self._origins.of_connection(source),
+                credentials=self._origins.of_credentials(who),
+                origin=self._origins.number_of(message.process, message.connection),
+                has_timestamp=timestamp_of(message.connection) is not None,
+                evidence=evidence,
+            )
+
+    def _note_received(self, index: int, receiver: Connection, thread: int, caller: TargetCaller) -> None:
+        message = receiver.last_received
+        if message is None or not (message.process.valid or message.connection.valid):
+            return
+        origin = self._origins.number_of(message.process, message.connection)
+        shown = receiver.bus.domain.exported(receiver.attach_flags_recv)
+        items = self._origins.export(origin, caller.ids, shown)
+        parameter = self._parameter()
+        if parameter is not None:
+            caller.evidence.parameter(*parameter)
+        evidence = caller.evidence.packed()
+        if evidence is not None and len(items) <= _MOST_ITEMS:
+            self._engine.learn_export(
+                index,
+                thread,
+                attach_flags=receiver.attach_flags_recv,
+                origin=origin,
+                items=items,
+                shows_timestamp=bool(shown & abi.ATTACH_TIMESTAMP),
+                evidence=evidence,
+            )
+
+    def forget_origins(self) -> None:
+        """Namespaces have got another meaning (`UserNamespaces.adopt`), or there are too many numbers: begin anew.
+
+        Nothing is lent.
+        """
+        self._origins.clear()
+        self._engine.forget_origins()
 
     def _index(self, connection: Connection, handle: OpenHandle) -> int | None:
         """The connection's index in the engine, which is told of it now if it has not been."""
@@ -245,7 +325,7 @@ class Flows:
         if index is not None:
             self._engine.remove(index)
             self._busy.pop(index, None)
-            self._pairs = {pair: None for pair in self._pairs if connection not in pair[:2]}
+            self._pairs = {pair: who for pair, who in self._pairs.items() if connection not in pair[:2]}
             del self._connections[index], self._handles[index]
 
     def consider(self) -> None:
@@ -255,6 +335,8 @@ class Flows:
         if self._skip:
             self._skip -= 1
             return
+        if self._origins.is_full:
+            self.forget_origins()
         waits, keepers = self._lendable_waits()
         chosen = lendable((self._connections[index] for index in self._busy), waits)
         if not chosen:
@@ -280,28 +362,38 @@ class Flows:
         self._lent = True
         # What is fetched is charged when it comes back, and must be within everybody's share then.
         self._engine.allow_files(min(self._budget.left(connection.credentials.uid) for connection in chosen))
-        for pair in self._pairs:
-            self._allow(*pair)
+        for pair, who in self._pairs.items():
+            self._allow(*pair, who)
 
-    def _allow(self, source: Connection, destination: Connection, name: bytes) -> None:
+    def _allow(self, source: Connection, destination: Connection, name: bytes, who: Credentials) -> None:
         """The flow between two connections, if both are lent: by id, and by `name` if it still leads there."""
         index, other = self._indices.get(source), self._indices.get(destination)
-        if index is None or other is None or not is_flow(source, destination):
+        if index is None or other is None or not (self._engine.is_lent(index) and self._engine.is_lent(other)):
             return
-        if self._engine.is_lent(index) and self._engine.is_lent(other):
-            self._engine.allow(index, other, b"", 0)
-            entry = destination.names.get(name)
-            if entry is not None:
-                self._engine.allow(index, other, name, entry.id)
+        found = flow(source, destination, who)
+        if found is None:
+            return
+        credentials = self._origins.of_credentials(who) if found.depends else 0
+        entry = destination.names.get(name)
+        for by_name, name_id in [(b"", 0)] if entry is None else [(b"", 0), (name, entry.id)]:
+            self._engine.allow(
+                index,
+                other,
+                by_name,
+                name_id=name_id,
+                attach_flags=found.attach_flags,
+                credentials=credentials,
+                talks=found.talks,
+            )
 
     def close(self) -> None:
         """Free the engine; `recall` has been called."""
         self._engine.close()
 
 
-def _remember(recent: dict[Key, None], key: Key, limit: int) -> None:
+def _remember(recent: dict[Key, Value], key: Key, value: Value, limit: int) -> None:
     """Make `key` the latest of at most `limit`."""
     recent.pop(key, None)
-    recent[key] = None
+    recent[key] = value
     if len(recent) > limit:
         del recent[next(iter(recent))]

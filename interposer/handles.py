@@ -143,6 +143,8 @@ class HandleTable:
         """`closing` is called when a handle has been closed for the last time, before the broker hears of it."""
         self._closing = closing
         self.budgets = budgets
+        self.node_of: Callable[[os.stat_result], tuple[str, ...] | None] = lambda _: None
+        """See `interposer.files.HandleRegistry`; whoever shows the nodes sets it."""
         self._by_inode: dict[int, OpenHandle] = {}
         self._by_descriptor: dict[tuple[int, int], OpenHandle] = {}
         self._by_ours: dict[int, OpenHandle] = {}

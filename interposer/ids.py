@@ -34,6 +34,7 @@ from functools import cache, cached_property
 from typing import TypeVar
 
 from broker.outside import INVALID_ID
+from interposer.evidence import Evidence
 
 NS_GET_PARENT = 0xB702
 """ioctl_nsfs(2): a descriptor of the parent of a user or pid namespace."""
@@ -59,29 +60,59 @@ def read_file(path: bytes | str, limit: int = 1 << 62) -> bytes:
         os.close(descriptor)
 
 
+def lines_of(text: bytes) -> list[bytes]:
+    """The lines of a file of `/proc`.
+
+    They end with a line feed and with nothing else: names that a program chooses may contain any other character
+    (`bytes.splitlines` would take a carriage return for an end, so that a program could forge a line).
+    """
+    return text.removesuffix(b"\n").split(b"\n") if text else []
+
+
 class ThreadFolder:
     """`/proc/TID`, with the certainty that it is about the thread that was meant.
 
     `is_valid` says whether `thread_id` still names that thread; it is asked after each access. Every method raises
     ProcessLookupError when it does not, and otherwise the OSError that the access failed with.
+
+    `evidence` is what was found (`interposer.evidence`): as long as the same is found again, so is everything that
+    was concluded from it.
     """
 
     def __init__(self, thread_id: int, is_valid: Callable[[], bool]) -> None:
         self.thread_id = thread_id
+        self.evidence = Evidence()
         self._prefix = b"/proc/%d/" % thread_id
         self._is_valid = is_valid
 
     def read(self, name: bytes, limit: int = 1 << 62) -> bytes:
         """Content of the file `name`, of which `limit` bytes are enough."""
-        return self.checked(lambda: read_file(self._prefix + name, limit))
+        content = self.checked(lambda: read_file(self._prefix + name, limit))
+        self.evidence.content(name, content)
+        return content
 
     def link(self, name: bytes) -> bytes:
         """Where the link `name` leads, as this process sees it."""
-        return self.checked(lambda: os.readlink(self._prefix + name))
+        target = self.checked(lambda: os.readlink(self._prefix + name))
+        self.evidence.link(name, target)
+        return target
 
-    def inode(self, name: bytes) -> int:
-        """Inode number of what the link `name` leads to: for `ns/*` the identity of a namespace."""
-        return self.checked(lambda: os.stat(self._prefix + name).st_ino)
+    def namespace(self, kind: bytes) -> int:
+        """Identity of the thread's namespace: `kind` is b"user" or b"pid"."""
+        name = self.link(b"ns/" + kind)
+        return int(name[len(kind) + 2 : -1])
+
+    def root(self) -> tuple[int, int, int]:
+        """Device, inode and mount id of the root directory."""
+        descriptor = self.open(b"root", os.O_PATH | os.O_DIRECTORY)
+        try:
+            status = os.fstat(descriptor)
+            information = read_file(f"/proc/self/fdinfo/{descriptor}")
+        finally:
+            os.close(descriptor)
+        mount = int(information.partition(b"mnt_id:")[2].split(None, 1)[0])
+        self.evidence.root(status.st_dev, status.st_ino, mount)
+        return status.st_dev, status.st_ino, mount
 
     def open(self, name: bytes, flags: int) -> int:
         """A new descriptor of what `name` leads to, which the caller has to close."""
@@ -104,6 +135,7 @@ class ThreadFolder:
         try:
             result = access()
         except OSError:
+            self.evidence.cannot_be_repeated()
             self._check()
             raise
         self._check()
@@ -140,7 +172,7 @@ def overflow_id(kind: str) -> int:
 def parse_map(text: bytes, own: bool) -> tuple[Extent, ...]:
     """The extents of a `uid_map` or `gid_map`; `own`: of the reader's own user namespace (see above)."""
     extents = []
-    for line in text.splitlines():
+    for line in lines_of(text):
         first, outside, count = (int(column) for column in line.split())
         if own:
             extents.append((first, first, count))
@@ -190,11 +222,11 @@ class UserNamespaces:
 
     def is_adopted(self, folder: ThreadFolder) -> bool:
         """Whether the thread is in an adopted namespace. Raises OSError."""
-        return bool(self._adopted) and folder.inode(b"ns/user") in self._adopted
+        return bool(self._adopted) and folder.namespace(b"user") in self._adopted
 
     def identify(self, folder: ThreadFolder) -> int:
         """Identity of the thread's user namespace, which is held from now on. Raises OSError."""
-        identity = folder.inode(b"ns/user")
+        identity = folder.namespace(b"user")
         if identity in self._adopted:
             return own_namespace(b"user")
         if identity == own_namespace(b"user"):
@@ -281,19 +313,12 @@ class ThreadIds:
     @cached_property
     def pid_namespace(self) -> int:
         """Identity of the pid namespace that the thread is in (which its children may not be)."""
-        return self._folder.inode(b"ns/pid")
+        return self._folder.namespace(b"pid")
 
     @cached_property
     def root_directory(self) -> tuple[int, int, int]:
         """Device, inode and mount id: two roots are the same when directory and mount are (`path_equal`)."""
-        descriptor = self._folder.open(b"root", os.O_PATH | os.O_DIRECTORY)
-        try:
-            status = os.fstat(descriptor)
-            information = read_file(f"/proc/self/fdinfo/{descriptor}")
-        finally:
-            os.close(descriptor)
-        mount = information.partition(b"mnt_id:")[2].split(None, 1)[0]
-        return status.st_dev, status.st_ino, int(mount)
+        return self._folder.root()
 
     @cached_property
     def _uid_map(self) -> tuple[Extent, ...]:

@@ -60,7 +60,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from interposer.ids import read_file
+from interposer.ids import lines_of, read_file
 from interposer.registers import LAYOUTS, RegisterLayout
 from native import memory
 from native.notification import EndOfTargets, Listener, Notification
@@ -463,7 +463,7 @@ class SeizedThread:
             text = read_file(f"/proc/{self._id}/status")
         except OSError:
             return
-        fields = dict(line.split(b":", 1) for line in text.splitlines())
+        fields = dict(line.split(b":", 1) for line in lines_of(text))
         if int(fields[b"Tgid"]) == self._id and int(fields[b"PPid"]) == os.getpid():
             return
         threading.Thread(target=_reap, args=(self._id,), daemon=True).start()

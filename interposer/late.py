@@ -29,6 +29,7 @@ from itertools import islice
 
 from interposer.budget import OverBudget
 from interposer.handles import HandleTable, OpenHandle
+from interposer.ids import lines_of
 from native.identity import PIDFD_THREAD, can_fetch, pidfd_getfd, pidfd_open, socket_cookie
 from native.notification import Listener, Notification
 
@@ -179,5 +180,5 @@ def _fetch(thread: int, descriptor: int) -> int:
 def _information(thread: int, descriptor: int) -> dict[bytes, int]:
     """Offset (`pos`) and flags of an open descriptor (proc(5), fdinfo). Raises OSError."""
     with open(f"/proc/{thread}/fdinfo/{descriptor}", "rb") as file:
-        fields = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
+        fields = dict(line.split(b":", 1) for line in lines_of(file.read()) if b":" in line)
     return {b"pos": int(fields[b"pos"]), b"flags": int(fields[b"flags"], 8)}

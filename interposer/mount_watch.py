@@ -44,6 +44,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from interposer.ids import lines_of
 from interposer.process import open_thread
 
 
@@ -233,7 +234,7 @@ class MountWatch:
 def parse_mounts(mountinfo: bytes) -> dict[int, int]:
     """Mount id and device number of each line: the first field, and the third one (major:minor)."""
     found = {}
-    for line in mountinfo.splitlines():
+    for line in lines_of(mountinfo):
         mount, _, device, _ = line.split(b" ", 3)
         major, _, minor = device.partition(b":")
         found[int(mount)] = os.makedev(int(major), int(minor))

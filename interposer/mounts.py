@@ -11,10 +11,12 @@ domain's last mount is gone is noticed by `interposer.mount_watch`, however it c
 the next trap is served. Only umount2(2) of a kdbusfs is done by a child as well, so that all connections have hung up
 when the call returns.
 
-Weaknesses: /proc/mounts and statfs(2) say tmpfs. The new calls (fsopen(2)) are not served: they say ENODEV. If the user
-namespace has no map of users yet when it mounts, its domain knows no users. In the original an open handle is an open
-file of the mount: there umount(2) fails with EBUSY, and a detached kdbusfs ends with its last handle; here it succeeds,
-and ends the domain.
+The new calls, which make a mount in steps, are not served. fsopen(2) of a kdbusfs says that it does not exist, as on
+all kernels that had kdbus; mount(8) then takes mount(2).
+
+Weaknesses: /proc/mounts and statfs(2) say tmpfs. If the user namespace has no map of users yet when it mounts, its
+domain knows no users. In the original an open handle is an open file of the mount: there umount(2) fails with EBUSY,
+and a detached kdbusfs ends with its last handle; here it succeeds, and ends the domain.
 """
 
 from __future__ import annotations
@@ -153,16 +155,24 @@ class Mounts:
         flags = notification.arguments[3]
         if flags & _MS_MAGIC_MASK == _MS_MAGIC:
             flags &= ~_MS_MAGIC_MASK
-        if flags & _OTHER_OPERATIONS or not self._is_kdbusfs(notification):
+        if flags & _OTHER_OPERATIONS or not self._is_type(notification, notification.arguments[2]):
             # Whatever the program makes of its strings meanwhile: the kernel does not know the type.
             self._listener.respond_continue(notification.id)
             return
 
         self._traps.answer(notification, lambda: _result_of(lambda: self._mount(notification, flags)))
 
-    def _is_kdbusfs(self, notification: Notification) -> bool:
+    def fsopen(self, notification: Notification) -> None:
+        """fsopen(type, flags)."""
+        if self._is_type(notification, notification.arguments[0]):
+            self._traps.answer(notification, lambda: -errno.ENOSYS)
+        else:
+            # The kernel does not know the type, should that be what it becomes.
+            self._listener.respond_continue(notification.id)
+
+    def _is_type(self, notification: Notification, address: int) -> bool:
         try:
-            return memory.read_string(notification.pid, notification.arguments[2], len(_TYPE) + 1) == _TYPE
+            return memory.read_string(notification.pid, address, len(_TYPE) + 1) == _TYPE
         except OSError:
             return False
 

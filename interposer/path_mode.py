@@ -211,6 +211,8 @@ class PathCalls:
             return -errno.ENOTDIR
         with identity_of(caller):
             opened = _reopen(found.descriptor, flags & ~_LOOKS_ALREADY_DONE)
+        if flags & NODE_OPEN_FLAGS == os.O_WRONLY:
+            self._traps.parameter_opened(status)
         try:
             if flags & NODE_OPEN_FLAGS == os.O_RDWR:
                 number = self._traps.install_node(call, status, flags)

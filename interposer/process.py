@@ -44,7 +44,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from broker.outside import Capabilities, Credentials, Pid
-from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces, own_namespace, parent_namespace, read_file
+from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces, lines_of, own_namespace, parent_namespace, read_file
 from native.identity import PIDFD_THREAD, pidfd_open
 
 _LONGEST_COMMAND_LINE = 4096
@@ -72,7 +72,7 @@ class Status:
 def parse_status(text: bytes) -> Status:
     """Parse a `status` file (proc_pid_status(5)): lines of a name, a colon and blank-separated values."""
     fields: dict[bytes, list[bytes]] = {}
-    for line in text.splitlines():
+    for line in lines_of(text):
         name, _, value = line.partition(b":")
         # The first wins: nothing that follows can forge an earlier field.
         fields.setdefault(name, value.split())
@@ -112,7 +112,7 @@ def open_thread(thread: int) -> int:
 def first_hierarchy(text: bytes) -> bytes | None:
     """The path to report from a `cgroup` file (cgroups(7)): lines of `number:controllers:path`."""
     paths = {}
-    for line in text.splitlines():
+    for line in lines_of(text):
         number, _, rest = line.partition(b":")
         paths[int(number)] = rest.partition(b":")[2]
     numbers = sorted(number for number in paths if number > 0) or sorted(paths)
@@ -212,7 +212,7 @@ class TargetProcess:
         """`comm` of the leader of the thread's group."""
         if self._folder.thread_id == self.thread_group:
             return self._status.name
-        return self._folder.checked(lambda: read_file(f"/proc/{self.thread_group}/comm")).removesuffix(b"\n")
+        return self._folder.read(b"task/%d/comm" % self.thread_group).removesuffix(b"\n")
 
     def executable(self) -> bytes | None:
         """Path of the executable from the thread's root, with " (deleted)" after it when it has been deleted."""

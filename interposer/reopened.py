@@ -17,7 +17,7 @@ import os
 import stat
 
 from broker.errors import BadDescriptor, DescriptorNotPassable
-from interposer.ids import ThreadFolder
+from interposer.ids import ThreadFolder, lines_of
 
 _MEMORY_DEVICES = 1
 """Their major number, Documentation/admin-guide/devices.txt."""
@@ -40,7 +40,8 @@ def reopen(folder: ThreadFolder, descriptor: int) -> int:
             raise DescriptorNotPassable
     finally:
         os.close(path)
-    fields = dict(line.split(b":", 1) for line in folder.read(b"fdinfo/%d" % descriptor).splitlines() if b":" in line)
+    information = lines_of(folder.read(b"fdinfo/%d" % descriptor))
+    fields = dict(line.split(b":", 1) for line in information if b":" in line)
     flags = int(fields[b"flags"], 8) & ~_NOT_FOR_OPEN
     try:
         found = folder.open(name, flags | os.O_NONBLOCK)

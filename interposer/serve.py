@@ -54,7 +54,7 @@ from interposer.budget import Budget, Charge, OverBudget, use_descriptors
 from interposer.domain_socket import Message, Peer
 from interposer.errors import DomainUnavailable, InterposerError, pack
 from interposer.filesystem import NodeFiles, NodeMirrors
-from interposer.ids import own_namespace, parent_namespace, read_file
+from interposer.ids import lines_of, own_namespace, parent_namespace, read_file
 from interposer.options import RunOptions
 from interposer.supervisor import Supervisor
 from interposer.traps import MountedDomain
@@ -134,7 +134,7 @@ class Server:
         self._path = path
         self._mounts = view.SharedMounts() if view.own_mount_namespace() else None
         self._mask: view.AttachFlagsMask | None = None
-        self._supervisor = Supervisor(options, self._attach_flags_mask, probe=True)
+        self._supervisor = Supervisor(options, self._attach_flags_mask, self._parameter, probe=True)
         self._supervisor.when_ended(self._tree_has_ended)
         self._mirrors = NodeMirrors()
         self._domain = self._supervisor.new_domain(self._mirrors)
@@ -142,6 +142,7 @@ class Server:
         if self._mounts is not None:
             shown = self._mounts.open()
             self._mask = view.AttachFlagsMask(shown.parameters_directory)
+            self._supervisor.shared.parameter = self._mask
             os.close(shown.parameters_directory)
             self._show(shown.kdbus_directory)
         self._listening = domain_socket.listen(path, _FOR_ONE if self._mounts is None else _FOR_ALL)
@@ -149,6 +150,9 @@ class Server:
 
     def _attach_flags_mask(self) -> int:
         return view.DEFAULT_ATTACH_FLAGS_MASK if self._mask is None else self._mask.current()
+
+    def _parameter(self) -> tuple[int, bytes] | None:
+        return None if self._mask is None else self._mask.evidence()
 
     def _show(self, folder: int) -> MountedDomain:
         """Show the domain's nodes in the file system of `folder`, which is owned from now on."""
@@ -344,7 +348,7 @@ def _notify(state: bytes) -> None:
 
 def _process_of(pidfd: int) -> int:
     """Number of the process in our pid namespace; -1 if it has ended, 0 if it is not in it. Raises ValueError."""
-    fields = read_file(f"/proc/self/fdinfo/{pidfd}").splitlines()
+    fields = lines_of(read_file(f"/proc/self/fdinfo/{pidfd}"))
     numbers = [field.partition(b":")[2] for field in fields if field.startswith(b"Pid:")]
     if not numbers:
         raise ValueError("no pidfd")

@@ -44,6 +44,7 @@ from interposer.late import LateHandles
 from interposer.report import unexpected
 from interposer.resolve import AT_FDCWD, resolve, starting_points
 from interposer.shortage import errno_of_shortage
+from interposer.view import AttachFlagsMask
 from native import memory
 from native.credentials import borrowed_identity
 from native.notification import Listener, Notification
@@ -86,12 +87,14 @@ class Traps:
         domains: list[MountedDomain],
         later: Later,
         pump: Callable[[Notification], None],
-        served: Callable[[Notification, OpenHandle], None],
+        served: Callable[[Notification, OpenHandle, TargetCaller], None],
+        parameter: Callable[[], AttachFlagsMask | None],
     ) -> None:
         """`later` takes over a waiting call; `pump` gets notifications that arrive while a mapping is injected.
 
-        `served` is told of each ioctl that the broker has served on a handle.
+        `served` is told of each ioctl that the broker has served on a handle. `parameter` gives the module parameter.
         """
+        self._parameter = parameter
         self._served = served
         self._listener = listener
         self._answers = answers
@@ -147,7 +150,7 @@ class Traps:
                 # What was found is somebody else's, who has the thread's number by now.
                 raise Interrupted
             wait = handle.broker.ioctl(request & 0xFFFFFFFF, argument, caller)
-            self._served(notification, handle)
+            self._served(notification, handle, caller)
             if wait is None:
                 return 0
             self._later(notification, wait)
@@ -201,8 +204,35 @@ class Traps:
 
     def open_at(self, notification: Notification, directory: int, path: int, flags: int) -> None:
         """An open of any kind, its arguments taken apart; `path` is an address."""
-        if flags & NODE_OPEN_FLAGS != os.O_RDWR or not self._open_node(notification, directory, path, flags):
-            self._listener.respond_continue(notification.id)
+        if flags & NODE_OPEN_FLAGS == os.O_WRONLY:
+            self._announce_writing(notification, directory, path, follow=not flags & os.O_NOFOLLOW)
+        elif flags & NODE_OPEN_FLAGS == os.O_RDWR and self._open_node(notification, directory, path, flags):
+            return
+        self._listener.respond_continue(notification.id)
+
+    def _announce_writing(self, notification: Notification, directory: int, path: int, *, follow: bool) -> None:
+        """The kernel is about to open something with O_WRONLY; the module parameter wants to know, if that may be."""
+        try:
+            name = memory.read_string(notification.pid, path, _PATH_LIMIT)
+            with starting_points(notification.pid, AT_FDCWD if name.startswith(b"/") else directory) as (root, base):
+                with _found(root, base, name, follow=follow) as found:
+                    if not self._is_parameter(found):
+                        return
+                with identity_of(self.caller(notification)), _found(root, base, name, follow=follow) as found:
+                    if self._is_parameter(found) and _may_write(found):
+                        self.parameter_opened(os.fstat(found))
+        except OSError:
+            return
+
+    def _is_parameter(self, descriptor: int) -> bool:
+        parameter = self._parameter()
+        return parameter is not None and parameter.is_file(os.fstat(descriptor))
+
+    def parameter_opened(self, status: os.stat_result) -> None:
+        """Somebody who may opens the file of `status` with O_WRONLY."""
+        parameter = self._parameter()
+        if parameter is not None and parameter.is_file(status):
+            parameter.opened_for_writing()
 
     def _open_node(self, notification: Notification, directory: int, path: int, flags: int) -> bool:
         """Serve the open if it leads to a node; False if not."""
@@ -357,6 +387,11 @@ def _found(root: int, base: int, path: bytes, *, follow: bool) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _may_write(descriptor: int) -> bool:
+    """Whether the borrowed identity may open this O_PATH descriptor's file with O_WRONLY."""
+    return os.access(f"/proc/self/fd/{descriptor}", os.W_OK, effective_ids=True)
 
 
 def _may_read_and_write(descriptor: int) -> bool:

@@ -33,6 +33,7 @@ from interposer.ids import UserNamespaces
 from interposer.mounts import Mounts
 from interposer.path_mode import PathCalls
 from interposer.traps import MountedDomain, Traps
+from interposer.view import AttachFlagsMask
 from interposer.waiting import WaitingCalls
 from native.notification import Listener, Notification
 
@@ -47,6 +48,8 @@ class Shared:
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
     domains: list[MountedDomain] = field(default_factory=list)
     """Every file system that shows the nodes of a domain; a domain may be shown by several."""
+    parameter: AttachFlagsMask | None = None
+    """The module parameter, once it is shown."""
 
 
 class Tree:
@@ -69,6 +72,7 @@ class Tree:
             self.waiting.add,
             self.queue.append,
             self._served,
+            lambda: shared.parameter,
         )
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
         self.detours = self._traps.detours
@@ -76,6 +80,7 @@ class Tree:
         served |= {"openat": self._traps.openat, "openat2": self._traps.openat2}
         served |= {"mmap2": self._traps.mmap, "old_mmap": self._traps.old_mmap}
         served |= {"mount": self.mounts.mount, "umount2": self.mounts.umount2, "umount": self.mounts.umount}
+        served |= {"fsopen": self.mounts.fsopen}
         self._serve_by_call: dict[tuple[int, int], Callable[[Notification], None]] = {
             (architecture.audit, number): served[name]
             for architecture in this_architecture().all
@@ -125,12 +130,14 @@ class Tree:
         else:
             serve(notification)
 
-    def _served(self, notification: Notification, handle: OpenHandle) -> None:
-        self._shared.flows.note(notification, handle)
+    def _served(self, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> None:
+        self._shared.flows.note(notification, handle, caller)
 
     def _finish(self, notification: Notification, wait: Wait) -> None:
         def serve() -> int:
-            wait.finish(self._traps.caller(notification))
+            caller = self._traps.caller(notification)
+            wait.finish(caller)
+            self._shared.flows.note_answer(notification.pid, wait.connection, caller)
             return 0
 
         if not self._traps.answer(notification, serve):

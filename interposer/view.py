@@ -31,6 +31,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import NamedTuple
 
 from interposer.errors import MountNamespaceUnavailable, SysUnavailable, ViewFailed
@@ -208,16 +209,28 @@ class AttachFlagsMask:
 
     `parameters_directory` is the descriptor that `View` gave; it is used now and not kept. The file is read whenever
     the value is asked for, so a write takes effect at once. What is understood is what the kernel understands
-    (`kstrtoull` with base 0): decimal, 0x and 0 prefixes, at most one newline, at most 64 bits. Anything else, the
-    empty file between a truncation and a write among it, keeps the last valid value; the kernel would refuse such a
-    write, but a plain file cannot.
+    (`kstrtoull` with base 0): decimal, 0x and 0 prefixes, at most 64 bits. Anything else, the empty file between a
+    truncation and a write among it, keeps the last valid value; the kernel would refuse such a write, but a plain file
+    cannot. What stands behind the first line is the end of a longer number that was written over.
+
+    In sysfs what is written is the value, whatever stood there. So the file is emptied when it is opened for writing
+    alone, as a value without a line feed would not be told from the end of the old one.
+
+    Weakness: not when it is opened for reading as well.
     """
 
     _LONGEST = 64
 
     def __init__(self, parameters_directory: int, default: int = DEFAULT_ATTACH_FLAGS_MASK) -> None:
-        self._descriptor = os.open(MASK_FILE, os.O_RDONLY | os.O_CLOEXEC, dir_fd=parameters_directory)
+        try:
+            self._descriptor = os.open(MASK_FILE, os.O_RDWR | os.O_CLOEXEC, dir_fd=parameters_directory)
+        except PermissionError:
+            # Then the programs, which are the same user's, cannot write it either.
+            self._descriptor = os.open(MASK_FILE, os.O_RDONLY | os.O_CLOEXEC, dir_fd=parameters_directory)
+        status = os.fstat(self._descriptor)
+        self._identity = (status.st_dev, status.st_ino)
         self._last = default
+        self._text = b""
 
     def current(self) -> int:
         """The mask, 64 bits. A file that cannot be read counts as unchanged."""
@@ -225,10 +238,25 @@ class AttachFlagsMask:
             data = os.pread(self._descriptor, self._LONGEST, 0)
         except OSError:
             return self._last
-        value = parse_unsigned(data)
+        self._text = data
+        value = parse_unsigned(data.partition(b"\n")[0])
         if value is not None:
             self._last = value
         return self._last
+
+    def evidence(self) -> tuple[int, bytes]:
+        """A descriptor of the file, which stays ours, and what `current` last found in it."""
+        return self._descriptor, self._text
+
+    def is_file(self, status: os.stat_result) -> bool:
+        """Whether `status` is that of the parameter's file."""
+        return (status.st_dev, status.st_ino) == self._identity
+
+    def opened_for_writing(self) -> None:
+        """Somebody who may is about to open the file with O_WRONLY."""
+        self.current()
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
 
     def close(self) -> None:
         """Let go of the file."""

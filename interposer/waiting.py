@@ -37,6 +37,7 @@ from broker.outside import File
 from broker.reply import Reply
 from broker.send import Wait
 from interposer.files import TargetFile
+from interposer.ids import lines_of
 from native.notification import Listener, Notification
 
 _FIRST_LOOK_NS = 1_000_000
@@ -216,5 +217,5 @@ class _Signals:
 def _signals(folder: str) -> _Signals:
     """The signal masks of a thread (proc_pid_status(5)). Raises OSError."""
     with open(f"{folder}/status", "rb") as file:
-        fields = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
+        fields = dict(line.split(b":", 1) for line in lines_of(file.read()) if b":" in line)
     return _Signals(*(int(fields[name], 16) for name in (b"SigPnd", b"ShdPnd", b"SigBlk")))

@@ -51,6 +51,8 @@ SOURCES = (
     "flow_table.c",
     "flow_state.c",
     "flow.c",
+    "evidence.c",
+    "origin.c",
     "outgoing.c",
     "hot_path.c",
 )

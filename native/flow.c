@@ -4,7 +4,7 @@
 //
 // A switch in a network asks its controller about the first packet of a flow and forwards the rest by itself. Here
 // the broker is the controller. It *lends* connections to the engine, with the state of their pools, and allows flows:
-// this sender to that receiver, without metadata. The engine then serves SEND between them, RECV and FREE, in exactly
+// this sender to that receiver. The engine then serves SEND between them, RECV and FREE, in exactly
 // the cases in which the broker would succeed without a side effect elsewhere. All rules stay with the broker: whatever
 // is not plainly such a case, every error above all, is not served at all, and nothing has been changed by then.
 //
@@ -13,7 +13,7 @@
 // between therefore cannot be missed here. Connections are lent again as they prove busy.
 //
 // This file has the connections, what is known about callers' descriptors (bindings), the flows, and the loop;
-// flow_state.c passes state to and fro; hot_path.c serves calls.
+// flow_state.c passes state to and fro; origin.c has what is known of senders; hot_path.c serves calls.
 //
 // Weakness: a bus on which the broker is needed often, say for broadcasts, gains little, as everything is taken back
 // each time.
@@ -54,6 +54,8 @@ void kdbus_engine_destroy(struct kdbus_engine *engine)
     free(engine->connections);
     forget_bindings(engine);
     flow_table_clear(&engine->flows);
+    flow_table_clear(&engine->origins);
+    flow_table_clear(&engine->exports);
     free(engine->out.data);
     free(engine);
 }
@@ -92,6 +94,7 @@ int64_t kdbus_engine_add_connection(struct kdbus_engine *engine, const struct kd
         return -ENOMEM;
     memset(connection, 0, sizeof(*connection));
     connection->used = 1;
+    connection->serial = ++engine->last_serial;
     connection->index = (uint32_t)index;
     connection->domain = facts->domain;
     connection->id = facts->id;
@@ -119,32 +122,39 @@ int kdbus_engine_remove_connection(struct kdbus_engine *engine, uint32_t index)
 
         if (binding && binding->connection == connection) {
             binding->connection = NULL;
-            flow_forget_pidfd(engine, binding);
+            flow_forget_descriptors(engine, binding);
         }
     }
     connection->used = 0;
     return 0;
 }
 
-void flow_forget_pidfd(struct kdbus_engine *engine, struct flow_binding *binding)
+static void forget_descriptor(struct kdbus_engine *engine, int *descriptor)
 {
-    if (binding->pidfd < 0)
+    if (*descriptor < 0)
         return;
-    close(binding->pidfd);
-    binding->pidfd = -1;
-    engine->pidfds--;
+    close(*descriptor);
+    *descriptor = -1;
+    engine->descriptors--;
 }
 
-void flow_forget_pidfds(struct kdbus_engine *engine)
+void flow_forget_descriptors(struct kdbus_engine *engine, struct flow_binding *binding)
+{
+    forget_descriptor(engine, &binding->pidfd);
+    forget_descriptor(engine, &binding->directory);
+    forget_descriptor(engine, &binding->status);
+}
+
+void flow_forget_all_descriptors(struct kdbus_engine *engine)
 {
     for (size_t i = 0; i < engine->bindings.room; i++)
         if (engine->bindings.places[i])
-            flow_forget_pidfd(engine, engine->bindings.places[i]);
+            flow_forget_descriptors(engine, engine->bindings.places[i]);
 }
 
 static void forget_bindings(struct kdbus_engine *engine)
 {
-    flow_forget_pidfds(engine);
+    flow_forget_all_descriptors(engine);
     flow_table_clear(&engine->bindings);
 }
 
@@ -166,7 +176,7 @@ int kdbus_engine_bind(struct kdbus_engine *engine, uint32_t index, uint32_t thre
         if (!binding)
             return -ENOMEM;
         binding->key = key;
-        binding->pidfd = -1;
+        binding->pidfd = binding->directory = binding->status = -1;
         result = flow_table_insert(&engine->bindings, binding);
         if (result) {
             free(binding);
@@ -222,11 +232,10 @@ struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_conn
     return flow;
 }
 
-int kdbus_engine_allow(struct kdbus_engine *engine, uint32_t source_index, uint32_t destination_index, const char *name,
-                       uint64_t name_id)
+int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_facts *facts, const char *name)
 {
-    struct flow_connection *source = flow_connection_at(engine, source_index);
-    struct flow_connection *destination = flow_connection_at(engine, destination_index);
+    struct flow_connection *source = flow_connection_at(engine, facts->source);
+    struct flow_connection *destination = flow_connection_at(engine, facts->destination);
     struct flow *flow;
     uint64_t key;
 
@@ -253,7 +262,10 @@ int kdbus_engine_allow(struct kdbus_engine *engine, uint32_t source_index, uint3
     }
     flow->generation = engine->generation;
     flow->destination = destination;
-    flow->name_id = name_id;
+    flow->name_id = facts->name_id;
+    flow->attach_flags = facts->attach_flags;
+    flow->credentials = facts->credentials;
+    flow->talks = facts->talks;
     strcpy(flow->name, name);
     return 0;
 }

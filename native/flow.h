@@ -23,7 +23,8 @@
 #define LENT_NAME 256      // a well-known name with its zero
 #define LENT_DOMAINS 16
 #define LENT_BINDINGS 65536 // descriptors of threads that are remembered
-#define LENT_PIDFDS 256 // held for the bindings in use
+#define LENT_DESCRIPTORS 256 // held for the bindings in use
+#define LENT_ORIGINS 1024 // records, and as many of what receivers are shown
 #define LENT_FLOWS 4096 // those of former lendings among them, which only take room
 #define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
 #define LENT_PAYLOAD (2U << 20)
@@ -107,6 +108,9 @@ struct flow_entry {
     struct lent_slice *payload;
     struct flow_reply *reply;
     int user; // index into the receiver's charges, -1 for none
+    uint64_t origin; // broker/origin.py
+    uint64_t has_timestamp;
+    uint64_t timestamp[2]; // CLOCK_MONOTONIC and CLOCK_REALTIME, ns
     uint32_t part_count;
     struct flow_part parts[LENT_PARTS];
     uint32_t name_size; // with its zero; 0 for none
@@ -124,7 +128,10 @@ struct flow_connection {
     uint64_t id;
     uint64_t bus;
     uint64_t user;
+    uint64_t serial; // no other connection ever has the same
     uint64_t generation; // lent if it is the engine's
+    uint64_t facts; // number of its names and its description
+    uint64_t attach_flags; // that it asks for as a receiver
     int ours;
     int epoll;
     int target;
@@ -143,7 +150,9 @@ struct flow_connection {
 struct flow_binding {
     uint64_t key; // thread << 32 | descriptor
     struct flow_connection *connection;
-    int pidfd; // of the thread, -1 until it is needed
+    int pidfd;     // of the thread, -1 until it is needed
+    int directory; // /proc/TID, likewise
+    int status;    // the file of that name in it
     uint64_t message_address; // where the last SEND had its message,
     struct iovec payload;     // and its payload, if that was one short piece
 };
@@ -153,7 +162,27 @@ struct flow {
     uint64_t generation;
     struct flow_connection *destination;
     uint64_t name_id;
+    uint64_t attach_flags;
+    uint64_t credentials;
+    int talks;
     char name[LENT_NAME];
+};
+
+struct flow_origin {
+    uint64_t key;
+    uint64_t source; // serial
+    struct kdbus_origin_facts facts;
+    size_t evidence_size;
+    char evidence[];
+};
+
+struct flow_export {
+    uint64_t key;
+    uint64_t receiver; // serial
+    struct kdbus_export_facts facts;
+    size_t items_size;
+    size_t evidence_size;
+    char data[]; // items, evidence
 };
 
 // Tables with open addressing; a key of 0 is an empty place.
@@ -176,20 +205,27 @@ struct kdbus_engine {
     struct flow_connection **connections;
     size_t connection_room;
     struct flow_table bindings;
-    size_t pidfds; // of all bindings
+    size_t descriptors; // of all bindings
     struct flow_table flows;
+    struct flow_table origins;
+    struct flow_table exports;
+    uint64_t last_serial;
     struct flow_reply *replies; // all alive, the oldest first
     struct flow_reply *last_in_list;
     struct words out;
 };
 
-// CLOCK_MONOTONIC.
-static inline uint64_t flow_now_ns(void)
+static inline uint64_t flow_clock_ns(clockid_t clock)
 {
     struct timespec now;
 
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static inline uint64_t flow_now_ns(void)
+{
+    return flow_clock_ns(CLOCK_MONOTONIC);
 }
 
 // flow_table.c
@@ -206,14 +242,20 @@ void flow_forget_replies(struct kdbus_engine *engine);
 // flow.c
 struct flow_connection *flow_connection_at(const struct kdbus_engine *engine, uint32_t index);
 int flow_is_lent(const struct kdbus_engine *engine, const struct flow_connection *connection);
-void flow_forget_pidfd(struct kdbus_engine *engine, struct flow_binding *binding);
-void flow_forget_pidfds(struct kdbus_engine *engine);
+void flow_forget_descriptors(struct kdbus_engine *engine, struct flow_binding *binding);
+void flow_forget_all_descriptors(struct kdbus_engine *engine);
 struct flow_binding *flow_find_binding(const struct kdbus_engine *engine, uint64_t key);
 struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source, uint64_t destination_id,
                        const char *name);
 struct flow_reply *flow_new_reply(struct kdbus_engine *engine);
 void flow_drop_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply);
+
+// origin.c: NULL if there is none that is known to be right. `id`: the call of the binding's thread.
+const struct flow_origin *flow_origin_of(struct kdbus_engine *engine, struct flow_binding *binding, uint64_t id,
+                                         const struct flow *flow);
+const struct flow_export *flow_export_for(struct kdbus_engine *engine, struct flow_binding *binding, int listener,
+                                          uint64_t id, uint64_t origin);
 
 // hot_path.c: 1 if the trapped call was served, 0 if it is the broker's, as it also is when there is no memory.
 int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *notification);

@@ -93,9 +93,74 @@ class Engine:
         self._check(result, "lend connections")
         return True
 
-    def allow(self, source: int, destination: int, name: bytes, name_id: int) -> None:
-        """Allow plain messages between two lent connections, addressed by id, or by `name` if it is not empty."""
-        self._check(lib.kdbus_engine_allow(self._engine, source, destination, name, name_id), "allow a flow")
+    def allow(
+        self,
+        source: int,
+        destination: int,
+        name: bytes,
+        *,
+        name_id: int,
+        attach_flags: int,
+        credentials: int,
+        talks: bool,
+    ) -> None:
+        """Allow plain messages between two lent connections, addressed by id, or by `name` if it is not empty.
+
+        `attach_flags`: what their origin has to tell. `credentials`: number of those that the sender must have, 0 for
+        any. Without `talks` only replies. Raises OSError(ENOMEM).
+        """
+        flow = ffi.new("struct kdbus_flow_facts *")
+        flow.source, flow.destination, flow.name_id = source, destination, name_id
+        flow.attach_flags, flow.credentials, flow.talks = attach_flags, credentials, talks
+        self._check(lib.kdbus_engine_allow(self._engine, flow, name), "allow a flow")
+
+    def learn_origin(
+        self,
+        source: int,
+        thread: int,
+        *,
+        attach_flags: int,
+        connection_facts: int,
+        credentials: int,
+        origin: int,
+        has_timestamp: bool,
+        evidence: bytes,
+    ) -> None:
+        """What `thread` sends on `source` is of that origin, as long as the evidence (`interposer.evidence`) holds.
+
+        `connection_facts`, `credentials`, `origin`: numbers (`broker.origin`). Raises OSError(ENOMEM).
+        """
+        facts = ffi.new("struct kdbus_origin_facts *")
+        facts.connection, facts.thread, facts.attach_flags = source, thread, attach_flags
+        facts.connection_facts, facts.credentials, facts.origin = connection_facts, credentials, origin
+        facts.has_timestamp = has_timestamp
+        result = lib.kdbus_engine_learn_origin(self._engine, facts, evidence, len(evidence))
+        self._check(result, "learn an origin")
+
+    def learn_export(
+        self,
+        receiver: int,
+        thread: int,
+        *,
+        attach_flags: int,
+        origin: int,
+        items: bytes,
+        shows_timestamp: bool,
+        evidence: bytes,
+    ) -> None:
+        """`thread` is shown `items` of messages of that origin on `receiver`, as long as the evidence holds.
+
+        `attach_flags`: those of the receiver. Raises OSError(ENOMEM).
+        """
+        facts = ffi.new("struct kdbus_export_facts *")
+        facts.connection, facts.thread, facts.attach_flags = receiver, thread, attach_flags
+        facts.origin, facts.shows_timestamp = origin, shows_timestamp
+        result = lib.kdbus_engine_learn_export(self._engine, facts, items, len(items), evidence, len(evidence))
+        self._check(result, "learn what is shown of an origin")
+
+    def forget_origins(self) -> None:
+        """Forget all that was learnt. Raises OSError(EBUSY) while anything is lent."""
+        self._check(lib.kdbus_engine_forget_origins(self._engine), "forget origins")
 
     def allow_files(self, count: int) -> None:
         """Let so many memfds be fetched from senders until `recall`; none at first.

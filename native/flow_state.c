@@ -114,8 +114,9 @@ static int store_reply(const struct flow_reply *reply, struct words *out)
 }
 
 // The header of the message (8 words), sequence, name id, offset of the payload (all ones for none), number of the
-// reply (0 for none), user (all ones for none), number of parts, each with size, start and descriptor (all ones for
-// none; the high half is `sender` of struct flow_part), size of the name, the name in whole words.
+// reply (0 for none), user (all ones for none), origin, whether there is a timestamp, the timestamp, number of parts,
+// each with size, start and descriptor (all ones for none; the high half is `sender` of struct flow_part), size of the
+// name, the name in whole words.
 static int store_entry(const struct flow_connection *connection, const struct flow_entry *entry, struct words *out)
 {
     uint64_t words[] = {
@@ -124,6 +125,10 @@ static int store_entry(const struct flow_connection *connection, const struct fl
         entry->payload ? entry->payload->offset : UINT64_MAX,
         entry->reply ? entry->reply->number : 0,
         entry->user < 0 ? UINT64_MAX : connection->charges[entry->user].user,
+        entry->origin,
+        entry->has_timestamp,
+        entry->timestamp[0],
+        entry->timestamp[1],
         entry->part_count,
     };
     int result = add_all(out, entry->header, 8);
@@ -142,13 +147,18 @@ static int store_entry(const struct flow_connection *connection, const struct fl
     return result ? result : add_all(out, entry->name, (entry->name_size + 7) / 8);
 }
 
-// index, readable, the pool as lent_pool_store writes it, number of entries, the entries.
+// index, readable, names and description, attach flags, the pool as lent_pool_store writes it, number of entries, the
+// entries.
 static int store_connection(const struct flow_connection *connection, struct words *out)
 {
     int result = words_add(out, connection->index);
 
     if (!result)
         result = words_add(out, connection->readable);
+    if (!result)
+        result = words_add(out, connection->facts);
+    if (!result)
+        result = words_add(out, connection->attach_flags);
     if (!result)
         result = lent_pool_store(&connection->pool, out);
     if (!result)
@@ -273,8 +283,8 @@ static int load_charge(struct flow_connection *connection, uint64_t user)
 static int load_entry(struct kdbus_engine *engine, struct flow_connection *connection, struct reader *reader)
 {
     const uint64_t *header = read_words(reader, 8);
-    const uint64_t *facts = read_words(reader, 6);
-    const uint64_t *parts = facts && facts[5] <= LENT_PARTS ? read_words(reader, 3 * facts[5]) : NULL;
+    const uint64_t *facts = read_words(reader, 10);
+    const uint64_t *parts = facts && facts[9] <= LENT_PARTS ? read_words(reader, 3 * facts[9]) : NULL;
     const uint64_t *name_size = parts ? read_words(reader, 1) : NULL;
     const uint64_t *name = name_size && *name_size <= LENT_NAME ? read_words(reader, (*name_size + 7) / 8) : NULL;
     struct flow_entry *entry;
@@ -290,7 +300,10 @@ static int load_entry(struct kdbus_engine *engine, struct flow_connection *conne
     entry->payload = facts[2] == UINT64_MAX ? NULL : lent_pool_find(&connection->pool, facts[2]);
     entry->reply = facts[3] ? reply_of_number(engine, facts[3]) : NULL;
     entry->user = facts[4] == UINT64_MAX ? -1 : load_charge(connection, facts[4]);
-    entry->part_count = (uint32_t)facts[5];
+    entry->origin = facts[5];
+    entry->has_timestamp = facts[6];
+    memcpy(entry->timestamp, facts + 7, sizeof(entry->timestamp));
+    entry->part_count = (uint32_t)facts[9];
     for (uint32_t i = 0; i < entry->part_count; i++)
         entry->parts[i] = (struct flow_part){parts[3 * i], parts[3 * i + 1], (int)(int64_t)parts[3 * i + 2], 0};
     entry->name_size = (uint32_t)*name_size;
@@ -311,8 +324,9 @@ static int load_entry(struct kdbus_engine *engine, struct flow_connection *conne
 
 static int load_connection(struct kdbus_engine *engine, struct reader *reader)
 {
-    const uint64_t *start = read_words(reader, 5); // index, readable, and the beginning of the pool
-    const uint64_t *slices = start && start[4] <= LENT_SLICES ? read_words(reader, 4 * start[4]) : NULL;
+    // index, readable, names and description, attach flags, and the beginning of the pool
+    const uint64_t *start = read_words(reader, 7);
+    const uint64_t *slices = start && start[6] <= LENT_SLICES ? read_words(reader, 4 * start[6]) : NULL;
     const uint64_t *entries = slices ? read_words(reader, 1) : NULL;
     struct flow_connection *connection = entries ? flow_connection_at(engine, (uint32_t)start[0]) : NULL;
     int result;
@@ -321,8 +335,10 @@ static int load_connection(struct kdbus_engine *engine, struct reader *reader)
         return -EINVAL;
     connection->generation = engine->generation;
     connection->readable = start[1] != 0;
+    connection->facts = start[2];
+    connection->attach_flags = start[3];
     connection->dirty = *entries > 0; // the broker has forgotten them
-    result = lent_pool_load(&connection->pool, start + 2, 3 + 4 * start[4]);
+    result = lent_pool_load(&connection->pool, start + 4, 3 + 4 * start[6]);
     for (uint64_t i = 0; i < *entries && !result; i++)
         result = load_entry(engine, connection, reader);
     return result;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Tables of the engine: records that begin with a key of 64 bits, found by it. Open addressing, at most half full, so
-// that a search looks at one or two places; nothing is ever taken out alone.
+// that a search looks at one or two places; nothing is ever taken out alone. Records are freed with the table.
 
 #include "flow.h"
 
@@ -32,8 +32,11 @@ void *flow_table_find(const struct flow_table *table, uint64_t key)
     return table->room ? *flow_table_place(table, key) : NULL;
 }
 
+// In the place of a record with the same key, which is freed, if there is one.
 int flow_table_insert(struct flow_table *table, void *record)
 {
+    void **place;
+
     if (2 * (table->used + 1) > table->room) {
         struct flow_table larger = {.room = table->room ? 2 * table->room : 64, .used = table->used};
 
@@ -46,8 +49,10 @@ int flow_table_insert(struct flow_table *table, void *record)
         free(table->places);
         *table = larger;
     }
-    *flow_table_place(table, *(uint64_t *)record) = record;
-    table->used++;
+    place = flow_table_place(table, *(uint64_t *)record);
+    table->used += !*place;
+    free(*place);
+    *place = record;
     return 0;
 }
 

@@ -210,6 +210,12 @@ int kdbus_identity_borrow(const struct kdbus_identity *wanted, const struct kdbu
 // Gives the calling thread what kdbus_identity_save found, after it has borrowed `borrowed`.
 int kdbus_identity_restore(const struct kdbus_identity *saved, const struct kdbus_identity *borrowed);
 
+// -- evidence.c: whether what is known of a thread still reads the same ---------------------------------------------
+
+// 1 if everything in `evidence` (its layout is that of interposer/evidence.py) is found again, else 0. `directory`: an open
+// /proc/TID; `status`: the file of that name in it.
+int kdbus_evidence_holds(int directory, int status, const char *evidence, size_t size);
+
 // -- flow.c: connections that are served without the broker ----------------------------------------------------------
 
 struct kdbus_engine;
@@ -227,6 +233,36 @@ struct kdbus_flow_connection {
     const struct kdbus_pool *pool;
 };
 
+// The broker's answer for plain messages from one connection to another.
+struct kdbus_flow_facts {
+    uint32_t source;       // index
+    uint32_t destination;  // index
+    uint64_t name_id;      // which acquisition of the name leads there, 0 for a flow by id
+    uint64_t attach_flags; // metadata that the messages carry
+    uint64_t credentials;  // number of those that the sender must have, 0 for any
+    int talks;             // 0: only replies
+};
+
+// That messages of a thread on a connection are of an origin.
+struct kdbus_origin_facts {
+    uint32_t connection;       // index
+    uint32_t thread;
+    uint64_t attach_flags;     // for messages that carry this
+    uint64_t connection_facts; // number of the names and the description that the connection had
+    uint64_t credentials;      // number of those that the thread had
+    uint64_t origin;           // number, 0 for nothing but perhaps a timestamp
+    int has_timestamp;
+};
+
+// That a thread is shown certain items of messages of an origin.
+struct kdbus_export_facts {
+    uint32_t connection; // index of the receiver
+    uint32_t thread;
+    uint64_t attach_flags; // that the receiver asked for
+    uint64_t origin;
+    int shows_timestamp;
+};
+
 // NULL when there is no memory. `hang_ups`, which stays the caller's, is readable when a handle has hung up.
 struct kdbus_engine *kdbus_engine_create(int hang_ups);
 void kdbus_engine_destroy(struct kdbus_engine *engine);
@@ -237,8 +273,12 @@ int kdbus_engine_remove_connection(struct kdbus_engine *engine, uint32_t index);
 int kdbus_engine_bind(struct kdbus_engine *engine, uint32_t index, uint32_t thread, uint32_t descriptor);
 int kdbus_engine_is_lent(const struct kdbus_engine *engine, uint32_t index);
 int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t count);
-int kdbus_engine_allow(struct kdbus_engine *engine, uint32_t source_index, uint32_t destination_index, const char *name,
-                       uint64_t name_id);
+int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_facts *facts, const char *name);
+int kdbus_engine_learn_origin(struct kdbus_engine *engine, const struct kdbus_origin_facts *facts, const char *evidence,
+                              size_t evidence_size);
+int kdbus_engine_learn_export(struct kdbus_engine *engine, const struct kdbus_export_facts *facts, const char *items,
+                              size_t items_size, const char *evidence, size_t evidence_size);
+int kdbus_engine_forget_origins(struct kdbus_engine *engine);
 void kdbus_engine_allow_files(struct kdbus_engine *engine, uint64_t count);
 int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words);
 uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine);

@@ -59,15 +59,15 @@ int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int des
     int copy = binding->pidfd < 0 ? -ESRCH : kdbus_pidfd_getfd(binding->pidfd, descriptor);
 
     if (copy == -ESRCH) { // no pidfd yet, or the number is another thread's by now
-        flow_forget_pidfd(engine, binding);
-        if (engine->pidfds >= LENT_PIDFDS)
-            flow_forget_pidfds(engine); // those in use come back
+        flow_forget_descriptors(engine, binding);
+        if (engine->descriptors >= LENT_DESCRIPTORS)
+            flow_forget_all_descriptors(engine); // those in use come back
         binding->pidfd = kdbus_pidfd_open((int)(binding->key >> 32), PIDFD_THREAD);
         if (binding->pidfd < 0) {
             binding->pidfd = -1;
             return -ESRCH;
         }
-        engine->pidfds++;
+        engine->descriptors++;
         copy = kdbus_pidfd_getfd(binding->pidfd, descriptor);
     }
     return copy;
@@ -135,8 +135,16 @@ static int find_charge(const struct flow_connection *receiver, uint64_t user)
     return unused;
 }
 
-static void fill_entry(struct flow_entry *entry, const struct flow_connection *source, const struct outgoing *out)
+static void fill_entry(struct flow_entry *entry, const struct flow_connection *source, const struct outgoing *out,
+                       const struct flow_origin *origin)
 {
+    if (origin)
+        entry->origin = origin->facts.origin;
+    if (origin && origin->facts.has_timestamp) {
+        entry->has_timestamp = 1;
+        entry->timestamp[0] = flow_now_ns();
+        entry->timestamp[1] = flow_clock_ns(CLOCK_REALTIME);
+    }
     memcpy(entry->header, out->words, sizeof(entry->header));
     entry->header[MSG_SRC] = source->id;
     entry->part_count = out->part_count;
@@ -146,9 +154,18 @@ static void fill_entry(struct flow_entry *entry, const struct flow_connection *s
     entry->user = -1;
 }
 
-static size_t message_size(const struct flow_entry *entry)
+// Whether it depends on the receiving thread what it is shown of the message (flow_export_for).
+static int has_metadata(const struct flow_entry *entry)
+{
+    return entry->origin || entry->has_timestamp;
+}
+
+static size_t message_size(const struct flow_entry *entry, const struct flow_export *shown)
 {
     size_t size = HEADER_BYTES + (entry->name_size ? align8(ITEM_HEADER + entry->name_size) : 0);
+
+    if (shown)
+        size += shown->items_size + (entry->has_timestamp && shown->facts.shows_timestamp ? TIMESTAMP_ITEM : 0);
 
     for (uint32_t i = 0; i < entry->part_count; i++)
         size += entry->parts[i].file < 0 ? VEC_ITEM : MEMFD_ITEM;
@@ -180,11 +197,12 @@ static uint64_t install_files(int listener, uint64_t call, const struct lent_poo
     return flags;
 }
 
-// Header and items, as broker/queue.py writes them, into a slice that holds the payload's.
-static struct lent_slice *write_message(struct flow_connection *receiver, const struct flow_entry *entry)
+// Header and items, as broker/queue.py writes them, into a slice that holds the payload's. `shown`: NULL without metadata.
+static struct lent_slice *write_message(struct flow_connection *receiver, const struct flow_entry *entry,
+                                        const struct flow_export *shown)
 {
     uint64_t offset = entry->payload ? entry->payload->offset : 0;
-    size_t size = message_size(entry);
+    size_t size = message_size(entry, shown);
     struct lent_slice *slice = lent_pool_allocate(&receiver->pool, size);
     uint64_t *word;
 
@@ -222,32 +240,64 @@ static struct lent_slice *write_message(struct flow_connection *receiver, const 
         // Zeros that are not stored have no place.
         *word++ = entry->parts[i].start == UINT64_MAX ? UINT64_MAX : entry->parts[i].start + offset;
     }
+    if (shown) {
+        memcpy(word, shown->data, shown->items_size);
+        word += shown->items_size / 8;
+        if (entry->has_timestamp && shown->facts.shows_timestamp) {
+            *word++ = TIMESTAMP_ITEM;
+            *word++ = ITEM_TIMESTAMP;
+            *word++ = entry->sequence;
+            *word++ = entry->timestamp[0];
+            *word++ = entry->timestamp[1];
+        }
+    }
     return slice;
 }
 
+// The results of a SEND that waited: `return_flags` and `reply`. The address in between belongs to the caller.
+static int write_results(const struct flow_reply *reply, uint64_t *results)
+{
+    uint64_t address = reply->caller.arguments[2];
+    uint64_t zero = 0;
+    struct iovec local[2] = {{&zero, 8}, {results, 24}};
+    struct iovec remote[2] = {{(void *)(address + 8 * SEND_RETURN_FLAGS), 8}, {(void *)(address + 8 * SEND_REPLY), 24}};
+
+    return process_vm_writev((pid_t)reply->caller.pid, local, 2, remote, 2, 0) == 32;
+}
+
 // The answer to a waiting call: into its pool, its command, and out of its wait. 0 if that cannot be.
-static int finish_wait(struct flow_reply *reply, const struct flow_entry *entry)
+static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, const struct flow_entry *entry)
 {
     struct flow_connection *requester = reply->requester;
     uint64_t caller = reply->caller.id;
+    const struct flow_export *shown = NULL;
     struct lent_slice *slice;
     uint64_t results[3];
 
+    if (has_metadata(entry)) {
+        struct flow_binding *binding =
+            flow_find_binding(engine, (uint64_t)reply->caller.pid << 32 | (uint32_t)reply->caller.arguments[0]);
+
+        if (binding && binding->connection == requester)
+            shown = flow_export_for(engine, binding, reply->listener, caller, entry->origin);
+        if (!shown)
+            return 0;
+    }
     if (kdbus_listener_is_valid(reply->listener, caller) != 1)
         return 0;
-    slice = write_message(requester, entry);
+    slice = write_message(requester, entry, shown);
     if (!slice)
         return 0;
     results[0] = slice->offset;
     results[1] = slice->size;
     results[2] = 0;
-    if (!hot_write_back(reply->caller.pid, reply->caller.arguments[2], reply->command, SEND_REPLY, results, 3)) {
+    if (!write_results(reply, results)) {
         lent_pool_undo(&requester->pool, slice);
         return 0;
     }
     results[2] = install_files(reply->listener, caller, &requester->pool, slice, entry);
     if (results[2])
-        correct(reply->caller.pid, reply->caller.arguments[2], SEND_REPLY + 2, results[2]);
+        write_results(reply, results);
     slice->published = 1;
     slice->holders--;
     requester->dirty = 1;
@@ -256,14 +306,24 @@ static int finish_wait(struct flow_reply *reply, const struct flow_entry *entry)
     return 1;
 }
 
+// The SEND of `command` is done. Only now `return_flags` is written, as one that fails leaves it as it was.
+static void finish_send(struct kdbus_engine *engine, const struct kdbus_notification *call, const uint64_t *command)
+{
+    const uint64_t zero = 0;
+    int written = hot_write_back(call->pid, call->arguments[2], command, SEND_RETURN_FLAGS, &zero, 1);
+
+    kdbus_listener_respond(engine->listener, call->id, 0, written ? 0 : EFAULT);
+}
+
 static int serve_send(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding)
 {
-    const uint64_t expected[] = {SEND_SYNC_REPLY | FLAG_KERNEL, MSG_FLAGS | FLAG_KERNEL, 0};
+    const uint64_t expected[] = {SEND_SYNC_REPLY | FLAG_KERNEL, MSG_FLAGS | FLAG_KERNEL};
     struct flow_connection *source = binding->connection;
     struct flow_connection *receiver;
     struct flow_reply *answered = NULL;
     struct flow_reply *reply = NULL;
     struct flow_entry *entry;
+    const struct flow_origin *origin = NULL;
     const struct flow *flow;
     struct outgoing out;
     uint64_t command[9];
@@ -285,11 +345,21 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         if (!answered || (answered->sync && !answered->waiting))
             return 0;
     }
+    if (!answered && !flow->talks)
+        return 0;
     if (expects && source->request_count >= LENT_REQUESTS)
         return 0;
+    if (flow->attach_flags || (flow->credentials && !answered)) {
+        origin = flow_origin_of(engine, binding, call->id, flow);
+        if (!origin)
+            return 0;
+    }
     charge = answered && answered->sync ? -1 : find_charge(receiver, source->user);
     if (charge < -1 || receiver->message_count >= LENT_MESSAGES)
         return 0;
+    if (!hot_write_back(call->pid, call->arguments[2], command, SEND_KERNEL_FLAGS, expected, 2))
+        return 0;
+
     if (!outgoing_fetch_files(engine, binding, &out))
         return 0;
     entry = calloc(1, sizeof(*entry));
@@ -297,20 +367,16 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         outgoing_close_files(&out, out.part_count);
         return 0;
     }
-    fill_entry(entry, source, &out);
+    fill_entry(entry, source, &out, origin);
+    entry->sequence = engine->sequences[source->domain] + 1;
     entry->payload = outgoing_take_payload(call, &out, receiver, &failed);
-    if (!failed && !hot_write_back(call->pid, call->arguments[2], command, SEND_KERNEL_FLAGS, expected, 3)) {
-        if (entry->payload)
-            lent_pool_undo(&receiver->pool, entry->payload);
-        failed = 1;
-    }
     if (failed) {
         flow_close_files(entry);
         free(entry);
         return 0;
     }
     if (answered && answered->sync) {
-        int finished = finish_wait(answered, entry);
+        int finished = finish_wait(engine, answered, entry);
 
         if (entry->payload && finished)
             lent_pool_release(&receiver->pool, entry->payload);
@@ -318,16 +384,14 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
             lent_pool_undo(&receiver->pool, entry->payload);
         flow_close_files(entry);
         free(entry);
-        if (!finished) { // the return flags are only written when a call has succeeded
-            correct(call->pid, call->arguments[2], SEND_RETURN_FLAGS, command[SEND_RETURN_FLAGS]);
+        if (!finished)
             return 0;
-        }
         answered->waiting = 0;
         flow_unlink_reply(engine, answered);
         flow_drop_reply(engine, answered); // the waiting call's
         engine->sequences[source->domain]++;
         source->dirty = 1;
-        kdbus_listener_respond(engine->listener, call->id, 0, 0);
+        finish_send(engine, call, command);
         return 1;
     }
     if (expects) {
@@ -337,7 +401,6 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
                 lent_pool_undo(&receiver->pool, entry->payload);
             flow_close_files(entry);
             free(entry);
-            correct(call->pid, call->arguments[2], SEND_RETURN_FLAGS, command[SEND_RETURN_FLAGS]);
             return 0;
         }
         reply->requester = source;
@@ -358,12 +421,11 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
             reply->listener = engine->listener;
             reply->look_ns = flow_now_ns() + LENT_PATIENCE_NS;
             memcpy(reply->command, command, sizeof(reply->command));
-            memcpy(reply->command + SEND_KERNEL_FLAGS, expected, sizeof(expected));
         }
     }
     if (answered)
         flow_unlink_reply(engine, answered);
-    entry->sequence = ++engine->sequences[source->domain];
+    engine->sequences[source->domain]++;
     entry->name_id = flow->name_id;
     if (charge >= 0) {
         receiver->charges[charge].user = source->user;
@@ -380,17 +442,19 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     source->dirty = 1; // the sequence number goes with it
     wake(receiver);
     if (!reply || !reply->sync)
-        kdbus_listener_respond(engine->listener, call->id, 0, 0);
+        finish_send(engine, call, command);
     return 1;
 }
 
 // -- RECV and FREE ------------------------------------------------------------------------------------------------------
 
 // `socket`: see empties_queue.
-static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
-                      struct flow_connection *receiver, int socket)
+static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding,
+                      int socket)
 {
+    struct flow_connection *receiver = binding->connection;
     struct flow_entry *entry = receiver->first;
+    const struct flow_export *shown = NULL;
     uint64_t command[RECV_BYTES / 8];
     uint64_t results[RECV_BYTES / 8];
     struct lent_slice *slice;
@@ -408,7 +472,12 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
         kdbus_listener_respond(engine->listener, call->id, 0, EAGAIN);
         return 1;
     }
-    slice = write_message(receiver, entry);
+    if (has_metadata(entry)) {
+        shown = flow_export_for(engine, binding, engine->listener, call->id, entry->origin);
+        if (!shown)
+            return 0;
+    }
+    slice = write_message(receiver, entry, shown);
     if (!slice)
         return 0;
     results[RECV_RETURN_FLAGS] = 0;
@@ -417,10 +486,10 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
     results[RECV_MSG + 1] = slice->size;
     results[RECV_MSG + 2] = 0;
     {
-        // The priority in between belongs to the caller.
-        struct iovec local[2] = {{results + RECV_KERNEL_FLAGS, 16}, {results + RECV_DROPPED, 32}};
-        struct iovec remote[2] = {{(void *)(call->arguments[2] + 8 * RECV_KERNEL_FLAGS), 16},
-                                  {(void *)(call->arguments[2] + 8 * RECV_DROPPED), 32}};
+        // The priority in between belongs to the caller. What cannot be stored keeps `return_flags` from being stored.
+        struct iovec local[2] = {{results + RECV_DROPPED, 32}, {results + RECV_KERNEL_FLAGS, 16}};
+        struct iovec remote[2] = {{(void *)(call->arguments[2] + 8 * RECV_DROPPED), 32},
+                                  {(void *)(call->arguments[2] + 8 * RECV_KERNEL_FLAGS), 16}};
 
         if (process_vm_writev((pid_t)call->pid, local, 2, remote, 2, 0) != 48) {
             lent_pool_undo(&receiver->pool, slice);
@@ -498,7 +567,7 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
         socket = duplicate(engine, connection, binding);
         if (socket < 0)
             return 0;
-        result = serve_recv(engine, call, connection, socket);
+        result = serve_recv(engine, call, binding, socket);
         close(socket);
         return result;
     }
@@ -508,7 +577,7 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
     case CMD_SEND:
         return serve_send(engine, call, binding);
     case CMD_RECV:
-        return serve_recv(engine, call, connection, -1);
+        return serve_recv(engine, call, binding, -1);
     case CMD_FREE:
         return serve_free(engine, call, connection);
     default:

@@ -23,12 +23,16 @@ class Handles:
     def __init__(self) -> None:
         self.endpoints: set[int] = set()
         self.controls: set[int] = set()
+        self.nodes: dict[int, tuple[str, ...]] = {}
 
     def is_endpoint_handle(self, inode: int) -> bool:
         return inode in self.endpoints
 
     def is_control_handle(self, inode: int) -> bool:
         return inode in self.controls
+
+    def node_of(self, status: os.stat_result) -> tuple[str, ...] | None:
+        return self.nodes.get(status.st_ino)
 
 
 Hold = Callable[[int], TargetFile]
@@ -170,3 +174,23 @@ def test_close_happens_once(handles: Handles) -> None:
         file.close()
     with pytest.raises(ValueError, match="closed"):
         _ = file.size
+
+
+@pytest.mark.parametrize(("path", "is_endpoint"), [(("0-bus", "bus"), True), (("control",), False)])
+def test_the_plain_file_of_a_node_is_what_it_will_be(
+    hold: Hold, handles: Handles, path: tuple[str, ...], is_endpoint: bool
+) -> None:
+    plain = hold(os.memfd_create("node"))
+    by_path = hold(os.open(f"/proc/self/fd/{plain.fileno()}", os.O_PATH))
+    handles.nodes[os.fstat(plain.fileno()).st_ino] = path
+    assert plain.is_kdbus_endpoint == plain.can_poll == is_endpoint
+    assert plain.seals is None
+    assert not plain.is_unix_socket
+    assert not by_path.is_kdbus_endpoint
+
+
+def test_a_control_handle_cannot_be_polled(hold: Hold, handles: Handles) -> None:
+    control, endpoint = hold(unix_socket()), hold(unix_socket())
+    handles.controls.add(os.fstat(control.fileno()).st_ino)
+    handles.endpoints.add(os.fstat(endpoint.fileno()).st_ino)
+    assert endpoint.can_poll and not control.can_poll

@@ -25,10 +25,10 @@ X32_BIT = 0x40000000
 ALLOW = 0x7FFF0000
 NOTIFY = 0x7FC00000
 
-X86 = {"open": 2, "mmap": 9, "ioctl": 16, "mount": 165, "umount2": 166, "openat": 257, "openat2": 437}
-I386 = {"open": 5, "mount": 21, "umount": 22, "umount2": 52, "ioctl": 54, "old_mmap": 90, "mmap2": 192}
+X86 = {"open": 2, "mmap": 9, "ioctl": 16, "mount": 165, "umount2": 166, "fsopen": 430, "openat": 257, "openat2": 437}
+I386 = {"open": 5, "mount": 21, "umount": 22, "umount2": 52, "fsopen": 430, "ioctl": 54, "old_mmap": 90, "mmap2": 192}
 I386 |= {"openat": 295, "openat2": 437}
-ARM = {"mmap": 222, "ioctl": 29, "mount": 40, "umount2": 39, "openat": 56, "openat2": 437}
+ARM = {"mmap": 222, "ioctl": 29, "mount": 40, "umount2": 39, "fsopen": 430, "openat": 56, "openat2": 437}
 
 PATH_CALLS: dict[str, tuple[int, int | None]] = {
     "stat": (4, None),
@@ -102,7 +102,10 @@ OPEN_CASES = [
     (O_RDWR, NOTIFY),
     (O_RDWR | O_CLOEXEC | O_NONBLOCK | O_TRUNC, NOTIFY),
     (0, ALLOW),
-    (O_WRONLY, ALLOW),
+    (O_WRONLY, NOTIFY),
+    (O_WRONLY | O_TRUNC, NOTIFY),
+    (O_WRONLY | O_CREAT | O_TRUNC, ALLOW),
+    (O_WRONLY | O_PATH, ALLOW),
     (3, ALLOW),
     (O_RDWR | O_CREAT, ALLOW),
     (O_RDWR | O_PATH, ALLOW),
@@ -163,7 +166,7 @@ def test_path_mode_adds_calls(name: str) -> None:
     assert decide(AUDIT_X86_64, number) == ALLOW, "only in path mode"
 
 
-@pytest.mark.parametrize("name", ["openat2", "mount", "umount2"])
+@pytest.mark.parametrize("name", ["openat2", "mount", "umount2", "fsopen"])
 def test_calls_that_always_stop(name: str) -> None:
     assert decide(AUDIT_X86_64, X86[name]) == NOTIFY
     assert decide(AUDIT_I386, I386[name]) == NOTIFY

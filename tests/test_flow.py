@@ -14,13 +14,14 @@ import pytest
 
 from broker import revision3 as abi
 from broker.errors import TimedOut
-from broker.flow import LENT_DOMAINS, LentWait, Returned, hand_out, is_flow, is_lendable, lendable, take_back
+from broker.flow import LENT_DOMAINS, Flow, LentWait, Returned, flow, hand_out, is_lendable, lendable, take_back
+from broker.origin import Origins
 from broker.outside import File
 from broker.quota import User
 from broker.reply import Reply
-from tests.building import cancel_item
+from tests.building import cancel_item, string_item
 from tests.fakes import FakeFile, FakeReference
-from tests.outside import SECOND, Peer, World, descriptors_item, memfd, memfd_item, vector_item
+from tests.outside import SECOND, Peer, Received, World, descriptors_item, memfd, memfd_item, vector_item
 
 
 class Descriptors:
@@ -54,13 +55,19 @@ def lend_and_take_back(
     assert lendable(connections.values(), waits) == list(connections.values())
     users: dict[int, User] = {}
     files = Descriptors()
+    origins = Origins()
 
     def number_of(user: User) -> int:
         users[id(user)] = user
         return id(user)
 
     words, kept = hand_out(
-        [(number, peer, False) for number, peer in connections.items()], [world.domain], number_of, files.give, waits
+        [(number, peer, False) for number, peer in connections.items()],
+        [world.domain],
+        number_of,
+        origins,
+        files.give,
+        waits,
     )
     for connection in connections.values():
         assert (
@@ -70,7 +77,7 @@ def lend_and_take_back(
         )
     assert [peer.connection.request_count for peer in unchanged] == counts
     assert all(0 <= word < 1 << 64 for word in words)
-    returned = take_back(words, [world.domain], connections, users, kept, files.open)
+    returned = take_back(words, [world.domain], connections, users, kept, origins, files.open)
     assert not files.files
     assert len(returned.waits) == len(waits)
     assert [connection for connection, _ in returned.readable] == list(connections.values())
@@ -186,7 +193,8 @@ def test_what_cannot_be_given_stays() -> None:
         raise OSError
 
     with pytest.raises(OSError):
-        hand_out([(0, alice.connection, False), (1, bob.connection, False)], [world.domain], lambda user: 0, refuse, {})
+        peers = [(0, alice.connection, False), (1, bob.connection, False)]
+        hand_out(peers, [world.domain], lambda user: 0, Origins(), refuse, {})
     assert bob.recv().payload == b"first"
     assert file.pinned == 1
 
@@ -228,8 +236,8 @@ def test_a_wait_that_stays_counts_when_nothing_comes_back() -> None:
     alice, bob = pair(world)
     wait = alice.request(bob, 7, sync=True).wait
     bob.recv()
-    _, kept = hand_out([(0, bob.connection, False)], [world.domain], id, Descriptors().give, {})
-    take_back([], [world.domain], {0: bob.connection}, {}, kept, Descriptors().open)
+    _, kept = hand_out([(0, bob.connection, False)], [world.domain], id, Origins(), Descriptors().give, {})
+    take_back([], [world.domain], {0: bob.connection}, {}, kept, Origins(), Descriptors().open)
     assert wait is not None
     bob.reply(alice, 7)
     assert alice.connection.request_count == 1
@@ -246,11 +254,22 @@ def test_descriptors_are_not_lent() -> None:
     assert is_lendable(alice.connection)
 
 
-def test_metadata_are_not_lent() -> None:
-    world = World()
-    alice, bob = world.connect(), world.connect(attach_flags_recv=abi.ATTACH_TIMESTAMP)
-    alice.send(bob, b"x")
-    assert not is_lendable(bob.connection)
+def test_metadata_survive() -> None:
+    def conversation(*, lend: bool) -> list[Received]:
+        world = World()
+        alice = world.connect(items=[string_item(abi.ITEM_CONN_DESCRIPTION, b"alice")])
+        bob = world.connect(attach_flags_recv=abi.ATTACH_ALL)
+        alice.acquire(b"org.example.Alice")
+        for cookie in range(3):
+            world.clock.monotonic += SECOND
+            alice.send(bob, cookie=cookie)
+        if lend:
+            lend_and_take_back(world, alice, bob)
+            lend_and_take_back(world, bob)
+        return [bob.recv() for _ in range(3)]
+
+    assert conversation(lend=True) == conversation(lend=False)
+    assert len({received.items[-1] for received in conversation(lend=True)}) == 3, "each has its own timestamp"
 
 
 def test_losses_are_reported_first() -> None:
@@ -308,6 +327,22 @@ def test_a_waiting_call_may_wait_elsewhere() -> None:
     assert not alice.connection.request_count and not bob.connection.owed
 
 
+def test_a_call_that_comes_back_stores_that_it_has_succeeded() -> None:
+    """What the program had in `return_flags` counts for nothing (handle.c, KDBUS_CMD_SEND)."""
+    world = World()
+    alice, bob = pair(world)
+    sent = alice.request(bob, 7, sync=True)
+    assert sent.wait is not None and sent.wait.command is not None
+    first, last = abi.STRUCTS["kdbus_cmd_send"].span("return_flags")
+    command = sent.wait.command[:first] + b"\xff" * 8 + sent.wait.command[last:]
+    returned = lend_and_take_back(world, alice, bob, waits={sent.wait.reply: LentWait(sent.wait, tuple(range(14)))})
+    wait = alice.handle.resume(returned.waits[0].reply, sent.address, command, alice.caller)
+    bob.recv()
+    bob.reply(alice, 7)
+    wait.finish(alice.caller)
+    assert alice.caller.read(sent.address + first, 8) == bytes(8)
+
+
 def test_a_wait_with_a_cancel_descriptor_stays() -> None:
     world = World()
     alice, bob = pair(world)
@@ -319,24 +354,34 @@ def test_a_wait_with_a_cancel_descriptor_stays() -> None:
     assert sent.wait is not None and sent.wait.command is None
 
 
-def test_a_flow_needs_no_permission_and_no_metadata() -> None:
+def test_a_flow_says_what_the_answer_depends_on() -> None:
     world = World()
     alice, bob = pair(world)
     eve = world.connect(caller=world.caller(uid=2000), attach_flags_recv=0)
     curious = world.connect(attach_flags_recv=abi.ATTACH_CREDS)
-    assert is_flow(alice.connection, bob.connection)
-    assert not is_flow(eve.connection, bob.connection)
-    assert not is_flow(alice.connection, curious.connection)
+    who, stranger = alice.connection.credentials, eve.connection.credentials
+    assert flow(alice.connection, bob.connection, stranger) == Flow(0, talks=True, depends=False)
+    assert flow(alice.connection, curious.connection, who) == Flow(abi.ATTACH_CREDS, talks=True, depends=False)
+    assert flow(eve.connection, bob.connection, stranger) == Flow(0, talks=False, depends=False)
+    assert flow(eve.connection, bob.connection, who) == Flow(0, talks=True, depends=True)
+
+
+def test_there_is_no_flow_to_another_bus() -> None:
+    world = World()
+    alice, _ = pair(world)
+    elsewhere = World().connect(attach_flags_recv=0)
+    assert flow(alice.connection, elsewhere.connection, alice.connection.credentials) is None
 
 
 def test_the_domain_limit_is_padded() -> None:
     world = World()
     alice, bob = pair(world)
     words, kept = hand_out(
-        [(0, alice.connection, True), (1, bob.connection, False)], [world.domain], id, Descriptors().give, {}
+        [(0, alice.connection, True), (1, bob.connection, False)], [world.domain], id, Origins(), Descriptors().give, {}
     )
     assert words[0] == world.domain.sequence
     assert words[1:LENT_DOMAINS] == [0] * (LENT_DOMAINS - 1)
     assert words[LENT_DOMAINS : LENT_DOMAINS + 2] == [2, 0]
     with pytest.raises(StopIteration):
-        take_back(words[:-1], [world.domain], {0: alice.connection, 1: bob.connection}, {}, kept, Descriptors().open)
+        peers = {0: alice.connection, 1: bob.connection}
+        take_back(words[:-1], [world.domain], peers, {}, kept, Origins(), Descriptors().open)

@@ -28,10 +28,10 @@ def traffic(open_folder: Path) -> Path:
     return compile_program("traffic", open_folder)
 
 
-def run(user: User, program: Path, *options: str, seed: int) -> tuple[str, int, int]:
+def run(user: User, program: Path, *options: str, seed: int, arguments: tuple[str, ...]) -> tuple[str, int, int]:
     """What the program told, and how many calls the broker and the engine have served."""
     promised = User(user.name, user.identity, user.python, {**user.environment, "KDBUS_EXACTLY_ONCE": "kernel"})
-    command = promised.kdbus("run", "--statistics", *options, "--", str(program), str(seed), str(STEPS))
+    command = promised.kdbus("run", "--statistics", *options, "--", str(program), str(seed), str(STEPS), *arguments)
     outcome = promised.run(command)
     assert outcome.status == 0, outcome.output
     found = _STATISTICS.search(outcome.output)
@@ -40,9 +40,10 @@ def run(user: User, program: Path, *options: str, seed: int) -> tuple[str, int, 
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_flows_change_nothing(user: User, traffic: Path, seed: int) -> None:
-    with_flows, broker, natively = run(user, traffic, seed=seed)
-    without, all_calls, none = run(user, traffic, "--no-flows", seed=seed)
+@pytest.mark.parametrize("arguments", [(), ("metadata",)], ids=["plain", "metadata"])
+def test_flows_change_nothing(user: User, traffic: Path, seed: int, arguments: tuple[str, ...]) -> None:
+    with_flows, broker, natively = run(user, traffic, seed=seed, arguments=arguments)
+    without, all_calls, none = run(user, traffic, "--no-flows", seed=seed, arguments=arguments)
     assert with_flows.splitlines() == without.splitlines()
     assert none == 0
     assert broker + natively == all_calls
@@ -57,6 +58,20 @@ def test_calls_that_wait_are_served_natively_again(user: User, open_folder: Path
     found = _STATISTICS.search(outcome.output)
     assert outcome.status == 0 and found is not None, outcome.output
     assert int(found[2]) > 15 * int(found[1]), outcome.output
+
+
+@pytest.mark.parametrize(
+    ("program", "case"),
+    [("payload", "results_of_commands_that_fail"), ("reply", "results_of_a_synchronous_call")],
+)
+def test_results_are_stored_on_success_only(user: User, open_folder: Path, program: str, case: str) -> None:
+    """`return_flags` too, which the native side could store together with the flags (handle.c: with the results)."""
+    compiled = compile_program(program, open_folder)
+    promised = User(user.name, user.identity, user.python, {**user.environment, "KDBUS_EXACTLY_ONCE": "kernel"})
+    outcome = promised.run(promised.kdbus("run", "--statistics", "--", str(compiled), case))
+    found = _STATISTICS.search(outcome.output)
+    assert outcome.status == 0 and found is not None, outcome.output
+    assert int(found[2]) > 50, outcome.output
 
 
 def native_number(name: str) -> int:
@@ -86,6 +101,8 @@ def native_number(name: str) -> int:
         ("MEMFD_ITEM", 16 + abi.STRUCTS["kdbus_memfd"].size),
         ("RETURN_INCOMPLETE_FDS", abi.RECV_RETURN_INCOMPLETE_FDS),
         ("ITEM_DST_NAME", abi.ITEM_DST_NAME),
+        ("ITEM_TIMESTAMP", abi.ITEM_TIMESTAMP),
+        ("TIMESTAMP_ITEM", 16 + abi.STRUCTS["kdbus_timestamp"].size),
         ("SEND_BYTES", abi.STRUCTS["kdbus_cmd_send"].size),
         ("RECV_BYTES", abi.STRUCTS["kdbus_cmd_recv"].size),
         ("FREE_BYTES", abi.STRUCTS["kdbus_cmd_free"].size),

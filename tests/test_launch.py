@@ -184,8 +184,8 @@ path = ctypes.addressof(buffer)
 file = os.open(sys.argv[1], os.O_RDONLY)
 here = os.open(".", os.O_RDONLY)
 call("ioctl", -1, 0x95FF)
-for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_PATH,
-              os.O_RDWR | os.O_DIRECTORY, os.O_RDWR | os.O_CLOEXEC):
+for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY, os.O_WRONLY | os.O_CREAT, os.O_RDWR | os.O_CREAT,
+              os.O_RDWR | os.O_PATH, os.O_RDWR | os.O_DIRECTORY, os.O_RDWR | os.O_CLOEXEC):
     call("openat", here, path, flags)
     call("open", path, flags)
 call("ioctl", file, 0x5401)
@@ -197,6 +197,7 @@ call("mmap", 0, 4096, 3, 0x21, -1, 0)
 call("openat2", -1, 0, 0, 0)
 call("mount", 0, 0, 0, 0, 0)
 call("umount2", 0, 0)
+call("fsopen", 0, 0)
 call("ioctl", -1, 0x95FF)
 """
 
@@ -214,8 +215,8 @@ def test_the_kernel_agrees_with_the_filter(tmp_path: Path, ordinary: bool) -> No
     seen = [(name, given[1]) if name == "ioctl" else (name, 0) for name, given in ran.traps]
     first, last = seen.index(marker), len(seen) - 1 - seen[::-1].index(marker)
     opens = [("openat", 0), ("open", 0)] if "open" in numbers else [("openat", 0)]
-    always = [("openat2", 0), ("mount", 0), ("umount2", 0)]
-    assert seen[first + 1 : last] == [*opens, *opens, ("ioctl", 0x40089500), ("mmap", 0), ("mmap", 0), *always]
+    always = [("openat2", 0), ("mount", 0), ("umount2", 0), ("fsopen", 0)]
+    assert seen[first + 1 : last] == [*opens * 3, ("ioctl", 0x40089500), ("mmap", 0), ("mmap", 0), *always]
 
 
 def not_executable(folder: Path) -> list[tuple[str, type[errors.InterposerError], int, str]]:

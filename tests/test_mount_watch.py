@@ -112,7 +112,7 @@ def alarm(watch: MountWatch) -> bool:
 def test_parse_mounts() -> None:
     lines = (
         b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"
-        b"37 36 0:45 / /tmp rw - tmpfs 0:46 rw\n"
+        b"37 36 0:45 / /tmp/\r99 rw - tmpfs 0:46 rw\n"
     )
     assert parse_mounts(lines) == {36: os.makedev(98, 0), 37: os.makedev(0, 45)}
     assert parse_mounts(b"") == {}

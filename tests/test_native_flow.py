@@ -41,7 +41,7 @@ class Lent:
     def lend(self, *, readable: bool) -> None:
         """Lend it with an empty queue and an empty pool; `readable`: whether its pollers find it so."""
         free_slice = POOL_SIZE, 1, 1, U64
-        state = self.index, int(readable), 1, 0, 1, *free_slice, 0
+        state = self.index, int(readable), 0, 0, 1, 0, 1, *free_slice, 0
         assert self.engine.lend([*[0] * LENT_DOMAINS, 1, 0, *state])
 
     def run(self, body: Callable[[int], None]) -> None:

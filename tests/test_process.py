@@ -83,6 +83,7 @@ def test_status_is_parsed() -> None:
         (b"0::/user.slice/one\n", b"/user.slice/one"),
         (b"9:name=systemd:/nine\n1:cpu,cpuacct:/one:with:colons\n0::/zero\n", b"/one:with:colons"),
         (b"12:pids:/a\n3:memory:/b\n", b"/b"),
+        (b"12:pids:/a\r1:cpu:/forged\n3:memory:/b\n", b"/b"),
         (b"", None),
     ],
 )
@@ -161,6 +162,18 @@ def test_thread_name_with_line_break(process_of: ProcessOf) -> None:
 
     with held_child(rename) as child:
         assert process_of(child).thread_name() == b"a\nb\n"
+        assert process_of(child).credentials().uid == os.getuid()
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\v", b"\f", b"\x1c", b"\x85"])
+def test_a_thread_name_forges_no_other_line(process_of: ProcessOf, end: bytes) -> None:
+    name = end + b"Uid:\t7\t7\t7\t7"
+
+    def rename() -> None:
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name, 0, 0, 0)
+
+    with held_child(rename) as child:
+        assert process_of(child).thread_name() == name
         assert process_of(child).credentials().uid == os.getuid()
 
 

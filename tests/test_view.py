@@ -261,6 +261,22 @@ def test_no_bytes_break_the_reader(data: bytes) -> None:
     assert value is None or 0 <= value < 2**64
 
 
+def test_a_mask_that_is_about_to_be_written_keeps_its_value_until_then(tmp_path: Path) -> None:
+    file = tmp_path / view.MASK_FILE
+    file.write_text("10271\n")
+    folder = os.open(tmp_path, os.O_PATH)
+    mask = view.AttachFlagsMask(folder, default=1)
+    os.close(folder)
+    assert mask.is_file(file.stat()) and not mask.is_file(tmp_path.stat())
+    mask.opened_for_writing()
+    assert file.read_text() == ""
+    assert mask.current() == 10271
+    with file.open("r+") as writer:
+        writer.write("0")
+    assert mask.current() == 0
+    mask.close()
+
+
 def test_unreadable_mask_keeps_the_last_value(tmp_path: Path) -> None:
     file = tmp_path / view.MASK_FILE
     file.write_text("12\n")
@@ -272,3 +288,16 @@ def test_unreadable_mask_keeps_the_last_value(tmp_path: Path) -> None:
     assert mask.current() == 12
     mask.close()
     assert mask.current() == 12
+
+
+def test_a_shorter_number_may_be_written_over_a_longer_one(tmp_path: Path) -> None:
+    file = tmp_path / view.MASK_FILE
+    file.write_text("10271\n")
+    folder = os.open(tmp_path, os.O_PATH)
+    mask = view.AttachFlagsMask(folder, default=1)
+    os.close(folder)
+    assert mask.current() == 10271
+    with open(file, "r+b", buffering=0) as parameter:
+        parameter.write(b"0x2\n")
+    assert mask.current() == 2
+    mask.close()

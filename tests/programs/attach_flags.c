@@ -225,6 +225,41 @@ ROOT_CASE(the_module_parameter_counts_at_once)
 	write_parameter(DEFAULT_MASK);
 }
 
+/* In sysfs what is written is the value: nothing of a longer one that stood there stays behind (kernel/params.c). */
+ROOT_CASE(a_shorter_value_of_the_module_parameter)
+{
+	static const struct { const char *text; __u64 value; } writes[] = {
+		{ "16383\n", 16383 }, { "0", 0 }, { "0x3fff", 16383 }, { "17", 17 }, { "5\n", 5 }, { "10271", 10271 }, { "9", 9 },
+	};
+	struct bus bus = new_bus(0);
+	struct connection sender = described(bus.path, _KDBUS_ATTACH_ALL, 0);
+	struct connection receiver = hello_with(bus.path, 0, _KDBUS_ATTACH_ALL, _KDBUS_ATTACH_ALL);
+
+	EQ(acquire(&sender, NAME, 0), 0);
+	for (size_t i = 0; i < sizeof(writes) / sizeof(*writes); i++) {
+		ssize_t length = (ssize_t)strlen(writes[i].text);
+		int fd = open(PARAMETER, O_WRONLY | O_CLOEXEC);
+		char text[32] = {};
+
+		CHECK(fd >= 0);
+		EQ(write(fd, writes[i].text, (size_t)length), length);
+		EQ(SEND(&sender, .to = receiver.id), 0);
+		EQ(kinds_of(receive(&receiver)), writes[i].value & available());
+		close(fd);
+		fd = open(PARAMETER, O_RDONLY | O_CLOEXEC);
+		GE(read(fd, text, sizeof(text) - 1), 1);
+		EQ(strtoull(text, NULL, 0), writes[i].value);
+		close(fd);
+	}
+	/* Who may not write it empties nothing. */
+	AS(NOBODY)
+		EQ(open(PARAMETER, O_WRONLY | O_CLOEXEC) < 0 ? -errno : 0, -EACCES);
+	EQ(SEND(&sender, .to = receiver.id), 0);
+	EQ(kinds_of(receive(&receiver)), 9);
+	EQ(read_parameter(), 9);
+	write_parameter(DEFAULT_MASK);
+}
+
 ROOT_CASE(only_root_may_write_the_module_parameter)
 {
 	struct stat status;

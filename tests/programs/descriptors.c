@@ -134,7 +134,7 @@ CASE(those_that_are_refused)
 {
 	struct bus bus = new_bus(0);
 	struct connection sender = hello(bus.path), receiver = hello(bus.path);
-	int pair[2], own = dup(sender.fd), unused = open(bus.path, O_RDWR);
+	int pair[2], own = dup(sender.fd), unused = open(bus.path, O_RDWR), read_only = open(bus.path, O_RDONLY);
 	int unix_socket = socket(AF_UNIX, SOCK_DGRAM, 0), bad = -1, closed = dup(0);
 	struct buffer message;
 
@@ -146,6 +146,7 @@ CASE(those_that_are_refused)
 	EQ(SEND(&sender, .to = receiver.id, .fds = &receiver.fd, .fd_count = 1), -EOPNOTSUPP);
 	EQ(SEND(&sender, .to = receiver.id, .fds = &own, .fd_count = 1), -EOPNOTSUPP);
 	EQ(SEND(&sender, .to = receiver.id, .fds = &unused, .fd_count = 1), -EOPNOTSUPP);
+	EQ(SEND(&sender, .to = receiver.id, .fds = &read_only, .fd_count = 1), -EOPNOTSUPP);
 	EQ(SEND(&sender, .to = receiver.id, .fds = &bad, .fd_count = 1), -EBADF);
 	EQ(SEND(&sender, .to = receiver.id, .fds = &closed, .fd_count = 1), -EBADF);
 	write_letter(&(struct letter) { .to = KDBUS_DST_ID_BROADCAST, .flags = KDBUS_MSG_SIGNAL }, &message);

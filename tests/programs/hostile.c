@@ -31,6 +31,24 @@ static pthread_t start(void *(*run)(void *), void *argument)
 	return thread;
 }
 
+/* ---- names that look like facts ---- */
+
+CASE(a_thread_name_that_claims_to_be_root)
+{
+	struct bus bus = new_bus(0);
+	struct connection own = hello_with(bus.path, 0, _KDBUS_ATTACH_ALL, KDBUS_ATTACH_CREDS);
+	const struct kdbus_msg *message;
+	struct kdbus_creds creds;
+
+	prctl(PR_SET_NAME, "\rUid:\t9\t9\t9\t9");
+	EQ(SEND(&own, .to = own.id, .cookie = 1), 0);
+	message = await_message(&own);
+	creds = get(message, KDBUS_ITEM_CREDS)->creds;
+	EQ(creds.uid, getuid());
+	EQ(creds.euid, geteuid());
+	still_served(&own);
+}
+
 /* ---- memory that changes while it is read ---- */
 
 struct changing {

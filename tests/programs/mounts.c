@@ -153,6 +153,21 @@ static __u64 next_sequence_number(const struct connection *connection)
 	return number;
 }
 
+/* The kernels that had kdbus had no such call. mount(8) tries it first, and takes mount(2) if there is none. */
+CASE(the_new_calls_do_not_know_it)
+{
+	int context;
+
+	begin_case();
+	EQ(syscall(SYS_fsopen, "kdbusfs", 0) < 0 ? -errno : 0, -ENOSYS);
+	EQ(try_mount_at(HERE), 0);
+	/* All other types are the kernel's. */
+	context = (int)syscall(SYS_fsopen, "tmpfs", 0);
+	CHECK(context >= 0);
+	EQ(syscall(SYS_fsopen, "kdbusfs2", 0) < 0 ? -errno : 0, -ENODEV);
+	EQ(syscall(SYS_fsopen, NULL, 0) < 0 ? -errno : 0, -EFAULT);
+}
+
 CASE(domains_are_separate)
 {
 	struct bus first, second;

@@ -193,6 +193,64 @@ CASE(flags_that_come_back)
 	EQ(left.kernel_msg_flags, known | KDBUS_FLAG_KERNEL);
 }
 
+/*
+ * Results are stored when a command has succeeded; one that fails leaves in them what the program had there. Most calls
+ * are ordinary ones, after which the next may be served natively.
+ */
+CASE(results_of_commands_that_fail)
+{
+	struct bus bus = new_bus(0);
+	struct connection sender = hello(bus.path), receiver = hello(bus.path);
+	char *pages = mmap(NULL, 2 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct kdbus_cmd_recv *split = (void *)(pages + 4096 - offsetof(struct kdbus_cmd_recv, dropped_msgs));
+	struct buffer message;
+
+	CHECK(pages != MAP_FAILED);
+	CHECK(!mprotect(pages + 4096, 4096, PROT_READ));
+	for (int round = 0; round < 5; round++) {
+		struct kdbus_cmd_send send = { .size = sizeof(send), .return_flags = 7, .reply = { 8, 9, 10 } };
+		struct kdbus_cmd_recv recv = { .size = sizeof(recv), .return_flags = 7, .dropped_msgs = 8, .msg = { 9, 10, 11 } };
+		struct kdbus_cmd_free free = { .size = sizeof(free), .offset = 8 * 4096, .return_flags = 7 };
+
+		for (__u64 cookie = 1; cookie <= 20; cookie++) {
+			EQ(SEND(&sender, .to = receiver.id, .cookie = cookie), 0);
+			EQ(receive_code(&receiver, 0), 0);
+		}
+		/* Two pieces, of which the second cannot be read. */
+		write_letter(&(struct letter) { .to = receiver.id }, &message);
+		add(&message, KDBUS_ITEM_PAYLOAD_VEC, &(struct kdbus_vec) { .size = 24, .address = 8 }, 16);
+		send.msg_address = (uintptr_t)message.words;
+		EQ(command(sender.fd, KDBUS_CMD_SEND, &send), -EFAULT);
+		EQ(send.return_flags, 7);
+		EQ(send.reply.offset, 8);
+		EQ(command(receiver.fd, KDBUS_CMD_RECV, &recv), -EAGAIN);
+		EQ(recv.return_flags, 7);
+		EQ(recv.dropped_msgs, 8);
+		EQ(recv.msg.offset, 9);
+		EQ(command(receiver.fd, KDBUS_CMD_FREE, &free), -ENXIO);
+		EQ(free.return_flags, 7);
+
+		write_letter(&(struct letter) { .to = receiver.id }, &message);
+		EQ(command(sender.fd, KDBUS_CMD_SEND, &send), 0);
+		EQ(send.return_flags, 0);
+		EQ(send.reply.offset, 8);
+		EQ(command(receiver.fd, KDBUS_CMD_RECV, &recv), 0);
+		EQ(recv.return_flags, 0);
+		EQ(recv.dropped_msgs, 0);
+		free.offset = recv.msg.offset;
+		EQ(command(receiver.fd, KDBUS_CMD_FREE, &free), 0);
+		EQ(free.return_flags, 0);
+
+		/* The other results come first: if they cannot be stored, this one is not. */
+		EQ(SEND(&sender, .to = receiver.id), 0);
+		split->size = sizeof(*split);
+		split->return_flags = 7;
+		EQ(command(receiver.fd, KDBUS_CMD_RECV, split), -EFAULT);
+		EQ(split->return_flags, 7);
+		EQ(release(&receiver, recv.msg.offset), 0);
+	}
+}
+
 CASE(by_priority)
 {
 	static const __s64 priorities[] = { 5, -3, 5, 0, -3, 9223372036854775807, -9223372036854775807 - 1 };

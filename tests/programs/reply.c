@@ -188,6 +188,38 @@ CASE(a_synchronous_call)
 	}
 }
 
+/* As for all commands: what fails leaves in its results what the program had there. */
+CASE(results_of_a_synchronous_call)
+{
+	struct bus bus = new_bus(0);
+	struct pair pair = new_pair(&bus);
+	struct helper helper = { .pair = &pair };
+
+	for (__u64 cookie = 1; cookie <= 60; cookie++) {
+		struct kdbus_cmd_send send = { .size = sizeof(send), .flags = KDBUS_SEND_SYNC_REPLY };
+		bool answered = cookie % 12;
+		struct buffer message;
+		pthread_t thread;
+
+		send.return_flags = 7;
+		send.reply.offset = 8 * 4096 + 1;
+		write_letter(&(struct letter) { .to = pair.service.id, .cookie = cookie, .flags = KDBUS_MSG_EXPECT_REPLY,
+						.deadline = in_ms(answered ? PATIENCE : 5) }, &message);
+		send.msg_address = (uintptr_t)message.words;
+		if (answered)
+			thread = start(answer, &helper);
+		EQ(command(pair.client.fd, KDBUS_CMD_SEND, &send), answered ? 0 : -ETIMEDOUT);
+		EQ(send.return_flags, answered ? 0 : 7);
+		if (answered) {
+			end(thread);
+			EQ(release(&pair.client, send.reply.offset), 0);
+		} else {
+			EQ(send.reply.offset, 8 * 4096 + 1);
+			EQ(receive_code(&pair.service, 0), 0);
+		}
+	}
+}
+
 CASE(a_call_that_is_not_answered)
 {
 	struct bus bus = new_bus(0);
@@ -333,6 +365,11 @@ CASE(cancel_descriptors)
 	end(thread);
 	EQ(call(&pair, 2, in_ms(PATIENCE), open("/proc/self/exe", O_RDONLY), NULL), -EINVAL);
 	EQ(call(&pair, 3, in_ms(PATIENCE), 1000, NULL), -EBADF);
+	/* Of nodes, endpoints can be polled, however they were opened, and the control node cannot. */
+	EQ(call(&pair, 2, in_ms(PATIENCE), bus.fd, NULL), -EINVAL);
+	EQ(call(&pair, 2, in_ms(PATIENCE), open(ROOT "/control", O_RDONLY), NULL), -EINVAL);
+	EQ(call(&pair, 2, in_ms(1), open(bus.path, O_RDONLY), NULL), -ETIMEDOUT);
+	EQ(receive_code(&pair.service, 0), 0);
 	/* Only a synchronous call looks at it. */
 	EQ(SEND(&pair.client, .to = pair.service.id, .cookie = 4, .cancel = 1000), 0);
 	write_letter(&(struct letter) { .to = pair.service.id, .cookie = 5, .flags = KDBUS_MSG_EXPECT_REPLY,

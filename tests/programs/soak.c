@@ -476,7 +476,8 @@ static void start(unsigned int where)
 {
 	struct place *place = &places[where];
 	struct kdbus_cmd_hello hello = { .size = sizeof(hello), .flags = KDBUS_HELLO_ACCEPT_FD,
-					 .attach_flags_send = _KDBUS_ATTACH_ALL, .pool_size = POOL };
+					 .attach_flags_send = _KDBUS_ATTACH_ALL, .pool_size = POOL,
+					 .attach_flags_recv = where % 4 < 2 ? 0 : _KDBUS_ATTACH_ALL };
 	uint64_t seed = state + lives * 0x9e3779b97f4a7c15ULL;
 
 	NEED(lives < LIVES);

@@ -4,7 +4,10 @@
 // result, its errno and what it left in memory, and every message with all its bytes. Two runs with the same seed must
 // tell the same, however the calls are served.
 //
-// usage: traffic SEED STEPS
+// usage: traffic SEED STEPS [metadata]
+//
+// With "metadata" the receivers ask for it, each for kinds of its own, and what there is to tell changes now and then. What
+// differs from run to run (process numbers, times) is looked at, and told as what it should be.
 
 #define _GNU_SOURCE
 
@@ -18,6 +21,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,6 +47,7 @@ static uint64_t state;
 static char payload[96 * 1024];
 static char path[128];
 static int memfds[3]; // of 4096 bytes; the last one is not sealed
+static int with_metadata;
 
 static uint32_t any(uint32_t below)
 {
@@ -78,6 +83,8 @@ static void hello(struct peer *peer)
         .size = sizeof(hello), .flags = KDBUS_HELLO_ACCEPT_FD, .attach_flags_send = _KDBUS_ATTACH_ALL, .pool_size = POOL};
 
     memset(peer, 0, sizeof(*peer));
+    if (with_metadata)
+        hello.attach_flags_recv = peer - peers < 2 ? _KDBUS_ATTACH_ALL : any(_KDBUS_ATTACH_ALL + 1);
     peer->fd = open(path, O_RDWR | O_CLOEXEC);
     if (peer->fd < 0 || ioctl(peer->fd, KDBUS_CMD_HELLO, &hello))
         exit(2);
@@ -158,7 +165,7 @@ static void send_message(struct peer *from)
     uint64_t words[128] = {0};
     struct kdbus_msg *message = (struct kdbus_msg *)words;
     struct kdbus_cmd_send command = {
-        .size = sizeof(command), .return_flags = any(3), .msg_address = (uintptr_t)message};
+        .size = sizeof(command), .return_flags = any(2), .msg_address = (uintptr_t)message};
     uint64_t *word = words + sizeof(*message) / 8;
     uint32_t kind = any(40) ? any(12) : 12 + any(4);
 
@@ -211,6 +218,31 @@ static void send_message(struct peer *from)
     call("send", from, KDBUS_CMD_SEND, &command, 40, 16);
 }
 
+// The message's items with what differs from run to run made equal, if it is right.
+static void tell_items(int peer, const struct kdbus_msg *message)
+{
+    static uint64_t copy[16 * 1024];
+    uint64_t *word = copy;
+    uint64_t *end = copy + (message->size - sizeof(*message) + 7) / 8;
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    memcpy(copy, message + 1, message->size - sizeof(*message));
+    for (; word < end; word += (word[0] + 7) / 8) {
+        if (word[1] == KDBUS_ITEM_TIMESTAMP) {
+            uint64_t latest = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+
+            word[3] = word[3] <= latest && word[3] + 300000000000 > latest;
+            word[4] = word[4] > 1500000000000000000; // some time after 2017
+        } else if (word[1] == KDBUS_ITEM_PIDS) {
+            word[2] = word[2] == (uint64_t)getpid();
+            word[3] = word[3] == (uint64_t)getpid();
+            word[4] = word[4] == (uint64_t)getppid();
+        }
+    }
+    tell(" items", peer, 0, copy, message->size - sizeof(*message));
+}
+
 // Numbers that a message was given are told with its items, so they have to be the same in each run.
 static void close_files(const struct kdbus_msg *message)
 {
@@ -224,7 +256,7 @@ static void close_files(const struct kdbus_msg *message)
 
 static void receive(struct peer *peer)
 {
-    struct kdbus_cmd_recv command = {.size = sizeof(command)};
+    struct kdbus_cmd_recv command = {.size = sizeof(command), .return_flags = any(2), .dropped_msgs = any(2)};
     const struct kdbus_msg *message;
 
     if (peer->kept_count == KEPT)
@@ -247,14 +279,14 @@ static void receive(struct peer *peer)
     } else {
         tell(" message", (int)(peer - peers), 0, message, sizeof(*message));
     }
-    tell(" items", (int)(peer - peers), 0, message + 1, message->size - sizeof(*message));
+    tell_items((int)(peer - peers), message);
     close_files(message);
     peer->kept[peer->kept_count++] = command.msg.offset;
 }
 
 static void release(struct peer *peer)
 {
-    struct kdbus_cmd_free command = {.size = sizeof(command)};
+    struct kdbus_cmd_free command = {.size = sizeof(command), .return_flags = any(2)};
     uint32_t which;
 
     if (!peer->kept_count && any(10))
@@ -271,16 +303,43 @@ static void release(struct peer *peer)
     call("free", peer, KDBUS_CMD_FREE, &command, sizeof(command), 0);
 }
 
-// Asks for metadata that are the same in each run, or for none again.
-static void update(struct peer *peer)
+static void set_mask(const char *mask)
 {
+    int file = open("/sys/module/kdbus/parameters/attach_flags_mask", O_WRONLY | O_TRUNC | O_CLOEXEC);
+
+    printf("mask %s: %d\n", mask, file >= 0 && write(file, mask, strlen(mask)) > 0);
+    close(file);
+}
+
+// Something that messages tell about their sender, or that their receivers want to know.
+static void change(struct peer *peer)
+{
+    static const char *const names[] = {"one", "two words", "\n", "\rUid:\t9\t9\t9\t9"};
+    static const char *const masks[] = {"0xffffffffffff", "0x0", "19"};
     struct {
         struct kdbus_cmd_update head;
         uint64_t size, type, flags;
-    } update = {.head.size = sizeof(update), .size = HEADER + 8, .type = KDBUS_ITEM_ATTACH_FLAGS_RECV};
+    } update = {.size = 24, .type = KDBUS_ITEM_ATTACH_FLAGS_RECV, .flags = _KDBUS_ATTACH_ALL};
 
-    update.flags = any(8) ? 0 : KDBUS_ATTACH_NAMES;
-    call("update", peer, KDBUS_CMD_CONN_UPDATE, &update, sizeof(update), 0);
+    if (any(2))
+        update.flags = any(_KDBUS_ATTACH_ALL + 1);
+    switch (any(4)) {
+    case 0:
+        printf("name: %d\n", prctl(PR_SET_NAME, names[any(4)]));
+        break;
+    case 1:
+        printf("group: %d\n", setegid(any(3)));
+        break;
+    case 2:
+        update.head.size = sizeof(update);
+        call("update", peer, KDBUS_CMD_CONN_UPDATE, &update, sizeof(update), 0);
+        break;
+    default:
+        set_mask(masks[any(3)]);
+        set_mask(masks[0]);
+        if (any(3) == 0)
+            set_mask(masks[any(3)]);
+    }
 }
 
 // Goes, with all that waits for it, and comes back as somebody else.
@@ -359,14 +418,17 @@ int main(int argc, char **argv)
 {
     long steps;
 
-    if (argc != 3)
+    if (argc != 3 && argc != 4)
         return 2;
+    with_metadata = argc == 4;
     state = strtoull(argv[1], NULL, 10) + 1;
     steps = strtol(argv[2], NULL, 10);
     for (size_t i = 0; i < sizeof(payload); i++)
         payload[i] = (char)(i * 7 + i / 251);
     make_memfds();
     make_bus();
+    if (with_metadata)
+        set_mask("0xffffffffffff");
     for (int i = 0; i < PEERS; i++)
         hello(&peers[i]);
     for (int i = 0; i < PEERS; i++)
@@ -376,7 +438,9 @@ int main(int argc, char **argv)
         struct peer *peer = &peers[any(12) ? any(2) : any(PEERS)];
         uint32_t what = any(200);
 
-        if (what < 60)
+        if (with_metadata && any(60) == 0)
+            change(peer);
+        else if (what < 60)
             send_message(peer);
         else if (what < 130)
             receive(peer);
@@ -388,8 +452,6 @@ int main(int argc, char **argv)
             acquire(peer);
         else if (any(4) == 0)
             reconnect(peer);
-        else if (any(3) == 0)
-            update(peer);
         else if (any(4) == 0)
             eavesdrop();
         else if (any(4) == 0)
