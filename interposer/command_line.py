@@ -67,7 +67,8 @@ options of `kdbus run`:
   --statistics  tell on stderr, at the end, how many calls were served, and how (for `kdbus serve`, too)
   --linger      stay until the last process that PROGRAM has started has ended, daemons among them
   --mode MODE   `mount`: show /sys/fs/kdbus in a mount namespace; `path`: answer calls that name a path in it, which
-                is slower and needs no privileges; without this option, the first of the two that can be had
+                is slower and needs no privileges; without this option, the first of the two that can be had, also with
+                --domain, whose programs may differ in this
   --no-flows    serve every call in the broker, none natively: slower, to compare and to debug (for `kdbus serve`, too)
 
 Options end at the first word that is none, so PROGRAM's own need no `--`. `kdbus run` ends as PROGRAM does: with its
@@ -163,12 +164,9 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
 def _join(path: str, command: Sequence[str], mode: Mode | None) -> int:
     """Run `command` in the domain of a server; its wait status."""
     from interposer.join import join
-    from interposer.launch import Mode
 
-    if mode is Mode.PATH:
-        raise UsageError("reading the options of `kdbus run`", "--domain needs mount mode", "leave out --mode path")
     signals = _Signals()
-    joined = join(path, command)
+    joined = join(path, command, mode)
     signals.program_started(joined.launched.pid)
     error = joined.launched.exec_error()
     if error is not None:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from interposer import view
+from interposer.admission import try_to_inspect, yama_scope
 from interposer.errors import InterposerError
 from interposer.filter import Condition, Trap, build, this_architecture
 from interposer.launch import install_filter
@@ -255,8 +256,7 @@ def _try_serving(tell: Report) -> None:
         message = ours.recv(100)
         if not message:
             raise OSError("a process to inspect could not be made")
-        process, descriptor = (int(number) for number in message.split())
-        os.close(identity.pidfd_getfd(identity.pidfd_open(process), descriptor))
+        try_to_inspect(int(message))
 
 
 def _be_stranger(ours: socket.socket, theirs: socket.socket) -> NoReturn:
@@ -265,7 +265,7 @@ def _be_stranger(ours: socket.socket, theirs: socket.socket) -> NoReturn:
         ours.close()
         with suppress(InterposerError):  # Another probe tells of it.
             view.enter_mount_namespace()
-        theirs.send(b"%d %d" % (os.getpid(), theirs.fileno()))
+        theirs.send(b"%d" % os.getpid())
         theirs.recv(1)
     finally:
         os._exit(0)
@@ -385,7 +385,7 @@ def _setting(path: str) -> str | None:
 
 
 def _yama() -> str:
-    scope = _setting("/proc/sys/kernel/yama/ptrace_scope")
+    scope = yama_scope()
     return "not present" if scope is None else f"ptrace_scope {scope}"
 
 

@@ -4,11 +4,11 @@
 One connection of type SOCK_SEQPACKET (unix(7)) for each program that joins. It carries a handful of messages, whose
 first byte is their kind; what matters in them are the descriptors:
 
-    W version mounts         server: welcome; with one mount of the kdbusfs and one of the module's parameters if the
-                             server shares them, otherwise the program makes its own
+    W version mounts         server: welcome; with one mount of the kdbusfs and one of the module's folder if the server
+                             shares them, otherwise the program makes its own
     J flags                  client: join; with the seccomp listener (K: waits are killable only), a pidfd of the
                              program, its user namespace if one was made for it (U), and the folder of its kdbusfs if it
-                             made that (F)
+                             made that (F); in path mode (P) the server has the folder
     A                        server: accepted, the program may be executed
     E error                  server: refused, and why (`interposer.errors.pack`)
     B                        server: it ends; with the listener, whose calls are the client's from now on
@@ -33,14 +33,14 @@ from dataclasses import dataclass
 
 from interposer.errors import DomainUnavailable
 
-VERSION = 1
+VERSION = 2
 LONGEST_MESSAGE = 65536
 MOST_DESCRIPTORS = 8
 LONGEST_PATH = 107
 """Bytes of `sun_path`, without its terminating zero."""
 
 WELCOME, JOIN, ACCEPTED, REFUSED, BYE = b"W", b"J", b"A", b"E", b"B"
-KILLABLE, USER_NAMESPACE, FOLDER = b"K", b"U", b"F"
+KILLABLE, USER_NAMESPACE, FOLDER, PATH_MODE = b"K", b"U", b"F", b"P"
 
 _CREDENTIALS = struct.Struct("=3i")
 

@@ -64,9 +64,8 @@ Pair = tuple[Connection, Connection, bytes]
 """Sender, receiver, and the name by which it was addressed."""
 
 
-Parameter = Callable[[], tuple[int, bytes] | None]
-"""The file of the module parameter: a descriptor of ours, and what it held when it was last read; None for one that
-never changes."""
+Parameter = Callable[[], tuple[int, bytes]]
+"""The file of the module parameter: a descriptor of ours, and what it held when it was last read."""
 
 Later = Callable[[int, Notification, Callable[[TargetCaller], Wait], int], None]
 """Takes over a waiting call: the number of its listener, its notification, what makes the wait for its caller, and when
@@ -249,9 +248,7 @@ class Flows:
         origin = self._origins.number_of(message.process, message.connection)
         shown = receiver.bus.domain.exported(receiver.attach_flags_recv)
         items = self._origins.export(origin, caller.ids, shown)
-        parameter = self._parameter()
-        if parameter is not None:
-            caller.evidence.parameter(*parameter)
+        caller.evidence.parameter(*self._parameter())
         evidence = caller.evidence.packed()
         if evidence is not None and len(items) <= _MOST_ITEMS:
             self._engine.learn_export(

@@ -8,6 +8,9 @@ gone for the program, but it can still open files.
 
 The launcher keeps no duplicate of the listener meanwhile. It would keep calls waiting for ever that a killed server has
 received and not answered.
+
+Which mode: mount mode, and path mode where that cannot be had, as in `interposer.launch`; also where the server shares
+no mount and belongs to another user. A kdbusfs of the program's own could then not show the nodes of all users.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ import socket
 from collections.abc import Sequence
 
 from interposer import domain_socket
-from interposer.domain_socket import FOLDER, KILLABLE, USER_NAMESPACE, Message
+from interposer.domain_socket import FOLDER, KILLABLE, PATH_MODE, USER_NAMESPACE, Message
 from interposer.errors import DomainUnavailable, unpack
 from interposer.filter import this_architecture
-from interposer.launch import Launched, launch_held
+from interposer.launch import NO_VIEW, Launched, Mode, launch_held, launch_held_in_path_mode
 from interposer.view import Mirror
 
 
@@ -87,21 +90,22 @@ async def _let_through(descriptor: int) -> None:
                 listener.respond_continue(notification.id)
 
 
-def join(path: str, command: Sequence[str]) -> Joined:
+def join(path: str, command: Sequence[str], mode: Mode | None = None) -> Joined:
     """Start `command` in the domain of the server at `path`; see `interposer.launch.launch_held` for the rest.
 
-    Raises DomainUnavailable, and what `launch_held` raises; then no child is left.
+    `mode` None: the first of the two that can be had here. Raises DomainUnavailable, and what `launch_held` raises;
+    then no child is left.
     """
     connection = domain_socket.connect(path)
     try:
-        launched = _launch(path, command, connection)
+        launched = _launch(path, command, connection, mode)
     except BaseException:
         connection.close()
         raise
     return Joined(launched, connection)
 
 
-def _launch(path: str, command: Sequence[str], connection: socket.socket) -> Launched:
+def _launch(path: str, command: Sequence[str], connection: socket.socket, mode: Mode | None) -> Launched:
     welcome = _expect(path, connection, domain_socket.WELCOME)
     try:
         if welcome.text != bytes([domain_socket.VERSION]):
@@ -113,7 +117,9 @@ def _launch(path: str, command: Sequence[str], connection: socket.socket) -> Lau
         mirror = Mirror(welcome.take(), welcome.take()) if welcome.descriptors else None
     finally:
         welcome.close()
-    launched = launch_held(command, mirror)
+    if mode is None and mirror is None and domain_socket.peer_of(connection).user != os.geteuid():
+        mode = Mode.PATH
+    launched = _launch_held(command, mirror, mode)
     try:
         _offer(connection, launched)
         _expect(path, connection, domain_socket.ACCEPTED).close()
@@ -123,6 +129,20 @@ def _launch(path: str, command: Sequence[str], connection: socket.socket) -> Lau
     launched.close()
     launched.execute()
     return launched
+
+
+def _launch_held(command: Sequence[str], mirror: Mirror | None, mode: Mode | None) -> Launched:
+    """`mirror` is closed in any case. Raises what `launch_held` raises."""
+    if mode is Mode.PATH:
+        for mount in mirror or ():
+            os.close(mount)
+        return launch_held_in_path_mode(command)
+    try:
+        return launch_held(command, mirror)
+    except NO_VIEW:
+        if mode is Mode.MOUNT:
+            raise
+    return launch_held_in_path_mode(command)
 
 
 def _offer(connection: socket.socket, launched: Launched) -> None:
@@ -136,6 +156,8 @@ def _offer(connection: socket.socket, launched: Launched) -> None:
         if launched.kdbus_directory >= 0:
             flags += FOLDER
             offered.append(launched.kdbus_directory)
+        if launched.mode is Mode.PATH:
+            flags += PATH_MODE
         domain_socket.send(connection, domain_socket.JOIN, flags, offered)
     finally:
         os.close(pidfd)

@@ -14,7 +14,8 @@ One SOCK_SEQPACKET pair carries all that the child has to say, in at most two me
     X + errno and path, repeated  after D: what execve(2) said of each; the parent makes an error of it
     end of file                   after D: the program runs, as the pair closes on exec
 
-A program that joins a server's domain is executed only when it is told so, by a byte in the other direction.
+A program that joins a server's domain is executed only when it is told so, by a byte in the other direction. In path
+mode the server has the folder that it is shown.
 
 Nothing that happens between the filter and the exec is trapped (`filter` names no call that this file makes there; in
 path mode: nothing looks at a path but execve(2)), so the child never waits for a supervisor that is not there yet.
@@ -97,6 +98,10 @@ class Mode(enum.Enum):
     """Trapped path calls (`path_mode`), where no mount namespace can be had."""
 
 
+NO_VIEW = (MountNamespaceUnavailable, SysUnavailable, ViewFailed)
+"""The errors that say that mount mode cannot be had."""
+
+
 class Launched:
     """A program that runs, or is about to, under the filter. `launch` makes it.
 
@@ -110,8 +115,7 @@ class Launched:
     waits_killable        whether the filter has SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     module_directory      path mode only: descriptor of the folder that the program finds at /sys/module/kdbus
 
-    All descriptors close on exec. Whoever takes one over closes it. The folders are -1 where the view mirrors a
-    server's.
+    All descriptors close on exec. Whoever takes one over closes it. The folders are -1 where a server has them.
     """
 
     def __init__(
@@ -121,10 +125,11 @@ class Launched:
         descriptors: Sequence[int],
         report: socket.socket,
         command: Sequence[str],
+        mode: Mode,
         folder: PrivateFolder | None,
     ) -> None:
         self.pid = pid
-        self.mode = Mode.MOUNT if folder is None else Mode.PATH
+        self.mode = mode
         self._command = command
         self._folder = folder
         self.waits_killable = _KILLABLE in flags
@@ -137,7 +142,7 @@ class Launched:
         self.module_directory = -1
         if folder is not None:
             self.kdbus_directory, self.module_directory = folder.kdbus, folder.module
-            self.parameters_directory = folder.open_parameters()
+            self.parameters_directory = view.open_parameters(folder.module)
         self._report: socket.socket | None = report
         self._exec_error: InterposerError | None = None
 
@@ -213,14 +218,14 @@ def launch(command: Sequence[str], mode: Mode | None = None) -> Launched:
     if mode is not Mode.PATH:
         try:
             return _launch_mounted(command)
-        except (MountNamespaceUnavailable, SysUnavailable, ViewFailed):
+        except NO_VIEW:
             if mode is Mode.MOUNT:
                 raise
     from interposer.private_folder import PrivateFolder
 
     folder = PrivateFolder()
     try:
-        return _launch(command, None, folder, held=False)
+        return _launch(command, Mode.PATH, None, folder, held=False)
     except BaseException:
         folder.remove()
         raise
@@ -243,14 +248,19 @@ def launch_held(command: Sequence[str], mirror: view.Mirror | None, *, held: boo
     Raises what `view` raises, `FilterUnavailable`, `AlreadySupervised`, `UnsupportedMachine` or `LaunchFailed`; then no
     child is left. That the program cannot be executed is told by `Launched.exec_error`.
     """
-    return _launch(command, mirror, None, held=held)
+    return _launch(command, Mode.MOUNT, mirror, None, held=held)
+
+
+def launch_held_in_path_mode(command: Sequence[str]) -> Launched:
+    """As `launch_held`, but in path mode, with the private folder of a server, which is not needed here."""
+    return _launch(command, Mode.PATH, None, None, held=True)
 
 
 def _launch(
-    command: Sequence[str], mirror: view.Mirror | None, folder: PrivateFolder | None, *, held: bool
+    command: Sequence[str], mode: Mode, mirror: view.Mirror | None, folder: PrivateFolder | None, *, held: bool
 ) -> Launched:
-    """In path mode if there is a `folder`, which stays the caller's if this raises."""
-    traps = seccomp_filter.mount_mode_traps if folder is None else seccomp_filter.path_mode_traps
+    """`mirror` is for mount mode, `folder` for path mode; it stays the caller's if this raises."""
+    traps = seccomp_filter.mount_mode_traps if mode is Mode.MOUNT else seccomp_filter.path_mode_traps
     program = seccomp_filter.build_for([(each, traps(each)) for each in seccomp_filter.this_architecture().all])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ignores_children = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
@@ -260,7 +270,7 @@ def _launch(
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _become(command, program, theirs, ignores_children, mirror, held, mounts=folder is None)
+        _become(command, program, theirs, ignores_children, mirror, held, mounts=mode is Mode.MOUNT)
     theirs.close()
     for mount in mirror or ():
         os.close(mount)
@@ -272,7 +282,7 @@ def _launch(
         ours.close()
         _end(pid)
         raise
-    return Launched(pid, message[1:], descriptors, ours, command, folder)
+    return Launched(pid, message[1:], descriptors, ours, command, mode, folder)
 
 
 def replace_process(command: Sequence[str]) -> InterposerError:

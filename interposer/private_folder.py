@@ -58,10 +58,6 @@ class PrivateFolder:
                 f"filling the private folder {self.path}", str(error), "let TMPDIR name another place"
             ) from error
 
-    def open_parameters(self) -> int:
-        """A descriptor of the folder of module parameters."""
-        return os.open("parameters", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.module)
-
     def remove(self) -> None:
         """Remove the folder, and wait until that is done. The two descriptors are the caller's."""
         os.close(self._alive)

@@ -8,22 +8,31 @@ answers the traps itself: a call costs no extra hop, and the launcher only waits
 *Who may join.* To serve a program is to read and write its memory, so whoever joins trusts the server's user. And the
 server must be able to:
 
-- A privileged server (root with CAP_SYS_ADMIN) serves everybody. Its socket has mode 0666; the permissions of the
+- A privileged server (root with CAP_SYS_PTRACE) serves everybody. Its socket has mode 0666; the permissions of the
   folder that it is in, or chmod(1), restrict that.
-- An ordinary user's server serves that user; its socket has mode 0600. Yama's scopes 1 and 2 do not prevent that: they
-  spare who has CAP_SYS_PTRACE towards a program's user namespace, and a user has that in the namespaces that `kdbus
-  run` makes for programs (user_namespaces(7)). Programs of other users are refused, with the reason.
+- An ordinary user's server serves that user; its socket has mode 0600. Yama's scopes 1 and 2 do not prevent that in
+  mount mode: they spare who has CAP_SYS_PTRACE towards a program's user namespace, and a user has that in the
+  namespaces that `kdbus run` makes for programs (user_namespaces(7)). In path mode there are none, so under Yama the
+  program is refused, as are those of other users, with the reason.
 
-Whether a program may be inspected is tried when it joins, and not deduced.
+Whether a program may be inspected is tried when it joins (`interposer.admission`).
 
 *Who is who.* Credentials are the kernel's word at each call, in the server's own namespaces. The user namespace that
 an ordinary user's launcher has to make counts as the one it was made in (`UserNamespaces.adopt`), so that users see
 each other's true ids.
 
-*What programs see.* A privileged server makes one kdbusfs and gives every program a mount of it; so its nodes have
-their true owners, and programs no power over them. The same goes for the file of the module parameter. An ordinary
-user's server could not attach anything in other user namespaces; there each program has a kdbusfs of its own, and the
-server keeps all of them equal (`NodeMirrors`).
+*What programs see.* A server that may mount (CAP_SYS_ADMIN) makes one kdbusfs and gives every program a mount of it; so
+its nodes have their true owners, and programs no power over them. The same goes for the file of the module parameter.
+A program in path mode is shown the same folders (`interposer.path_mode`), through descriptors that lead nowhere else.
+
+A server that may not mount, or has nothing to mount on, has a private folder (`interposer.private_folder`) instead. To
+programs in path mode it is what the kdbusfs is above: one for all, the server's own, with true owners if the server is
+root's. But its descriptors lead to the rest of the server's file system, so only programs with the server's root and
+mount namespace are shown it. A program of the server's user in mount mode has a kdbusfs of its own, as the server could
+not attach anything in other user namespaces; the server keeps all of them equal (`NodeMirrors`).
+
+Alternative considered: private folders of the launchers, kept equal like those. They would have to outlive their
+launchers, and could not be had of other users, who might keep nodes from being made in theirs.
 
 *Ends.* A tree is served until its last process has ended, whatever becomes of its launcher. SIGTERM, SIGINT and SIGHUP
 end the server as an unmount ends a kdbusfs: calls that wait are answered, connections hang up, nodes vanish. Then
@@ -34,7 +43,8 @@ ended, or when the server is killed.
 *Ready.* The socket appears under its name when the server is ready to be joined. Where NOTIFY_SOCKET is set, READY=1 is
 sent there as well (sd_notify(3)), so a systemd unit can be of `Type=notify`.
 
-Weaknesses: an ordinary user's server offers no mount(2) of further kdbusfs, and its parameter cannot be changed. A
+Weaknesses: an ordinary user's server offers no mount(2) of further kdbusfs, and its parameter cannot be changed. In
+path mode the sudden death of the server (SIGKILL) makes all calls that name a path fail, as nobody has the listener. A
 trap that makes the server look at a file system which does not answer holds up everybody.
 """
 
@@ -50,16 +60,17 @@ from dataclasses import dataclass
 import trio
 
 from interposer import domain_socket, view
+from interposer.admission import Offered, check
 from interposer.budget import Budget, Charge, OverBudget, use_descriptors
-from interposer.domain_socket import Message, Peer
+from interposer.domain_socket import Message
 from interposer.errors import DomainUnavailable, InterposerError, pack
 from interposer.filesystem import NodeFiles, NodeMirrors
-from interposer.ids import lines_of, own_namespace, parent_namespace, read_file
+from interposer.ids import own_namespace, parent_namespace
 from interposer.options import RunOptions
+from interposer.private_folder import PrivateFolder
 from interposer.supervisor import Supervisor
 from interposer.traps import MountedDomain
 from interposer.tree import Tree
-from native.identity import pidfd_getfd
 
 _PRESENT = (("control",),)
 _FOR_ALL, _FOR_ONE = 0o666, 0o600
@@ -82,45 +93,7 @@ class _Member:
     adopted: int | None = None
     """Identity of its user namespace, if that passes for ours."""
     mounted: MountedDomain | None = None
-    """The kdbusfs that it has made; None where ours is shared."""
-
-
-class _Offered:
-    """The descriptors of a JOIN, looked at but not yet taken over."""
-
-    def __init__(self, message: Message) -> None:
-        """Raises ValueError if they are not what they should be, OSError."""
-        if message.kind != domain_socket.JOIN:
-            raise ValueError(f"a message of kind {message.kind!r}")
-        self.waits_killable = domain_socket.KILLABLE in message.text
-        self._all: list[int] = []
-        try:
-            self.listener = self._take(message, "anon_inode:seccomp notify")
-            self.pidfd = self._take(message, "")
-            has_namespace = domain_socket.USER_NAMESPACE in message.text
-            self.user_namespace = self._take(message, "user:[") if has_namespace else -1
-            self.folder = self._take(message, "/") if domain_socket.FOLDER in message.text else -1
-        except BaseException:
-            self.close()
-            raise
-
-    def _take(self, message: Message, kind: str) -> int:
-        descriptor = message.take()
-        self._all.append(descriptor)
-        found = domain_socket.kind_of(descriptor)
-        if not found.startswith(kind):
-            raise ValueError(f"{found!r} where {kind!r} was expected")
-        return descriptor
-
-    def give_away(self, descriptor: int) -> int:
-        """The descriptor has a new owner."""
-        self._all.remove(descriptor)
-        return descriptor
-
-    def close(self) -> None:
-        """Close what has not been given away."""
-        while self._all:
-            os.close(self._all.pop())
+    """The kdbusfs that it has made; None where it is shown ours."""
 
 
 class Server:
@@ -129,30 +102,38 @@ class Server:
     def __init__(self, path: str, options: RunOptions) -> None:
         """Listen at `path`. Moves this process into a mount namespace of its own, if it may.
 
-        Raises DomainUnavailable, SysUnavailable, ViewFailed.
+        Raises DomainUnavailable, PrivateFolderUnavailable, SysUnavailable, ViewFailed.
         """
         self._path = path
-        self._mounts = view.SharedMounts() if view.own_mount_namespace() else None
-        self._mask: view.AttachFlagsMask | None = None
-        self._supervisor = Supervisor(options, self._attach_flags_mask, self._parameter, probe=True)
+        self._mounts: view.SharedMounts | None = None
+        self._private: PrivateFolder | None = None
+        folders: view.SharedMounts | PrivateFolder
+        if view.can_share_mounts() and view.own_mount_namespace():
+            folders = self._mounts = view.SharedMounts()
+        else:
+            folders = self._private = PrivateFolder()
+        try:
+            self._begin(folders, options)
+        except BaseException:
+            self._leave_nothing()
+            raise
+
+    def _begin(self, folders: view.SharedMounts | PrivateFolder, options: RunOptions) -> None:
+        """Show the domain's nodes in `folders`, and listen."""
+        self._module = folders.module
+        parameters = view.open_parameters(self._module)
+        self._mask = view.AttachFlagsMask(parameters)
+        os.close(parameters)
+        self._supervisor = Supervisor(options, self._mask, probe=True)
         self._supervisor.when_ended(self._tree_has_ended)
         self._mirrors = NodeMirrors()
         self._domain = self._supervisor.new_domain(self._mirrors)
         self._members: dict[Tree, _Member] = {}
-        if self._mounts is not None:
-            shown = self._mounts.open()
-            self._mask = view.AttachFlagsMask(shown.parameters_directory)
-            self._supervisor.shared.parameter = self._mask
-            os.close(shown.parameters_directory)
-            self._show(shown.kdbus_directory)
-        self._listening = domain_socket.listen(path, _FOR_ONE if self._mounts is None else _FOR_ALL)
-        self._inode = os.lstat(path).st_ino
-
-    def _attach_flags_mask(self) -> int:
-        return view.DEFAULT_ATTACH_FLAGS_MASK if self._mask is None else self._mask.current()
-
-    def _parameter(self) -> tuple[int, bytes] | None:
-        return None if self._mask is None else self._mask.evidence()
+        self._kdbus = folders.kdbus
+        self._shown = self._show(self._kdbus)
+        for_all = self._mounts is not None or os.geteuid() == 0
+        self._listening = domain_socket.listen(self._path, _FOR_ALL if for_all else _FOR_ONE)
+        self._inode = os.lstat(self._path).st_ino
 
     def _show(self, folder: int) -> MountedDomain:
         """Show the domain's nodes in the file system of `folder`, which is owned from now on."""
@@ -232,10 +213,10 @@ class Server:
 
     def _admit(self, connection: socket.socket, message: Message, scope: trio.CancelScope) -> None:
         """Serve the tree that is offered. Raises DomainUnavailable, and ValueError or OSError for nonsense."""
-        offered = _Offered(message)
+        offered = Offered(message)
         try:
             peer = domain_socket.peer_of(connection)
-            self._check(peer, offered)
+            check(self._path, peer, offered, shares_mounts=self._mounts is not None)
             try:
                 charge = self._budget.charge(peer.user, _TREE_DESCRIPTORS)
             except OverBudget:
@@ -249,7 +230,9 @@ class Server:
             member = self._members[tree] = _Member(connection, tree, scope, charge)
             try:
                 member.adopted = self._adopt(offered)
-                if self._mounts is None:
+                if offered.path_mode:
+                    tree.show_folder(self._shown.files, self._kdbus, os.dup(self._module))
+                elif self._mounts is None:
                     member.mounted = self._show(offered.give_away(offered.folder))
             except BaseException:
                 os.close(self._supervisor.release(tree))
@@ -258,28 +241,7 @@ class Server:
         finally:
             offered.close()
 
-    def _check(self, peer: Peer, offered: _Offered) -> None:
-        """Raise DomainUnavailable unless the program may be served."""
-        attempted = f"joining the domain at {self._path} as uid {peer.user}"
-        advice = "a server that root starts serves all users; an ordinary user's serves that user"
-        if self._mounts is None and (peer.user != os.geteuid() or offered.folder < 0):
-            raise DomainUnavailable(attempted, f"the server is uid {os.geteuid()}'s and serves nobody else", advice)
-        if _process_of(offered.pidfd) <= 0:
-            raise DomainUnavailable(
-                attempted,
-                "the server does not see the program's process",
-                "start the server in the same pid namespace, or further out",
-            )
-        try:
-            os.close(pidfd_getfd(offered.pidfd, 0))
-        except PermissionError as error:
-            reason = "the server may not inspect the program's process (ptrace(2), pidfd_getfd(2))"
-            raise DomainUnavailable(attempted, reason, advice) from error
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise DomainUnavailable(attempted, f"pidfd_getfd(2) failed: {error}", advice) from error
-
-    def _adopt(self, offered: _Offered) -> int | None:
+    def _adopt(self, offered: Offered) -> int | None:
         """Let the program's user namespace pass for ours, if it was made in ours."""
         if offered.user_namespace < 0:
             return None
@@ -324,8 +286,13 @@ class Server:
             if os.lstat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
         self._supervisor.close()
-        if self._mask is not None:
-            self._mask.close()
+        self._mask.close()
+        os.close(self._module)
+        self._leave_nothing()
+
+    def _leave_nothing(self) -> None:
+        if self._private is not None:
+            self._private.remove()
 
 
 async def _receive(connection: socket.socket) -> Message | None:
@@ -344,15 +311,6 @@ def _notify(state: bytes) -> None:
         name = "\0" + address[1:] if address.startswith("@") else address
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.sendto(state, name)
-
-
-def _process_of(pidfd: int) -> int:
-    """Number of the process in our pid namespace; -1 if it has ended, 0 if it is not in it. Raises ValueError."""
-    fields = lines_of(read_file(f"/proc/self/fdinfo/{pidfd}"))
-    numbers = [field.partition(b":")[2] for field in fields if field.startswith(b"Pid:")]
-    if not numbers:
-        raise ValueError("no pidfd")
-    return int(numbers[0])
 
 
 def serve(path: str, options: RunOptions) -> int:

@@ -38,7 +38,7 @@ from interposer.budget import Budgets, use_descriptors
 from interposer.caller import TargetCaller
 from interposer.exactly_once import Probe
 from interposer.filesystem import NodeFiles
-from interposer.flows import Flows, Parameter
+from interposer.flows import Flows
 from interposer.guarantee import forced
 from interposer.handles import HandleTable, OpenHandle
 from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces
@@ -74,13 +74,11 @@ class Supervisor:
     To be made before this process has a second thread, or descriptors whose last close matters.
     """
 
-    def __init__(
-        self, options: RunOptions, attach_flags_mask: Callable[[], int], parameter: Parameter, *, probe: bool
-    ) -> None:
-        """`attach_flags_mask` gives the module parameter, `parameter` tells where it stands. `probe`: find out which
-        guarantee this kernel gives, as there are, or will be, filters whose waits are killable only."""
+    def __init__(self, options: RunOptions, mask: AttachFlagsMask, *, probe: bool) -> None:
+        """`mask`: the module parameter. `probe`: find out which guarantee this kernel gives, as there are, or will be,
+        filters whose waits are killable only."""
         self._options = options
-        self._attach_flags_mask = attach_flags_mask
+        self._mask = mask
         self._probe = Probe() if probe and forced() is None else None
         self._kernel_keeps_promise = False
         self._calls_for_broker = 0
@@ -91,8 +89,8 @@ class Supervisor:
         self._ended: Callable[[Tree], None] = lambda _: None
         self._last_has_ended = trio.Event()
         handles = HandleTable(self._closing, Budgets())
-        self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, parameter)
-        self.shared = Shared(handles, UserNamespaces(), self._flows, self._mounted)
+        self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, mask.evidence)
+        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted)
         handles.node_of = self._node_of
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
         self._news.register(handles.hang_ups_fileno(), select.EPOLLIN)
@@ -102,7 +100,7 @@ class Supervisor:
         return self._new_domain(self._own_ids, nodes)
 
     def _new_domain(self, ids: Ids, nodes: NodeEvents) -> Domain:
-        return Domain(SystemClock(), os.urandom, self._attach_flags_mask, ids, nodes)
+        return Domain(SystemClock(), os.urandom, self._mask.current, ids, nodes)
 
     def _node_of(self, status: os.stat_result) -> tuple[str, ...] | None:
         for mounted in self.shared.domains:
@@ -387,8 +385,7 @@ def run(launched: Launched, options: RunOptions) -> int:
     program = Program(launched.pid)
     mask = AttachFlagsMask(launched.parameters_directory)
     os.close(launched.parameters_directory)
-    supervisor = Supervisor(options, mask.current, mask.evidence, probe=launched.waits_killable)
-    supervisor.shared.parameter = mask
+    supervisor = Supervisor(options, mask, probe=launched.waits_killable)
     try:
         files = NodeFiles(launched.kdbus_directory, (("control",),))
         mounted = MountedDomain(supervisor.new_domain(files), files)

@@ -88,11 +88,11 @@ class Traps:
         later: Later,
         pump: Callable[[Notification], None],
         served: Callable[[Notification, OpenHandle, TargetCaller], None],
-        parameter: Callable[[], AttachFlagsMask | None],
+        parameter: AttachFlagsMask,
     ) -> None:
         """`later` takes over a waiting call; `pump` gets notifications that arrive while a mapping is injected.
 
-        `served` is told of each ioctl that the broker has served on a handle. `parameter` gives the module parameter.
+        `served` is told of each ioctl that the broker has served on a handle. `parameter`: the module parameter.
         """
         self._parameter = parameter
         self._served = served
@@ -225,14 +225,12 @@ class Traps:
             return
 
     def _is_parameter(self, descriptor: int) -> bool:
-        parameter = self._parameter()
-        return parameter is not None and parameter.is_file(os.fstat(descriptor))
+        return self._parameter.is_file(os.fstat(descriptor))
 
     def parameter_opened(self, status: os.stat_result) -> None:
         """Somebody who may opens the file of `status` with O_WRONLY."""
-        parameter = self._parameter()
-        if parameter is not None and parameter.is_file(status):
-            parameter.opened_for_writing()
+        if self._parameter.is_file(status):
+            self._parameter.opened_for_writing()
 
     def _open_node(self, notification: Notification, directory: int, path: int, flags: int) -> bool:
         """Serve the open if it leads to a node; False if not."""

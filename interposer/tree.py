@@ -45,11 +45,10 @@ class Shared:
     handles: HandleTable
     namespaces: UserNamespaces
     flows: Flows
+    parameter: AttachFlagsMask
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
     domains: list[MountedDomain] = field(default_factory=list)
     """Every file system that shows the nodes of a domain; a domain may be shown by several."""
-    parameter: AttachFlagsMask | None = None
-    """The module parameter, once it is shown."""
 
 
 class Tree:
@@ -72,7 +71,7 @@ class Tree:
             self.waiting.add,
             self.queue.append,
             self._served,
-            lambda: shared.parameter,
+            shared.parameter,
         )
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
         self.detours = self._traps.detours

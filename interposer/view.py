@@ -51,10 +51,13 @@ MASK_MODE = 0o644
 
 
 class Mirror(NamedTuple):
-    """Descriptors of two mounts that have no place yet: copies of `SharedMounts`, to be attached once."""
+    """Descriptors of two mounts that have no place yet: copies of `SharedMounts`, to be attached once.
+
+    `kdbus` belongs at /sys/fs/kdbus, `module` at /sys/module/kdbus.
+    """
 
     kdbus: int
-    parameters: int
+    module: int
 
 
 class View(NamedTuple):
@@ -135,13 +138,14 @@ def _build(own_user_namespace: bool, mirror: Mirror | None) -> View | None:
                     # Only now: before Linux 6.15 a mount that is not attached cannot be cloned.
                     kdbus_directory = _open_apart(mounted, "")
         with _Folder(_cover("/sys/module", unwritable)) as cover:
-            for folder in ("kdbus", "kdbus/parameters"):
-                os.mkdir(folder, dir_fd=cover)
-                os.chmod(folder, 0o755 & ~unwritable, dir_fd=cover)
+            os.mkdir("kdbus", dir_fd=cover)
             if mirror is not None:
-                with _Folder(mirror.parameters) as mounted:
-                    _attach(mounted, cover, "kdbus/parameters")
+                with _Folder(mirror.module) as mounted:
+                    _attach(mounted, cover, "kdbus")
                 return None
+            os.mkdir("kdbus/parameters", dir_fd=cover)
+            for folder in ("kdbus", "kdbus/parameters"):
+                os.chmod(folder, 0o755 & ~unwritable, dir_fd=cover)
             _create_mask(cover, "kdbus/parameters", MASK_MODE & ~unwritable)
             parameters_directory = _open_apart(cover, "kdbus/parameters")
     except OSError as error:
@@ -154,11 +158,14 @@ def _build(own_user_namespace: bool, mirror: Mirror | None) -> View | None:
 
 
 class SharedMounts:
-    """A kdbusfs and the module's parameters, for the views of several programs: each gets a `Mirror` of them.
+    """A kdbusfs and the module's folder, for the views of several programs: each gets a `Mirror` of them.
 
     They are mounted in this process's mount namespace, which `own_mount_namespace` has made, as only what is mounted
     can be copied (before Linux 6.15). They belong to this process's user namespace: programs in others see them, with
     their true owners and modes, and have no power over them.
+
+    `kdbus` and `module` are descriptors (close-on-exec) of the two folders, for the caller to close. They were opened
+    through copies that nobody else sees, so `..` leads nowhere from them, whoever gets hold of them.
     """
 
     def __init__(self) -> None:
@@ -168,8 +175,12 @@ class SharedMounts:
                 _create_control(mounted)
                 _attach(mounted, namespace.AT_FDCWD, "/sys/fs")
             with _Folder(_tmpfs("kdbus-view", 0o755, namespace.MOUNT_ATTR_NOEXEC)) as mounted:
-                _create_mask(mounted, ".", MASK_MODE)
+                os.mkdir("parameters", dir_fd=mounted)
+                os.chmod("parameters", 0o755, dir_fd=mounted)
+                _create_mask(mounted, "parameters", MASK_MODE)
                 _attach(mounted, namespace.AT_FDCWD, "/sys/module")
+            self.kdbus = _open_apart(namespace.AT_FDCWD, "/sys/fs")
+            self.module = _open_apart(namespace.AT_FDCWD, "/sys/module")
         except FileNotFoundError as error:
             raise SysUnavailable("mounting the shared view", str(error), "mount sysfs at /sys") from error
         except OSError as error:
@@ -187,11 +198,29 @@ class SharedMounts:
             os.close(kdbus)
             raise
 
-    @staticmethod
-    def open() -> View:
-        """The two folders, which the caller closes."""
-        kdbus = os.open("/sys/fs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return View(kdbus, os.open("/sys/module", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+def can_share_mounts() -> bool:
+    """Whether `own_mount_namespace` and `SharedMounts` work here: tried in a child, as the former cannot be undone.
+
+    To be called by a process of one thread. Raises OSError: EAGAIN, ENOMEM, EMFILE.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        try:
+            with suppress(SysUnavailable, ViewFailed):
+                if own_mount_namespace():
+                    SharedMounts()
+                    os.write(writing, b"+")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with _Folder(reading):
+        works = os.read(reading, 1) == b"+"
+    with suppress(ChildProcessError):
+        # The kernel reaps it if SIGCHLD was ignored when `kdbus` started.
+        os.waitpid(child, 0)
+    return works
 
 
 def own_mount_namespace() -> bool:
@@ -202,6 +231,11 @@ def own_mount_namespace() -> bool:
         return False
     _make_slave()
     return True
+
+
+def open_parameters(module: int) -> int:
+    """A descriptor of the folder of parameters in the folder of a module. Raises OSError."""
+    return os.open("parameters", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=module)
 
 
 class AttachFlagsMask:

@@ -17,6 +17,7 @@ from interposer import doctor, launch
 from interposer.doctor import Finding
 from native import seccomp
 from tests.children import in_child
+from tests.compiling import compile_program
 from tests.test_view import become_nobody, needs_root
 from tests.users import User
 
@@ -94,6 +95,13 @@ def test_missing_namespaces_are_explained(tmp_path: Path) -> None:
     assert findings["mount namespace"].advice
     assert findings["seccomp listener"].ok and findings["answer"].ok, "a listener can be had without namespaces"
     assert (verdict.ok, verdict.mode) == (True, "path")
+
+
+def test_serving_does_not_need_what_containers_forbid(user: User, open_folder: Path) -> None:
+    profile = compile_program("docker_profile", open_folder, "-O2")
+    outcome = user.run([str(profile), *user.kdbus("doctor", "--json")], folder=PROJECT)
+    found = {line["name"]: line for line in map(json.loads, outcome.output.splitlines()) if "name" in line}
+    assert (found["pidfd_getfd"]["ok"], found["view of /sys"]["ok"], found["serve"]["ok"]) == (False, False, True)
 
 
 def test_report_of_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

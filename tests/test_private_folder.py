@@ -16,6 +16,7 @@ from interposer import private_folder
 from interposer.errors import PrivateFolderUnavailable
 from interposer.filesystem import NodeFiles
 from interposer.private_folder import PrivateFolder
+from interposer.view import open_parameters
 from tests.children import in_child
 from tests.test_view import become_nobody, needs_root
 
@@ -28,7 +29,7 @@ def content_and_removal() -> Any:
     folder = PrivateFolder()
     path = Path(folder.path)
     seen = {name: mode(path / name) for name in ("", "kdbus", "kdbus/control", "module", "module/parameters")}
-    parameters = folder.open_parameters()
+    parameters = open_parameters(folder.module)
     mask = os.pread(os.open("attach_flags_mask", os.O_RDONLY, dir_fd=parameters), 100, 0)
     os.close(parameters)
     nodes = NodeFiles(folder.kdbus, (("control",),))

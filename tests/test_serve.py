@@ -103,6 +103,10 @@ class Place:
         self.socket = str(folder / "domain")
         self.folder = folder
         self.member = str(member)
+        self.prefix: tuple[str, ...] = ()
+        """A command that starts all the others, servers and launchers."""
+        self.options: tuple[str, ...] = ()
+        """Of `kdbus run`."""
         self._stack = stack
 
     def start(self, user: User, *command: str, environment: dict[str, str] | None = None) -> Process:
@@ -121,7 +125,7 @@ class Place:
                 # Not to depend on the probe of the kernel, which may see nothing on a busy machine.
                 environment = {"NOTIFY_SOCKET": ready} | ({"KDBUS_EXACTLY_ONCE": "kernel"} if options else {})
                 command = user.kdbus("serve", "--socket", self.socket, *options)
-                server = self.start(user, *prefix, *command, environment=environment)
+                server = self.start(user, *self.prefix, *prefix, *command, environment=environment)
                 found, _, _ = select.select([manager], [], [], SECONDS)
                 assert found, "the server does not start"
                 assert manager.recv(100) == b"READY=1"
@@ -131,7 +135,9 @@ class Place:
 
     def join(self, user: User, *command: str) -> Process:
         """Start a program in the server's domain."""
-        return self.start(user, *user.kdbus("run", "--domain", self.socket, "--", *command))
+        return self.start(
+            user, *self.prefix, *user.kdbus("run", "--domain", self.socket, *self.options, "--", *command)
+        )
 
     def service(self, user: User, name: str = "x", access: str = "user") -> Process:
         """Start a service on the bus UID-NAME, and wait until it can be asked."""

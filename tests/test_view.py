@@ -99,6 +99,22 @@ def test_shared_mounts_do_not_carry_the_view_outside() -> None:
     assert before == after
 
 
+@needs_root
+def test_nothing_leads_out_of_the_shared_folders() -> None:
+    """Whoever gets a descriptor of one of them, in another namespace or a chroot, does not get the server's root."""
+
+    def body() -> Any:
+        assert view.own_mount_namespace()
+        shared = view.SharedMounts()
+        found = []
+        for folder in (shared.kdbus, shared.module):
+            above = os.stat("..", dir_fd=folder)
+            found.append((above.st_dev, above.st_ino) == (os.fstat(folder).st_dev, os.fstat(folder).st_ino))
+        return found, sorted(os.listdir(shared.kdbus)), sorted(os.listdir(shared.module))
+
+    assert in_child(body) == ([True, True], ["control"], ["parameters"])
+
+
 def test_folders_and_parameter_look_as_the_kernel_makes_them(as_user: Callable[[Callable[[], Any]], Any]) -> None:
     def body() -> Any:
         enter()
