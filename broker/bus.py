@@ -41,7 +41,8 @@ class Bus(Node):
         """Check a BUS_MAKE and make the bus, active, with its default endpoint.
 
         Raises BadItem, DuplicateItem, MissingItem (name and bloom parameters are needed), BadArgument (bloom size not
-        8 to 4096 or no multiple of 8, no hash function, unknown attach flags), BadName, NodeExists, TooManyBuses.
+        8 to 4096 or no multiple of 8, no hash function, unknown attach flags), BadName, NodeExists, TooManyBuses, and
+        what showing its nodes raises: then there is no such bus.
         """
         caller = make.caller
         name, self.bloom, required, owner = _read_items(make.items)
@@ -68,6 +69,7 @@ class Bus(Node):
         self.policy = PolicyDatabase()
         self.notifications = Notifications(self)
         self.metadata = ProcessMetadata()
+        self._counts = False
         self._last_connection_id = 0
         self._last_endpoint_id = 0
         self.link(domain)
@@ -75,14 +77,15 @@ class Bus(Node):
             self.metadata.collect(caller, PROCESS_FLAGS)
             self.creator = domain.user(who.uid)
             self.creator.add_bus()
+            self._counts = True
+            self.activate()
+            Endpoint(self, "bus", self.flags, who, custom=False).activate()
         except BaseException:
             self.deactivate()
             raise
-        self.activate()
-        Endpoint(self, "bus", self.flags, who, custom=False).activate()
 
     def released(self, was_active: bool) -> None:
-        if was_active:
+        if self._counts:
             self.creator.buses -= 1
 
     def next_connection_id(self) -> int:

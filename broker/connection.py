@@ -251,6 +251,8 @@ class Connection:
         if not self.active:
             return
         self.active = False
+        # Or each of a row of connections, the next of which writes to the last, would keep all that have gone before.
+        self.last_sent_to = None
         bus = self.bus
         if self.events is not None:
             self.events.disconnected()

@@ -7,7 +7,8 @@ pool, and its quota per user.
 
 A broadcast goes to every ordinary connection that has a fitting match and TALK access to the sender, a broadcast
 notification to those that have a fitting match and may see it. Neither ever fails: a receiver that cannot take it
-counts it as lost, and is told at its next RECV. Monitors get everything, before anybody else.
+counts it as lost, and is told at its next RECV. What a sender that was killed meanwhile did not get to send is not
+lost. Monitors get everything, before anybody else.
 
 Only connections that have matches are looked at for a broadcast, in the order of their ids. Reference:
 `kdbus_conn_entry_insert` in connection.c, `kdbus_bus_broadcast` and `kdbus_bus_eavesdrop` in bus.c.
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from broker import limits
 from broker import revision3 as abi
 from broker.access import may_see_notification, may_talk
-from broker.errors import DescriptorsRefused, Disconnected, KdbusError, PoolShareExceeded, QueueFull
+from broker.errors import CallerGone, DescriptorsRefused, Disconnected, KdbusError, PoolShareExceeded, QueueFull
 from broker.message import Message
 from broker.outside import Caller
 from broker.queue import QueueEntry
@@ -85,6 +86,8 @@ def insert(
 def _try_insert(source: Connection | None, destination: Connection, sent: Message, caller: Caller | None) -> None:
     try:
         insert(source, destination, sent, caller, None)
+    except CallerGone:
+        raise
     except KdbusError:
         destination.lost_count += 1
 

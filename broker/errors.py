@@ -25,6 +25,13 @@ class BadAddress(KdbusError):
     """Memory of the caller that is not accessible, or a pointer that is not aligned to 8 bytes."""
 
 
+class CallerGone(BadAddress):
+    """Memory of a caller that does not wait for its answer any more: it was killed, or interrupted and will call again.
+
+    It has seen nothing of what it began, so nobody else must.
+    """
+
+
 class BadDescriptor(KdbusError):
     """A descriptor number that is not open, or a memfd range that goes past its end."""
 
@@ -287,6 +294,7 @@ class NoMapping(KdbusError):
 
 _ERRNO: dict[type[KdbusError], int] = {
     BadAddress: errno.EFAULT,
+    CallerGone: errno.EFAULT,
     BadDescriptor: errno.EBADF,
     OutOfMemory: errno.ENOMEM,
     NoFreeDescriptor: errno.EMFILE,

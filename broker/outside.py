@@ -237,7 +237,8 @@ class Process(Protocol):
 class Caller(Protocol):
     """The thread that made the call that is being served.
 
-    Memory functions raise `broker.errors.BadAddress` when any byte is not accessible.
+    Memory functions raise `broker.errors.BadAddress` when any byte is not accessible, `broker.errors.CallerGone` when
+    nobody waits for the answer any more.
     """
 
     @property
@@ -302,7 +303,7 @@ class NodeEvents(Protocol):
         ...
 
     def node_removed(self, path: tuple[str, ...]) -> None:
-        """The node is gone (its children went before it)."""
+        """The node is gone (its children went before it), or could not be shown in the first place."""
         ...
 
 

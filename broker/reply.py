@@ -134,15 +134,30 @@ class Reply:
             self.wake()
 
 
+_FEW_DEADLINES = 64
+
+
 class Deadlines:
-    """The deadlines of one domain: a heap whose outdated entries are skipped."""
+    """The deadlines of one domain: a heap whose outdated entries are skipped.
+
+    Most replies come long before their deadline, and an entry behind one that is still expected is not skipped until
+    then. So when the heap has doubled, outdated entries are taken out.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Reply]] = []
         self._serial = 0
+        self._most = _FEW_DEADLINES
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
     def add(self, reply: Reply) -> None:
         """Watch the deadline of `reply`."""
+        if len(self._heap) >= self._most:
+            self._heap = [node for node in self._heap if node[2].linked]
+            heapq.heapify(self._heap)
+            self._most = max(_FEW_DEADLINES, 2 * len(self._heap))
         self._serial += 1
         heapq.heappush(self._heap, (reply.deadline_ns, self._serial, reply))
 

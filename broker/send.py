@@ -30,6 +30,7 @@ from broker.errors import (
     BadArgument,
     BadDescriptor,
     BadItem,
+    CallerGone,
     Cancelled,
     DescriptorsRefused,
     Disconnected,
@@ -215,7 +216,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
             return interrupted.hold()
     collect(sent, source, destination, caller)
     reply: Reply | None = None
-    answered: Reply | None = None
+    expected: Reply | None = None
     if sent.flags & abi.MESSAGE_EXPECT_REPLY:
         _check_talk(source, destination, caller)
         deadline = signed64(sent.timeout_or_cookie_reply) if sync else sent.timeout_or_cookie_reply
@@ -224,15 +225,17 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
         if not destination.matches.fits(sent, source) or not may_talk(destination, destination.credentials, source):
             raise NotPermitted
     elif sent.timeout_or_cookie_reply:
-        answered = _take_expected(destination, source, sent.timeout_or_cookie_reply)
+        expected = _find_expected(destination, source, sent.timeout_or_cookie_reply)
     else:
         _check_talk(source, destination, caller)
     try:
         eavesdrop(source.bus, source, sent, caller)
-        if answered is not None:
-            _attach(destination, sent, answered, caller)
-        else:
+        if expected is None:
             insert(source, destination, sent, caller, reply)
+        elif expected.sync:
+            _attach(destination, sent, expected, caller)
+        else:
+            _answer(source, destination, sent, expected, caller)
     except BaseException:
         if reply is not None:
             reply.drop()
@@ -272,15 +275,28 @@ def _check_talk(source: Connection, destination: Connection, caller: Caller) -> 
         raise NotPermitted
 
 
-def _take_expected(requester: Connection, replier: Connection, cookie: int) -> Reply | None:
-    """The permission to reply: it is used up. Returns the reply if its requester waits for it inside SEND."""
+def _find_expected(requester: Connection, replier: Connection, cookie: int) -> Reply:
+    """The permission to reply. Raises NotPermitted."""
     reply = requester.find_reply(replier, cookie)
     if reply is None or reply.answer is not None:
         raise NotPermitted
-    if reply.sync:
-        return reply
+    return reply
+
+
+def _answer(source: Connection, destination: Connection, sent: Message, reply: Reply, caller: Caller) -> None:
+    """Answer a request that nobody waits for inside SEND. The permission is used up even if this fails, unless the
+    caller is gone: the requester must hear that it will get no answer from this one, or get it from the next call.
+    """
+    reply.hold()
     reply.unlink()
-    return None
+    try:
+        insert(source, destination, sent, caller, None)
+    except CallerGone:
+        reply.link()
+        destination.bus.domain.deadlines.add(reply)
+        raise
+    finally:
+        reply.drop()
 
 
 def _attach(destination: Connection, sent: Message, reply: Reply, caller: Caller) -> None:
@@ -294,6 +310,9 @@ def _attach(destination: Connection, sent: Message, reply: Reply, caller: Caller
         if not reply.waiting:
             raise Disconnected
         reply.answer = make_entry(destination, sent, caller)
+    except CallerGone:
+        # The requester waits on: it is told when the connection ends, or answered by another call.
+        raise
     except KdbusError as error:
         reply.wake_up(ReplyRefused() if isinstance(error, DescriptorsRefused) else error)
         raise

@@ -74,6 +74,10 @@ class Charge:
         self._budget.take(self._user, amount)
         self._amount += amount
 
+    def again(self) -> Charge:
+        """Charge the same user as much once more, for a duplicate. Raises OverBudget."""
+        return self._budget.charge(self._user, self._amount)
+
     def give_back(self) -> None:
         """Return everything. Idempotent."""
         amount, self._amount = self._amount, 0
@@ -98,6 +102,11 @@ class Budget:
         charge = Charge(self, user)
         charge.add(amount)
         return charge
+
+    def left(self, user: int) -> int:
+        """How much `user` may still be charged."""
+        own = self._by_user.get(user, 0)
+        return max(0, (self.total - (self._used - own)) // 2 - own)
 
     def take(self, user: int, amount: int) -> None:
         """Count `amount` more for `user`. Raises OverBudget."""

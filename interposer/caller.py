@@ -31,7 +31,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 
-from broker.errors import BadAddress, BadDescriptor, OutOfMemory, TooManyOpenFiles
+from broker.errors import BadAddress, BadDescriptor, CallerGone, OutOfMemory, TooManyOpenFiles
 from broker.outside import Credentials, File, PoolMemory
 from interposer.budget import Budgets, OverBudget
 from interposer.evidence import Evidence
@@ -101,33 +101,35 @@ class TargetCaller:
         return self.process.credentials()
 
     def read(self, address: int, size: int) -> bytes:
-        """`size` bytes of the caller's memory. Raises BadAddress."""
+        """`size` bytes of the caller's memory. Raises BadAddress, CallerGone."""
         try:
             data = memory.read(self._notification.pid, address, size)
         except OSError as error:
-            raise _as_bad_address(error) from error
+            raise self._as_bad_address(error) from error
         self._check_memory()
         return data
 
     def write(self, address: int, data: bytes) -> None:
-        """Write into the caller's memory, while it waits. Raises BadAddress, with the beginning perhaps written."""
+        """Write into the caller's memory, while it waits. Raises CallerGone; BadAddress, with the beginning perhaps
+        written.
+        """
         self._check_memory()
         try:
             memory.write(self._notification.pid, address, data)
         except OSError as error:
-            raise _as_bad_address(error) from error
+            raise self._as_bad_address(error) from error
 
     def copy(self, pool: PoolMemory, offset: int, pieces: Sequence[tuple[int, int]]) -> None:
         """Copy (address, size) `pieces` to `offset` of a pool made by `new_pool`; address 0 stands for zeros.
 
-        Raises BadAddress, with some of the pool perhaps written.
+        Raises BadAddress or CallerGone, with some of the pool perhaps written.
         """
         if not isinstance(pool, Pool):
             raise TypeError(f"not a pool that this process made: {pool!r}")
         try:
             pool.copy_from_process(self._notification.pid, offset, pieces)
         except OSError as error:
-            raise _as_bad_address(error) from error
+            raise self._as_bad_address(error) from error
         self._check_memory()
 
     def file(self, descriptor: int) -> TargetFile:
@@ -208,8 +210,9 @@ class TargetCaller:
 
     def _check_memory(self) -> None:
         if not self.is_waiting():
-            raise BadAddress
+            raise CallerGone
 
-
-def _as_bad_address(error: OSError) -> Exception:
-    return BadAddress() if error.errno in BAD_MEMORY else error
+    def _as_bad_address(self, error: OSError) -> Exception:
+        if error.errno not in BAD_MEMORY:
+            return error
+        return BadAddress() if self.is_waiting() else CallerGone()

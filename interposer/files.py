@@ -68,6 +68,16 @@ class TargetFile:
         self._handles = handles
         self._charge = charge
 
+    def duplicate(self) -> tuple[int, Charge | None]:
+        """A descriptor like this one, and what it costs whoever named the file. Raises OverBudget, OSError."""
+        charge = None if self._charge is None else self._charge.again()
+        try:
+            return os.dup(self.fileno()), charge
+        except BaseException:
+            if charge is not None:
+                charge.give_back()
+            raise
+
     def fileno(self) -> int:
         """The duplicate. Raises ValueError once the file is closed."""
         if self._descriptor < 0:

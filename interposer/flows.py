@@ -34,9 +34,10 @@ from broker.outside import Credentials, File
 from broker.quota import User
 from broker.reply import Reply
 from broker.send import Wait
+from interposer.budget import Charge, OverBudget
 from interposer.caller import TargetCaller
-from interposer.files import HandleRegistry, TargetFile
-from interposer.handles import OpenHandle
+from interposer.files import TargetFile
+from interposer.handles import HandleTable, OpenHandle
 from interposer.waiting import WaitingCalls
 from native.flow import Engine
 from native.notification import Listener, Notification
@@ -49,6 +50,8 @@ _BUSY = 16
 _WORTH_IT = 3
 """Calls that have to be served before the broker is needed again, for lending to have paid."""
 _LONGEST_PAUSE = 16
+_FORGOTTEN_USERS = 64
+"""How many users are remembered besides those who have a connection: each custom endpoint has one of its own."""
 _MOST_ITEMS = 16384
 """Bytes of metadata items that the engine repeats."""
 _PAIRS = 64
@@ -75,7 +78,7 @@ class Flows:
     def __init__(
         self,
         hang_ups: int,
-        handles: HandleRegistry,
+        handles: HandleTable,
         waiting: Callable[[], Iterable[tuple[int, WaitingCalls]]],
         later: Later,
         parameter: Parameter,
@@ -89,6 +92,7 @@ class Flows:
         self._origins = Origins()
         self._engine = Engine(hang_ups)
         self._files = handles
+        self._budget = handles.budgets.descriptors
         self._waiting = waiting
         self._later = later
         self.enabled = False
@@ -98,6 +102,8 @@ class Flows:
         self._connections: dict[int, Connection] = {}
         self._indices: dict[Connection, int] = {}
         self._kept: dict[int, Reply] = {}
+        self._charges: dict[int, Charge] = {}
+        """For the memfds in messages that are lent, by the descriptors that were given away."""
         self._busy: dict[int, None] = {}
         self._pairs: dict[Pair, Credentials] = {}
         self._lent = False
@@ -133,6 +139,8 @@ class Flows:
         returned = take_back(
             words, self._domains, self._connections, self._users, self._kept, self._origins, self._open_file
         )
+        for descriptor in list(self._charges):
+            self._give_back(descriptor)  # received meanwhile
         for connection, readable in returned.readable:
             self._handles[self._indices[connection]].readable = readable
         for wait in returned.waits:
@@ -162,16 +170,29 @@ class Flows:
 
             def give_file(file: File) -> int:
                 assert isinstance(file, TargetFile)
-                copy = os.dup(file.fileno())
+                copy, charge = file.duplicate()
                 descriptors.callback(os.close, copy)
+                if charge is not None:
+                    self._charges[copy] = charge
+                    descriptors.callback(self._give_back, copy)
                 return copy
 
             words, self._kept = hand_out(lent, self._domains, self._number_of, self._origins, give_file, waits)
             descriptors.pop_all()  # they go with the words
         return words
 
-    def _open_file(self, descriptor: int) -> TargetFile:
-        return TargetFile(descriptor, self._files)
+    def _give_back(self, descriptor: int) -> None:
+        self._charges.pop(descriptor).give_back()
+
+    def _open_file(self, number: int) -> TargetFile:
+        """A memfd that comes back, or that was sent meanwhile (`Engine.allow_files`)."""
+        sender, descriptor = divmod(number, 1 << 32)
+        if sender:
+            uid = self._connections[sender - 1].credentials.uid
+            charge: Charge | None = self._budget.charge(uid, 1)
+        else:
+            charge = self._charges.pop(descriptor, None)
+        return TargetFile(descriptor, self._files, charge)
 
     def note(self, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> None:
         """The broker has served this ioctl on `handle`: if it was a hot call, remember whatever could be repeated."""
@@ -256,6 +277,9 @@ class Flows:
         memory, domain = connection.pool.memory, self._domain(connection.bus.domain)
         if domain is None or not isinstance(memory, Pool):
             return None
+        if len(self._users) > len(self._connections) + _FORGOTTEN_USERS:
+            # Nothing is lent, so only those whose numbers the engine knows are needed.
+            self._users = {id(known.user): known.user for known in self._connections.values()}
         index = self._engine.add(
             id=connection.id,
             bus=id(connection.bus),
@@ -322,7 +346,7 @@ class Flows:
             lent.append((index, connection, self._handles[index].readable))
         try:
             words = self._hand_out(lent, waits)
-        except OSError:  # no more descriptors: what waits stays with the broker
+        except (OSError, OverBudget):  # no more descriptors: what waits stays with the broker
             self._skip = _LONGEST_PAUSE
             return
         for reply, waiting in keepers.items():
@@ -333,6 +357,8 @@ class Flows:
             self._skip = _LONGEST_PAUSE
             return
         self._lent = True
+        # What is fetched is charged when it comes back, and must be within everybody's share then.
+        self._engine.allow_files(min(self._budget.left(connection.credentials.uid) for connection in chosen))
         for pair, who in self._pairs.items():
             self._allow(*pair, who)
 

@@ -54,16 +54,16 @@ import errno
 import os
 import signal
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import trio
 
 from interposer import domain_socket, view
 from interposer.admission import Offered, check
-from interposer.budget import use_descriptors
+from interposer.budget import Budget, Charge, OverBudget, use_descriptors
 from interposer.domain_socket import Message
-from interposer.errors import InterposerError, pack
+from interposer.errors import DomainUnavailable, InterposerError, pack
 from interposer.filesystem import NodeFiles, NodeMirrors
 from interposer.ids import own_namespace, parent_namespace
 from interposer.options import RunOptions
@@ -77,6 +77,8 @@ _FOR_ALL, _FOR_ONE = 0o666, 0o600
 _SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SHORTAGE_S = 0.1
 """How long nobody is let in when descriptors or memory run out."""
+_TREE_DESCRIPTORS = 8
+"""What a program that has joined costs, besides its connection."""
 
 
 @dataclass(eq=False, slots=True)
@@ -86,6 +88,8 @@ class _Member:
     connection: socket.socket
     tree: Tree
     scope: trio.CancelScope
+    charge: Charge
+    """What the tree costs whoever started it."""
     adopted: int | None = None
     """Identity of its user namespace, if that passes for ours."""
     mounted: MountedDomain | None = None
@@ -166,7 +170,13 @@ class Server:
     async def _attend(self, connection: socket.socket) -> None:
         """Let a program in, and keep its connection for as long as both sides live."""
         # Whoever breaks the rules is left alone.
-        with connection, trio.CancelScope() as scope, suppress(OSError, ValueError):
+        with connection, trio.CancelScope() as scope, suppress(OSError, ValueError), ExitStack() as charges:
+            user = domain_socket.peer_of(connection).user
+            try:
+                charges.callback(self._budget.charge(user, 1).give_back)
+            except OverBudget:
+                domain_socket.send(connection, domain_socket.REFUSED, pack(self._too_many(user)))
+                return
             self._welcome(connection)
             message = await _receive(connection)
             if message is None:
@@ -182,6 +192,17 @@ class Server:
             while (message := await _receive(connection)) is not None:
                 message.close()
 
+    @property
+    def _budget(self) -> Budget:
+        return self._supervisor.shared.handles.budgets.descriptors
+
+    def _too_many(self, user: int) -> DomainUnavailable:
+        return DomainUnavailable(
+            f"joining the domain at {self._path} as uid {user}",
+            "this user has had its share of the server's descriptors",
+            "end some of its programs, or raise the server's limit of open files (ulimit -Hn)",
+        )
+
     def _welcome(self, connection: socket.socket) -> None:
         mirror: tuple[int, ...] = () if self._mounts is None else self._mounts.mirror()
         try:
@@ -196,9 +217,17 @@ class Server:
         try:
             peer = domain_socket.peer_of(connection)
             check(self._path, peer, offered, shares_mounts=self._mounts is not None)
-            listener = offered.give_away(offered.listener)
-            tree = self._supervisor.add(listener, waits_killable=offered.waits_killable)
-            member = self._members[tree] = _Member(connection, tree, scope)
+            try:
+                charge = self._budget.charge(peer.user, _TREE_DESCRIPTORS)
+            except OverBudget:
+                raise self._too_many(peer.user) from None
+            try:
+                listener = offered.give_away(offered.listener)
+                tree = self._supervisor.add(listener, waits_killable=offered.waits_killable)
+            except BaseException:
+                charge.give_back()
+                raise
+            member = self._members[tree] = _Member(connection, tree, scope, charge)
             try:
                 member.adopted = self._adopt(offered)
                 if offered.path_mode:
@@ -228,6 +257,7 @@ class Server:
 
     def _tree_has_ended(self, tree: Tree) -> None:
         member = self._members.pop(tree)
+        member.charge.give_back()
         if member.adopted is not None:
             self._supervisor.shared.namespaces.release(member.adopted)
         if member.mounted is not None:

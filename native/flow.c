@@ -270,6 +270,12 @@ int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_fact
     return 0;
 }
 
+// How many memfds may be fetched from senders until everything is taken back: they count as the senders' only then.
+void kdbus_engine_allow_files(struct kdbus_engine *engine, uint64_t count)
+{
+    engine->files_left = count;
+}
+
 // -- expected replies -----------------------------------------------------------------------------------------------
 
 // Held once; linked in nobody's eyes yet.
@@ -350,9 +356,8 @@ int kdbus_engine_run(struct kdbus_engine *engine, int listener, int64_t linger_n
             return result;
         if (!engine->lent_any || hung_up)
             return 1;
-        result = flow_serve(engine, notification);
-        if (result <= 0)
-            return result < 0 ? result : 1;
+        if (!flow_serve(engine, notification))
+            return 1;
         engine->served++;
         if (round % 16 == 0 && flow_now_ns() >= stop_ns)
             return 0;

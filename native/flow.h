@@ -96,6 +96,7 @@ struct flow_part {
     uint64_t size;
     uint64_t start;
     int file; // a sealed memfd that is ours to close, -1 for copied payload
+    uint32_t sender; // one more than the index of who sent it, if that was while lent, else 0
 };
 
 // A message in a queue (broker/queue.py).
@@ -199,6 +200,7 @@ struct kdbus_engine {
     uint64_t last_reply;
     uint64_t sequences[LENT_DOMAINS];
     uint64_t served;
+    uint64_t files_left; // how many may still be fetched from senders, see kdbus_engine_allow_files
     int lent_any;
     struct flow_connection **connections;
     size_t connection_room;
@@ -255,7 +257,7 @@ const struct flow_origin *flow_origin_of(struct kdbus_engine *engine, struct flo
 const struct flow_export *flow_export_for(struct kdbus_engine *engine, struct flow_binding *binding, int listener,
                                           uint64_t id, uint64_t origin);
 
-// hot_path.c: 1 if the trapped call was served, 0 if it is the broker's; -errno for a failure of our own.
+// hot_path.c: 1 if the trapped call was served, 0 if it is the broker's, as it also is when there is no memory.
 int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *notification);
 
 #endif

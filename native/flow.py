@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from errno import EINTR, EINVAL
+from errno import EINTR, EINVAL, ENOMEM
 
 from native.library import failure, ffi, lib
 from native.notification import EndOfTargets, Listener, Notification, unpack
@@ -84,12 +84,11 @@ class Engine:
         return bool(lib.kdbus_engine_is_lent(self._engine, index))
 
     def lend(self, words: Sequence[int]) -> bool:
-        """Lend connections with their state; nothing else is lent at the moment. False if the engine does not take it.
-
-        Raises OSError(ENOMEM).
+        """Lend connections with their state; nothing else is lent at the moment. False if the engine does not take it,
+        or has no memory for it: then the words are still the caller's.
         """
         result = lib.kdbus_engine_lend(self._engine, ffi.new("uint64_t[]", words), len(words))
-        if result == -EINVAL:
+        if result in (-EINVAL, -ENOMEM):
             return False
         self._check(result, "lend connections")
         return True
@@ -162,6 +161,13 @@ class Engine:
     def forget_origins(self) -> None:
         """Forget all that was learnt. Raises OSError(EBUSY) while anything is lent."""
         self._check(lib.kdbus_engine_forget_origins(self._engine), "forget origins")
+
+    def allow_files(self, count: int) -> None:
+        """Let so many memfds be fetched from senders until `recall`; none at first.
+
+        In the words of `recall`, the descriptor of such a one has the sender's index + 1 in its high half.
+        """
+        lib.kdbus_engine_allow_files(self._engine, count)
 
     def recall(self) -> Sequence[int]:
         """Take back everything that is lent, and end all flows; the words that have changed, empty for none."""

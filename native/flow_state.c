@@ -114,8 +114,9 @@ static int store_reply(const struct flow_reply *reply, struct words *out)
 }
 
 // The header of the message (8 words), sequence, name id, offset of the payload (all ones for none), number of the
-// reply (0 for none), user (all ones for none), origin, whether there is a timestamp, the timestamp, number of parts, each with size, start and descriptor (all ones for
-// none), size of the name, the name in whole words.
+// reply (0 for none), user (all ones for none), origin, whether there is a timestamp, the timestamp, number of parts,
+// each with size, start and descriptor (all ones for none; the high half is `sender` of struct flow_part), size of the
+// name, the name in whole words.
 static int store_entry(const struct flow_connection *connection, const struct flow_entry *entry, struct words *out)
 {
     uint64_t words[] = {
@@ -135,9 +136,11 @@ static int store_entry(const struct flow_connection *connection, const struct fl
     if (!result)
         result = add_all(out, words, sizeof(words) / sizeof(*words));
     for (uint32_t i = 0; i < entry->part_count && !result; i++) {
-        uint64_t part[] = {entry->parts[i].size, entry->parts[i].start, (uint64_t)(int64_t)entry->parts[i].file};
+        const struct flow_part *part = &entry->parts[i];
+        uint64_t file = part->file < 0 ? UINT64_MAX : (uint64_t)part->sender << 32 | (uint32_t)part->file;
+        uint64_t told[] = {part->size, part->start, file};
 
-        result = add_all(out, part, 3);
+        result = add_all(out, told, 3);
     }
     if (!result)
         result = words_add(out, entry->name_size);
@@ -302,7 +305,7 @@ static int load_entry(struct kdbus_engine *engine, struct flow_connection *conne
     memcpy(entry->timestamp, facts + 7, sizeof(entry->timestamp));
     entry->part_count = (uint32_t)facts[9];
     for (uint32_t i = 0; i < entry->part_count; i++)
-        entry->parts[i] = (struct flow_part){parts[3 * i], parts[3 * i + 1], (int)(int64_t)parts[3 * i + 2]};
+        entry->parts[i] = (struct flow_part){parts[3 * i], parts[3 * i + 1], (int)(int64_t)parts[3 * i + 2], 0};
     entry->name_size = (uint32_t)*name_size;
     memcpy(entry->name, name, entry->name_size);
     if (connection->last)
@@ -403,6 +406,7 @@ int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t
         return -EBUSY;
     if (start) {
         memcpy(engine->sequences, start, sizeof(engine->sequences));
+        engine->files_left = 0;
         engine->lent_any = 1;
         for (uint64_t i = 0; i < start[LENT_DOMAINS + 1] && !result; i++)
             result = load_reply(engine, &reader);

@@ -279,6 +279,7 @@ int kdbus_engine_learn_origin(struct kdbus_engine *engine, const struct kdbus_or
 int kdbus_engine_learn_export(struct kdbus_engine *engine, const struct kdbus_export_facts *facts, const char *items,
                               size_t items_size, const char *evidence, size_t evidence_size);
 int kdbus_engine_forget_origins(struct kdbus_engine *engine);
+void kdbus_engine_allow_files(struct kdbus_engine *engine, uint64_t count);
 int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words);
 uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine);
 int kdbus_engine_run(struct kdbus_engine *engine, int listener, int64_t linger_ns, uint64_t stop_ns,

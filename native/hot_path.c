@@ -44,6 +44,15 @@ int hot_write_back(uint32_t pid, uint64_t address, const uint64_t *seen, size_t 
     return process_vm_writev((pid_t)pid, &local, 1, &remote, 1, 0) == (ssize_t)(8 * count);
 }
 
+// One word of the structure at `address`, in place of what was written there before.
+static void correct(uint32_t pid, uint64_t address, size_t place, uint64_t word)
+{
+    struct iovec local = {&word, sizeof(word)};
+    struct iovec remote = {(void *)(address + 8 * place), sizeof(word)};
+
+    process_vm_writev((pid_t)pid, &local, 1, &remote, 1, 0);
+}
+
 // A duplicate of a descriptor of the binding's thread, or -errno.
 int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int descriptor)
 {
@@ -93,8 +102,10 @@ static void calm(struct flow_connection *connection, int socket)
 {
     char discarded[64];
 
-    if (connection->readable && (recv(socket, discarded, sizeof(discarded), MSG_DONTWAIT) > 0 || errno == EAGAIN))
+    if (connection->readable && (recv(socket, discarded, sizeof(discarded), MSG_DONTWAIT) > 0 || errno == EAGAIN)) {
         connection->readable = 0;
+        connection->dirty = 1; // the broker must not think that pollers need no waking
+    }
 }
 
 // -- SEND ---------------------------------------------------------------------------------------------------------------
@@ -354,7 +365,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     entry = calloc(1, sizeof(*entry));
     if (!entry) {
         outgoing_close_files(&out, out.part_count);
-        return -ENOMEM;
+        return 0;
     }
     fill_entry(entry, source, &out, origin);
     entry->sequence = engine->sequences[source->domain] + 1;
@@ -390,7 +401,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
                 lent_pool_undo(&receiver->pool, entry->payload);
             flow_close_files(entry);
             free(entry);
-            return -ENOMEM;
+            return 0;
         }
         reply->requester = source;
         reply->replier = receiver;
@@ -487,7 +498,7 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
     }
     results[RECV_MSG + 2] = install_files(engine->listener, call->id, &receiver->pool, slice, entry);
     if (results[RECV_MSG + 2])
-        hot_write_back(call->pid, call->arguments[2], command, RECV_MSG, results + RECV_MSG, 3);
+        correct(call->pid, call->arguments[2], RECV_MSG + 2, results[RECV_MSG + 2]);
     slice->published = 1;
     slice->holders--;
     receiver->first = entry->next;

@@ -8,6 +8,7 @@
 
 #include "hot_path.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -84,7 +85,7 @@ int outgoing_parse(struct outgoing *out)
             if (!vector[0] || !vector[1] || vector[0] > LENT_PAYLOAD - out->payload_size)
                 return 0;
             out->remote[out->vector_count++] = (struct iovec){(void *)vector[1], vector[0]};
-            out->parts[out->part_count++] = (struct flow_part){vector[0], out->payload_size, -1};
+            out->parts[out->part_count++] = (struct flow_part){vector[0], out->payload_size, -1, 0};
             out->payload_size += vector[0];
         } else if (type == ITEM_PAYLOAD_MEMFD && size == MEMFD_ITEM && out->part_count < LENT_PARTS) {
             uint64_t memfd[3]; // start, size, descriptor
@@ -92,7 +93,7 @@ int outgoing_parse(struct outgoing *out)
             memcpy(memfd, data + position + ITEM_HEADER, sizeof(memfd));
             if (!memfd[1] || memfd[1] & 7 || (int32_t)memfd[2] < 0)
                 return 0;
-            out->parts[out->part_count++] = (struct flow_part){memfd[1], memfd[0], (int32_t)memfd[2]};
+            out->parts[out->part_count++] = (struct flow_part){memfd[1], memfd[0], (int32_t)memfd[2], 0};
         } else if (type == ITEM_DST_NAME && !out->name_size && size > ITEM_HEADER && size - ITEM_HEADER < LENT_NAME) {
             out->name_size = (uint32_t)(size - ITEM_HEADER);
             memcpy(out->name, data + position + ITEM_HEADER, out->name_size);
@@ -176,7 +177,8 @@ void outgoing_close_files(struct outgoing *out, uint32_t count)
             close(out->parts[i].file);
 }
 
-// Replaces the sender's descriptor numbers by duplicates of ours. 0 if one of them is not a memfd to be passed.
+// Replaces the sender's descriptor numbers by duplicates of ours. 0 if one of them is not a memfd to be passed, or if
+// there have been enough.
 int outgoing_fetch_files(struct kdbus_engine *engine, struct flow_binding *binding, struct outgoing *out)
 {
     for (uint32_t i = 0; i < out->part_count; i++) {
@@ -185,7 +187,7 @@ int outgoing_fetch_files(struct kdbus_engine *engine, struct flow_binding *bindi
 
         if (part->file < 0)
             continue;
-        copy = hot_fetch(engine, binding, part->file);
+        copy = engine->files_left ? hot_fetch(engine, binding, part->file) : -EMFILE;
         if (copy < 0 || !is_sealed(copy, part)) {
             if (copy >= 0)
                 close(copy);
@@ -193,6 +195,8 @@ int outgoing_fetch_files(struct kdbus_engine *engine, struct flow_binding *bindi
             return 0;
         }
         part->file = copy;
+        part->sender = binding->connection->index + 1;
+        engine->files_left--;
     }
     return 1;
 }

@@ -377,5 +377,6 @@ class FakeNodes:
         self.log.append("+" + "/".join(path))
 
     def node_removed(self, path: tuple[str, ...]) -> None:
-        del self.nodes[path]
-        self.log.append("-" + "/".join(path))
+        # One that could not be shown is removed as well.
+        if self.nodes.pop(path, None) is not None:
+            self.log.append("-" + "/".join(path))

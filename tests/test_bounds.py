@@ -15,6 +15,7 @@ import pytest
 
 from broker import bounds
 from interposer.budget import MEMORY_STEP, Budget, Budgets, OverBudget
+from interposer.guarantee import VARIABLE
 from tests.compiling import compile_program
 from tests.users import PROJECT, User
 
@@ -38,6 +39,15 @@ def test_descriptors(user: User, case: str, open_folder: Path) -> None:
     program = compile_program("bounds", open_folder, "-O2")
     limited = ["prlimit", f"--nofile={_FEW}:{_FEW}", *user.kdbus("run", "--", str(program), case)]
     _run(user, limited, case)
+
+
+@pytest.mark.parametrize("options", [[], ["--no-flows"]])
+def test_memfds_under_way(user: User, options: list[str], open_folder: Path) -> None:
+    """Memfds in messages count as their senders', whoever serves the calls."""
+    program = compile_program("bounds", open_folder, "-O2")
+    run = user.kdbus("run", *options, "--", str(program), "memfds")
+    limited = ["env", f"{VARIABLE}=kernel", "prlimit", f"--nofile={_FEW}:{_FEW}", *run]
+    _run(user, limited, "memfds")
 
 
 def test_users_share_descriptors(user: User, open_folder: Path) -> None:
@@ -68,6 +78,9 @@ def test_half_of_what_the_others_leave() -> None:
     first = budget.charge(1, 50)
     with pytest.raises(OverBudget):
         first.add(1)
+    with pytest.raises(OverBudget):
+        first.again()
+    assert [budget.left(user) for user in (1, 2)] == [0, 25]
     second = budget.charge(2, 25)
     with pytest.raises(OverBudget):
         budget.charge(2, 1)
@@ -78,7 +91,8 @@ def test_half_of_what_the_others_leave() -> None:
     for charge in (first, second, third, first):
         charge.give_back()
     assert [budget.used_by(user) for user in (1, 2, 3)] == [0, 0, 0]
-    budget.charge(3, 50)
+    budget.charge(3, 25).again()
+    assert budget.left(3) == 0
 
 
 def test_a_pool_gives_everything_back() -> None:

@@ -153,6 +153,26 @@ def test_buses_per_user() -> None:
     world.bus("more")
 
 
+@pytest.mark.parametrize("path", [("1000-bus",), ("1000-bus", "bus")])
+def test_a_bus_that_cannot_be_shown_leaves_nothing(monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...]) -> None:
+    """Something that cannot be removed stands where its node should, see `interposer.filesystem`."""
+    world = World()
+    show = world.nodes.node_added
+
+    def refuse(shown: tuple[str, ...], is_directory: bool, mode: int, uid: int, gid: int) -> None:
+        if shown == path:
+            raise NodeShutDown
+        show(shown, is_directory, mode, uid, gid)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.nodes, "node_added", refuse)
+        with fails(NodeShutDown, errno.ESHUTDOWN):
+            make(world, NAME, BLOOM)
+    assert world.domain.user(1000).buses == 0
+    assert list(world.nodes.nodes) == [("control",)]
+    make(world, NAME, BLOOM)
+
+
 def test_ids_count_up_and_failed_names_use_none() -> None:
     world = World()
     first = world.bus("a").bus

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import BadAddress, BadDescriptor, OutOfMemory
+from broker.errors import BadAddress, BadDescriptor, CallerGone, OutOfMemory
 from broker.outside import Caller, File
 from interposer.budget import Budgets
 from interposer.caller import TargetCaller
@@ -109,8 +109,9 @@ def test_bad_addresses(trap: Trap) -> None:
     caller = trapped.caller
     reads = [(0, 8), (trapped.unmapped, 1), (trapped.unmapped - 4, 8), (2**64 - 8, 8), (2**63, 1)]
     for address, size in reads:
-        with pytest.raises(BadAddress):
+        with pytest.raises(BadAddress) as told:
             caller.read(address, size)
+        assert told.type is BadAddress
         with pytest.raises(BadAddress):
             caller.write(address, bytes(size))
     with pytest.raises(BadAddress):
@@ -134,6 +135,8 @@ def test_nothing_is_read_or_written_once_the_thread_is_gone(trap: Trap, monkeypa
     caller = trapped.caller
     pool = Pool(b"pool", PAGE)
     trapped.kill()
+    with pytest.raises(CallerGone):
+        caller.read(trapped.address, 8)
     # Memory calls that succeed stand for the number having been given to another process.
     reached: list[str] = []
     monkeypatch.setattr("native.memory.read", lambda pid, address, size: bytes(size))
@@ -145,7 +148,7 @@ def test_nothing_is_read_or_written_once_the_thread_is_gone(trap: Trap, monkeypa
             lambda: caller.write(trapped.address, b"12345678"),
             lambda: caller.copy(pool, 0, [(trapped.address, 8)]),
         ):
-            with pytest.raises(BadAddress):
+            with pytest.raises(CallerGone):
                 attempt()
     assert reached == []
     with pytest.raises(ProcessLookupError):

@@ -7,7 +7,9 @@ HELLO has its own file, `test_connection_hello.py`.
 from __future__ import annotations
 
 import errno
+import gc
 import struct
+import weakref
 
 import pytest
 
@@ -294,3 +296,19 @@ def test_pending_replies_of_others_are_forgotten() -> None:
     assert not service.connection.owed
     service.received()
     world.expire(2 * SECOND)
+
+
+def test_what_has_ended_is_not_kept_by_whoever_wrote_to_it() -> None:
+    """A row of connections, each of which writes to the one before it, which then goes."""
+    world = World()
+    last = world.connect()
+    gone = []
+    for _ in range(5):
+        newcomer = world.connect()
+        newcomer.send(last, b"x")
+        last.close()
+        gone.append(weakref.ref(last.connection))
+        last = newcomer
+    gc.collect()
+    # The very last one may remember whom it wrote to.
+    assert [one() is None for one in gone[:-1]] == [True] * 4

@@ -10,6 +10,7 @@ import pytest
 from broker import revision3 as abi
 from broker.errors import (
     BadAddress,
+    CallerGone,
     DescriptorsRefused,
     NoSuchName,
     NotPermitted,
@@ -337,3 +338,22 @@ def test_notifications_are_charged_to_nobody(world: World, alice: Peer) -> None:
         world.connect().bye()
     assert len(alice.connection.queue) == 40
     assert alice.connection.quota.charged == {}
+
+
+@pytest.mark.parametrize("to_all", [False, True])
+def test_what_a_killed_sender_has_not_sent_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, world: World, alice: Peer, to_all: bool
+) -> None:
+    listener, monitor = world.connect(), world.monitor()
+    listener.match()
+    if to_all:
+        monitor.close()
+
+    def vanish(*_: object) -> None:
+        raise CallerGone
+
+    monkeypatch.setattr(alice.caller, "copy", vanish)
+    with fails(CallerGone):
+        alice.signal(BROADCAST if to_all else listener, b"x")
+    assert [peer.connection.lost_count for peer in (listener, monitor)] == [0, 0]
+    assert len(listener.connection.queue) == 0

@@ -70,6 +70,24 @@ def test_a_timeout_is_told_once_and_not_after_a_reply(world: World, alice: Peer,
     assert world.domain.deadlines.next_ns() is None
 
 
+def test_deadlines_of_replies_that_came_take_no_room(world: World, alice: Peer, bob: Peer) -> None:
+    """Even those behind one that is still waited for, which are not reached for a long time."""
+    deadlines = world.domain.deadlines
+    alice.request(bob, 1, timeout=SECOND)
+    for cookie in range(2, 1000):
+        alice.request(bob, cookie, timeout=2 * SECOND)
+        bob.recv()
+        bob.reply(alice, cookie)
+        alice.recv()
+        if cookie == 500:
+            alice.request(bob, 1000, timeout=SECOND // 2)
+    assert len(deadlines) < 100
+    world.expire(SECOND // 2)
+    world.expire(SECOND // 2)
+    assert notices(alice) == [(TIMEOUT, 1000), (TIMEOUT, 1)]
+    assert deadlines.next_ns() is None
+
+
 def test_the_nearest_deadline(world: World, alice: Peer, bob: Peer) -> None:
     deadlines = world.domain.deadlines
     assert deadlines.next_ns() is None

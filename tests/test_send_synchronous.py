@@ -11,6 +11,7 @@ from broker import revision3 as abi
 from broker.errors import (
     BadArgument,
     BadDescriptor,
+    CallerGone,
     Cancelled,
     DescriptorsRefused,
     Disconnected,
@@ -32,6 +33,7 @@ from tests.outside import (
     cancel_item,
     descriptors_item,
     fails,
+    notices,
 )
 
 EXPECT = abi.MESSAGE_EXPECT_REPLY
@@ -380,3 +382,49 @@ def test_a_closed_bus_ends_all_waits(world: World, alice: Peer, bob: Peer) -> No
     assert sent.woken
     with fails(Disconnected, errno.ECONNRESET):
         sent.finish()
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_who_is_killed_while_replying_has_not_replied(
+    monkeypatch: pytest.MonkeyPatch, world: World, alice: Peer, bob: Peer, sync: bool
+) -> None:
+    """The requester gets no error of somebody else's memory, and is told when the replier's connection ends."""
+    sent = alice.request(bob, 5, sync=sync)
+    bob.recv()
+
+    def vanish(*_: object) -> None:
+        raise CallerGone
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bob.caller, "copy", vanish)
+        for _ in range(2):
+            with fails(CallerGone):
+                bob.reply(alice, 5, b"answer")
+    assert (sent.woken, alice.connection.request_count, len(bob.connection.owed)) == (0, 1, 1)
+    bob.close()
+    assert notices(alice) == ([] if sync else [(abi.ITEM_REPLY_DEAD, 5)])
+    if sync:
+        with fails(PeerGone, errno.EPIPE):
+            sent.finish()
+    assert alice.connection.request_count == 0
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_who_is_interrupted_while_replying_replies_again(
+    monkeypatch: pytest.MonkeyPatch, world: World, alice: Peer, bob: Peer, sync: bool
+) -> None:
+    sent = alice.request(bob, 5, sync=sync)
+    bob.recv()
+
+    def vanish(*_: object) -> None:
+        raise CallerGone
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bob.caller, "copy", vanish)
+        with fails(CallerGone):
+            bob.reply(alice, 5, b"answer")
+    bob.reply(alice, 5, b"answer")
+    assert (finish(sent, alice) if sync else alice.recv().payload) == b"answer"
+    assert alice.connection.request_count == 0
+    world.expire(2 * SECOND)
+    assert notices(alice) == []

@@ -431,6 +431,37 @@ def test_whoever_breaks_the_rules_is_left_alone(place: Place, user: User) -> Non
     assert place.ask(user, f"{uid(user)}-x")[0] == 0
 
 
+def answer_of(connection: socket.socket) -> bytes:
+    """The kind of the first message from the server."""
+    message = domain_socket.receive(connection)
+    assert message is not None
+    message.close()
+    return message.kind
+
+
+def test_nobody_can_take_all_places(place: Place, user: User) -> None:
+    """Connections to the socket count as their users', whether a program joins or not."""
+    place.serve(user, "prlimit", "--nofile=400:400")
+    connections = [domain_socket.connect(place.socket) for _ in range(300)]
+    answers = [answer_of(connection) for connection in connections]
+    assert 16 < answers.count(domain_socket.WELCOME) <= (400 - 128) // 2
+    assert answers[-1] == domain_socket.REFUSED
+    if uid(user) == os.geteuid():
+        status, output = place.join(user, "true").end()
+        assert status == 125 and "this user has had its share" in output
+    else:
+        assert place.join(user, "true").end() == (0, "")
+    for connection in connections:
+        connection.close()
+    # The server hears of that one by one.
+    refused = True
+    while refused:
+        with domain_socket.connect(place.socket) as connection:
+            refused = answer_of(connection) == domain_socket.REFUSED
+    for _ in range(20):
+        assert place.join(user, "true").end() == (0, "")
+
+
 def test_inner_run_is_in_the_outer_domain(place: Place, user: User) -> None:
     place.serve(user)
     place.service(user)

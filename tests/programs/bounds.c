@@ -6,6 +6,7 @@
  *     bounds opens           opens without HELLO, until they fail; then gives them back, and starts again
  *     bounds dead            the same with connections whose bus has ended
  *     bounds files           messages that carry descriptors
+ *     bounds memfds          the same with memfds, to several receivers
  *     bounds users           root takes what it gets; another user still gets something
  *     bounds memory          fills pools and never gives anything back
  *     bounds mounts          mounts domains, until that fails
@@ -18,6 +19,7 @@
 #define PART(name) CASE(name)
 
 #define MOST 8192
+#define RECEIVERS 8
 
 static int opened[MOST];
 
@@ -99,6 +101,80 @@ PART(files)
 		done(&receiver, message);
 	}
 	EQ(SEND(&sender, .to = receiver.id, .fds = fds, .fd_count = 100), 0);
+}
+
+static int send_memfds(const struct connection *sender, const struct connection *receiver, int fd, int count)
+{
+	struct kdbus_memfd memfd = { .size = 8, .fd = fd };
+	struct buffer buffer;
+	struct kdbus_msg *message = begin(&buffer, sizeof(*message));
+
+	message->dst_id = receiver->id;
+	message->payload_type = KDBUS_PAYLOAD_DBUS;
+	while (count--)
+		add(&buffer, KDBUS_ITEM_PAYLOAD_MEMFD, &memfd, sizeof(memfd));
+	return send_buffer(sender, &buffer, 0, 0, NULL);
+}
+
+/* Sends messages with so many memfds each until there is no more; the number of messages. */
+static int send_all(const struct connection *sender, const struct connection *receivers, int fd, int count)
+{
+	int result = 0, sent = 0;
+
+	for (int i = 0; i < RECEIVERS && result != -ENFILE; i++) {
+		while (!(result = send_memfds(sender, &receivers[i], fd, count)))
+			sent++;
+		CHECK(result == -ENFILE || result == -ENOBUFS);
+	}
+	EQ(result, -ENFILE);
+	return sent;
+}
+
+static int receive_all(const struct connection *receiver)
+{
+	struct kdbus_cmd_recv recv = {};
+	int received = 0;
+
+	for (; !receive_into(receiver, &recv); received++) {
+		const struct kdbus_msg *message = (const void *)(receiver->pool + recv.msg.offset);
+
+		for (const struct kdbus_item *item = message->items; (const char *)item < (const char *)message + message->size;
+		     item = NEXT(item))
+			CHECK(!close(item->memfd.fd));
+		done(receiver, message);
+	}
+	return received;
+}
+
+PART(memfds)
+{
+	const int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+	struct connection sender, receivers[RECEIVERS];
+	int fd = memfd_create("bounds", MFD_CLOEXEC | MFD_ALLOW_SEALING), first = 0;
+	struct bus bus = new_bus(0);
+
+	CHECK(fd >= 0 && !ftruncate(fd, 8) && !fcntl(fd, F_ADD_SEALS, seals));
+	sender = hello(bus.path);
+	for (int i = 0; i < RECEIVERS; i++)
+		receivers[i] = hello(bus.path);
+	for (int round = 0; round < 3; round++) {
+		int sent = send_all(&sender, receivers, fd, 16), received = 0;
+
+		sent += send_all(&sender, receivers, fd, 1);
+		/* What waits counts, whoever has served the calls: nothing is left for anything else. */
+		EQ(open(bus.path, O_RDWR | O_CLOEXEC), -1);
+		EQ(errno, ENFILE);
+		for (int i = 0; i < RECEIVERS; i++)
+			received += receive_all(&receivers[i]);
+		EQ(sent, received);
+		EQ(sent, round ? first : sent);
+		first = sent;
+		/* So that these are served natively, if that is possible. */
+		for (int i = 0; i < 100; i++) {
+			EQ(SEND(&sender, .to = receivers[i % RECEIVERS].id), 0);
+			EQ(receive_code(&receivers[i % RECEIVERS], 0), 0);
+		}
+	}
 }
 
 PART(users)

@@ -320,7 +320,9 @@ static int new_bus(struct meeting *meeting, unsigned int number, uint64_t seed)
 	add(&draft, KDBUS_ITEM_BLOOM_PARAMETER, &bloom, sizeof(bloom));
 	add_word(&draft, KDBUS_ITEM_ATTACH_FLAGS_RECV, mix(seed + number) % 3 ? 0 : KDBUS_ATTACH_CREDS);
 	add_string(&draft, KDBUS_ITEM_MAKE_NAME, name);
-	NEED(!ioctl(fd, KDBUS_CMD_BUS_MAKE, make));
+	/* A child of a worker that was killed in the round before may still be on its way out, with that bus. */
+	for (uint64_t deadline = now_ns() + PATIENCE_NS; ioctl(fd, KDBUS_CMD_BUS_MAKE, make); sched_yield())
+		NEED(errno == EEXIST && now_ns() < deadline);
 	return fd;
 }
 

@@ -22,6 +22,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -81,6 +82,7 @@ static void hello(struct peer *peer)
     struct kdbus_cmd_hello hello = {
         .size = sizeof(hello), .flags = KDBUS_HELLO_ACCEPT_FD, .attach_flags_send = _KDBUS_ATTACH_ALL, .pool_size = POOL};
 
+    memset(peer, 0, sizeof(*peer));
     if (with_metadata)
         hello.attach_flags_recv = peer - peers < 2 ? _KDBUS_ATTACH_ALL : any(_KDBUS_ATTACH_ALL + 1);
     peer->fd = open(path, O_RDWR | O_CLOEXEC);
@@ -171,11 +173,12 @@ static void send_message(struct peer *from)
     message->dst_id = to->id;
     message->cookie = any(1000) + 1;
     message->priority = (int64_t)any(3) - 1;
+    message->flags = any(8) ? 0 : KDBUS_MSG_NO_AUTO_START;
     if (kind < 6) {
         struct timespec now;
 
         clock_gettime(CLOCK_MONOTONIC, &now);
-        message->flags = KDBUS_MSG_EXPECT_REPLY;
+        message->flags |= KDBUS_MSG_EXPECT_REPLY;
         message->timeout_ns = (uint64_t)(now.tv_sec + 1000) * 1000000000; // never within this run
     } else if (kind < 12 && from->asked_count) {
         int which = (int)any((uint32_t)from->asked_count);
@@ -339,6 +342,65 @@ static void change(struct peer *peer)
     }
 }
 
+// Goes, with all that waits for it, and comes back as somebody else.
+static void reconnect(struct peer *peer)
+{
+    munmap(peer->pool, POOL);
+    close(peer->fd);
+    hello(peer);
+    acquire(peer);
+}
+
+// Sees what the two who talk most say next.
+static void eavesdrop(void)
+{
+    struct kdbus_cmd_hello hello = {
+        .size = sizeof(hello), .flags = KDBUS_HELLO_MONITOR, .attach_flags_send = _KDBUS_ATTACH_ALL, .pool_size = POOL};
+    int monitor = open(path, O_RDWR | O_CLOEXEC);
+
+    tell("monitor", PEERS, ioctl(monitor, KDBUS_CMD_HELLO, &hello), &hello.id, sizeof(hello.id));
+    for (int calls = 8; calls; calls--) {
+        send_message(&peers[any(2)]);
+        receive(&peers[any(2)]);
+    }
+    close(monitor);
+}
+
+static void allow_descriptors(rlim_t count)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        exit(2);
+    limit.rlim_cur = count;
+    if (setrlimit(RLIMIT_NOFILE, &limit))
+        exit(2);
+}
+
+// Receives memfds for which there is no room, always with the same command and mostly into the same place.
+static void starve(struct peer *from, struct peer *to)
+{
+    struct kdbus_cmd_recv command = {.size = sizeof(command)};
+    uint64_t words[8 + 5] = {0};
+    struct kdbus_msg *message = (struct kdbus_msg *)words;
+    struct kdbus_cmd_send send = {.size = sizeof(send), .msg_address = (uintptr_t)message};
+
+    message->size = sizeof(words);
+    message->dst_id = to->id;
+    message->payload_type = KDBUS_PAYLOAD_DBUS;
+    memcpy(words + 8, (uint64_t[]){40, KDBUS_ITEM_PAYLOAD_MEMFD, 0, 8, (uint32_t)memfds[0]}, 40);
+    allow_descriptors(1); // none that is free
+    for (int calls = 6; calls; calls--) {
+        call("send", from, KDBUS_CMD_SEND, &send, 40, 16);
+        while (!call("recv", to, KDBUS_CMD_RECV, &command, sizeof(command), 0)) {
+            struct kdbus_cmd_free give_back = {.size = sizeof(give_back), .offset = command.msg.offset};
+
+            call("free", to, KDBUS_CMD_FREE, &give_back, sizeof(give_back), 0);
+        }
+    }
+    allow_descriptors(100);
+}
+
 static void look(void)
 {
     struct pollfd pollers[PEERS];
@@ -386,8 +448,14 @@ int main(int argc, char **argv)
             release(peer);
         else if (what < 199)
             look();
-        else if (any(2))
+        else if (any(3) == 0)
             acquire(peer);
+        else if (any(4) == 0)
+            reconnect(peer);
+        else if (any(4) == 0)
+            eavesdrop();
+        else if (any(4) == 0)
+            starve(&peers[0], &peers[1]);
         else
             for (int burst = 40; burst; burst--) // beyond what is not charged to anybody
                 send_message(peer);

@@ -407,6 +407,14 @@ static inline int free_offset(struct peer *peer, uint64_t offset, bool *plain)
 	return result;
 }
 
+/* A FREE whose command was not what it was meant to be may have freed whatever is kept. */
+static inline void freed_anything(struct peer *peer, int result)
+{
+	peer->uncertain = true;
+	if (!result)
+		peer->kept_count = 0;
+}
+
 /* Gives back what was received: it must still be what it was, and there just once. */
 static inline void release(struct peer *peer, unsigned int number)
 {
@@ -424,13 +432,15 @@ static inline void release(struct peer *peer, unsigned int number)
 		found("FREE of %#llx: %s", (unsigned long long)slice.offset, strerrorname_np(-result));
 	peer->kept[number] = peer->kept[--peer->kept_count];
 	if (!plain) { /* freed or not, nobody knows */
-		peer->uncertain = true;
+		freed_anything(peer, result);
 		return;
 	}
 	if (!peer->exclusive || result || !one_in(4))
 		return;
 	result = free_offset(peer, slice.offset, &plain);
-	if (plain && !result && !peer->uncertain)
+	if (!plain)
+		freed_anything(peer, result);
+	else if (!result && !peer->uncertain)
 		found("FREE of %#llx succeeded twice", (unsigned long long)slice.offset);
 }
 
@@ -454,7 +464,7 @@ static inline void release_something(struct peer *peer)
 	if (!result && plain)
 		found("FREE of %#llx, which was never given out", (unsigned long long)offset);
 	if (!plain)
-		peer->uncertain = true;
+		freed_anything(peer, result);
 }
 
 /* ---- all the rest ---- */
