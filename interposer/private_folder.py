@@ -26,7 +26,6 @@ system ends with it.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import tempfile
 from contextlib import suppress
@@ -53,7 +52,7 @@ class PrivateFolder:
             self.kdbus = _make_kdbus(self.path)
             self.module = _make_module(self.path)
         except OSError as error:
-            shutil.rmtree(self.path, ignore_errors=True)
+            _remove(self.path)
             raise PrivateFolderUnavailable(
                 f"filling the private folder {self.path}", str(error), "let TMPDIR name another place"
             ) from error
@@ -127,13 +126,53 @@ def _be_janitor(folder: str, alive: int) -> NoReturn:
 
 
 def _remove(folder: str) -> None:
-    """Remove it with all that is in it, read-only folders included."""
+    """Remove it with all that is in it, read-only folders included, however deep they lie in one another.
+
+    What lies deeper is moved up and then looked at in turn, as neither a path nor a chain of calls can be as long as a
+    program can make its folders deep. What cannot be removed stays, with what it lies in.
+    """
     with suppress(OSError):
-        os.chmod(folder, 0o700)
-    for parent, folders, _ in os.walk(folder):
-        for name in folders:
-            path = os.path.join(parent, name)
-            if not os.path.islink(path):
-                with suppress(OSError):
-                    os.chmod(path, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+        top = _open_folder(folder)
+        waiting = os.listdir(top)
+        moved = 0
+        while waiting:
+            name = waiting.pop()
+            with suppress(OSError):
+                found = _open_folder(name, top)
+                try:
+                    for inner in os.listdir(found):
+                        if not _unlink(inner, found):
+                            moved += 1
+                            waiting += _move(inner, found, f"{_PREFIX}{moved}", top)
+                finally:
+                    os.close(found)
+                os.rmdir(name, dir_fd=top)
+        os.rmdir(folder)
+
+
+def _open_folder(path: str, parent: int | None = None) -> int:
+    """A descriptor of a folder that its owner may read and change from now on; nothing is done to what is no folder."""
+    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{place}", 0o700)
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
+    finally:
+        os.close(place)
+
+
+def _unlink(name: str, folder: int) -> bool:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except OSError:
+        return False
+    return True
+
+
+def _move(name: str, folder: int, new_name: str, to: int) -> list[str]:
+    """The new name, if it is a folder and could be moved; that takes permission to change the folder itself."""
+    try:
+        os.close(_open_folder(name, folder))
+        os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=to)
+    except OSError:
+        return []
+    return [new_name]

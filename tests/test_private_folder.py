@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,37 @@ def test_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PrivateFolderUnavailable, match="/absent: No such file") as error:
         PrivateFolder()
     assert "TMPDIR" in error.value.advice
+
+
+@pytest.mark.parametrize("user", ["ourselves", "nobody"])
+def test_what_programs_have_left_in_it_goes_as_well(user: str) -> None:
+    """Folders deeper than any path is long, some of which nobody may enter; the targets of links are left alone."""
+
+    def body() -> Any:
+        if user == "nobody":
+            become_nobody()
+        outside = tempfile.mkdtemp()
+        os.chmod(outside, 0o500)
+        folder = PrivateFolder()
+        os.chmod(Path(folder.path, "kdbus"), 0o700)
+        at = os.open(Path(folder.path, "kdbus"), os.O_RDONLY)
+        os.symlink(outside, "link", dir_fd=at)
+        for depth in range(3000):
+            os.mkdir("deeper", dir_fd=at)
+            os.close(os.open("file", os.O_CREAT | os.O_WRONLY, 0, dir_fd=at))
+            deeper = os.open("deeper", os.O_RDONLY, dir_fd=at)
+            if depth % 1000 == 7:
+                os.mkdir("locked", 0, dir_fd=at)
+                os.fchmod(at, 0o500)
+            os.close(at)
+            at = deeper
+        os.fchmod(at, 0)
+        os.close(at)
+        folder.remove()
+        left = os.path.exists(folder.path), mode(Path(outside))
+        os.rmdir(outside)
+        return left
+
+    if user == "nobody" and os.geteuid() != 0:
+        pytest.skip("only root can become nobody")
+    assert in_child(body) == (False, 0o500)
