@@ -47,6 +47,8 @@ DESCRIPTORS_AT_MOST = 1 << 17
 """More are not used even where RLIMIT_NOFILE allows them: each stands for memory."""
 DESCRIPTORS_KEPT_BACK = 128
 """For the supervisor's own needs, most of which last for one call."""
+THREAD_DESCRIPTORS = 256
+"""For what the hot path holds of threads (`native.flow`); an eighth of all where there are few."""
 HANDLE_DESCRIPTORS = 2
 ADDRESS_SPACE = 1 << 46
 """Bytes; half of what a process has on x86-64."""
@@ -132,7 +134,9 @@ class Budgets:
 
     def __init__(self) -> None:
         """With the limits of this process and this machine. Raises OSError."""
-        self.descriptors = Budget(max(0, _limit(resource.RLIMIT_NOFILE) - DESCRIPTORS_KEPT_BACK))
+        limit = _limit(resource.RLIMIT_NOFILE)
+        self.of_threads = min(THREAD_DESCRIPTORS, limit // 8)
+        self.descriptors = Budget(max(0, limit - self.of_threads - DESCRIPTORS_KEPT_BACK))
         self.address_space = Budget(min(ADDRESS_SPACE, _limit(resource.RLIMIT_AS)))
         self.memory = Budget(_memory() // 2)
 

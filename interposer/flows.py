@@ -90,7 +90,7 @@ class Flows:
         """
         self._parameter = parameter
         self._origins = Origins()
-        self._engine = Engine(hang_ups)
+        self._engine = Engine(hang_ups, handles.budgets.of_threads)
         self._files = handles
         self._budget = handles.budgets.descriptors
         self._waiting = waiting

@@ -295,8 +295,9 @@ class Supervisor:
         number = failure_of(notification, error)
         try:
             tree.listener.respond_error(notification.id, number)
-        except OSError:
-            self._give_up(tree)
+        except OSError as refused:
+            if refused.errno != errno.EINPROGRESS:
+                self._give_up(tree)
 
     def _end(self, tree: Tree) -> None:
         """The last process of a tree has ended."""

@@ -27,13 +27,14 @@
 
 // -- connections, bindings and flows --------------------------------------------------------------------------------
 
-struct kdbus_engine *kdbus_engine_create(int hang_ups)
+struct kdbus_engine *kdbus_engine_create(int hang_ups, size_t descriptors)
 {
     struct kdbus_engine *engine = calloc(1, sizeof(*engine));
 
     if (engine) {
         engine->listener = -1;
         engine->hang_ups = hang_ups;
+        engine->most_descriptors = descriptors;
         engine->generation = 1;
     }
     return engine;

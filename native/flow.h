@@ -23,7 +23,6 @@
 #define LENT_NAME 256      // a well-known name with its zero
 #define LENT_DOMAINS 16
 #define LENT_BINDINGS 65536 // descriptors of threads that are remembered
-#define LENT_DESCRIPTORS 256 // held for the bindings in use
 #define LENT_ORIGINS 1024 // records, and as many of what receivers are shown
 #define LENT_FLOWS 4096 // those of former lendings among them, which only take room
 #define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
@@ -206,6 +205,7 @@ struct kdbus_engine {
     size_t connection_room;
     struct flow_table bindings;
     size_t descriptors; // of all bindings
+    size_t most_descriptors; // but for the few of one binding
     struct flow_table flows;
     struct flow_table origins;
     struct flow_table exports;

@@ -24,15 +24,16 @@ class Engine:
     """The connections that are served without the broker.
 
     `hang_ups` (a descriptor that is readable when a handle has hung up) stays the caller's. A call that comes when it
-    is readable is never served here.
+    is readable is never served here. `descriptors`: how many may be held of threads that call often, so that they need
+    not be opened for each call.
 
     Raises MemoryError.
     """
 
     __slots__ = ("_buffer", "_engine", "_notification", "_words")
 
-    def __init__(self, hang_ups: int) -> None:
-        self._engine = lib.kdbus_engine_create(hang_ups)
+    def __init__(self, hang_ups: int, descriptors: int) -> None:
+        self._engine = lib.kdbus_engine_create(hang_ups, descriptors)
         if self._engine == ffi.NULL:
             raise MemoryError("no memory for the flow engine")
         self._notification = ffi.new("struct kdbus_notification *")

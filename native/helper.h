@@ -263,8 +263,9 @@ struct kdbus_export_facts {
     int shows_timestamp;
 };
 
-// NULL when there is no memory. `hang_ups`, which stays the caller's, is readable when a handle has hung up.
-struct kdbus_engine *kdbus_engine_create(int hang_ups);
+// NULL when there is no memory. `hang_ups`, which stays the caller's, is readable when a handle has hung up. Of threads
+// whose calls are served, `descriptors` are held at most.
+struct kdbus_engine *kdbus_engine_create(int hang_ups, size_t descriptors);
 void kdbus_engine_destroy(struct kdbus_engine *engine);
 
 // Returns the connection's index.

@@ -60,7 +60,7 @@ int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int des
 
     if (copy == -ESRCH) { // no pidfd yet, or the number is another thread's by now
         flow_forget_descriptors(engine, binding);
-        if (engine->descriptors >= LENT_DESCRIPTORS)
+        if (engine->descriptors >= engine->most_descriptors)
             flow_forget_all_descriptors(engine); // those in use come back
         binding->pidfd = kdbus_pidfd_open((int)(binding->key >> 32), PIDFD_THREAD);
         if (binding->pidfd < 0) {

@@ -93,7 +93,7 @@ static int open_thread(struct kdbus_engine *engine, struct flow_binding *binding
 
     if (binding->directory >= 0)
         return 1;
-    if (engine->descriptors + 2 > LENT_DESCRIPTORS)
+    if (engine->descriptors + 2 > engine->most_descriptors)
         flow_forget_all_descriptors(engine); // those in use come back
     snprintf(path, sizeof(path), "/proc/%u", (uint32_t)(binding->key >> 32));
     binding->directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);

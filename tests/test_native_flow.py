@@ -61,7 +61,7 @@ def lent() -> Iterator[Lent]:
     ours, theirs = socket.socketpair()
     hang_ups, watched = select.epoll(), select.epoll()
     watched.register(theirs.fileno(), 0)
-    engine = Engine(hang_ups.fileno())
+    engine = Engine(hang_ups.fileno(), 8)
     pool = Pool(b"test", POOL_SIZE)
     cookie = struct.unpack("=Q", theirs.getsockopt(socket.SOL_SOCKET, 57, 8))[0]  # SO_COOKIE
     index = engine.add(
