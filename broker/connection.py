@@ -252,7 +252,7 @@ class Connection:
             return
         self.active = False
         # Or each of a row of connections, the next of which writes to the last, would keep all that have gone before.
-        self.last_sent_to = None
+        self.last_sent = self.last_received = None
         bus = self.bus
         if self.events is not None:
             self.events.disconnected()
