@@ -25,6 +25,7 @@ change would need a message for every rule that changes something, and one forgo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -96,12 +97,21 @@ def lendable(connections: Iterable[Connection], waits: Container[Reply]) -> list
     """
     chosen = {connection: None for connection in connections if is_lendable(connection)}
     while True:
-        known = _replies(chosen)
-        gone = [connection for connection in chosen if not _is_closed(connection, chosen, known, waits)]
+        own = _by_connection(_replies(chosen))
+        gone = [connection for connection in chosen if not _is_closed(connection, chosen, own[connection], waits)]
         if not gone:
             return list(chosen)
         for connection in gone:
             del chosen[connection]
+
+
+def _by_connection(replies: Iterable[Reply]) -> defaultdict[Connection, list[Reply]]:
+    """The replies that each connection expects or owes."""
+    found: defaultdict[Connection, list[Reply]] = defaultdict(list)
+    for reply in replies:
+        for connection in {reply.requester, reply.replier}:
+            found[connection].append(reply)
+    return found
 
 
 def _replies(connections: Iterable[Connection]) -> list[Reply]:
@@ -116,9 +126,8 @@ def _replies(connections: Iterable[Connection]) -> list[Reply]:
 
 
 def _is_closed(
-    connection: Connection, chosen: Container[Connection], known: list[Reply], waits: Container[Reply]
+    connection: Connection, chosen: Container[Connection], own: list[Reply], waits: Container[Reply]
 ) -> bool:
-    own = [reply for reply in known if connection in (reply.requester, reply.replier)]
     return (
         all(reply.sync or reply.requester in chosen for reply in own if reply.requester is not connection)
         and all(

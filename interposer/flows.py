@@ -8,6 +8,10 @@ broker is done: the connections that were busy lately are lent (again) if `broke
 Lending costs about as much as serving a call or two in Python, and is wasted if the broker is needed again at once.
 So if what was lent served next to nothing several times in a row, it is tried ever more rarely, until it pays again.
 
+Each connection that is lent costs something, used or not. So those are lent that have been used lately: by a call that
+the broker served, or natively in one of the last lendings. A fixed number would be a cliff: where one more connection
+takes turns, hardly any call would find both of its ends lent.
+
 Where descriptors cannot be compared, or an answered call could come again (`interposer.exactly_once`), nothing is
 lent.
 
@@ -22,7 +26,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import TypeVar
 
 from broker import revision3 as abi
 from broker.connection import Connection
@@ -45,21 +48,22 @@ from native.pool import Pool
 
 _SEND, _RECV, _FREE = (abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
 _HOT = frozenset({_SEND, _RECV, _FREE})
-_BUSY = 16
-"""How many connections are lent after a call that the broker had to serve: the last ones used."""
-_WORTH_IT = 3
-"""Calls that have to be served before the broker is needed again, for lending to have paid."""
+_BUSY = 1024
+"""How many connections are lent at most: the last ones used."""
+_IDLE = 32
+"""After how many lendings in which it was not used a connection is no longer lent."""
+_WORTH_IT, _PER_CALL = 3, 8
+"""Calls that have to be served before the broker is needed again, for lending to have paid; and one more for so many
+connections."""
 _LONGEST_PAUSE = 16
 _FORGOTTEN_USERS = 64
 """How many users are remembered besides those who have a connection: each custom endpoint has one of its own."""
 _MOST_ITEMS = 16384
 """Bytes of metadata items that the engine repeats."""
-_PAIRS = 64
-"""How many flows are remembered and allowed again."""
+_PAIRS = 4
+"""How many flows are remembered and allowed again, for each connection that is lent."""
 
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 Pair = tuple[Connection, Connection, bytes]
 """Sender, receiver, and the name by which it was addressed."""
 
@@ -104,7 +108,8 @@ class Flows:
         self._kept: dict[int, Reply] = {}
         self._charges: dict[int, Charge] = {}
         """For the memfds in messages that are lent, by the descriptors that were given away."""
-        self._busy: dict[int, None] = {}
+        self._busy: dict[int, int] = {}
+        """By index, in how many lendings in a row it has not been used; the last ones used last."""
         self._pairs: dict[Pair, Credentials] = {}
         self._lent = False
         self._served = 0
@@ -124,6 +129,11 @@ class Flows:
         """When `recall` is due, so that deadlines and signals are noticed; None for never."""
         return self._engine.deadline_ns() if self._lent else None
 
+    def look(self, now_ns: int) -> None:
+        """Look at calls that wait natively. After that `deadline_ns` has passed only if the broker has to look, too."""
+        if self._lent:
+            self._engine.look(now_ns)
+
     def recall(self) -> None:
         """Take back everything, before the broker does anything."""
         if not self._lent:
@@ -131,7 +141,8 @@ class Flows:
         words = self._engine.recall()
         self._lent = False
         served, self._served = self._engine.served - self._served, self._engine.served
-        self._pause = 0 if served >= _WORTH_IT else min(2 * self._pause + 1, _LONGEST_PAUSE)
+        paid = served >= _WORTH_IT + len(self._busy) // _PER_CALL
+        self._pause = 0 if paid else min(2 * self._pause + 1, _LONGEST_PAUSE)
         self._skip = self._pause
         self._take_back(words)
 
@@ -141,8 +152,12 @@ class Flows:
         )
         for descriptor in list(self._charges):
             self._give_back(descriptor)  # received meanwhile
+        used = set()
         for connection, readable in returned.readable:
-            self._handles[self._indices[connection]].readable = readable
+            index = self._indices[connection]
+            self._handles[index].readable = readable
+            used.add(index)
+        self._busy = {i: 0 if i in used else idle + 1 for i, idle in self._busy.items() if i in used or idle < _IDLE}
         for wait in returned.waits:
             id, pid, flags, number, architecture, pointer, listener, a, b, c, d, e, f, look_ns = wait.notification
             notification = Notification(id, pid, number, architecture, pointer, (a, b, c, d, e, f), flags)
@@ -206,11 +221,17 @@ class Flows:
             index = self._index(broker.connection, handle)
             if index is not None:
                 self._engine.bind(index, notification.pid, notification.arguments[0] & 0xFFFFFFFF)
-                _remember(self._busy, index, None, _BUSY)
+                self._is_busy(index)
                 if request == _SEND:
                     self._note_sent(index, broker.connection, notification.pid, caller)
                 elif request == _RECV:
                     self._note_received(index, broker.connection, notification.pid, caller)
+
+    def _is_busy(self, index: int) -> None:
+        self._busy.pop(index, None)
+        self._busy[index] = 0
+        if len(self._busy) > _BUSY:
+            del self._busy[next(iter(self._busy))]
 
     def note_answer(self, thread: int, connection: Connection, caller: TargetCaller) -> None:
         """The broker has ended a synchronous SEND of `thread` on `connection`, perhaps with an answer."""
@@ -224,7 +245,11 @@ class Flows:
             return
         message, destination, name = source.last_sent
         who = caller.credentials()
-        _remember(self._pairs, (source, destination, b"" if name is None else name.name), who, _PAIRS)
+        pair = source, destination, b"" if name is None else name.name
+        self._pairs.pop(pair, None)
+        self._pairs[pair] = who
+        while len(self._pairs) > _PAIRS * (_PAIRS + len(self._busy)):
+            del self._pairs[next(iter(self._pairs))]
         found = flow(source, destination, who)
         if found is None or not (found.attach_flags or found.depends):
             return
@@ -386,11 +411,3 @@ class Flows:
     def close(self) -> None:
         """Free the engine; `recall` has been called."""
         self._engine.close()
-
-
-def _remember(recent: dict[Key, Value], key: Key, value: Value, limit: int) -> None:
-    """Make `key` the latest of at most `limit`."""
-    recent.pop(key, None)
-    recent[key] = value
-    if len(recent) > limit:
-        del recent[next(iter(recent))]

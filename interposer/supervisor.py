@@ -316,6 +316,7 @@ class Supervisor:
     def _housekeep(self, *, news: bool) -> None:
         """Hang-ups, deadlines, cancelled and interrupted calls, if there are any or if there is `news` of them."""
         now = time.monotonic_ns()
+        self._flows.look(now)
         due = self._next_deadline_ns()
         news = news or self._mount_news() or self.shared.handles.hang_up_waits()
         if not news and (due is None or due > now):

@@ -69,6 +69,8 @@ class WaitingCalls:
         self._ready: list[_Waiting] = []
         self._next_look_ns: int | None = None
         """Not later than the first of all looks that are due."""
+        self._some_are_gone = False
+        """Whether it may be that of a call which waits elsewhere now."""
         self._cancels = select.epoll()
         self._by_cancel: dict[int, _Waiting] = {}
 
@@ -92,6 +94,7 @@ class WaitingCalls:
     def gone(self, reply: Reply) -> None:
         """The call that waits for `reply` waits elsewhere now, until it comes back (`add`)."""
         del self._waiting[self._by_reply.pop(reply).notification.id]
+        self._some_are_gone = True
 
     def add(self, notification: Notification, wait: Wait, look_ns: int | None = None) -> None:
         """Keep a call until its wait is over. `look_ns`: when to look at it, if it has been waiting elsewhere."""
@@ -115,6 +118,8 @@ class WaitingCalls:
 
     def next_look_ns(self) -> int | None:
         """When to call `look` next (CLOCK_MONOTONIC, ns); None while nothing waits."""
+        if self._some_are_gone:
+            self._find_next_look()
         return 0 if self._ready else self._next_look_ns
 
     def left(self, thread: int) -> None:
@@ -156,6 +161,10 @@ class WaitingCalls:
             else:
                 call.interval_ns = min(2 * call.interval_ns, longest_ns)
                 call.next_look_ns = now + call.interval_ns
+        self._find_next_look()
+
+    def _find_next_look(self) -> None:
+        self._some_are_gone = False
         self._next_look_ns = min((call.next_look_ns for call in self._waiting.values()), default=None)
 
     def _interrupt(self, call: _Waiting) -> None:

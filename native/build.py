@@ -53,6 +53,7 @@ SOURCES = (
     "flow.c",
     "evidence.c",
     "origin.c",
+    "waiting.c",
     "outgoing.c",
     "hot_path.c",
 )

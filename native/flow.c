@@ -321,23 +321,6 @@ void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply)
     }
 }
 
-// When the broker has to look: the nearest deadline, or the moment at which the thread of a waiting call must be looked
-// at. All ones for never.
-uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine)
-{
-    uint64_t nearest = UINT64_MAX;
-
-    for (const struct flow_reply *reply = engine->replies; reply; reply = reply->next) {
-        uint64_t due = reply->linked ? reply->deadline_ns : UINT64_MAX;
-
-        if (reply->waiting && reply->look_ns < due)
-            due = reply->look_ns;
-        if (due < nearest)
-            nearest = due;
-    }
-    return nearest;
-}
-
 // -- the loop -----------------------------------------------------------------------------------------------------------
 
 // Receives as kdbus_listener_receive does, and serves what it can: returns 1 with a call for the broker, 0 when none

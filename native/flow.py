@@ -183,6 +183,11 @@ class Engine:
         due = int(lib.kdbus_engine_deadline(self._engine))
         return None if due == NEVER else due
 
+    def look(self, now_ns: int) -> None:
+        """Look at the threads of calls that have waited for long (`interposer.waiting`); those that sleep are no longer
+        due."""
+        lib.kdbus_engine_look(self._engine, now_ns)
+
     def run(self, listener: Listener, linger_ns: int, stop_ns: int) -> Notification | None:
         """Receive and serve until there is a call for the broker, or none for `linger_ns`, or `stop_ns` has come.
 

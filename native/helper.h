@@ -283,6 +283,7 @@ int kdbus_engine_forget_origins(struct kdbus_engine *engine);
 void kdbus_engine_allow_files(struct kdbus_engine *engine, uint64_t count);
 int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words);
 uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine);
+void kdbus_engine_look(struct kdbus_engine *engine, uint64_t now_ns);
 int kdbus_engine_run(struct kdbus_engine *engine, int listener, int64_t linger_ns, uint64_t stop_ns,
                      struct kdbus_notification *notification);
 uint64_t kdbus_engine_served(const struct kdbus_engine *engine);

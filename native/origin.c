@@ -87,7 +87,7 @@ int kdbus_engine_forget_origins(struct kdbus_engine *engine)
 }
 
 // Opens what is read of the thread of a binding, which is known to be that of call `id` of `listener`. 0 if that fails.
-static int open_thread(struct kdbus_engine *engine, struct flow_binding *binding, int listener, uint64_t id)
+int flow_open_thread(struct kdbus_engine *engine, struct flow_binding *binding, int listener, uint64_t id)
 {
     char path[sizeof("/proc/4294967295")];
 
@@ -110,7 +110,7 @@ static int open_thread(struct kdbus_engine *engine, struct flow_binding *binding
 static int holds(struct kdbus_engine *engine, struct flow_binding *binding, int listener, uint64_t id,
                  const char *evidence, size_t size)
 {
-    if (open_thread(engine, binding, listener, id) &&
+    if (flow_open_thread(engine, binding, listener, id) &&
         kdbus_evidence_holds(binding->directory, binding->status, evidence, size))
         return 1;
     flow_forget_descriptors(engine, binding); // perhaps of a thread that has ended

@@ -49,13 +49,17 @@ def test_flows_change_nothing(user: User, traffic: Path, seed: int, arguments: t
     assert natively > all_calls // 8, "the comparison is worth nothing if next to nothing was served natively"
 
 
-def test_calls_that_wait_are_served_natively_again(user: User, open_folder: Path) -> None:
-    """Some call waits at any time, and the broker is needed now and then; what waits with it is lent once more."""
+@pytest.mark.parametrize(("case", "share"), [("many_callers_wait_at_once", 15), ("many_pairs_call_at_once", 5)])
+def test_calls_that_wait_are_served_natively_again(user: User, open_folder: Path, case: str, share: int) -> None:
+    """Some call waits at any time, and the broker is needed now and then; what waits with it is lent once more.
+
+    However many take turns: all are lent, and waiting long is no reason to take anything back.
+    """
     program = compile_program("reply", open_folder)
-    outcome = user.trusting.run(user.kdbus("run", "--statistics", "--", str(program), "many_callers_wait_at_once"))
+    outcome = user.trusting.run(user.kdbus("run", "--statistics", "--", str(program), case))
     found = _STATISTICS.search(outcome.output)
     assert outcome.status == 0 and found is not None, outcome.output
-    assert int(found[2]) > 15 * int(found[1]), outcome.output
+    assert int(found[2]) > share * int(found[1]), outcome.output
 
 
 @pytest.mark.parametrize(

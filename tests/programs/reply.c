@@ -92,6 +92,48 @@ CASE(many_callers_wait_at_once)
 		join(children[i]);
 }
 
+#define PAIRS 40
+#define CALLS_OF_A_PAIR 60
+
+/* Many conversations at once, each between two processes of its own. */
+CASE(many_pairs_call_at_once)
+{
+	struct bus bus = new_bus(0);
+	pid_t children[2 * PAIRS];
+	int begin = new_event();
+
+	for (int i = 0; i < PAIRS; i++) {
+		struct pair pair = new_pair(&bus);
+
+		children[2 * i] = start_child();
+		if (!children[2 * i]) {
+			struct kdbus_cmd_send result;
+
+			await(begin);
+			for (__u64 cookie = 1; cookie <= CALLS_OF_A_PAIR; cookie++) {
+				EQ(call(&pair, cookie, FOREVER, 0, &result), 0);
+				EQ(release(&pair.client, result.reply.offset), 0);
+			}
+			finish_child(0);
+		}
+		children[2 * i + 1] = start_child();
+		if (!children[2 * i + 1]) {
+			for (__u64 cookie = 1; cookie <= CALLS_OF_A_PAIR; cookie++) {
+				const struct kdbus_msg *message = await_message(&pair.service);
+
+				EQ(message->cookie, cookie);
+				done(&pair.service, message);
+				EQ(reply(&pair, cookie), 0);
+			}
+			finish_child(0);
+		}
+	}
+	for (int i = 0; i < PAIRS; i++)
+		post(begin);
+	for (int i = 0; i < 2 * PAIRS; i++)
+		join(children[i]);
+}
+
 CASE(only_expected_replies_pass)
 {
 	struct bus bus = new_bus(0);
