@@ -206,6 +206,13 @@ def _growth(context: Context) -> Iterator[Task]:
             return kind, count
 
         yield _task(context, kind, "kdbus-growth", arguments, under_kdbus=True, place=place)
+    row = "pairs that call at once, from one call to the next"
+    arguments = [context.settings.seconds, *context.settings.pairs]
+
+    def of_pairs(count: str) -> tuple[str, str]:
+        return row, count
+
+    yield _task(context, row, "kdbus-conversations", arguments, under_kdbus=True, place=of_pairs)
 
 
 def _metadata(context: Context) -> Iterator[Task]:

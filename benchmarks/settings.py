@@ -24,6 +24,8 @@ class Settings:
     """Of a broadcast, at most 1000: one user may have 1024 connections."""
     counts: tuple[int, ...]
     """Of connections, names and matches."""
+    pairs: tuple[int, ...]
+    """Of processes that call at once, at most 200."""
     held: tuple[int, int, int]
     """Connections, messages queued in each, and buses whose memory is looked at."""
 
@@ -37,6 +39,7 @@ QUICK = Settings(
     throughput_sizes=(8, 4 * KIB),
     receivers=(1, 10, 100),
     counts=(10, 100, 1000),
+    pairs=(1, 10, 100),
     held=(300, 16, 15),
 )
 
@@ -49,5 +52,6 @@ FULL = Settings(
     throughput_sizes=(8, 4 * KIB, 64 * KIB),
     receivers=(1, 10, 100, 1000),
     counts=(10, 100, 1000, 5000, 10000),
+    pairs=(1, 10, 100),
     held=(1000, 16, 15),
 )
