@@ -54,7 +54,9 @@ SOURCES = (
     "evidence.c",
     "origin.c",
     "waiting.c",
+    "caller.c",
     "outgoing.c",
+    "incoming.c",
     "hot_path.c",
 )
 

@@ -10,103 +10,17 @@
 //
 // Crossings into the kernel per call: the notification and its answer, one kcmp(2) to be sure of the descriptor,
 // one process_vm_readv(2) for the command, and for a SEND also the message where the last one of this descriptor was;
-// another for the payload; one process_vm_writev(2) if results differ from what stands there. A receiver is woken,
-// before the sender is answered, if its queue was empty; and its descriptor made unreadable when the queue is empty again.
+// another for the payload; one process_vm_writev(2) if results differ from what stands there; where metadata or credentials
+// matter, those of evidence.c. A receiver is woken, before the sender is answered, if its queue was empty; and its
+// descriptor made unreadable when the queue is empty again.
 
 #include "hot_path.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
-
-// -- memory and descriptors of the caller -----------------------------------------------------------------------------
-
-int hot_read(uint32_t pid, uint64_t address, void *buffer, size_t size)
-{
-    struct iovec local = {buffer, size};
-    struct iovec remote = {(void *)address, size};
-
-    return process_vm_readv((pid_t)pid, &local, 1, &remote, 1, 0) == (ssize_t)size;
-}
-
-// `count` words at word number `first` of the structure at `address`, unless they stand there already.
-int hot_write_back(uint32_t pid, uint64_t address, const uint64_t *seen, size_t first, const uint64_t *words,
-                   size_t count)
-{
-    struct iovec local = {(void *)words, 8 * count};
-    struct iovec remote = {(void *)(address + 8 * first), 8 * count};
-
-    if (!memcmp(seen + first, words, 8 * count))
-        return 1;
-    return process_vm_writev((pid_t)pid, &local, 1, &remote, 1, 0) == (ssize_t)(8 * count);
-}
-
-// One word of the structure at `address`, in place of what was written there before.
-static void correct(uint32_t pid, uint64_t address, size_t place, uint64_t word)
-{
-    struct iovec local = {&word, sizeof(word)};
-    struct iovec remote = {(void *)(address + 8 * place), sizeof(word)};
-
-    process_vm_writev((pid_t)pid, &local, 1, &remote, 1, 0);
-}
-
-// A duplicate of a descriptor of the binding's thread, or -errno.
-int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int descriptor)
-{
-    int copy = binding->pidfd < 0 ? -ESRCH : kdbus_pidfd_getfd(binding->pidfd, descriptor);
-
-    if (copy == -ESRCH) { // no pidfd yet, or the number is another thread's by now
-        flow_forget_descriptors(engine, binding);
-        if (engine->descriptors >= engine->most_descriptors)
-            flow_forget_all_descriptors(engine); // those in use come back
-        binding->pidfd = kdbus_pidfd_open((int)(binding->key >> 32), PIDFD_THREAD);
-        if (binding->pidfd < 0) {
-            binding->pidfd = -1;
-            return -ESRCH;
-        }
-        engine->descriptors++;
-        copy = kdbus_pidfd_getfd(binding->pidfd, descriptor);
-    }
-    return copy;
-}
-
-// -- waking -------------------------------------------------------------------------------------------------------------
-
-static void wake(struct flow_connection *connection)
-{
-    if (!connection->readable && send(connection->ours, "m", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1)
-        connection->readable = 1;
-}
-
-// A duplicate of the descriptor of the call, proved to be the connection's by the number that its socket has; -1 if it is
-// not, or cannot be had.
-static int duplicate(struct kdbus_engine *engine, const struct flow_connection *connection,
-                     struct flow_binding *binding)
-{
-    int socket = hot_fetch(engine, binding, (int)(uint32_t)binding->key);
-    uint64_t cookie = 0;
-
-    if (socket >= 0 && (kdbus_socket_cookie(socket, &cookie) < 0 || cookie != connection->cookie)) {
-        close(socket);
-        return -1;
-    }
-    return socket < 0 ? -1 : socket;
-}
-
-// The queue is empty: take the byte back, through a duplicate of the descriptor of the call that emptied it. There is
-// never more than one, so one attempt takes all.
-static void calm(struct flow_connection *connection, int socket)
-{
-    char discarded[64];
-
-    if (connection->readable && (recv(socket, discarded, sizeof(discarded), MSG_DONTWAIT) > 0 || errno == EAGAIN)) {
-        connection->readable = 0;
-        connection->dirty = 1; // the broker must not think that pollers need no waking
-    }
-}
 
 // -- SEND ---------------------------------------------------------------------------------------------------------------
 
@@ -154,106 +68,6 @@ static void fill_entry(struct flow_entry *entry, const struct flow_connection *s
     entry->user = -1;
 }
 
-// Whether it depends on the receiving thread what it is shown of the message (flow_export_for).
-static int has_metadata(const struct flow_entry *entry)
-{
-    return entry->origin || entry->has_timestamp;
-}
-
-static size_t message_size(const struct flow_entry *entry, const struct flow_export *shown)
-{
-    size_t size = HEADER_BYTES + (entry->name_size ? align8(ITEM_HEADER + entry->name_size) : 0);
-
-    if (shown)
-        size += shown->items_size + (entry->has_timestamp && shown->facts.shows_timestamp ? TIMESTAMP_ITEM : 0);
-
-    for (uint32_t i = 0; i < entry->part_count; i++)
-        size += entry->parts[i].file < 0 ? VEC_ITEM : MEMFD_ITEM;
-    return size;
-}
-
-// Gives the caller of `call`, from `listener`, the memfds of the message in `slice`, whose items have to be told the numbers.
-static uint64_t install_files(int listener, uint64_t call, const struct lent_pool *pool,
-                              const struct lent_slice *slice, const struct flow_entry *entry)
-{
-    uint64_t *word = (uint64_t *)((char *)pool->memory.memory + slice->offset) + MSG_WORDS;
-    uint64_t flags = 0;
-
-    if (entry->name_size)
-        word += align8(ITEM_HEADER + entry->name_size) / 8;
-    for (uint32_t i = 0; i < entry->part_count; i++) {
-        int number;
-
-        if (entry->parts[i].file < 0) {
-            word += VEC_ITEM / 8;
-            continue;
-        }
-        number = kdbus_listener_add_descriptor(listener, call, entry->parts[i].file, -1, O_CLOEXEC);
-        if (number < 0)
-            flags = RETURN_INCOMPLETE_FDS;
-        word[4] = (uint32_t)number;
-        word += MEMFD_ITEM / 8;
-    }
-    return flags;
-}
-
-// Header and items, as broker/queue.py writes them, into a slice that holds the payload's. `shown`: NULL without metadata.
-static struct lent_slice *write_message(struct flow_connection *receiver, const struct flow_entry *entry,
-                                        const struct flow_export *shown)
-{
-    uint64_t offset = entry->payload ? entry->payload->offset : 0;
-    size_t size = message_size(entry, shown);
-    struct lent_slice *slice = lent_pool_allocate(&receiver->pool, size);
-    uint64_t *word;
-
-    if (!slice)
-        return NULL;
-    if (entry->payload) {
-        entry->payload->holders++;
-        slice->child = entry->payload;
-    }
-    word = (uint64_t *)((char *)receiver->pool.memory.memory + slice->offset);
-    memcpy(word, entry->header, HEADER_BYTES);
-    word[MSG_SIZE] = size;
-    word += MSG_WORDS;
-    if (entry->name_size) {
-        size_t padded = align8(entry->name_size);
-
-        *word++ = ITEM_HEADER + entry->name_size;
-        *word++ = ITEM_DST_NAME;
-        memset(word, 0, padded);
-        memcpy(word, entry->name, entry->name_size);
-        word += padded / 8;
-    }
-    for (uint32_t i = 0; i < entry->part_count; i++) {
-        if (entry->parts[i].file >= 0) {
-            *word++ = MEMFD_ITEM;
-            *word++ = ITEM_PAYLOAD_MEMFD;
-            *word++ = entry->parts[i].start;
-            *word++ = entry->parts[i].size;
-            *word++ = UINT32_MAX; // until it is installed
-            continue;
-        }
-        *word++ = VEC_ITEM;
-        *word++ = ITEM_PAYLOAD_OFF;
-        *word++ = entry->parts[i].size;
-        // Zeros that are not stored have no place.
-        *word++ = entry->parts[i].start == UINT64_MAX ? UINT64_MAX : entry->parts[i].start + offset;
-    }
-    if (shown) {
-        memcpy(word, shown->data, shown->items_size);
-        word += shown->items_size / 8;
-        if (entry->has_timestamp && shown->facts.shows_timestamp) {
-            *word++ = TIMESTAMP_ITEM;
-            *word++ = ITEM_TIMESTAMP;
-            *word++ = entry->sequence;
-            *word++ = entry->timestamp[0];
-            *word++ = entry->timestamp[1];
-        }
-    }
-    return slice;
-}
-
 // The results of a SEND that waited: `return_flags` and `reply`. The address in between belongs to the caller.
 static int write_results(const struct flow_reply *reply, uint64_t *results)
 {
@@ -274,7 +88,7 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     struct lent_slice *slice;
     uint64_t results[3];
 
-    if (has_metadata(entry)) {
+    if (incoming_has_metadata(entry)) {
         struct flow_binding *binding =
             flow_find_binding(engine, (uint64_t)reply->caller.pid << 32 | (uint32_t)reply->caller.arguments[0]);
 
@@ -285,7 +99,7 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     }
     if (kdbus_listener_is_valid(reply->listener, caller) != 1)
         return 0;
-    slice = write_message(requester, entry, shown);
+    slice = incoming_write(requester, entry, shown);
     if (!slice)
         return 0;
     results[0] = slice->offset;
@@ -295,7 +109,7 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
         lent_pool_undo(&requester->pool, slice);
         return 0;
     }
-    results[2] = install_files(reply->listener, caller, &requester->pool, slice, entry);
+    results[2] = incoming_install_files(reply->listener, caller, &requester->pool, slice, entry);
     if (results[2])
         write_results(reply, results);
     slice->published = 1;
@@ -440,7 +254,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
     receiver->message_count++;
     receiver->dirty = 1;
     source->dirty = 1; // the sequence number goes with it
-    wake(receiver);
+    hot_wake(receiver);
     if (!reply || !reply->sync)
         finish_send(engine, call, command);
     return 1;
@@ -468,16 +282,16 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
     if (!entry) {
         if (!hot_write_back(call->pid, call->arguments[2], command, RECV_KERNEL_FLAGS, results + RECV_KERNEL_FLAGS, 1))
             return 0;
-        calm(receiver, socket);
+        hot_calm(receiver, socket);
         kdbus_listener_respond(engine->listener, call->id, 0, EAGAIN);
         return 1;
     }
-    if (has_metadata(entry)) {
+    if (incoming_has_metadata(entry)) {
         shown = flow_export_for(engine, binding, engine->listener, call->id, entry->origin);
         if (!shown)
             return 0;
     }
-    slice = write_message(receiver, entry, shown);
+    slice = incoming_write(receiver, entry, shown);
     if (!slice)
         return 0;
     results[RECV_RETURN_FLAGS] = 0;
@@ -496,9 +310,9 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
             return 0;
         }
     }
-    results[RECV_MSG + 2] = install_files(engine->listener, call->id, &receiver->pool, slice, entry);
+    results[RECV_MSG + 2] = incoming_install_files(engine->listener, call->id, &receiver->pool, slice, entry);
     if (results[RECV_MSG + 2])
-        correct(call->pid, call->arguments[2], RECV_MSG + 2, results[RECV_MSG + 2]);
+        hot_correct(call->pid, call->arguments[2], RECV_MSG + 2, results[RECV_MSG + 2]);
     slice->published = 1;
     slice->holders--;
     receiver->first = entry->next;
@@ -515,7 +329,7 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
     flow_close_files(entry);
     free(entry);
     if (!receiver->first)
-        calm(receiver, socket);
+        hot_calm(receiver, socket);
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
     return 1;
 }
@@ -564,7 +378,7 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
         return 0;
     if (empties_queue(call, connection)) {
         // The duplicate also proves that the descriptor is the connection's.
-        socket = duplicate(engine, connection, binding);
+        socket = hot_duplicate(engine, connection, binding);
         if (socket < 0)
             return 0;
         result = serve_recv(engine, call, binding, socket);

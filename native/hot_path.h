@@ -71,11 +71,22 @@ static inline uint64_t align8(uint64_t size)
     return (size + 7) & ~7ULL;
 }
 
-// hot_path.c
+// caller.c
 int hot_read(uint32_t pid, uint64_t address, void *buffer, size_t size);
 int hot_write_back(uint32_t pid, uint64_t address, const uint64_t *seen, size_t first, const uint64_t *words,
                    size_t count);
+void hot_correct(uint32_t pid, uint64_t address, size_t place, uint64_t word);
 int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int descriptor);
+int hot_duplicate(struct kdbus_engine *engine, const struct flow_connection *connection, struct flow_binding *binding);
+void hot_wake(struct flow_connection *connection);
+void hot_calm(struct flow_connection *connection, int socket);
+
+// incoming.c
+int incoming_has_metadata(const struct flow_entry *entry);
+uint64_t incoming_install_files(int listener, uint64_t call, const struct lent_pool *pool,
+                                const struct lent_slice *slice, const struct flow_entry *entry);
+struct lent_slice *incoming_write(struct flow_connection *receiver, const struct flow_entry *entry,
+                                  const struct flow_export *shown);
 
 // outgoing.c
 int outgoing_read(const struct kdbus_notification *call, struct flow_binding *binding, uint64_t *command,

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// What a receiver finds in its pool: header and items of a message, for RECV and for the answer to a synchronous SEND.
+
+#include "hot_path.h"
+
+#include <string.h>
+
+// Whether it depends on the receiving thread what it is shown of the message (flow_export_for).
+int incoming_has_metadata(const struct flow_entry *entry)
+{
+    return entry->origin || entry->has_timestamp;
+}
+
+static size_t size_of(const struct flow_entry *entry, const struct flow_export *shown)
+{
+    size_t size = HEADER_BYTES + (entry->name_size ? align8(ITEM_HEADER + entry->name_size) : 0);
+
+    if (shown)
+        size += shown->items_size + (entry->has_timestamp && shown->facts.shows_timestamp ? TIMESTAMP_ITEM : 0);
+
+    for (uint32_t i = 0; i < entry->part_count; i++)
+        size += entry->parts[i].file < 0 ? VEC_ITEM : MEMFD_ITEM;
+    return size;
+}
+
+// Gives the caller of `call`, from `listener`, the memfds of the message in `slice`, whose items have to be told the
+// numbers.
+uint64_t incoming_install_files(int listener, uint64_t call, const struct lent_pool *pool,
+                                const struct lent_slice *slice, const struct flow_entry *entry)
+{
+    uint64_t *word = (uint64_t *)((char *)pool->memory.memory + slice->offset) + MSG_WORDS;
+    uint64_t flags = 0;
+
+    if (entry->name_size)
+        word += align8(ITEM_HEADER + entry->name_size) / 8;
+    for (uint32_t i = 0; i < entry->part_count; i++) {
+        int number;
+
+        if (entry->parts[i].file < 0) {
+            word += VEC_ITEM / 8;
+            continue;
+        }
+        number = kdbus_listener_add_descriptor(listener, call, entry->parts[i].file, -1, O_CLOEXEC);
+        if (number < 0)
+            flags = RETURN_INCOMPLETE_FDS;
+        word[4] = (uint32_t)number;
+        word += MEMFD_ITEM / 8;
+    }
+    return flags;
+}
+
+// Header and items, as broker/queue.py writes them, into a slice that holds the payload's. `shown`: NULL without
+// metadata.
+struct lent_slice *incoming_write(struct flow_connection *receiver, const struct flow_entry *entry,
+                                  const struct flow_export *shown)
+{
+    uint64_t offset = entry->payload ? entry->payload->offset : 0;
+    size_t size = size_of(entry, shown);
+    struct lent_slice *slice = lent_pool_allocate(&receiver->pool, size);
+    uint64_t *word;
+
+    if (!slice)
+        return NULL;
+    if (entry->payload) {
+        entry->payload->holders++;
+        slice->child = entry->payload;
+    }
+    word = (uint64_t *)((char *)receiver->pool.memory.memory + slice->offset);
+    memcpy(word, entry->header, HEADER_BYTES);
+    word[MSG_SIZE] = size;
+    word += MSG_WORDS;
+    if (entry->name_size) {
+        size_t padded = align8(entry->name_size);
+
+        *word++ = ITEM_HEADER + entry->name_size;
+        *word++ = ITEM_DST_NAME;
+        memset(word, 0, padded);
+        memcpy(word, entry->name, entry->name_size);
+        word += padded / 8;
+    }
+    for (uint32_t i = 0; i < entry->part_count; i++) {
+        if (entry->parts[i].file >= 0) {
+            *word++ = MEMFD_ITEM;
+            *word++ = ITEM_PAYLOAD_MEMFD;
+            *word++ = entry->parts[i].start;
+            *word++ = entry->parts[i].size;
+            *word++ = UINT32_MAX; // until it is installed
+            continue;
+        }
+        *word++ = VEC_ITEM;
+        *word++ = ITEM_PAYLOAD_OFF;
+        *word++ = entry->parts[i].size;
+        // Zeros that are not stored have no place.
+        *word++ = entry->parts[i].start == UINT64_MAX ? UINT64_MAX : entry->parts[i].start + offset;
+    }
+    if (shown) {
+        memcpy(word, shown->data, shown->items_size);
+        word += shown->items_size / 8;
+        if (entry->has_timestamp && shown->facts.shows_timestamp) {
+            *word++ = TIMESTAMP_ITEM;
+            *word++ = ITEM_TIMESTAMP;
+            *word++ = entry->sequence;
+            *word++ = entry->timestamp[0];
+            *word++ = entry->timestamp[1];
+        }
+    }
+    return slice;
+}
