@@ -22,7 +22,7 @@
 #define LENT_PARTS 16      // payload items of one message
 #define LENT_NAME 256      // a well-known name with its zero
 #define LENT_DOMAINS 16
-#define LENT_BINDINGS 65536 // descriptors of threads that are remembered
+#define LENT_BINDINGS 8192 // descriptors of threads that are remembered
 #define LENT_ORIGINS 1024 // records, and as many of what receivers are shown
 #define LENT_FLOWS 4096 // those of former lendings among them, which only take room
 #define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
