@@ -47,6 +47,8 @@ _NOTIFICATION_WORDS = 14
 _COMMAND_WORDS = 9
 _PARTS = 16
 """Pieces of payload that a lent message may have."""
+GROUPS = 1024
+"""Auxiliary groups of a sender whose messages are lent; it may have 65536, which would be remembered (`Origins`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,13 @@ def _is_own(entry: QueueEntry, connection: Connection) -> bool:
 
 
 def _is_plain(message: Message) -> bool:
-    """Whether the message carries nothing but payload, metadata and perhaps a destination's name."""
-    return not (message.files or message.extra or len(message.parts) > _PARTS)
+    """Whether the message carries nothing but payload, metadata and perhaps a destination's name, and not too much."""
+    return not (
+        message.files
+        or message.extra
+        or len(message.parts) > _PARTS
+        or len(message.process.credentials.groups) > GROUPS
+    )
 
 
 def lendable(connections: Iterable[Connection], waits: Container[Reply]) -> list[Connection]:
@@ -96,13 +103,19 @@ def lendable(connections: Iterable[Connection], waits: Container[Reply]) -> list
     there is no flow to what is not lent.
     """
     chosen = {connection: None for connection in connections if is_lendable(connection)}
-    while True:
-        own = _by_connection(_replies(chosen))
-        gone = [connection for connection in chosen if not _is_closed(connection, chosen, own[connection], waits)]
-        if not gone:
-            return list(chosen)
-        for connection in gone:
-            del chosen[connection]
+    own = _by_connection(_replies(chosen))
+    gone = [connection for connection in chosen if not _is_closed(connection, chosen, own[connection], waits)]
+    while gone:
+        connection = gone.pop()
+        if connection not in chosen:
+            continue
+        del chosen[connection]
+        for reply in own[connection]:
+            if reply.replier is connection:
+                gone.append(reply.requester)
+            elif not reply.sync:
+                gone.append(reply.replier)
+    return list(chosen)
 
 
 def _by_connection(replies: Iterable[Reply]) -> defaultdict[Connection, list[Reply]]:
@@ -266,10 +279,13 @@ class ReturnedWait:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """What else came back: waiting calls, and for each changed connection whether its pollers see it readable."""
+    """What else came back: calls that wait; whether pollers see the connections readable that were changed or had
+    messages; those among them on which calls were served.
+    """
 
     waits: list[ReturnedWait]
     readable: list[tuple[Connection, bool]]
+    used: list[Connection]
 
 
 def take_back(
@@ -292,7 +308,7 @@ def take_back(
         kept: the replies that `hand_out` kept, and held until now. origins: those of `hand_out`, not cleared since.
         open_file: makes a file of a descriptor that came with a message.
     """
-    returned = Returned([], [])
+    returned = Returned([], [], [])
     replies: dict[int, Reply] = {}
     if words:
         reader = iter(words)
@@ -302,7 +318,10 @@ def take_back(
         replies.update(filter(None, (_reply(reader, connections, returned.waits) for _ in range(reply_count))))
         known = {**kept, **replies}
         for _ in range(connection_count):
-            returned.readable.append(_connection(reader, connections, users, known, origins, open_file))
+            connection, state = _connection(reader, connections, users, known, origins, open_file)
+            returned.readable.append((connection, bool(state & 1)))
+            if state & 2:
+                returned.used.append(connection)
     for reply in (*replies.values(), *kept.values()):
         reply.drop()
     return returned
@@ -341,16 +360,16 @@ def _connection(
     replies: Mapping[int, Reply],
     origins: Origins,
     open_file: Callable[[int], File],
-) -> tuple[Connection, bool]:
-    """index, readable, names and description (`Origins.of_connection`), attach flags, the pool, number of entries, the
-    entries."""
+) -> tuple[Connection, int]:
+    """index, state (bit 0 readable, 1 used), names and description (`Origins.of_connection`), attach flags, the pool,
+    number of entries, the entries. Returns the connection and its state."""
     connection = connections[next(reader)]
-    readable = bool(next(reader))
+    state = next(reader)
     _take(reader, 2)
     connection.pool.import_state(reader)
     for _ in range(next(reader)):
         connection.queue.add(_entry(reader, connection, users, replies, origins, open_file))
-    return connection, readable
+    return connection, state
 
 
 def _entry(

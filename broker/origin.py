@@ -80,12 +80,11 @@ class Origins:
             message.connection.timestamp = _TIMESTAMP.pack(message.sequence, *timestamp)
             message.connection.valid |= abi.ATTACH_TIMESTAMP
 
-    def export(self, number: int, ids: Ids, attach_flags: int) -> bytes:
-        """The items, without the timestamp, that a receiver with `ids` and `attach_flags` is shown."""
-        if not number:
-            return b""
-        process, connection = self._origins[number]
-        return process.export(ids, attach_flags) + connection.export(attach_flags & ~abi.ATTACH_TIMESTAMP)
+
+def shown(message: Message, ids: Ids, attach_flags: int) -> bytes:
+    """The items of its origin, so without the timestamp, that a receiver with `ids` and `attach_flags` is shown."""
+    without = attach_flags & ~abi.ATTACH_TIMESTAMP
+    return message.process.export(ids, without) + message.connection.export(without)
 
 
 def timestamp_of(connection: ConnectionMetadata) -> tuple[int, int] | None:

@@ -30,9 +30,9 @@ from functools import partial
 from broker import revision3 as abi
 from broker.connection import Connection
 from broker.domain import Domain
-from broker.flow import LENT_DOMAINS, LentWait, flow, hand_out, lendable, take_back
+from broker.flow import GROUPS, LENT_DOMAINS, LentWait, flow, hand_out, lendable, take_back
 from broker.handle import EndpointHandle
-from broker.origin import Origins, timestamp_of
+from broker.origin import Origins, shown, timestamp_of
 from broker.outside import Credentials, File
 from broker.quota import User
 from broker.reply import Reply
@@ -48,13 +48,14 @@ from native.pool import Pool
 
 _SEND, _RECV, _FREE = (abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
 _HOT = frozenset({_SEND, _RECV, _FREE})
-_BUSY = 1024
-"""How many connections are lent at most: the last ones used."""
+_BUSY, _WAITING = 256, 512
+"""How many connections are lent at most, the last ones used, and how many messages and replies with them. Whoever needs
+the broker next waits until all that is back."""
 _IDLE = 32
 """After how many lendings in which it was not used a connection is no longer lent."""
 _WORTH_IT, _PER_CALL = 3, 8
 """Calls that have to be served before the broker is needed again, for lending to have paid; and one more for so many
-connections."""
+connections, messages and replies."""
 _LONGEST_PAUSE = 16
 _FORGOTTEN_USERS = 64
 """How many users are remembered besides those who have a connection: each custom endpoint has one of its own."""
@@ -68,8 +69,9 @@ Pair = tuple[Connection, Connection, bytes]
 """Sender, receiver, and the name by which it was addressed."""
 
 
-Parameter = Callable[[], tuple[int, bytes]]
-"""The file of the module parameter: a descriptor of ours, and what it held when it was last read."""
+Parameter = Callable[[], tuple[int, bytes] | None]
+"""The file of the module parameter: a descriptor of ours, and what it held when it was last read; None if an earlier
+value counts."""
 
 Later = Callable[[int, Notification, Callable[[TargetCaller], Wait], int], None]
 """Takes over a waiting call: the number of its listener, its notification, what makes the wait for its caller, and when
@@ -109,10 +111,12 @@ class Flows:
         self._charges: dict[int, Charge] = {}
         """For the memfds in messages that are lent, by the descriptors that were given away."""
         self._busy: dict[int, int] = {}
-        """By index, in how many lendings in a row it has not been used; the last ones used last."""
+        """By index, how often it has been considered since it was used; the last ones used last."""
         self._pairs: dict[Pair, Credentials] = {}
         self._lent = False
         self._served = 0
+        self._weight = 0
+        """Of what is lent, or was the last time: how many connections, messages and replies."""
         self._pause = 0
         self._skip = 0
 
@@ -141,9 +145,7 @@ class Flows:
         words = self._engine.recall()
         self._lent = False
         served, self._served = self._engine.served - self._served, self._engine.served
-        paid = served >= _WORTH_IT + len(self._busy) // _PER_CALL
-        self._pause = 0 if paid else min(2 * self._pause + 1, _LONGEST_PAUSE)
-        self._skip = self._pause
+        self._wait_longer(paid=served >= _WORTH_IT + self._weight // _PER_CALL)
         self._take_back(words)
 
     def _take_back(self, words: Sequence[int]) -> None:
@@ -152,12 +154,10 @@ class Flows:
         )
         for descriptor in list(self._charges):
             self._give_back(descriptor)  # received meanwhile
-        used = set()
         for connection, readable in returned.readable:
-            index = self._indices[connection]
-            self._handles[index].readable = readable
-            used.add(index)
-        self._busy = {i: 0 if i in used else idle + 1 for i, idle in self._busy.items() if i in used or idle < _IDLE}
+            self._handles[self._indices[connection]].readable = readable
+        for connection in returned.used:
+            self._is_busy(self._indices[connection])
         for wait in returned.waits:
             id, pid, flags, number, architecture, pointer, listener, a, b, c, d, e, f, look_ns = wait.notification
             notification = Notification(id, pid, number, architecture, pointer, (a, b, c, d, e, f), flags)
@@ -165,11 +165,33 @@ class Flows:
             assert isinstance(broker, EndpointHandle)
             self._later(listener, notification, partial(broker.resume, wait.reply, c, wait.command), look_ns)
 
-    def _lendable_waits(self) -> tuple[dict[Reply, LentWait], dict[Reply, WaitingCalls]]:
-        """The busy connections' calls that may wait elsewhere, and who keeps each, by the reply that it waits for."""
+    def _considered(self) -> list[Connection]:
+        """The busy connections, the last ones used first, as far as they have not too much to hand out; all age."""
+        considered = []
+        room = _WAITING
+        for index, idle in reversed(list(self._busy.items())):
+            connection = self._connections[index]
+            waiting = len(connection.queue) + len(connection.replies) + len(connection.owed)
+            if waiting <= room:
+                room -= waiting
+                considered.append(connection)
+            self._busy[index] = idle + 1
+            if idle == _IDLE:
+                del self._busy[index]
+        return considered
+
+    def _wait_longer(self, *, paid: bool) -> None:
+        """Lend at once the next time if it has `paid`, else only after a number of calls that grows."""
+        self._pause = 0 if paid else min(2 * self._pause + 1, _LONGEST_PAUSE)
+        self._skip = self._pause
+
+    def _lendable_waits(
+        self, connections: Iterable[Connection]
+    ) -> tuple[dict[Reply, LentWait], dict[Reply, WaitingCalls]]:
+        """The connections' calls that may wait elsewhere, and who keeps each, by the reply that it waits for."""
         waits: dict[Reply, LentWait] = {}
         keepers: dict[Reply, WaitingCalls] = {}
-        expected = (reply for index in self._busy for reply in self._connections[index].replies)
+        expected = (reply for connection in connections for reply in connection.replies)
         for reply in [reply for reply in expected if reply.sync and reply.waiting]:
             for listener, waiting in self._waiting():
                 found = waiting.lendable(reply)
@@ -245,6 +267,9 @@ class Flows:
             return
         message, destination, name = source.last_sent
         who = caller.credentials()
+        # What a monitor wants to know is told in the message as well.
+        if source.bus.monitors or len(who.groups) > GROUPS:
+            return
         pair = source, destination, b"" if name is None else name.name
         self._pairs.pop(pair, None)
         self._pairs[pair] = who
@@ -270,27 +295,29 @@ class Flows:
         message = receiver.last_received
         if message is None or not (message.process.valid or message.connection.valid):
             return
-        origin = self._origins.number_of(message.process, message.connection)
-        shown = receiver.bus.domain.exported(receiver.attach_flags_recv)
-        items = self._origins.export(origin, caller.ids, shown)
-        caller.evidence.parameter(*self._parameter())
+        if len(message.process.credentials.groups) > GROUPS:
+            return
+        exported = receiver.bus.domain.exported(receiver.attach_flags_recv)
+        items = shown(message, caller.ids, exported)
+        parameter = self._parameter()
+        if parameter is None:
+            return
+        caller.evidence.parameter(*parameter)
         evidence = caller.evidence.packed()
         if evidence is not None and len(items) <= _MOST_ITEMS:
             self._engine.learn_export(
                 index,
                 thread,
                 attach_flags=receiver.attach_flags_recv,
-                origin=origin,
+                origin=self._origins.number_of(message.process, message.connection),
                 items=items,
-                shows_timestamp=bool(shown & abi.ATTACH_TIMESTAMP),
+                shows_timestamp=bool(exported & abi.ATTACH_TIMESTAMP),
                 evidence=evidence,
             )
 
     def forget_origins(self) -> None:
-        """Namespaces have got another meaning (`UserNamespaces.adopt`), or there are too many numbers: begin anew.
-
-        Nothing is lent.
-        """
+        """Namespaces may have got another meaning, or there are too many numbers: begin anew."""
+        self.recall()
         self._origins.clear()
         self._engine.forget_origins()
 
@@ -343,11 +370,14 @@ class Flows:
         """The handle is about to be closed; nothing is lent."""
         broker = handle.broker
         connection = broker.connection if isinstance(broker, EndpointHandle) else None
-        index = None if connection is None else self._indices.pop(connection, None)
+        if connection is None:
+            return
+        for pair in [pair for pair in self._pairs if connection in pair[:2]]:
+            del self._pairs[pair]
+        index = self._indices.pop(connection, None)
         if index is not None:
             self._engine.remove(index)
             self._busy.pop(index, None)
-            self._pairs = {pair: who for pair, who in self._pairs.items() if connection not in pair[:2]}
             del self._connections[index], self._handles[index]
 
     def consider(self) -> None:
@@ -359,10 +389,13 @@ class Flows:
             return
         if self._origins.is_full:
             self.forget_origins()
-        waits, keepers = self._lendable_waits()
-        chosen = lendable((self._connections[index] for index in self._busy), waits)
+        considered = self._considered()
+        waits, keepers = self._lendable_waits(considered)
+        chosen = lendable(considered, waits)
         if not chosen:
+            self._wait_longer(paid=False)
             return
+        self._weight = sum(1 + len(connection.queue) + len(connection.replies) for connection in chosen)
         lent = []
         for connection in chosen:
             index = self._indices[connection]
@@ -374,8 +407,9 @@ class Flows:
         except (OSError, OverBudget):  # no more descriptors: what waits stays with the broker
             self._skip = _LONGEST_PAUSE
             return
+        lent_now = set(chosen)
         for reply, waiting in keepers.items():
-            if reply.requester in chosen:
+            if reply.requester in lent_now:
                 waiting.gone(reply)
         if not self._engine.lend(words):
             self._take_back(words)

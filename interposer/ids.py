@@ -193,7 +193,11 @@ class UserNamespaces:
     """The user namespaces that targets were met in. One object per supervisor, to be closed with it."""
 
     def __init__(self, limit: int = 128) -> None:
-        """Holds at most `limit` foreign namespaces, with a descriptor each."""
+        """Holds at most `limit` foreign namespaces, with a descriptor each.
+
+        `forgotten`, to be set by who remembers identities, is called when one may come to mean another namespace.
+        """
+        self.forgotten: Callable[[], None] = lambda: None
         self._limit = limit
         self._adopted: dict[int, list[int]] = {}
         self._foreign: OrderedDict[int, _Namespace] = OrderedDict()
@@ -238,6 +242,7 @@ class UserNamespaces:
         self._foreign[identity] = _Namespace(descriptor)
         if len(self._foreign) > self._limit:
             os.close(self._foreign.popitem(last=False)[1].descriptor)
+            self.forgotten()
         return identity
 
     def map(self, identity: int, folder: ThreadFolder, name: bytes) -> tuple[Extent, ...]:

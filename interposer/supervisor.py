@@ -92,6 +92,7 @@ class Supervisor:
         self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, mask.evidence)
         self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted)
         handles.node_of = self._node_of
+        self.shared.namespaces.forgotten = self._flows.forget_origins
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
         self._news.register(handles.hang_ups_fileno(), select.EPOLLIN)
 
@@ -147,7 +148,6 @@ class Supervisor:
 
     def _allow_flows(self) -> None:
         """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
-        self._flows.recall()
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
         possible = self._options.flows and can_compare() and can_fetch()

@@ -264,7 +264,7 @@ class AttachFlagsMask:
         status = os.fstat(self._descriptor)
         self._identity = (status.st_dev, status.st_ino)
         self._last = default
-        self._text = b""
+        self._text: bytes | None = None
 
     def current(self) -> int:
         """The mask, 64 bits. A file that cannot be read counts as unchanged."""
@@ -272,15 +272,18 @@ class AttachFlagsMask:
             data = os.pread(self._descriptor, self._LONGEST, 0)
         except OSError:
             return self._last
-        self._text = data
         value = parse_unsigned(data.partition(b"\n")[0])
+        self._text = data if value is not None else None
         if value is not None:
             self._last = value
         return self._last
 
-    def evidence(self) -> tuple[int, bytes]:
-        """A descriptor of the file, which stays ours, and what `current` last found in it."""
-        return self._descriptor, self._text
+    def evidence(self) -> tuple[int, bytes] | None:
+        """A descriptor of the file, which stays ours, and what `current` last found in it.
+
+        None if that was no value: then an earlier one is in force, which the file does not tell.
+        """
+        return None if self._text is None else (self._descriptor, self._text)
 
     def is_file(self, status: os.stat_result) -> bool:
         """Whether `status` is that of the parameter's file."""

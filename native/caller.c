@@ -89,6 +89,6 @@ void hot_calm(struct flow_connection *connection, int socket)
 
     if (connection->readable && (recv(socket, discarded, sizeof(discarded), MSG_DONTWAIT) > 0 || errno == EAGAIN)) {
         connection->readable = 0;
-        connection->dirty = 1; // the broker must not think that pollers need no waking
+        connection->dirty = LENT_CHANGED; // the broker must not think that pollers need no waking
     }
 }

@@ -29,6 +29,11 @@
 #define LENT_PAYLOAD (2U << 20)
 #define LENT_SHORT 512 // payload that is read together with its message
 
+enum {
+    LENT_GIVEN = 1, // it had messages, which the broker has forgotten
+    LENT_CHANGED,   // a call was served on it
+};
+
 struct words {
     uint64_t *data;
     size_t count;
@@ -135,7 +140,7 @@ struct flow_connection {
     int epoll;
     int target;
     uint64_t cookie;
-    uint8_t dirty;
+    uint8_t dirty; // has to be handed back: LENT_GIVEN or LENT_CHANGED
     uint8_t readable;
     uint8_t used;
     struct lent_pool pool;

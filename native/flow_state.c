@@ -147,14 +147,14 @@ static int store_entry(const struct flow_connection *connection, const struct fl
     return result ? result : add_all(out, entry->name, (entry->name_size + 7) / 8);
 }
 
-// index, readable, names and description, attach flags, the pool as lent_pool_store writes it, number of entries, the
-// entries.
+// index, state (bit 0 readable, 1 changed), names and description, attach flags, the pool as lent_pool_store writes it,
+// number of entries, the entries.
 static int store_connection(const struct flow_connection *connection, struct words *out)
 {
     int result = words_add(out, connection->index);
 
     if (!result)
-        result = words_add(out, connection->readable);
+        result = words_add(out, connection->readable | (uint64_t)(connection->dirty == LENT_CHANGED) << 1);
     if (!result)
         result = words_add(out, connection->facts);
     if (!result)
@@ -324,7 +324,7 @@ static int load_entry(struct kdbus_engine *engine, struct flow_connection *conne
 
 static int load_connection(struct kdbus_engine *engine, struct reader *reader)
 {
-    // index, readable, names and description, attach flags, and the beginning of the pool
+    // index, state, names and description, attach flags, and the beginning of the pool
     const uint64_t *start = read_words(reader, 7);
     const uint64_t *slices = start && start[6] <= LENT_SLICES ? read_words(reader, 4 * start[6]) : NULL;
     const uint64_t *entries = slices ? read_words(reader, 1) : NULL;
@@ -334,10 +334,10 @@ static int load_connection(struct kdbus_engine *engine, struct reader *reader)
     if (!connection || *entries > LENT_MESSAGES)
         return -EINVAL;
     connection->generation = engine->generation;
-    connection->readable = start[1] != 0;
+    connection->readable = start[1] & 1;
     connection->facts = start[2];
     connection->attach_flags = start[3];
-    connection->dirty = *entries > 0; // the broker has forgotten them
+    connection->dirty = *entries ? LENT_GIVEN : 0;
     result = lent_pool_load(&connection->pool, start + 4, 3 + 4 * start[6]);
     for (uint64_t i = 0; i < *entries && !result; i++)
         result = load_entry(engine, connection, reader);

@@ -114,7 +114,7 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
         write_results(reply, results);
     slice->published = 1;
     slice->holders--;
-    requester->dirty = 1;
+    requester->dirty = LENT_CHANGED;
     // Whether it is still there to hear the answer is no longer anybody's business.
     kdbus_listener_respond(reply->listener, caller, 0, 0);
     return 1;
@@ -204,7 +204,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         flow_unlink_reply(engine, answered);
         flow_drop_reply(engine, answered); // the waiting call's
         engine->sequences[source->domain]++;
-        source->dirty = 1;
+        source->dirty = LENT_CHANGED;
         finish_send(engine, call, command);
         return 1;
     }
@@ -226,7 +226,7 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         reply->sync = command[SEND_FLAGS] & SEND_SYNC_REPLY;
         reply->holders = 2; // the link, and the entry
         source->request_count++;
-        source->dirty = 1;
+        source->dirty = LENT_CHANGED;
         entry->reply = reply;
         if (reply->sync) {
             reply->waiting = 1;
@@ -252,8 +252,8 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         receiver->first = entry;
     receiver->last = entry;
     receiver->message_count++;
-    receiver->dirty = 1;
-    source->dirty = 1; // the sequence number goes with it
+    receiver->dirty = LENT_CHANGED;
+    source->dirty = LENT_CHANGED; // the sequence number goes with it
     hot_wake(receiver);
     if (!reply || !reply->sync)
         finish_send(engine, call, command);
@@ -319,7 +319,7 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
     if (!receiver->first)
         receiver->last = NULL;
     receiver->message_count--;
-    receiver->dirty = 1;
+    receiver->dirty = LENT_CHANGED;
     if (entry->user >= 0)
         receiver->charges[entry->user].count--;
     if (entry->payload)
@@ -351,7 +351,7 @@ static int serve_free(struct kdbus_engine *engine, const struct kdbus_notificati
     if (!hot_write_back(call->pid, call->arguments[2], command, FREE_KERNEL_FLAGS, expected, 2))
         return 0;
     lent_pool_unpublish(&owner->pool, slice);
-    owner->dirty = 1;
+    owner->dirty = LENT_CHANGED;
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
     return 1;
 }

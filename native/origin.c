@@ -22,11 +22,11 @@ static uint64_t key_of(uint64_t connection, uint32_t thread, uint64_t attach_fla
     return flow_mix(key ^ origin) | 1;
 }
 
-static int put(struct flow_table *table, void *record)
+static int put(struct flow_table *table, uint64_t key, void *record)
 {
     int result;
 
-    if (table->used >= LENT_ORIGINS)
+    if (table->used >= LENT_ORIGINS && !flow_table_find(table, key))
         flow_table_clear(table); // those in use come back
     result = flow_table_insert(table, record);
     if (result)
@@ -50,7 +50,7 @@ int kdbus_engine_learn_origin(struct kdbus_engine *engine, const struct kdbus_or
     record->facts = *facts;
     record->evidence_size = evidence_size;
     memcpy(record->evidence, evidence, evidence_size);
-    return put(&engine->origins, record);
+    return put(&engine->origins, record->key, record);
 }
 
 int kdbus_engine_learn_export(struct kdbus_engine *engine, const struct kdbus_export_facts *facts, const char *items,
@@ -73,7 +73,7 @@ int kdbus_engine_learn_export(struct kdbus_engine *engine, const struct kdbus_ex
     record->evidence_size = evidence_size;
     memcpy(record->data, items, items_size);
     memcpy(record->data + items_size, evidence, evidence_size);
-    return put(&engine->exports, record);
+    return put(&engine->exports, record->key, record);
 }
 
 // The numbers of origins begin to mean something else; -EBUSY while messages may refer to them.
@@ -104,7 +104,10 @@ int flow_open_thread(struct kdbus_engine *engine, struct flow_binding *binding, 
     if (binding->status >= 0)
         engine->descriptors++;
     // The number was the thread's when the folder was opened, if the thread still waits now.
-    return binding->status >= 0 && kdbus_listener_is_valid(listener, id) == 1;
+    if (binding->status >= 0 && kdbus_listener_is_valid(listener, id) == 1)
+        return 1;
+    flow_forget_descriptors(engine, binding);
+    return 0;
 }
 
 static int holds(struct kdbus_engine *engine, struct flow_binding *binding, int listener, uint64_t id,

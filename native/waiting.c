@@ -31,7 +31,7 @@ uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine)
     return nearest;
 }
 
-// Whether the thread sleeps, as far as its `status` tells.
+// Whether the thread still waits, and sleeps, as far as its `status` tells.
 static int sleeps(struct kdbus_engine *engine, const struct flow_reply *reply)
 {
     static const char key[] = "\nState:\t";
@@ -41,6 +41,9 @@ static int sleeps(struct kdbus_engine *engine, const struct flow_reply *reply)
     const char *state;
     ssize_t length;
 
+    // After an exec the folder may be that of a thread which has taken over the number, and does not wait.
+    if (kdbus_listener_is_valid(reply->listener, reply->caller.id) != 1)
+        return 0;
     if (!binding || !flow_open_thread(engine, binding, reply->listener, reply->caller.id))
         return 0;
     length = pread(binding->status, text, sizeof(text), 0);

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
+from broker import flow as flow_module
 from broker import revision3 as abi
 from broker.errors import TimedOut
 from broker.flow import LENT_DOMAINS, Flow, LentWait, Returned, flow, hand_out, is_lendable, lendable, take_back
@@ -385,3 +388,23 @@ def test_the_domain_limit_is_padded() -> None:
     with pytest.raises(StopIteration):
         peers = {0: alice.connection, 1: bob.connection}
         take_back(words[:-1], [world.domain], peers, {}, kept, Origins(), Descriptors().open)
+
+
+def test_a_chain_that_cannot_be_lent_costs_what_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each expects a reply of the next one, and the last one cannot be lent: they fall one after the other."""
+    world = World()
+    peers = [world.connect(attach_flags_recv=0) for _ in range(100)]
+    for peer, following in pairwise(peers):
+        peer.request(following, 7)
+    number = peers[0].caller.open(memfd(8))
+    peers[0].send(peers[-1], items=[descriptors_item(number)])
+    looks = []
+    judge = flow_module._is_closed
+
+    def counted(*arguments: Any) -> bool:
+        looks.append(arguments)
+        return judge(*arguments)
+
+    monkeypatch.setattr(flow_module, "_is_closed", counted)
+    assert lendable([peer.connection for peer in peers], {}) == []
+    assert len(looks) <= len(peers)

@@ -104,4 +104,4 @@ def test_a_byte_that_was_taken_back_from_an_empty_queue_is_told(lent: Lent) -> N
         lent.theirs.recv(1, socket.MSG_DONTWAIT)
     words = lent.engine.recall()
     assert words[LENT_DOMAINS] == 1, "the connection has changed"
-    assert words[LENT_DOMAINS + 2 : LENT_DOMAINS + 4] == (lent.index, 0)
+    assert words[LENT_DOMAINS + 2 : LENT_DOMAINS + 4] == (lent.index, 2), "changed, and not readable"

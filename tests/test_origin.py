@@ -10,7 +10,7 @@ import pytest
 from broker import origin
 from broker import revision3 as abi
 from broker.message import Message
-from broker.origin import Origins, timestamp_of
+from broker.origin import Origins, shown, timestamp_of
 from tests.fakes import FakeProcess
 from tests.outside import SECOND, Peer, World
 
@@ -79,15 +79,10 @@ def test_nothing_told_is_no_origin(world: World, alice: Peer) -> None:
 
 
 def test_what_is_shown_is_what_the_message_would_show(alice: Peer, bob: Peer) -> None:
-    origins = Origins()
-    message = sent(alice, bob)
-    number = number_of(origins, message)
-    ids = bob.caller.ids
-    for flags in (abi.ATTACH_ALL, abi.ATTACH_CREDS | abi.ATTACH_TIMESTAMP, abi.ATTACH_NAMES, 0):
-        alone = flags & ~abi.ATTACH_TIMESTAMP
-        expected = message.process.export(ids, alone) + message.connection.export(alone)
-        assert origins.export(number, ids, flags) == expected
-    assert origins.export(0, ids, abi.ATTACH_ALL) == b""
+    message, ids = sent(alice, bob), bob.caller.ids
+    for flags in (abi.ATTACH_CREDS, abi.ATTACH_NAMES | abi.ATTACH_EXE, abi.ATTACH_ALL & ~abi.ATTACH_TIMESTAMP, 0):
+        expected = message.process.export(ids, flags) + message.connection.export(flags)
+        assert shown(message, ids, flags) == shown(message, ids, flags | abi.ATTACH_TIMESTAMP) == expected
 
 
 def test_a_restored_message_shows_the_same(alice: Peer, bob: Peer) -> None:

@@ -250,6 +250,26 @@ ROOT_CASE(the_module_parameter_is_written)
 	}
 }
 
+/* An empty file leaves the value before it in force, which is not always the same. */
+ROOT_CASE(the_module_parameter_is_emptied)
+{
+	struct bus bus = new_bus(0);
+	struct connection own = hello(bus.path), peer = curious(&bus);
+	static const char *const values[] = { "0xffff\n", "0\n" };
+
+	for (int i = 0; i < 6; i++) {
+		int file = open("/sys/module/kdbus/parameters/attach_flags_mask", O_WRONLY | O_TRUNC | O_CLOEXEC);
+
+		CHECK(file >= 0);
+		EQ(write(file, values[i % 2], strlen(values[i % 2])), strlen(values[i % 2]));
+		CHECK(!ftruncate(file, 0));
+		close(open("/sys/module/kdbus/parameters/attach_flags_mask", O_WRONLY | O_TRUNC | O_CLOEXEC));
+		EQ(!!find(pass(&own, &peer), KDBUS_ITEM_CREDS), i % 2 == 0);
+		EQ(!!find(pass_often(&own, &peer), KDBUS_ITEM_CREDS), i % 2 == 0);
+		close(file);
+	}
+}
+
 CASE(times_are_told_in_order)
 {
 	struct bus bus = new_bus(0);
