@@ -267,6 +267,7 @@ ROOT_CASE(the_module_parameter_is_emptied)
 		EQ(!!find(pass_often(&own, &peer), KDBUS_ITEM_CREDS), i % 2 == 0);
 		close(file);
 	}
+	ask_for_everything();
 }
 
 CASE(times_are_told_in_order)
