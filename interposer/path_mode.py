@@ -209,6 +209,8 @@ class PathCalls:
             return -errno.EISDIR
         if flags & os.O_DIRECTORY and not is_folder:
             return -errno.ENOTDIR
+        if flags & os.O_TRUNC:
+            self._traps.about_to_be_emptied(status)
         with identity_of(caller):
             opened = _reopen(found.descriptor, flags & ~_LOOKS_ALREADY_DONE)
         if flags & NODE_OPEN_FLAGS == os.O_WRONLY:

@@ -227,6 +227,11 @@ class Traps:
     def _is_parameter(self, descriptor: int) -> bool:
         return self._parameter.is_file(os.fstat(descriptor))
 
+    def about_to_be_emptied(self, status: os.stat_result) -> None:
+        """The file of `status` may be emptied now: what was written to the module parameter counts all the same."""
+        if self._parameter.is_file(status):
+            self._parameter.current()
+
     def parameter_opened(self, status: os.stat_result) -> None:
         """Somebody who may opens the file of `status` with O_WRONLY."""
         if self._parameter.is_file(status):
