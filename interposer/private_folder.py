@@ -133,21 +133,29 @@ def _remove(folder: str) -> None:
     """
     with suppress(OSError):
         top = _open_folder(folder)
-        waiting = os.listdir(top)
-        moved = 0
-        while waiting:
-            name = waiting.pop()
-            with suppress(OSError):
-                found = _open_folder(name, top)
-                try:
-                    for inner in os.listdir(found):
-                        if not _unlink(inner, found):
-                            moved += 1
-                            waiting += _move(inner, found, f"{_PREFIX}{moved}", top)
-                finally:
-                    os.close(found)
-                os.rmdir(name, dir_fd=top)
+        try:
+            _empty(top)
+        finally:
+            os.close(top)
         os.rmdir(folder)
+
+
+def _empty(top: int) -> None:
+    """Remove what is in an open folder."""
+    waiting = os.listdir(top)
+    moved = 0
+    while waiting:
+        name = waiting.pop()
+        with suppress(OSError):
+            found = _open_folder(name, top)
+            try:
+                for inner in os.listdir(found):
+                    if not _unlink(inner, found):
+                        moved += 1
+                        waiting += _move(inner, found, f"{_PREFIX}{moved}", top)
+            finally:
+                os.close(found)
+            os.rmdir(name, dir_fd=top)
 
 
 def _open_folder(path: str, parent: int | None = None) -> int:

@@ -384,6 +384,11 @@ def test_a_closed_bus_ends_all_waits(world: World, alice: Peer, bob: Peer) -> No
         sent.finish()
 
 
+def vanish(*_: object) -> None:
+    """Instead of copying a payload: its sender is killed, or interrupted."""
+    raise CallerGone
+
+
 @pytest.mark.parametrize("sync", [False, True])
 def test_who_is_killed_while_replying_has_not_replied(
     monkeypatch: pytest.MonkeyPatch, world: World, alice: Peer, bob: Peer, sync: bool
@@ -391,9 +396,6 @@ def test_who_is_killed_while_replying_has_not_replied(
     """The requester gets no error of somebody else's memory, and is told when the replier's connection ends."""
     sent = alice.request(bob, 5, sync=sync)
     bob.recv()
-
-    def vanish(*_: object) -> None:
-        raise CallerGone
 
     with monkeypatch.context() as patch:
         patch.setattr(bob.caller, "copy", vanish)
@@ -415,9 +417,6 @@ def test_who_is_interrupted_while_replying_replies_again(
 ) -> None:
     sent = alice.request(bob, 5, sync=sync)
     bob.recv()
-
-    def vanish(*_: object) -> None:
-        raise CallerGone
 
     with monkeypatch.context() as patch:
         patch.setattr(bob.caller, "copy", vanish)
