@@ -43,7 +43,7 @@ from interposer.files import TargetFile
 from interposer.handles import HandleTable, OpenHandle
 from interposer.waiting import WaitingCalls
 from native.flow import Engine
-from native.notification import Listener, Notification
+from native.notification import Notification
 from native.pool import Pool
 
 _SEND, _RECV, _FREE = (abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
@@ -125,9 +125,18 @@ class Flows:
         """How many calls the engine has served."""
         return self._engine.served
 
-    def receive(self, listener: Listener, linger_ns: int, stop_ns: int) -> Notification | None:
-        """The next call of `listener` for the broker. Raises EndOfTargets."""
-        return self._engine.run(listener, linger_ns, stop_ns)
+    @property
+    def listener(self) -> int:
+        """The listener that the last result or error of `receive` is about."""
+        return self._engine.listener
+
+    def listen(self, listeners: Sequence[int]) -> None:
+        """Receive from these listeners from now on; nothing is lent."""
+        self._engine.listen(listeners)
+
+    def receive(self, stop_ns: int) -> Notification | None:
+        """The next call for the broker, see `Engine.run`. Raises EndOfTargets, OSError."""
+        return self._engine.run(stop_ns)
 
     def deadline_ns(self) -> int | None:
         """When `recall` is due, so that deadlines and signals are noticed; None for never."""

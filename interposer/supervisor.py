@@ -2,9 +2,8 @@
 """The supervisor: one loop that serves the traps of one or more trees of processes.
 
 trio waits, for whichever comes first: a trap, a hang-up, a deadline, a cancelled call, a signal, the end of the
-program. The traps themselves are served without it: once one arrives, the loop drains the listeners and lingers a
-fraction of a millisecond for the next, as that mostly follows at once, and going through trio costs as much as
-serving a trap.
+program. The traps themselves are served without it: once one arrives, the loop drains the listeners, and waits for more
+of them for a few milliseconds, as those mostly follow at once, and going through trio costs as much as serving a trap.
 
 In each round: hang-ups first, as a descriptor that was closed before a call must be gone when it is served; then the
 trap; then the calls that it woke, in whichever tree they wait. Deadlines are looked at whenever the loop comes up for
@@ -26,7 +25,6 @@ import select
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 
 import trio
@@ -54,11 +52,8 @@ from interposer.waiting import WaitingCalls
 from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Notification
 
-_LINGER_NS = 200_000
 _TURN_NS = 5_000_000
-"""How long traps may keep the loop from everything else."""
-_SHARE_NS = 200_000
-"""How long the hot calls of one tree may keep it from others."""
+"""How long traps, and waiting for the next one, may keep the loop from everything else."""
 
 
 class SystemClock:
@@ -85,7 +80,7 @@ class Supervisor:
         self._news = select.epoll()
         self._listeners = select.epoll()
         self._trees: dict[int, Tree] = {}
-        self._turns: deque[Tree] = deque()
+        self._turn = 0
         self._ended: Callable[[Tree], None] = lambda _: None
         self._last_has_ended = trio.Event()
         handles = HandleTable(self._closing, Budgets())
@@ -118,7 +113,9 @@ class Supervisor:
         tree = Tree(listener, waits_killable, self.shared)
         if self._kernel_keeps_promise:
             tree.kernel_keeps_promise()
+        self._flows.recall()
         self._trees[listener] = tree
+        self._flows.listen(list(self._trees))
         self._listeners.register(listener, select.EPOLLIN)
         for descriptor in tree.news():
             self._news.register(descriptor, select.EPOLLIN)
@@ -139,8 +136,7 @@ class Supervisor:
         for descriptor in tree.news():
             # Closing would not do: a short-lived child may have a duplicate.
             self._news.unregister(descriptor)
-        while tree in self._turns:
-            self._turns.remove(tree)
+        self._flows.listen(list(self._trees))
         tree.close()
         for other in self._trees.values():
             other.waiting.finish_ready()
@@ -225,7 +221,7 @@ class Supervisor:
         stop = time.monotonic_ns() + _TURN_NS
         if due is not None:
             stop = min(stop, due)
-        while True:
+        while self._trees:
             tree, notification = self._receive(stop)
             if tree is None:
                 return
@@ -236,42 +232,28 @@ class Supervisor:
 
     def _receive(self, stop_ns: int) -> tuple[Tree | None, Notification | None]:
         """The next call, and whose it is. A tree without a call has ended; no tree: there was none in time."""
-        alone = len(self._trees) == 1
-        if not self._turns:
-            self._find_turns()
-        while self._turns:
-            tree = self._turns.popleft()
-            if tree.queue:
-                # Only when it is its turn: a queue that never ends must not keep others from theirs.
+        queued = [tree for tree in self._trees.values() if tree.queue]
+        if queued:
+            # Only when it is its turn: a queue that never ends must not keep others from theirs.
+            self._turn = (self._turn + 1) % (len(queued) + 1)
+            if self._turn:
+                tree = queued[self._turn - 1]
                 return tree, tree.queue.popleft()
-            try:
-                if alone:
-                    notification = self._flows.receive(tree.listener, _LINGER_NS, stop_ns)
-                else:
-                    notification = self._flows.receive(tree.listener, 0, time.monotonic_ns() + _SHARE_NS)
-            except EndOfTargets:
-                self._end(tree)
-                return tree, None
-            except OSError:
-                self._give_up(tree)
-                return tree, None
-            if notification is not None:
-                return tree, notification
+        try:
+            notification = self._flows.receive(0 if queued else stop_ns)
+        except EndOfTargets:
+            tree = self._trees[self._flows.listener]
+            self._end(tree)
+            return tree, None
+        except OSError:
+            tree = self._trees[self._flows.listener]
+            self._give_up(tree)
+            return tree, None
+        if notification is not None:
+            return self._trees[self._flows.listener], notification
+        if queued:
+            return queued[0], queued[0].queue.popleft()
         return None, None
-
-    def _find_turns(self) -> None:
-        """Queue the trees with a call; with several trees, linger for one."""
-        if len(self._trees) > 1:
-            self._turns.extend(tree for tree in self._trees.values() if tree.queue)
-            ready = self._listeners.poll(0)
-            if not ready and not self._turns:
-                # epoll_wait(2) would round up to whole milliseconds.
-                select.select([self._listeners], [], [], _LINGER_NS / 1e9)
-                ready = self._listeners.poll(0)
-            trees = (self._trees[listener] for listener, _ in ready)
-            self._turns.extend(tree for tree in trees if not tree.queue)
-        else:
-            self._turns.extend(self._trees.values())
 
     def _serve_one(self, tree: Tree, notification: Notification) -> None:
         self._calls_for_broker += 1

@@ -58,6 +58,7 @@ SOURCES = (
     "outgoing.c",
     "incoming.c",
     "hot_path.c",
+    "loop.c",
 )
 
 CONSTANTS = """

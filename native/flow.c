@@ -12,8 +12,8 @@
 // everything back: kdbus_engine_recall hands over what has changed and ends all flows. What the broker changes in
 // between therefore cannot be missed here. Connections are lent again as they prove busy.
 //
-// This file has the connections, what is known about callers' descriptors (bindings), the flows, and the loop;
-// flow_state.c passes state to and fro; origin.c has what is known of senders; hot_path.c serves calls.
+// This file has the connections, what is known about callers' descriptors (bindings), and the flows; flow_state.c
+// passes state to and fro; origin.c has what is known of senders; loop.c receives calls, and hot_path.c serves them.
 //
 // Weakness: a bus on which the broker is needed often, say for broadcasts, gains little, as everything is taken back
 // each time.
@@ -27,15 +27,22 @@
 
 // -- connections, bindings and flows --------------------------------------------------------------------------------
 
+// NULL with errno if that cannot be.
 struct kdbus_engine *kdbus_engine_create(int hang_ups, size_t descriptors)
 {
     struct kdbus_engine *engine = calloc(1, sizeof(*engine));
+    int error;
 
-    if (engine) {
-        engine->listener = -1;
-        engine->hang_ups = hang_ups;
-        engine->most_descriptors = descriptors;
-        engine->generation = 1;
+    if (!engine)
+        return NULL;
+    engine->listener = engine->timer = engine->others = -1;
+    engine->most_descriptors = descriptors;
+    engine->generation = 1;
+    error = flow_prepare_loop(engine, hang_ups);
+    if (error) {
+        kdbus_engine_destroy(engine);
+        errno = -error;
+        return NULL;
     }
     return engine;
 }
@@ -58,6 +65,7 @@ void kdbus_engine_destroy(struct kdbus_engine *engine)
     flow_table_clear(&engine->origins);
     flow_table_clear(&engine->exports);
     free(engine->out.data);
+    flow_end_loop(engine);
     free(engine);
 }
 
@@ -318,33 +326,6 @@ void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply)
     if (reply->linked) {
         reply->linked = 0;
         flow_drop_reply(engine, reply);
-    }
-}
-
-// -- the loop -----------------------------------------------------------------------------------------------------------
-
-// Receives as kdbus_listener_receive does, and serves what it can: returns 1 with a call for the broker, 0 when none
-// came for `linger_ns` or `stop_ns` (CLOCK_MONOTONIC) is over, 2 at the end of the targets, or -errno. A call that
-// follows a hang-up is the broker's, which has to look after that first.
-int kdbus_engine_run(struct kdbus_engine *engine, int listener, int64_t linger_ns, uint64_t stop_ns,
-                     struct kdbus_notification *notification)
-{
-    engine->listener = listener;
-    engine->self = (int)syscall(SYS_gettid);
-    for (unsigned int round = 1;; round++) {
-        int hung_up;
-        int result =
-            kdbus_listener_receive_beside(listener, engine->hang_ups, linger_ns, notification, &hung_up);
-
-        if (result != 1)
-            return result;
-        if (!engine->lent_any || hung_up)
-            return 1;
-        if (!flow_serve(engine, notification))
-            return 1;
-        engine->served++;
-        if (round % 16 == 0 && flow_now_ns() >= stop_ns)
-            return 0;
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What the files of the flow engine share: lent_pool.c (slices), flow.c (connections, flows, their state) and
-// hot_path.c (the traps). What the engine is, and what it is not, is explained in flow.c.
+// What the files of the flow engine share: lent_pool.c (slices), flow.c (connections, flows, their state), loop.c
+// (receiving traps) and hot_path.c (serving them). What the engine is, and what it is not, is explained in flow.c.
 
 #ifndef KDBUS_NATIVE_FLOW_H
 #define KDBUS_NATIVE_FLOW_H
@@ -197,8 +197,13 @@ struct flow_table {
 };
 
 struct kdbus_engine {
-    int listener; // that the present call came from
+    struct pollfd *pollers; // the listeners, and behind them `others`
+    size_t listener_count;
+    size_t turn; // whose call is served first
+    int others;  // an epoll set of the next two
     int hang_ups;
+    int timer;
+    int listener; // that the present call came from
     int self; // the thread that runs the engine
     uint64_t generation;
     uint64_t last_reply;
@@ -243,6 +248,10 @@ void flow_table_clear(struct flow_table *table);
 void flow_close_files(struct flow_entry *entry);
 void flow_forget_state(struct kdbus_engine *engine, struct flow_connection *connection);
 void flow_forget_replies(struct kdbus_engine *engine);
+
+// loop.c: 0 or -errno, with `flow_end_loop` still to be called.
+int flow_prepare_loop(struct kdbus_engine *engine, int hang_ups);
+void flow_end_loop(struct kdbus_engine *engine);
 
 // flow.c
 struct flow_connection *flow_connection_at(const struct kdbus_engine *engine, uint32_t index);

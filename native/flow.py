@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from errno import EINTR, EINVAL, ENOMEM
 
 from native.library import failure, ffi, lib
-from native.notification import EndOfTargets, Listener, Notification, unpack
+from native.notification import EndOfTargets, Notification, unpack
 from native.pool import Pool
 
 NEVER = (1 << 64) - 1
@@ -27,18 +27,20 @@ class Engine:
     is readable is never served here. `descriptors`: how many may be held of threads that call often, so that they need
     not be opened for each call.
 
-    Raises MemoryError.
+    Raises OSError: EMFILE or ENFILE, ENOMEM.
     """
 
-    __slots__ = ("_buffer", "_engine", "_notification", "_words")
+    __slots__ = ("_buffer", "_engine", "_listener", "_notification", "_words")
 
     def __init__(self, hang_ups: int, descriptors: int) -> None:
         self._engine = lib.kdbus_engine_create(hang_ups, descriptors)
         if self._engine == ffi.NULL:
-            raise MemoryError("no memory for the flow engine")
+            raise failure(-ffi.errno, "set up the flow engine")
         self._notification = ffi.new("struct kdbus_notification *")
         self._buffer = ffi.buffer(self._notification)
         self._words = ffi.new("const uint64_t **")
+        self._listener = ffi.new("int *", -1)
+        self.listen(())
 
     @property
     def served(self) -> int:
@@ -188,15 +190,24 @@ class Engine:
         due."""
         lib.kdbus_engine_look(self._engine, now_ns)
 
-    def run(self, listener: Listener, linger_ns: int, stop_ns: int) -> Notification | None:
-        """Receive and serve until there is a call for the broker, or none for `linger_ns`, or `stop_ns` has come.
+    def listen(self, listeners: Sequence[int]) -> None:
+        """Receive from these descriptors from now on. A call of one may be answered while another one's is served, so
+        none of them may be closed before the next `listen`. Raises OSError(ENOMEM)."""
+        result = lib.kdbus_engine_listen(self._engine, ffi.new("int[]", list(listeners)), len(listeners))
+        self._check(result, "listen to the trees of processes")
 
-        A call of one listener may be answered while another one's is served, so no listener may be closed while
-        anything is lent.
+    @property
+    def listener(self) -> int:
+        """The descriptor that the last result or error of `run` is about."""
+        return int(self._listener[0])
 
-        Raises EndOfTargets, and OSError as `Listener.receive` does.
+    def run(self, stop_ns: int) -> Notification | None:
+        """Receive and serve until there is a call for the broker, or something else to do, or `stop_ns` has come
+        (CLOCK_MONOTONIC; at once if it is over).
+
+        Raises EndOfTargets, and OSError as `Listener.receive` does: `listener` tells whose.
         """
-        result = lib.kdbus_engine_run(self._engine, listener.fileno(), linger_ns, stop_ns, self._notification)
+        result = lib.kdbus_engine_run(self._engine, stop_ns, self._notification, self._listener)
         if result == 1:
             return unpack(self._buffer)
         if result == 2:
@@ -204,7 +215,7 @@ class Engine:
         if result in (0, -EINTR):
             # A signal: its Python handler runs when this returns.
             return None
-        raise failure(result, f"receive from seccomp listener {listener.fileno()}")
+        raise failure(result, f"receive from seccomp listener {self.listener}")
 
     def _check(self, result: int, attempt: str) -> None:
         if result < 0:

@@ -25,6 +25,7 @@
 #include <linux/mount.h>
 #include <linux/openat2.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -284,8 +285,9 @@ void kdbus_engine_allow_files(struct kdbus_engine *engine, uint64_t count);
 int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words);
 uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine);
 void kdbus_engine_look(struct kdbus_engine *engine, uint64_t now_ns);
-int kdbus_engine_run(struct kdbus_engine *engine, int listener, int64_t linger_ns, uint64_t stop_ns,
-                     struct kdbus_notification *notification);
+int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, size_t count);
+int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, struct kdbus_notification *notification,
+                     int *listener);
 uint64_t kdbus_engine_served(const struct kdbus_engine *engine);
 
 // -- seccomp.c: what a target is started with ----------------------------------------------------------------------
@@ -310,9 +312,9 @@ int kdbus_set_parent_death_signal(int signal);
 
 // -- for the C files alone ------------------------------------------------------------------------------------------
 
-// As kdbus_listener_receive, and `*beside_ready` tells whether the descriptor `beside` is readable, which also ends the waiting.
-int kdbus_listener_receive_beside(int listener, int beside, int64_t timeout_ns,
-                                  struct kdbus_notification *notification, int *beside_ready);
+// Receives the call that waits at a listener which poll(2) has found to be ready; result as of kdbus_listener_receive.
+// RECV waits whatever the flags of the descriptor are, so it is only asked when there is something.
+int kdbus_listener_take(const struct pollfd *poller, struct kdbus_notification *notification);
 
 // As kdbus_same_file, for a caller that knows its own thread id, `self`.
 int kdbus_same_file_as(int self, int pid, int descriptor, int epoll, int target);

@@ -5,7 +5,6 @@
 #include "helper.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,39 +48,27 @@ int kdbus_listener_prepare(int listener)
 
 int kdbus_listener_receive(int listener, int64_t timeout_ns, struct kdbus_notification *notification)
 {
-    int ignored;
-
-    return kdbus_listener_receive_beside(listener, -1, timeout_ns, notification, &ignored);
-}
-
-int kdbus_listener_receive_beside(int listener, int beside, int64_t timeout_ns,
-                                  struct kdbus_notification *notification, int *beside_ready)
-{
-    // In this order: a file that was closed before the call that makes the listener ready has hung up by the time
-    // that the second one is looked at.
-    struct pollfd pollers[] = {{.fd = listener, .events = POLLIN}, {.fd = beside, .events = POLLIN}};
-    struct pollfd poller;
+    struct pollfd poller = {.fd = listener, .events = POLLIN};
     struct timespec timeout = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
-    union request request;
     int ready;
 
     if (listener < 0)
         return -EBADF; // poll would ignore it, and wait
-    // RECV waits whatever the flags of the descriptor are, so it is only asked when there is something.
-    ready = ppoll(pollers, 2, timeout_ns < 0 ? NULL : &timeout, NULL);
-    if (ready < 0)
-        return -errno;
-    poller = pollers[0];
-    *beside_ready = pollers[1].revents != 0;
-    if (!poller.revents)
-        return 0;
-    if (poller.revents & POLLNVAL)
+    ready = ppoll(&poller, 1, timeout_ns < 0 ? NULL : &timeout, NULL);
+    return ready <= 0 ? (ready < 0 ? -errno : 0) : kdbus_listener_take(&poller, notification);
+}
+
+int kdbus_listener_take(const struct pollfd *poller, struct kdbus_notification *notification)
+{
+    union request request;
+
+    if (poller->revents & POLLNVAL)
         return -EBADF;
-    if (!(poller.revents & POLLIN))
-        return poller.revents & POLLHUP ? 2 : -EIO;
+    if (!(poller->revents & POLLIN))
+        return poller->revents & POLLHUP ? 2 : -EIO;
 
     memset(&request, 0, sizeof(request)); // the kernel insists on zeros
-    if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request))
+    if (ioctl(poller->fd, SECCOMP_IOCTL_NOTIF_RECV, &request))
         return errno == ENOENT ? 0 : -errno; // the target died, or was interrupted, since the poll
     notification->id = request.notification.id;
     notification->pid = request.notification.pid;

@@ -20,6 +20,7 @@ import pytest
 from broker.send import Wait
 from interposer.budget import Budgets
 from interposer.files import TargetFile
+from interposer.flows import Flows
 from interposer.handles import HandleTable
 from interposer.supervisor import Supervisor
 from interposer.tree import Tree
@@ -82,9 +83,8 @@ def test_a_tree_whose_queue_never_ends_takes_turns_with_others() -> None:
     other = SimpleNamespace(queue=deque[Notification](), listener=1)
     supervisor = Supervisor.__new__(Supervisor)
     supervisor._trees = {0: cast(Tree, endless), 1: cast(Tree, other)}
-    supervisor._turns = deque()
-    supervisor._listeners = cast(select.epoll, SimpleNamespace(poll=lambda _: [(1, select.EPOLLIN)]))
-    supervisor._flows = SimpleNamespace(receive=lambda _listener, _linger, _stop: _notification(2))  # type: ignore[assignment]
+    supervisor._turn = 0
+    supervisor._flows = cast(Flows, SimpleNamespace(receive=lambda _stop: _notification(2), listener=1))
     served = []
     for _ in range(10):
         tree, notification = supervisor._receive(0)

@@ -12,8 +12,10 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -24,7 +26,7 @@ from native import identity
 from native.flow import Engine
 from native.notification import EndOfTargets
 from native.pool import Pool
-from tests.targets import PATIENCE_NS, start_target, traps_of
+from tests.targets import PATIENCE_NS, Target, start_target, traps_of
 
 POOL_SIZE = 4096
 RECV = abi.REQUESTS["KDBUS_CMD_RECV"]
@@ -48,9 +50,16 @@ class Lent:
         """Serve all calls that a process makes in `body`, which is given its descriptor of the connection."""
         target = start_target(lambda: body(self.theirs.fileno()), traps_of("ioctl"))
         self.engine.bind(self.index, target.pid, self.theirs.fileno())
+        self.engine.listen([target.listener.fileno()])
+        self.run_to_end_of(target)
+
+    def run_to_end_of(self, target: Target) -> None:
+        """Serve all that listen until `target` has ended, as the first of them."""
         with pytest.raises(EndOfTargets):
-            self.engine.run(target.listener, PATIENCE_NS, 0)
+            self.engine.run(time.monotonic_ns() + PATIENCE_NS)
+        assert self.engine.listener == target.listener.fileno()
         assert target.wait() == 0
+        self.engine.listen([])
         target.listener.close()
 
 
@@ -105,3 +114,75 @@ def test_a_byte_that_was_taken_back_from_an_empty_queue_is_told(lent: Lent) -> N
     words = lent.engine.recall()
     assert words[LENT_DOMAINS] == 1, "the connection has changed"
     assert words[LENT_DOMAINS + 2 : LENT_DOMAINS + 4] == (lent.index, 2), "changed, and not readable"
+
+
+def test_processes_of_several_trees_call_by_turns(lent: Lent) -> None:
+    """The next call always comes from another listener, and the engine need not come back for that."""
+    (first_in, first_out), (second_in, second_out) = os.pipe(), os.pipe()
+
+    def take_turns(reading: int, writing: int) -> None:
+        for _ in range(3):
+            os.read(reading, 1)
+            if call(lent.theirs.fileno(), RECV, [72, *[0] * 8]) != errno.EAGAIN:
+                os._exit(2)
+            os.write(writing, b"m")
+
+    lent.lend(readable=False)
+    targets = [
+        start_target(partial(take_turns, first_in, second_out), traps_of("ioctl")),
+        start_target(partial(take_turns, second_in, first_out), traps_of("ioctl")),
+    ]
+    for target in targets:
+        lent.engine.bind(lent.index, target.pid, lent.theirs.fileno())
+    os.write(first_out, b"m")
+    for pipe_end in (first_in, first_out, second_in, second_out):
+        os.close(pipe_end)
+    left = {target.listener.fileno(): target for target in targets}
+    while left:
+        lent.engine.listen(list(left))
+        with pytest.raises(EndOfTargets):
+            lent.engine.run(time.monotonic_ns() + PATIENCE_NS)
+        target = left.pop(lent.engine.listener)
+        assert target.wait() == 0
+        target.listener.close()
+    assert lent.engine.served == 6
+
+
+def test_trees_take_turns() -> None:
+    """One that has more calls waiting does not keep another from being served."""
+
+    def two_calls() -> None:
+        child = os.fork()
+        call(0, RECV, [72, *[0] * 8])
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    def one_call() -> None:
+        call(0, RECV, [72, *[0] * 8])
+
+    with select.epoll() as hang_ups:
+        engine = Engine(hang_ups.fileno(), 8)
+        busy, other = (start_target(body, traps_of("ioctl")) for body in (two_calls, one_call))
+        engine.listen([busy.listener.fileno(), other.listener.fileno()])
+        served = []
+        for waiting in ((busy, other), (busy, other), (busy,)):
+            for target in waiting:
+                wait_for_call(target)
+            notification = engine.run(0)
+            assert notification is not None
+            served.append((engine.listener, notification.id))
+        assert [listener for listener, _ in served] == [target.listener.fileno() for target in (busy, other, busy)]
+        engine.close()
+        for (_, call_id), target in zip(served, (busy, other, busy), strict=True):
+            target.listener.respond_error(call_id, errno.EAGAIN)
+        for target in (busy, other):
+            assert target.wait() == 0
+            target.listener.close()
+
+
+def wait_for_call(target: Target) -> None:
+    """Wait until a call of `target` can be received."""
+    poll = select.poll()
+    poll.register(target.listener, select.POLLIN)
+    assert poll.poll(PATIENCE_NS // 1_000_000) == [(target.listener.fileno(), select.POLLIN)]

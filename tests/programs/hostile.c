@@ -96,6 +96,9 @@ CASE(memory_that_changes_while_it_is_read)
 	}
 	changing.stop = true;
 	pthread_join(thread, NULL);
+	/* For a moment, a message may have been addressed to it. */
+	while (!receive_code(&victim, KDBUS_RECV_DROP))
+		;
 	still_served(&victim);
 	while (!receive_code(&sender, KDBUS_RECV_DROP))
 		;

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// The loop of the flow engine: the next trap, whichever listener it comes from, served here or handed to the broker.
+//
+// Each round polls all listeners at once: the processes that talk to each other may belong to different trees, and a
+// supervisor that is waiting at one of them would have to be woken to look at the others. Polling them through an
+// epoll set would be cheaper for many, but the kernel then no longer wakes the supervisor on the caller's core.
+//
+// How long it waits is limited by a timer that is set once, not by a timeout of each poll, which costs a third of a
+// microsecond every time.
+
+#include "flow.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+// `others` is readable when `hang_ups` is, or when the time is over.
+int flow_prepare_loop(struct kdbus_engine *engine, int hang_ups)
+{
+    struct epoll_event event = {.events = EPOLLIN};
+
+    engine->hang_ups = hang_ups;
+    engine->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    engine->others = epoll_create1(EPOLL_CLOEXEC);
+    if (engine->timer < 0 || engine->others < 0 || epoll_ctl(engine->others, EPOLL_CTL_ADD, hang_ups, &event) ||
+        epoll_ctl(engine->others, EPOLL_CTL_ADD, engine->timer, &event))
+        return -errno;
+    return kdbus_engine_listen(engine, NULL, 0);
+}
+
+void flow_end_loop(struct kdbus_engine *engine)
+{
+    if (engine->timer >= 0)
+        close(engine->timer);
+    if (engine->others >= 0)
+        close(engine->others);
+    free(engine->pollers);
+}
+
+// The listeners that kdbus_engine_run receives from; they stay the caller's.
+int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, size_t count)
+{
+    struct pollfd *pollers = calloc(count + 1, sizeof(*pollers));
+
+    if (!pollers)
+        return -ENOMEM;
+    for (size_t i = 0; i < count; i++)
+        pollers[i] = (struct pollfd){.fd = listeners[i], .events = POLLIN};
+    // The last one: a file that was closed before the call that makes a listener ready has hung up by the time that it
+    // is looked at.
+    pollers[count] = (struct pollfd){.fd = engine->others, .events = POLLIN};
+    free(engine->pollers);
+    engine->pollers = pollers;
+    engine->listener_count = count;
+    engine->turn = 0;
+    return 0;
+}
+
+// A listener that has something, from the one whose turn it is on; NULL if none has.
+static const struct pollfd *ready_listener(struct kdbus_engine *engine)
+{
+    for (size_t i = 0; i < engine->listener_count; i++) {
+        size_t index = (engine->turn + i) % engine->listener_count;
+
+        if (engine->pollers[index].revents) {
+            engine->turn = index + 1;
+            return &engine->pollers[index];
+        }
+    }
+    return NULL;
+}
+
+static int is_readable(int descriptor)
+{
+    struct pollfd poller = {.fd = descriptor, .events = POLLIN};
+
+    return poll(&poller, 1, 0) != 0; // an error says that it has to be looked at as well
+}
+
+// Receives calls, and serves what it can: returns 1 with a call for the broker, 0 when there is none until `stop_ns`
+// (CLOCK_MONOTONIC) or something else to do, 2 at the end of the targets of a listener, or -errno; `*listener` is the
+// one that it is about. When `stop_ns` is over, what waits is served, one call. A call that follows a hang-up is
+// the broker's, which has to look after that first.
+int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, struct kdbus_notification *notification,
+                     int *listener)
+{
+    struct itimerspec stop = {
+        .it_value = {.tv_sec = (time_t)(stop_ns / 1000000000), .tv_nsec = (long)(stop_ns % 1000000000)}};
+    int over = stop_ns <= flow_now_ns() || timerfd_settime(engine->timer, TFD_TIMER_ABSTIME, &stop, NULL);
+
+    engine->self = (int)syscall(SYS_gettid);
+    do {
+        const struct pollfd *others = &engine->pollers[engine->listener_count];
+        const struct pollfd *ready;
+        int hung_up;
+        int result;
+
+        if (poll(engine->pollers, engine->listener_count + 1, over ? 0 : -1) < 0)
+            return 0; // a signal, or no memory: no listener is to blame
+        hung_up = others->revents && is_readable(engine->hang_ups);
+        over = over || (others->revents && !hung_up);
+        ready = ready_listener(engine);
+        if (!ready)
+            return 0;
+        *listener = engine->listener = ready->fd;
+        result = kdbus_listener_take(ready, notification);
+        if (result != 1)
+            return result;
+        if (!engine->lent_any || hung_up || !flow_serve(engine, notification))
+            return 1;
+        engine->served++;
+    } while (!over);
+    return 0;
+}
