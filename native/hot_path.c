@@ -69,14 +69,14 @@ static void fill_entry(struct flow_entry *entry, const struct flow_connection *s
 }
 
 // The results of a SEND that waited: `return_flags` and `reply`. The address in between belongs to the caller.
-static int write_results(const struct flow_reply *reply, uint64_t *results)
+static int write_reply(const struct flow_reply *reply, uint64_t *results)
 {
-    uint64_t address = reply->caller.arguments[2];
-    uint64_t zero = 0;
-    struct iovec local[2] = {{&zero, 8}, {results, 24}};
-    struct iovec remote[2] = {{(void *)(address + 8 * SEND_RETURN_FLAGS), 8}, {(void *)(address + 8 * SEND_REPLY), 24}};
+    uint64_t command[SEND_BYTES / 8];
 
-    return process_vm_writev((pid_t)reply->caller.pid, local, 2, remote, 2, 0) == 32;
+    memcpy(command, reply->command, sizeof(command));
+    command[SEND_RETURN_FLAGS] = 0;
+    memcpy(command + SEND_REPLY, results, 24);
+    return hot_write_results(&reply->caller, command, SEND_BYTES, SEND_RETURN_FLAGS, SEND_ADDRESS, SEND_REPLY);
 }
 
 // The answer to a waiting call: into its pool, its command, and out of its wait. 0 if that cannot be.
@@ -105,13 +105,13 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     results[0] = slice->offset;
     results[1] = slice->size;
     results[2] = 0;
-    if (!write_results(reply, results)) {
+    if (!write_reply(reply, results)) {
         lent_pool_undo(&requester->pool, slice);
         return 0;
     }
     results[2] = incoming_install_files(reply->listener, caller, &requester->pool, slice, entry);
     if (results[2])
-        write_results(reply, results);
+        write_reply(reply, results);
     slice->published = 1;
     slice->holders--;
     requester->dirty = LENT_CHANGED;
@@ -299,16 +299,9 @@ static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notificati
     results[RECV_MSG] = slice->offset;
     results[RECV_MSG + 1] = slice->size;
     results[RECV_MSG + 2] = 0;
-    {
-        // The priority in between belongs to the caller. What cannot be stored keeps `return_flags` from being stored.
-        struct iovec local[2] = {{results + RECV_DROPPED, 32}, {results + RECV_KERNEL_FLAGS, 16}};
-        struct iovec remote[2] = {{(void *)(call->arguments[2] + 8 * RECV_DROPPED), 32},
-                                  {(void *)(call->arguments[2] + 8 * RECV_KERNEL_FLAGS), 16}};
-
-        if (process_vm_writev((pid_t)call->pid, local, 2, remote, 2, 0) != 48) {
-            lent_pool_undo(&receiver->pool, slice);
-            return 0;
-        }
+    if (!hot_write_results(call, results, RECV_BYTES, RECV_KERNEL_FLAGS, RECV_PRIORITY, RECV_DROPPED)) {
+        lent_pool_undo(&receiver->pool, slice);
+        return 0;
     }
     results[RECV_MSG + 2] = incoming_install_files(engine->listener, call->id, &receiver->pool, slice, entry);
     if (results[RECV_MSG + 2])

@@ -41,6 +41,7 @@ enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_C
 #error "the hot path knows the architectures x86-64 and AArch64"
 #endif
 
+#define PAGE 4096 // the smallest that there is
 #define SEND_BYTES 72
 #define RECV_BYTES 72
 #define FREE_BYTES 40
@@ -51,6 +52,9 @@ enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_C
 #define TIMESTAMP_ITEM 40
 #define RETURN_INCOMPLETE_FDS 1ULL
 #define FORESEEN_BYTES 192 // of a message: header, a name, a vector
+#define FORESEEN_PIECES 3  // the command, the message, its payload
+#define FORESEEN_GAP 512   // between pieces that are read as one
+#define FORESEEN_ROOM (SEND_BYTES + FORESEEN_BYTES + LENT_SHORT + (FORESEEN_PIECES - 1) * FORESEEN_GAP)
 
 // A message as it was read, and what its items say.
 struct outgoing {
@@ -75,6 +79,8 @@ static inline uint64_t align8(uint64_t size)
 int hot_read(uint32_t pid, uint64_t address, void *buffer, size_t size);
 int hot_write_back(uint32_t pid, uint64_t address, const uint64_t *seen, size_t first, const uint64_t *words,
                    size_t count);
+int hot_write_results(const struct kdbus_notification *call, uint64_t *command, size_t size, size_t flags, size_t own,
+                      size_t rest);
 void hot_correct(uint32_t pid, uint64_t address, size_t place, uint64_t word);
 int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int descriptor);
 int hot_duplicate(struct kdbus_engine *engine, const struct flow_connection *connection, struct flow_binding *binding);

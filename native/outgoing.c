@@ -15,19 +15,69 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+// As process_vm_readv(2) of up to FORESEEN_PIECES pieces, of which those that lie close to each other are read as one:
+// each further piece costs a fifth of the call. What lies in between is in the pages of the pieces, as it is shorter
+// than a page, so reading it along never makes the call fail.
+static ssize_t read_pieces(pid_t pid, const struct iovec *local, const struct iovec *remote, size_t count)
+{
+    char room[FORESEEN_ROOM];
+    struct iovec whole[FORESEEN_PIECES], runs[FORESEEN_PIECES];
+    size_t order[FORESEEN_PIECES], run_of[FORESEEN_PIECES];
+    size_t run_count = 0;
+    size_t length = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        size_t at = i;
+
+        for (; at && (uintptr_t)remote[order[at - 1]].iov_base > (uintptr_t)remote[i].iov_base; at--)
+            order[at] = order[at - 1];
+        order[at] = i;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const struct iovec *piece = &remote[order[i]];
+        struct iovec *run = run_count ? &runs[run_count - 1] : NULL;
+        size_t reach = run ? (size_t)((char *)piece->iov_base - (char *)run->iov_base) : 0;
+
+        if (run && reach <= run->iov_len + FORESEEN_GAP) {
+            if (run->iov_len < reach + piece->iov_len)
+                run->iov_len = reach + piece->iov_len;
+        } else {
+            runs[run_count++] = *piece;
+        }
+        run_of[order[i]] = run_count - 1;
+    }
+    if (run_count < count) {
+        for (size_t i = 0; i < run_count; i++) {
+            whole[i] = (struct iovec){room + length, runs[i].iov_len};
+            length += runs[i].iov_len;
+        }
+        if (process_vm_readv(pid, whole, run_count, runs, run_count, 0) == (ssize_t)length) {
+            length = 0;
+            for (size_t i = 0; i < count; i++) {
+                size_t reach = (size_t)((char *)remote[i].iov_base - (char *)runs[run_of[i]].iov_base);
+
+                memcpy(local[i].iov_base, (char *)whole[run_of[i]].iov_base + reach, remote[i].iov_len);
+                length += remote[i].iov_len;
+            }
+            return (ssize_t)length;
+        }
+    }
+    return process_vm_readv(pid, local, count, remote, count, 0);
+}
+
 // Command and message, and a short payload, in one crossing if they are where they were the last time.
 int outgoing_read(const struct kdbus_notification *call, struct flow_binding *binding, uint64_t *command,
                   struct outgoing *out)
 {
-    struct iovec local[3] = {{command, SEND_BYTES}, {out->words, FORESEEN_BYTES}, {out->payload, 0}};
-    struct iovec remote[3] = {{(void *)call->arguments[2], SEND_BYTES}, {NULL, FORESEEN_BYTES}, binding->payload};
+    struct iovec local[FORESEEN_PIECES] = {{command, SEND_BYTES}, {out->words, FORESEEN_BYTES}, {out->payload, 0}};
+    struct iovec remote[FORESEEN_PIECES] = {{(void *)call->arguments[2], SEND_BYTES}, {NULL, FORESEEN_BYTES}, binding->payload};
     size_t count = binding->message_address ? 2 + !!binding->payload.iov_len : 1;
     uint64_t size;
     ssize_t got;
 
     remote[1].iov_base = (void *)binding->message_address;
     local[2].iov_len = binding->payload.iov_len;
-    got = process_vm_readv((pid_t)call->pid, local, count, remote, count, 0);
+    got = read_pieces((pid_t)call->pid, local, remote, count);
     if (got < SEND_BYTES || command[SEND_SIZE] != SEND_BYTES || command[SEND_ADDRESS] & 7)
         return 0;
     got -= SEND_BYTES;

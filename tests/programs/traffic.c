@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <linux/kdbus.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +46,7 @@ struct peer {
 static struct peer peers[PEERS];
 static uint64_t state;
 static char payload[96 * 1024];
+static uint64_t desk[1024] __attribute__((aligned(4096))); // where commands, messages and short payload lie
 static char path[128];
 static int memfds[3]; // of 4096 bytes; the last one is not sealed
 static int with_metadata;
@@ -159,16 +161,47 @@ static uint64_t *put_memfd(uint64_t *word)
     return word;
 }
 
+// Where command, message and short payload lie, in words: in any order, close to each other or not, across the end of a
+// page, and with the payload within the message.
+static const struct {
+    uint32_t command, message, payload;
+} places[] = {{502, 300, 512}, {0, 512, 512}, {700, 512, 400}, {200, 209, 20}, {140, 0, 150}, {508, 600, 400}};
+
+// Mostly the last one, as the addresses of the last message are tried first.
+static uint32_t next_place(void)
+{
+    static uint32_t place;
+
+    if (any(40) == 0)
+        place = any(sizeof(places) / sizeof(*places));
+    return place;
+}
+
+// A vector of short payload that lies near the message, mostly as long as the last one.
+static uint64_t *put_nearby(uint64_t *word, uint32_t place, const struct kdbus_msg *message)
+{
+    uint32_t size = any(4) ? 40 : any(400) + 1;
+
+    if (places[place].payload != places[place].message)
+        return put_vector(word, memcpy(desk + places[place].payload, payload + any(64), size), size);
+    // What comes later in the message differs from run to run.
+    return put_vector(word, message, size < offsetof(struct kdbus_msg, timeout_ns) ? size : 8);
+}
+
 static void send_message(struct peer *from)
 {
     struct peer *to = &peers[any(12) ? any(2) : any(PEERS)];
-    uint64_t words[128] = {0};
+    uint32_t place = next_place();
+    uint64_t *words = desk + places[place].message;
     struct kdbus_msg *message = (struct kdbus_msg *)words;
-    struct kdbus_cmd_send command = {
-        .size = sizeof(command), .return_flags = any(2), .msg_address = (uintptr_t)message};
+    struct kdbus_cmd_send *command = (struct kdbus_cmd_send *)(desk + places[place].command);
     uint64_t *word = words + sizeof(*message) / 8;
     uint32_t kind = any(40) ? any(12) : 12 + any(4);
 
+    memset(desk, 0, sizeof(desk));
+    command->size = sizeof(*command);
+    command->return_flags = any(2);
+    command->msg_address = (uintptr_t)message;
     message->payload_type = KDBUS_PAYLOAD_DBUS;
     message->dst_id = to->id;
     message->cookie = any(1000) + 1;
@@ -193,7 +226,7 @@ static void send_message(struct peer *from)
     } else if (kind == 13) {
         message->dst_id = 1000; // nobody there
     } else if (kind == 14) {
-        command.flags = 64;
+        command->flags = 64;
     } else if (kind == 15) {
         message->payload_type = 0;
     }
@@ -205,8 +238,10 @@ static void send_message(struct peer *from)
         if (any(2))
             message->dst_id = 0;
     }
-    for (uint32_t vectors = any(4); vectors; vectors--) {
-        uint32_t size = any(400) ? any(600) + 1 : any(sizeof(payload)) + 1;
+    if (any(4))
+        word = put_nearby(word, place, message);
+    for (uint32_t vectors = any(3) ? 0 : any(4); vectors; vectors--) {
+        uint32_t size = any(400) ? any(600) + 1 : any(sizeof(payload) - 64) + 1;
 
         word = put_vector(word, any(150) ? payload + any(64) : any(2) ? NULL : (void *)8, size);
     }
@@ -215,7 +250,7 @@ static void send_message(struct peer *from)
     message->size = (uint64_t)((char *)word - (char *)words);
     if (any(200) == 0)
         message->size -= any(9);
-    call("send", from, KDBUS_CMD_SEND, &command, 40, 16);
+    call("send", from, KDBUS_CMD_SEND, command, 40, 16);
 }
 
 // The message's items with what differs from run to run made equal, if it is right.
@@ -241,6 +276,17 @@ static void tell_items(int peer, const struct kdbus_msg *message)
         }
     }
     tell(" items", peer, 0, copy, message->size - sizeof(*message));
+}
+
+// The payload that lies in the pool.
+static void tell_payload(const struct peer *peer, const struct kdbus_msg *message)
+{
+    const uint64_t *word = (const uint64_t *)(message + 1);
+    const uint64_t *end = (const uint64_t *)((const char *)message + message->size);
+
+    for (; word < end; word += (word[0] + 7) / 8)
+        if (word[1] == KDBUS_ITEM_PAYLOAD_OFF && word[3] <= POOL && word[2] <= POOL - word[3])
+            tell(" payload", (int)(peer - peers), 0, peer->pool + word[3], word[2]);
 }
 
 // Numbers that a message was given are told with its items, so they have to be the same in each run.
@@ -280,6 +326,7 @@ static void receive(struct peer *peer)
         tell(" message", (int)(peer - peers), 0, message, sizeof(*message));
     }
     tell_items((int)(peer - peers), message);
+    tell_payload(peer, message);
     close_files(message);
     peer->kept[peer->kept_count++] = command.msg.offset;
 }
