@@ -30,6 +30,8 @@ BARE = "bare"
 UNDER_KDBUS = "kdbus run"
 TRACED = "strace -f -c"
 TRAP = "bare trap"
+SERVED_TRAP = "served trap"
+"""With what every supervisor has to do about a call, see `programs/trap.c`."""
 
 NO_METADATA = 0
 IDENTITY = 1 << 1 | 1 << 2  # KDBUS_ATTACH_CREDS, KDBUS_ATTACH_PIDS
@@ -126,7 +128,8 @@ def _on_buses(context: Context, program: str, arguments: Sequence[object]) -> It
 def _commands(context: Context) -> Iterator[Task]:
     seconds = context.settings.seconds
     row = "message of 8 B"
-    yield _task(context, TRAP, "trap", [seconds], place=lambda _: (row, TRAP))
+    yield _task(context, TRAP, "trap", ["bare", seconds], place=lambda _: (row, TRAP))
+    yield _task(context, SERVED_TRAP, "trap", ["served", seconds], place=lambda _: (row, SERVED_TRAP))
     yield _task(
         context,
         KDBUS,
@@ -284,7 +287,7 @@ def _memory(context: Context) -> Iterator[Task]:
 
 
 GROUPS = (
-    Group("commands", "Each kdbus command against the bare trap", "", "ns", (TRAP,), _commands),
+    Group("commands", "Each kdbus command against traps", "", "ns", (TRAP, SERVED_TRAP), _commands),
     Group("calls", "A call and its reply, copied", "size", "ns", (DAEMON, BROKER, SOCKET), _calls, size),
     Group("memfds", "A call that passes sealed memory", "size", "ns", (DAEMON, BROKER, SOCKET), _memfds, size),
     Group(

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // What one trapped system call costs at the least: a child makes the ioctl that the filter traps, and a bare loop
-// answers it at once with 0, without looking at it. No supervisor can be faster by this means. Usage:
+// answers it at once with 0. No supervisor can be faster by this means. Usage:
 //
-//     trap SECONDS
+//     trap bare|served SECONDS
+//
+// bare: the call is not looked at. served: with what no supervisor can do without that has to be sure of the descriptor
+// and to read and write what the argument points at: poll(2) for the call or for a descriptor that has been closed,
+// kcmp(2), one process_vm_readv(2) and one process_vm_writev(2). Nothing is done with what is read.
 //
 // The filter's flags are those that a supervisor wants: the waiting call can only be killed, not interrupted, and the
 // two wake each other up as if they called each other. Where the kernel has neither (before 5.19 and 6.6) the figure is
@@ -13,11 +17,14 @@
 #include "measure.h"
 
 #include <linux/filter.h>
+#include <linux/kcmp.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
@@ -30,6 +37,8 @@
 #endif
 
 #define REQUEST 0x40009501  // no command of kdbus, but of its type
+#define WORDS 5             // of the smallest command, KDBUS_CMD_FREE
+#define RESULTS 2           // of them, at the end
 
 static int install_filter(void)
 {
@@ -92,17 +101,64 @@ static int take(int socket)
 
 static void trap(void *context)
 {
-    if (ioctl(*(int *)context, REQUEST, context))
+    uint64_t command[WORDS] = {sizeof(command)};
+
+    if (ioctl(*(int *)context, REQUEST, command))
         fail_errno("make a trapped call");
 }
 
-static void answer_all(int listener)
+// The child's file in an epoll set, which does not keep it open.
+struct known {
+    pid_t self;
+    int epoll;
+    int number;
+};
+
+static struct known know(int descriptor)
+{
+    struct known known = {.self = getpid(), .epoll = epoll_create1(EPOLL_CLOEXEC), .number = descriptor};
+    struct epoll_event event = {.events = 0};
+
+    if (known.epoll < 0 || epoll_ctl(known.epoll, EPOLL_CTL_ADD, descriptor, &event))
+        fail_errno("watch the child's descriptor");
+    return known;
+}
+
+static void wait_for_call_or_end(int listener, const struct known *known)
+{
+    struct pollfd entries[] = {{.fd = listener, .events = POLLIN}, {.fd = known->epoll, .events = POLLIN}};
+
+    if (poll(entries, 2, -1) < 0 && errno != EINTR)
+        fail_errno("wait for a notification");
+}
+
+static void look(const struct seccomp_data *call, pid_t pid, const struct known *known)
+{
+    struct kcmp_epoll_slot slot = {.efd = (uint32_t)known->epoll, .tfd = (uint32_t)known->number};
+    uint64_t command[WORDS] = {0};
+    uint64_t results[RESULTS] = {call->args[1], 0};
+    struct iovec here[] = {{command, sizeof(command)}, {results, sizeof(results)}};
+    struct iovec there[] = {{(void *)call->args[2], sizeof(command)},
+                            {(uint64_t *)call->args[2] + WORDS - RESULTS, sizeof(results)}};
+
+    if (syscall(SYS_kcmp, pid, known->self, KCMP_EPOLL_TFD, call->args[0], &slot))
+        fail_errno("compare the descriptor");
+    if (process_vm_readv(pid, &here[0], 1, &there[0], 1, 0) != sizeof(command) || command[0] != sizeof(command))
+        fail_errno("read the command");
+    if (process_vm_writev(pid, &here[1], 1, &there[1], 1, 0) != sizeof(results))
+        fail_errno("write results");
+}
+
+// `known`: NULL not to look at the calls.
+static void answer_all(int listener, const struct known *known)
 {
     for (;;) {
         struct pollfd entry = {.fd = listener, .events = POLLIN};
         struct seccomp_notif notification;
         struct seccomp_notif_resp response = {.id = 0};
 
+        if (known)
+            wait_for_call_or_end(listener, known);
         memset(&notification, 0, sizeof(notification));
         if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &notification)) {
             // ENOENT also comes when the last target has ended.
@@ -112,6 +168,8 @@ static void answer_all(int listener)
                 return;
             continue;
         }
+        if (known)
+            look(&notification.data, (pid_t)notification.pid, known);
         response.id = notification.id;
         if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response) && errno != ENOENT)
             fail_errno("answer a notification");
@@ -120,15 +178,16 @@ static void answer_all(int listener)
 
 int main(int argc, char **argv)
 {
+    struct known known;
     double seconds;
     int ends[2];
     pid_t child;
     int listener;
     int status;
 
-    if (argc != 2)
-        fail("usage: trap SECONDS");
-    seconds = parse_seconds(argv[1]);
+    if (argc != 3)
+        fail("usage: trap bare|served SECONDS");
+    seconds = parse_seconds(argv[2]);
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
         fail_errno("make a socket pair");
     child = fork_child();
@@ -139,11 +198,12 @@ int main(int argc, char **argv)
         measure("trap", seconds, trap, &ends[1]);
         exit(EXIT_SUCCESS);
     }
+    known = know(ends[1]);
     close(ends[1]);
     listener = take(ends[0]);
     // By value. Unknown to kernels before 6.6.
     ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
-    answer_all(listener);
+    answer_all(listener, strcmp(argv[1], "served") == 0 ? &known : NULL);
     if (waitpid(child, &status, 0) < 0 || status)
         fail("the child that makes the calls ended with wait status %d", status);
     return EXIT_SUCCESS;
