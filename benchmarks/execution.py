@@ -27,6 +27,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 SOURCES = Path(__file__).resolve().parent / "programs"
 PATIENCE = 120.0
 """Seconds for one command; none comes near it unless it hangs."""
+_IMPORT_EVERYTHING = "import interposer.supervisor, interposer.injection; interposer.injection.prepare()"
+"""Run once, ahead of what is measured, so that the byte code is there."""
 
 
 class CannotRun(Exception):
@@ -189,8 +191,20 @@ def _text(file: IO[bytes]) -> str:
 @contextmanager
 def execution(kdbus: Sequence[str] | None = None) -> Iterator[Execution]:
     """An `Execution` in a new folder that everybody may read, gone afterwards. `kdbus` None: that of this project."""
-    paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "LC_ALL": "C"}
     with tempfile.TemporaryDirectory(prefix="kdbus-benchmarks-") as name:
         os.chmod(name, 0o755)
+        environment = _environment(Path(name))
+        subprocess.run([sys.executable, "-c", _IMPORT_EVERYTHING], check=False, capture_output=True, env=environment)
         yield Execution(Path(name), kdbus or [sys.executable, "-m", "interposer"], environment)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """That of the commands. Python's byte code is kept in `folder`.
+
+    What is installed has its byte code with it; a tree where none may be written has not, and would compile all modules
+    at each start.
+    """
+    paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONPYCACHEPREFIX": str(folder / "byte-code"), "LC_ALL": "C"}
+    return {**inherited, **own}

@@ -26,12 +26,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import interposer
 from interposer.errors import InterposerError, UsageError
+from interposer.lasting import lasting_objects
 from interposer.options import RunOptions, parse
 
 if TYPE_CHECKING:
@@ -184,7 +184,8 @@ def _serve(words: list[str]) -> int:
     if "--socket" not in given:
         raise UsageError("reading the options of `kdbus serve`", "there is no --socket PATH", "see --help")
 
-    from interposer.serve import serve
+    with lasting_objects():
+        from interposer.serve import serve
 
     options = RunOptions(flows="--no-flows" not in given, statistics="--statistics" in given)
     return serve(given["--socket"], options)
@@ -212,7 +213,8 @@ def _supervise(launched: Launched, signals: _Signals, options: RunOptions) -> in
     # Who lingers may be needed after the program's end.
     status = None if options.linger else _wait_for_end_or_trap(launched)
     if status is None:
-        from interposer.supervisor import run
+        with lasting_objects():
+            from interposer.supervisor import run
 
         status = run(launched, options)
     return status
@@ -310,7 +312,7 @@ def _doctor(words: list[str]) -> int:
 
 def _include_dir(words: list[str]) -> int:
     _nothing_more("include-dir", words)
-    print(Path(interposer.__file__).resolve().parent / "include")
+    print(os.path.join(os.path.dirname(os.path.realpath(interposer.__file__)), "include"))
     return 0
 
 

@@ -24,6 +24,7 @@ from interposer import domain_socket
 from interposer.domain_socket import FOLDER, KILLABLE, PATH_MODE, USER_NAMESPACE, Message
 from interposer.errors import DomainUnavailable, unpack
 from interposer.filter import this_architecture
+from interposer.lasting import lasting_objects
 from interposer.launch import NO_VIEW, Launched, Mode, launch_held, launch_held_in_path_mode
 from interposer.view import Mirror
 
@@ -38,9 +39,10 @@ class Joined:
     def run(self) -> int:
         """Wait for the end of the program; returns its status as wait(2) gives it."""
         # Late, as the program runs already.
-        import trio
+        with lasting_objects():
+            import trio
 
-        from interposer.program import Program
+            from interposer.program import Program
 
         async def wait() -> int:
             async with trio.open_nursery() as nursery:

@@ -41,7 +41,7 @@ from typing import NoReturn
 
 from interposer.caller import TargetCaller
 from interposer.ids import own_namespace
-from interposer.resolve import AT_FDCWD, resolve, starting_points
+from interposer.resolve import AT_FDCWD, StartingPoints, resolve
 from interposer.view import CONTROL_MODE, KDBUS_DIRECTORY_MODE
 from native import namespace
 from native.credentials import borrowed_identity
@@ -65,13 +65,13 @@ _OWN_DESCRIPTOR = re.compile(rb"/proc/(?:self|thread-self)/fd/([0-9]{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where to mount, and as whom; descriptors of the namespaces, of the root and of where a relative path begins."""
+    """Where to mount, and as whom; descriptors of the namespaces."""
 
     mount_namespace: int
     user_namespace: int | None
     """None: the supervisor's own."""
-    root: int
-    base: int
+    start: StartingPoints
+    """Both opened."""
     path: bytes
     identities: tuple[borrowed_identity, ...]
     """To be assumed one after the other, the second one after joining the user namespace."""
@@ -159,13 +159,12 @@ def find_place(stack: ExitStack, caller: TargetCaller, thread: int, path: bytes)
     own = _OWN_DESCRIPTOR.fullmatch(path)
     if own:
         directory, path = int(own[1]), b"."
-    root, base = stack.enter_context(starting_points(thread, directory))
+    start = stack.enter_context(StartingPoints(thread, directory)).opened()
     foreign = caller.ids.user_namespace != own_namespace(b"user")
     place = Place(
         mount_namespace=open_here("ns/mnt", os.O_RDONLY),
         user_namespace=open_here("ns/user", os.O_RDONLY) if foreign else None,
-        root=root,
-        base=base,
+        start=start,
         path=path,
         identities=_identities(caller, foreign),
     )
@@ -211,12 +210,11 @@ def _become(place: Place) -> None:
 def unmount_as_caller(report: socket.socket, place: Place, flags: int) -> None:
     """The child's work for umount2(2), which takes a path only, and finds a mount busy that is open here."""
     namespace.setns(place.mount_namespace, namespace.CLONE_NEWNS)
-    os.fchdir(place.root)
+    os.fchdir(place.start.root)
     os.chroot(".")
-    os.fchdir(place.base)
+    os.fchdir(place.start.base)
     _become(place)
-    os.close(place.root)
-    os.close(place.base)
+    place.start.close()
     namespace.umount2(place.path, flags)
     report.send(bytes(_ANSWER_SIZE))
 
@@ -226,7 +224,7 @@ def mount_as_caller(report: socket.socket, place: Place, source: bytes | None, f
     namespace.setns(place.mount_namespace, namespace.CLONE_NEWNS)
     tree = _new_kdbusfs(source, flags)
     _become(place)
-    found = resolve(place.root, place.base, place.path)
+    found = resolve(place.start, place.path)
     if not stat.S_ISDIR(os.fstat(found).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     empty_paths = namespace.MOVE_MOUNT_F_EMPTY_PATH | namespace.MOVE_MOUNT_T_EMPTY_PATH

@@ -32,7 +32,7 @@ from interposer.filesystem import NodeFiles
 from interposer.ids import read_file
 from interposer.mount_child import Helper, find_place, mount_as_caller, unmount_as_caller
 from interposer.mount_watch import MountWatch
-from interposer.resolve import AT_FDCWD, resolve, starting_points
+from interposer.resolve import AT_FDCWD, StartingPoints, resolve
 from interposer.traps import MountedDomain, Traps
 from native import memory, namespace
 from native.notification import Listener, Notification
@@ -141,8 +141,8 @@ class Mounts:
         """
         try:
             path = memory.read_string(notification.pid, notification.arguments[0], _LONGEST_STRING)
-            with starting_points(notification.pid, AT_FDCWD) as (root, base):
-                found = resolve(root, base, path)
+            with StartingPoints(notification.pid, AT_FDCWD) as start:
+                found = resolve(start, path)
                 try:
                     return path if self._watch.is_followed(_mount_of(found)) else None
                 finally:

@@ -19,8 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Self
 
 from native.namespace import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 
@@ -29,46 +28,80 @@ _LONGEST_CHAIN = 40
 """How many symbolic links the kernel follows in one path (path_resolution(7))."""
 
 
-@contextmanager
-def starting_points(thread: int, directory: int) -> Iterator[tuple[int, int]]:
-    """O_PATH descriptors of the thread's root and of what a relative path starts from.
+class StartingPoints:
+    """Where the paths of a thread begin: its root, and what a relative path starts from, as O_PATH descriptors.
 
-    `directory`: a descriptor of the thread, or AT_FDCWD. They are opened with the supervisor's own rights; the path
-    is then resolved with the target's. Raises OSError.
+    Each is opened when it is needed for the first time, as most paths need one of the two, and looking a process up in
+    /proc is a good part of what an open costs that leads elsewhere. Both are closed at the end of a `with` block.
+
+    They are opened with the rights that the supervisor has at that moment, mostly its own; the path is resolved with
+    the target's. Should the second lookup of a path need one that the first did not, since a link was exchanged in
+    between, then that may be forbidden; the kernel is left to do the open, as it is wherever a lookup fails.
     """
-    root = os.open(f"/proc/{thread}/root", os.O_PATH | os.O_CLOEXEC)
-    try:
-        start = "cwd" if directory == AT_FDCWD else f"fd/{directory}"
-        base = os.open(f"/proc/{thread}/{start}", os.O_PATH | os.O_CLOEXEC)
-        try:
-            yield root, base
-        finally:
-            os.close(base)
-    finally:
-        os.close(root)
+
+    __slots__ = ("_base", "_folder", "_root", "_start")
+
+    def __init__(self, thread: int, directory: int) -> None:
+        """`directory`: a descriptor of the thread, or AT_FDCWD."""
+        self._folder = f"/proc/{thread}"
+        self._start = "cwd" if directory == AT_FDCWD else f"fd/{directory}"
+        self._root = -1
+        self._base = -1
+
+    @property
+    def root(self) -> int:
+        """What an absolute path or link starts from. Raises OSError."""
+        if self._root < 0:
+            self._root = os.open(f"{self._folder}/root", os.O_PATH | os.O_CLOEXEC)
+        return self._root
+
+    @property
+    def base(self) -> int:
+        """What a relative path starts from. Raises OSError."""
+        if self._base < 0:
+            self._base = os.open(f"{self._folder}/{self._start}", os.O_PATH | os.O_CLOEXEC)
+        return self._base
+
+    def opened(self) -> Self:
+        """Itself, with both opened now, for who is about to lose the rights or the /proc for that. Raises OSError."""
+        self._root, self._base = self.root, self.base
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what has been opened."""
+        for descriptor in (self._root, self._base):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._root = self._base = -1
 
 
-def resolve(root: int, base: int, path: bytes, *, follow: bool = True) -> int:
+def resolve(start: StartingPoints, path: bytes, *, follow: bool = True) -> int:
     """An O_PATH descriptor of what `path` leads to, to be closed by the caller. Raises OSError if it leads nowhere.
 
     `follow`: whether to follow a link that the path ends with; if not, the descriptor is of the link.
     """
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    return _in_root(root, path, flags) if path.startswith(b"/") else _relative(root, base, path, flags)
+    return _in_root(start.root, path, flags) if path.startswith(b"/") else _relative(start, path, flags)
 
 
 def _in_root(root: int, path: bytes, flags: int) -> int:
     return openat2(root, path, flags, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
 
-def _relative(root: int, base: int, path: bytes, flags: int) -> int:
+def _relative(start: StartingPoints, path: bytes, flags: int) -> int:
     """Without links in one step, otherwise component by component."""
     try:
-        return openat2(base, path, flags, 0, RESOLVE_NO_SYMLINKS)
+        return openat2(start.base, path, flags, 0, RESOLVE_NO_SYMLINKS)
     except OSError as error:
         if not path or error.errno != errno.ELOOP:
             raise
-    current = os.dup(base)
+    current = os.dup(start.base)
     try:
         links = 0
         components = path.split(b"/")
@@ -87,7 +120,7 @@ def _relative(root: int, base: int, path: bytes, flags: int) -> int:
                 if links > _LONGEST_CHAIN:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 if link.startswith(b"/"):
-                    return _in_root(root, b"/".join((link, *components)), flags)
+                    return _in_root(start.root, b"/".join((link, *components)), flags)
                 components[:0] = link.split(b"/")
                 continue
             os.close(current)

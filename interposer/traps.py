@@ -42,7 +42,7 @@ from interposer.ids import UserNamespaces, own_namespace
 from interposer.injection import Outcome, inject_mapping
 from interposer.late import LateHandles
 from interposer.report import unexpected
-from interposer.resolve import AT_FDCWD, resolve, starting_points
+from interposer.resolve import AT_FDCWD, StartingPoints, resolve
 from interposer.shortage import errno_of_shortage
 from interposer.view import AttachFlagsMask
 from native import memory
@@ -214,11 +214,11 @@ class Traps:
         """The kernel is about to open something with O_WRONLY; the module parameter wants to know, if that may be."""
         try:
             name = memory.read_string(notification.pid, path, _PATH_LIMIT)
-            with starting_points(notification.pid, AT_FDCWD if name.startswith(b"/") else directory) as (root, base):
-                with _found(root, base, name, follow=follow) as found:
+            with StartingPoints(notification.pid, directory) as start:
+                with _found(start, name, follow=follow) as found:
                     if not self._is_parameter(found):
                         return
-                with identity_of(self.caller(notification)), _found(root, base, name, follow=follow) as found:
+                with identity_of(self.caller(notification)), _found(start, name, follow=follow) as found:
                     if self._is_parameter(found) and _may_write(found):
                         self.parameter_opened(os.fstat(found))
         except OSError:
@@ -241,16 +241,14 @@ class Traps:
         """Serve the open if it leads to a node; False if not."""
         try:
             name = memory.read_string(notification.pid, path, _PATH_LIMIT)
-            if name.startswith(b"/"):
-                directory = AT_FDCWD
             follow = not flags & os.O_NOFOLLOW
-            with starting_points(notification.pid, directory) as (root, base):
+            with StartingPoints(notification.pid, directory) as start:
                 # Most lead elsewhere, and are the kernel's; only for the others it matters who the caller is.
-                with _found(root, base, name, follow=follow) as found:
+                with _found(start, name, follow=follow) as found:
                     node = self._node_behind(os.fstat(found))
                 if node is None:
                     return False
-                with identity_of(self.caller(notification)), _found(root, base, name, follow=follow) as found:
+                with identity_of(self.caller(notification)), _found(start, name, follow=follow) as found:
                     # If it is forbidden, the kernel says so.
                     if self._node_behind(os.fstat(found)) != node or not _may_read_and_write(found):
                         return False
@@ -383,9 +381,9 @@ def identity_of(caller: TargetCaller) -> borrowed_identity:
 
 
 @contextmanager
-def _found(root: int, base: int, path: bytes, *, follow: bool) -> Iterator[int]:
+def _found(start: StartingPoints, path: bytes, *, follow: bool) -> Iterator[int]:
     """What `interposer.resolve.resolve` finds, closed afterwards. Raises OSError."""
-    descriptor = resolve(root, base, path, follow=follow)
+    descriptor = resolve(start, path, follow=follow)
     try:
         yield descriptor
     finally:

@@ -131,6 +131,19 @@ def test_ratio_is_that_of_medians() -> None:
     assert table.ratio("other", "ours", "theirs") is None
 
 
+# ---- commands ----
+
+
+def test_byte_code_is_there_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    with execution() as programs:
+        # Ours, the broker's, python-ptrace's.
+        compiled = {path.name.partition(".")[0] for path in programs.folder.rglob("*.pyc")}
+        found = programs.run([sys.executable, "-c", "import interposer.supervisor as it; print(it.__cached__)"])
+        assert {"launch", "supervisor", "connection", "signames"} <= compiled
+        assert Path(found[0]).is_relative_to(programs.folder)
+
+
 # ---- turns ----
 
 

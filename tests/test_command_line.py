@@ -144,13 +144,35 @@ def test_signals_are_left_to_the_program(trapped_before: bool) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_program_that_is_never_trapped_needs_no_supervisor() -> None:
+def _modules_after(*command: str) -> tuple[set[str], set[str]]:
+    """What `kdbus run` of `command` has imported at its end, and which of it the garbage collector still looks at."""
     code = (
-        "import sys; from interposer.command_line import main; status = main(['run', 'true']);"
-        "print(status, 'trio' in sys.modules, 'interposer.supervisor' in sys.modules)"
+        "import sys, gc; before = set(sys.modules);"
+        "from interposer.command_line import main; status = main(sys.argv[1:]);"
+        "print(status, gc.isenabled(), *set(sys.modules) - before);"
+        "looked_at = set(map(id, gc.get_objects()));"
+        "print(*(name for name, module in sys.modules.items() if id(module) in looked_at))"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=True)
-    assert ended.stdout == "0 False False\n"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "run", "--", *command], capture_output=True, text=True, cwd=PROJECT, check=True
+    )
+    first, second = ended.stdout.splitlines()
+    status, collects, *imported = first.split()
+    assert (status, collects) == ("0", "True")
+    return set(imported), set(second.split())
+
+
+def test_program_that_is_never_trapped_needs_no_supervisor() -> None:
+    imported, _ = _modules_after("true")
+    assert "interposer.launch" in imported
+    # The first two are the supervisor; the others would take a third of all the time until the program starts.
+    assert not imported & {"interposer.supervisor", "trio", "dataclasses", "inspect", "pathlib"}
+
+
+def test_collector_does_not_look_through_the_supervisor() -> None:
+    imported, looked_at = _modules_after(sys.executable, "-c", "import os; os.open('/dev/null', os.O_RDWR)")
+    assert {"interposer.supervisor", "broker.domain", "trio"} <= imported
+    assert not looked_at & {"interposer.supervisor", "broker.domain", "trio"}
 
 
 def test_bug_is_an_own_failure(
