@@ -108,6 +108,10 @@ class Detours:
         finally:
             replaced.close()
 
+    def knows(self, status: os.stat_result) -> bool:
+        """Whether the file of `status` is a pool that has stood in the place of a handle, and may still."""
+        return (status.st_dev, status.st_ino) in self._mapped
+
     def restore(self, notification: Notification, descriptor: int, status: os.stat_result) -> OpenHandle | None:
         """The handle that `descriptor`, open on the file of `status`, should be; it is put there. None for others."""
         handle = self._mapped.get((status.st_dev, status.st_ino))

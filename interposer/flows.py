@@ -2,8 +2,9 @@
 """Flows at work: which connections are lent to the engine, and when.
 
 The engine (`native/flow.c`) serves the calls of lent connections; the broker may not look at those until everything
-has been taken back. So the supervisor calls `recall` before it lets the broker do anything, and `consider` when the
-broker is done: the connections that were busy lately are lent (again) if `broker.flow` says that they may be.
+has been taken back. So the supervisor calls `recall` before it lets the broker do anything (a trapped open or mmap that
+leads elsewhere is none of the broker's business), and `consider` when the broker is done: the connections that were
+busy lately are lent (again) if `broker.flow` says that they may be.
 
 Lending costs about as much as serving a call or two in Python, and is wasted if the broker is needed again at once.
 So if what was lent served next to nothing several times in a row, it is tried ever more rarely, until it pays again.
@@ -137,6 +138,11 @@ class Flows:
     def receive(self, stop_ns: int) -> Notification | None:
         """The next call for the broker, see `Engine.run`. Raises EndOfTargets, OSError."""
         return self._engine.run(stop_ns)
+
+    @property
+    def lent(self) -> bool:
+        """Whether anything is lent."""
+        return self._lent
 
     def deadline_ns(self) -> int | None:
         """When `recall` is due, so that deadlines and signals are noticed; None for never."""

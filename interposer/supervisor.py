@@ -260,8 +260,10 @@ class Supervisor:
     def _serve_one(self, tree: Tree, notification: Notification) -> None:
         self._calls_for_broker += 1
         try:
-            self._flows.recall()
             tree.detours.end(notification)
+            if self._flows.lent and tree.serve_elsewhere(notification):
+                return
+            self._flows.recall()
             self._collect_handles()
             for each in self._trees.values():
                 each.mounts.collect()

@@ -75,6 +75,10 @@ class MountedDomain:
 Later = Callable[[Notification, Wait], None]
 
 
+class BrokerNeeded(Exception):
+    """A call that was tried without the broker needs it; nothing has happened yet."""
+
+
 class Traps:
     """Serves the traps of one listener."""
 
@@ -103,6 +107,7 @@ class Traps:
         self._domains = domains
         self._later = later
         self._pump = pump
+        self._without_broker = False
         self.detours = Detours(listener)
         self._late = LateHandles(listener, handles)
 
@@ -114,8 +119,11 @@ class Traps:
     def answer(self, notification: Notification, serve: Callable[[], int | None], *, may_wait: bool = False) -> bool:
         """Run `serve` and answer with its value, or with the error that it raises; None: it has answered itself.
 
-        False, and nothing has happened, if the call is over already. `may_wait`: see `Answers.begin`.
+        False, and nothing has happened, if the call is over already. `may_wait`: see `Answers.begin`. Raises
+        BrokerNeeded within `without_broker`, as all that the broker does is done here.
         """
+        if self._without_broker:
+            raise BrokerNeeded
         if not self._answers.begin(notification, may_wait=may_wait):
             return False
         try:
@@ -134,6 +142,17 @@ class Traps:
                 self._answers.leave()
             else:
                 self._answers.value(notification, value)
+        return True
+
+    def without_broker(self, serve: Callable[[Notification], None], notification: Notification) -> bool:
+        """Serve a call while the broker's state is lent; False, and nothing has happened, if the broker is needed."""
+        self._without_broker = True
+        try:
+            serve(notification)
+        except BrokerNeeded:
+            return False
+        finally:
+            self._without_broker = False
         return True
 
     def ioctl(self, notification: Notification) -> None:
@@ -179,6 +198,15 @@ class Traps:
             raise NodeShutDown
         return None
 
+    def _is_of_no_domain(self, thread: int, descriptor: int) -> bool:
+        """Whether a descriptor of the caller is certainly neither a handle nor a node nor what was a node."""
+        try:
+            status = status_of(thread, descriptor)
+        except OSError:
+            return False
+        of_domains = any(mounted.files.device == status.st_dev for mounted in self._domains)
+        return stat.S_ISREG(status.st_mode) and not of_domains and not self.detours.knows(status)
+
     def open(self, notification: Notification) -> None:
         """open(path, flags)."""
         self.open_at(notification, AT_FDCWD, notification.arguments[0], notification.arguments[1])
@@ -218,6 +246,8 @@ class Traps:
                 with _found(start, name, follow=follow) as found:
                     if not self._is_parameter(found):
                         return
+                if self._without_broker:
+                    raise BrokerNeeded
                 with identity_of(self.caller(notification)), _found(start, name, follow=follow) as found:
                     if self._is_parameter(found) and _may_write(found):
                         self.parameter_opened(os.fstat(found))
@@ -327,6 +357,9 @@ class Traps:
 
     def _map(self, notification: Notification, arguments: tuple[int, ...]) -> None:
         _, length, protection, _, descriptor, _ = arguments
+        if self._is_of_no_domain(notification.pid, descriptor & 0xFFFFFFFF):
+            self._listener.respond_continue(notification.id)
+            return
 
         def serve() -> int | None:
             handle = self._handle_of(notification, descriptor & 0xFFFFFFFF)

@@ -16,7 +16,7 @@ module has no answer for is left to the kernel.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -36,6 +36,8 @@ from interposer.traps import MountedDomain, Traps
 from interposer.view import AttachFlagsMask
 from interposer.waiting import WaitingCalls
 from native.notification import Listener, Notification
+
+Serve = Callable[[Notification], None]
 
 
 @dataclass(eq=False, slots=True)
@@ -75,17 +77,12 @@ class Tree:
         )
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
         self.detours = self._traps.detours
-        served = {"ioctl": self._traps.ioctl, "mmap": self._traps.mmap, "open": self._traps.open}
-        served |= {"openat": self._traps.openat, "openat2": self._traps.openat2}
-        served |= {"mmap2": self._traps.mmap, "old_mmap": self._traps.old_mmap}
+        served: dict[str, Serve] = {"ioctl": self._traps.ioctl, "fsopen": self.mounts.fsopen}
         served |= {"mount": self.mounts.mount, "umount2": self.mounts.umount2, "umount": self.mounts.umount}
-        served |= {"fsopen": self.mounts.fsopen}
-        self._serve_by_call: dict[tuple[int, int], Callable[[Notification], None]] = {
-            (architecture.audit, number): served[name]
-            for architecture in this_architecture().all
-            for name, number in architecture.system_calls.items()
-            if name in served
-        }
+        mostly_elsewhere = {"open": self._traps.open, "openat": self._traps.openat, "openat2": self._traps.openat2}
+        mostly_elsewhere |= {"mmap": self._traps.mmap, "mmap2": self._traps.mmap, "old_mmap": self._traps.old_mmap}
+        self._serve_by_call = _by_number(served)
+        self._mostly_elsewhere = _by_number(mostly_elsewhere)
 
     def news(self) -> tuple[int, ...]:
         """Descriptors that are readable when there is something to look after."""
@@ -97,13 +94,7 @@ class Tree:
         `files`: the nodes in `kdbus`. `module` is owned from now on.
         """
         self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self.queue.append)
-        served = self._path_calls.handlers()
-        self._serve_by_call |= {
-            (architecture.audit, number): served[name]
-            for architecture in this_architecture().all
-            for name, number in architecture.system_calls.items()
-            if name in served
-        }
+        self._mostly_elsewhere |= _by_number(self._path_calls.handlers())
 
     def kernel_keeps_promise(self) -> None:
         """This kernel is known to be free of the hole (`interposer.exactly_once`): answers need no confirmation."""
@@ -119,11 +110,20 @@ class Tree:
         """Take over a call that waits, from the native side. `look_ns`: when to look at its thread."""
         self.waiting.add(notification, resume(self._traps.caller(notification)), look_ns)
 
+    def serve_elsewhere(self, notification: Notification) -> bool:
+        """Serve a call on a path or file that is none of kdbus's, as most are, while the broker's state may be lent.
+
+        False, and nothing has happened, if it is any other call. Raises OSError if the listener is unusable.
+        """
+        serve = self._mostly_elsewhere.get((notification.architecture, notification.number))
+        return serve is not None and self._traps.without_broker(serve, notification)
+
     def serve(self, notification: Notification) -> None:
         """Serve a trapped call. Raises OSError if the listener is unusable."""
         if not self._answers.kernel_waits:
             self.waiting.left(notification.pid)
-        serve = self._serve_by_call.get((notification.architecture, notification.number))
+        call = notification.architecture, notification.number
+        serve = self._serve_by_call.get(call) or self._mostly_elsewhere.get(call)
         if serve is None:
             self.listener.respond_continue(notification.id)
         else:
@@ -155,6 +155,16 @@ class Tree:
             self._path_calls.close()
         self._answers.close()
         self.listener.close()
+
+
+def _by_number(served: Mapping[str, Serve]) -> dict[tuple[int, int], Serve]:
+    """What serves which call, by architecture and number instead of by name."""
+    return {
+        (architecture.audit, number): served[name]
+        for architecture in this_architecture().all
+        for name, number in architecture.system_calls.items()
+        if name in served
+    }
 
 
 def _guarantee(waits_killable: bool) -> Guarantee:

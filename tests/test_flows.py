@@ -75,6 +75,17 @@ def test_results_are_stored_on_success_only(user: User, open_folder: Path, progr
     assert int(found[2]) > 50, outcome.output
 
 
+@pytest.mark.parametrize("mode", ["mount", "path"])
+def test_what_leads_elsewhere_leaves_lent_what_is_lent(user: User, open_folder: Path, mode: str) -> None:
+    compiled = compile_program("payload", open_folder)
+    command = user.kdbus("run", "--statistics", "--mode", mode, "--", str(compiled), "files_elsewhere_between_calls")
+    outcome = user.trusting.run(command)
+    found = _STATISTICS.search(outcome.output)
+    assert outcome.status == 0 and found is not None, outcome.output
+    # SEND and RECV of nearly all of the 200 rounds.
+    assert int(found[2]) > 350, outcome.output
+
+
 def native_number(name: str) -> int:
     """The number that a #define of the native sources gives to `name`."""
     for file in ("hot_path.h", "flow.h"):

@@ -251,6 +251,29 @@ CASE(results_of_commands_that_fail)
 	}
 }
 
+/* Opening and mapping them is no reason for the broker to look at anything. */
+CASE(files_elsewhere_between_calls)
+{
+	struct bus bus = new_bus(0);
+	struct connection sender = hello(bus.path), receiver = hello(bus.path);
+	int memory = memfd_create("elsewhere", 0);
+
+	CHECK(!ftruncate(memory, 4096));
+	for (__u64 cookie = 1; cookie <= 200; cookie++) {
+		void *mapped = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+		int number = open(cookie % 2 ? "/dev/null" : "/dev/absent", cookie % 3 ? O_RDWR : O_WRONLY);
+
+		EQ(number >= 0, cookie % 2);
+		CHECK(!munmap(mapped, 4096));
+		EQ(SEND(&sender, .to = receiver.id, .cookie = cookie), 0);
+		EQ(receive(&receiver)->cookie, cookie);
+		/* One that leads here in between. */
+		if (cookie == 100)
+			close(open(bus.path, O_RDWR));
+		close(number);
+	}
+}
+
 CASE(by_priority)
 {
 	static const __s64 priorities[] = { 5, -3, 5, 0, -3, 9223372036854775807, -9223372036854775807 - 1 };
