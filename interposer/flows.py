@@ -135,9 +135,13 @@ class Flows:
         """Receive from these listeners from now on; nothing is lent."""
         self._engine.listen(listeners)
 
-    def receive(self, stop_ns: int) -> Notification | None:
+    def attend(self, descriptor: int) -> None:
+        """What is waited for besides, see `Engine.attend`."""
+        self._engine.attend(descriptor)
+
+    def receive(self, stop_ns: int, turn_ns: int) -> Notification | None:
         """The next call for the broker, see `Engine.run`. Raises EndOfTargets, OSError."""
-        return self._engine.run(stop_ns)
+        return self._engine.run(stop_ns, turn_ns)
 
     @property
     def lent(self) -> bool:

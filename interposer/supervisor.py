@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The supervisor: one loop that serves the traps of one or more trees of processes.
 
-trio waits, for whichever comes first: a trap, a hang-up, a deadline, a cancelled call, a signal, the end of the
-program. The traps themselves are served without it: once one arrives, the loop drains the listeners, and waits for more
-of them for a few milliseconds, as those mostly follow at once, and going through trio costs as much as serving a trap.
+trio is for everything but traps: a hang-up, a deadline, a cancelled call, a signal, the end of the program. While it
+has nothing to do, traps are waited for, and the hot ones are served, without it (`interposer.idle`). Once one arrives
+for the broker, the loop drains the listeners, and waits for more for a few milliseconds, as those mostly follow at
+once, and going through trio costs as much as serving a trap.
 
 In each round: hang-ups first, as a descriptor that was closed before a call must be gone when it is served; then the
 trap; then the calls that it woke, in whichever tree they wait. Deadlines are looked at whenever the loop comes up for
@@ -26,6 +27,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import trio
 
@@ -39,6 +41,7 @@ from interposer.filesystem import NodeFiles
 from interposer.flows import Flows
 from interposer.guarantee import forced
 from interposer.handles import HandleTable, OpenHandle
+from interposer.idle import IdleWait
 from interposer.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.launch import Launched, Mode
 from interposer.options import RunOptions
@@ -78,7 +81,6 @@ class Supervisor:
         self._kernel_keeps_promise = False
         self._calls_for_broker = 0
         self._news = select.epoll()
-        self._listeners = select.epoll()
         self._trees: dict[int, Tree] = {}
         self._turn = 0
         self._ended: Callable[[Tree], None] = lambda _: None
@@ -116,7 +118,6 @@ class Supervisor:
         self._flows.recall()
         self._trees[listener] = tree
         self._flows.listen(list(self._trees))
-        self._listeners.register(listener, select.EPOLLIN)
         for descriptor in tree.news():
             self._news.register(descriptor, select.EPOLLIN)
         self._allow_flows()
@@ -132,7 +133,6 @@ class Supervisor:
         self._flows.recall()
         listener = tree.listener.fileno()
         del self._trees[listener]
-        self._listeners.unregister(listener)
         for descriptor in tree.news():
             # Closing would not do: a short-lived child may have a duplicate.
             self._news.unregister(descriptor)
@@ -190,21 +190,46 @@ class Supervisor:
             await trio.lowlevel.checkpoint()
 
     async def _serve(self) -> None:
+        with closing(IdleWait(self._wait_natively)) as idle:
+            self._flows.attend(await idle.find_sleep())
+            trio.lowlevel.add_instrument(idle)
+            try:
+                await self._serve_what_comes(idle)
+            finally:
+                trio.lowlevel.remove_instrument(idle)
+                self._flows.attend(-1)
+
+    async def _serve_what_comes(self, idle: IdleWait) -> None:
         while True:
             due = self._next_deadline_ns()
             if any(tree.queue for tree in self._trees.values()):
                 await trio.lowlevel.checkpoint()
             elif due is None:
                 # Most calls that find the supervisor idle find it here; leaving a cancel scope would cost each 7 us.
-                await trio.lowlevel.wait_readable(self._listeners.fileno())
+                await idle.woken()
             else:
                 with trio.move_on_after(max(0.0, (due - time.monotonic_ns()) / 1e9)):
-                    await trio.lowlevel.wait_readable(self._listeners.fileno())
+                    await idle.woken()
             if self._mount_news():
                 # The poll of `_news` above has used them up, so the engine would not see them.
                 self._housekeep(news=True)
             self._drain()
             self._housekeep(news=False)
+
+    def _wait_natively(self, stop_ns: int) -> bool:
+        """Serve hot calls while trio has nothing to do; whether there is something for `_serve_what_comes`."""
+        due = self._next_deadline_ns()
+        try:
+            notification = self._flows.receive(stop_ns if due is None else min(stop_ns, due), _TURN_NS)
+        except (EndOfTargets, OSError):
+            return True  # it will be told once more
+        if notification is not None:
+            self._trees[self._flows.listener].queue.append(notification)
+            return True
+        now = time.monotonic_ns()
+        self._flows.look(now)
+        due = self._next_deadline_ns()
+        return due is not None and due <= now
 
     def _mount_news(self) -> bool:
         news = [tree.mounts.has_news() for tree in self._trees.values()]
@@ -242,7 +267,7 @@ class Supervisor:
                 tree = queued[self._turn - 1]
                 return tree, tree.queue.popleft()
         try:
-            notification = self._flows.receive(0 if queued else stop_ns)
+            notification = self._flows.receive(0 if queued else stop_ns, _TURN_NS)
         except EndOfTargets:
             tree = self._trees[self._flows.listener]
             self._end(tree)
@@ -358,7 +383,6 @@ class Supervisor:
             print(f"kdbus: {self._calls_for_broker} calls served by the broker, {natively} natively", file=sys.stderr)
         self._flows.close()
         self._news.close()
-        self._listeners.close()
         if self._probe is not None:
             self._probe.close()
         self.shared.namespaces.close()

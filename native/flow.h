@@ -197,12 +197,13 @@ struct flow_table {
 };
 
 struct kdbus_engine {
-    struct pollfd *pollers; // the listeners, and behind them `others`
+    struct pollfd *pollers; // the listeners, and behind them `others` and `attention`
     size_t listener_count;
     size_t turn; // whose call is served first
     int others;  // an epoll set of the next two
     int hang_ups;
     int timer;
+    int attention; // kdbus_engine_attend
     int listener; // that the present call came from
     int self; // the thread that runs the engine
     uint64_t generation;

@@ -201,13 +201,17 @@ class Engine:
         """The descriptor that the last result or error of `run` is about."""
         return int(self._listener[0])
 
-    def run(self, stop_ns: int) -> Notification | None:
+    def attend(self, descriptor: int) -> None:
+        """From now on, `descriptor` (-1 for none) ends waiting in `run` when it is readable. It stays the caller's."""
+        lib.kdbus_engine_attend(self._engine, descriptor)
+
+    def run(self, stop_ns: int, turn_ns: int) -> Notification | None:
         """Receive and serve until there is a call for the broker, or something else to do, or `stop_ns` has come
-        (CLOCK_MONOTONIC; at once if it is over).
+        (CLOCK_MONOTONIC; at once if it is over); at the latest `turn_ns` after the first call that was served.
 
         Raises EndOfTargets, and OSError as `Listener.receive` does: `listener` tells whose.
         """
-        result = lib.kdbus_engine_run(self._engine, stop_ns, self._notification, self._listener)
+        result = lib.kdbus_engine_run(self._engine, stop_ns, turn_ns, self._notification, self._listener)
         if result == 1:
             return unpack(self._buffer)
         if result == 2:

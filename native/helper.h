@@ -286,8 +286,9 @@ int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words)
 uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine);
 void kdbus_engine_look(struct kdbus_engine *engine, uint64_t now_ns);
 int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, size_t count);
-int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, struct kdbus_notification *notification,
-                     int *listener);
+void kdbus_engine_attend(struct kdbus_engine *engine, int descriptor);
+int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
+                     struct kdbus_notification *notification, int *listener);
 uint64_t kdbus_engine_served(const struct kdbus_engine *engine);
 
 // -- seccomp.c: what a target is started with ----------------------------------------------------------------------

@@ -7,7 +7,7 @@
 // epoll set would be cheaper for many, but the kernel then no longer wakes the supervisor on the caller's core.
 //
 // How long it waits is limited by a timer that is set once, not by a timeout of each poll, which costs a third of a
-// microsecond every time.
+// microsecond every time. Whatever else the process waits for meanwhile, in an epoll set of its own, ends the wait.
 
 #include "flow.h"
 
@@ -43,7 +43,7 @@ void flow_end_loop(struct kdbus_engine *engine)
 // The listeners that kdbus_engine_run receives from; they stay the caller's.
 int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, size_t count)
 {
-    struct pollfd *pollers = calloc(count + 1, sizeof(*pollers));
+    struct pollfd *pollers = calloc(count + 2, sizeof(*pollers));
 
     if (!pollers)
         return -ENOMEM;
@@ -52,11 +52,19 @@ int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, size_
     // The last one: a file that was closed before the call that makes a listener ready has hung up by the time that it
     // is looked at.
     pollers[count] = (struct pollfd){.fd = engine->others, .events = POLLIN};
+    pollers[count + 1] = (struct pollfd){.fd = engine->attention, .events = POLLIN};
     free(engine->pollers);
     engine->pollers = pollers;
     engine->listener_count = count;
     engine->turn = 0;
     return 0;
+}
+
+// From now on, `descriptor` (-1 for none) ends waiting when it is readable; it stays the caller's.
+void kdbus_engine_attend(struct kdbus_engine *engine, int descriptor)
+{
+    engine->attention = descriptor;
+    engine->pollers[engine->listener_count + 1].fd = descriptor; // poll(2) ignores negative ones
 }
 
 // A listener that has something, from the one whose turn it is on; NULL if none has.
@@ -80,16 +88,25 @@ static int is_readable(int descriptor)
     return poll(&poller, 1, 0) != 0; // an error says that it has to be looked at as well
 }
 
-// Receives calls, and serves what it can: returns 1 with a call for the broker, 0 when there is none until `stop_ns`
-// (CLOCK_MONOTONIC) or something else to do, 2 at the end of the targets of a listener, or -errno; `*listener` is the
-// one that it is about. When `stop_ns` is over, what waits is served, one call. A call that follows a hang-up is
-// the broker's, which has to look after that first.
-int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, struct kdbus_notification *notification,
-                     int *listener)
+static int set_timer(const struct kdbus_engine *engine, uint64_t stop_ns)
 {
     struct itimerspec stop = {
         .it_value = {.tv_sec = (time_t)(stop_ns / 1000000000), .tv_nsec = (long)(stop_ns % 1000000000)}};
-    int over = stop_ns <= flow_now_ns() || timerfd_settime(engine->timer, TFD_TIMER_ABSTIME, &stop, NULL);
+
+    return !timerfd_settime(engine->timer, TFD_TIMER_ABSTIME, &stop, NULL);
+}
+
+// Receives calls, and serves what it can: returns 1 with a call for the broker, 0 when there is none until `stop_ns`
+// (CLOCK_MONOTONIC) or something else to do, 2 at the end of the targets of a listener, or -errno; `*listener` is the
+// one that it is about. When `stop_ns` is over, what waits is served, one call; and once one has been served,
+// `turn_ns` later at the latest, as it may have made a deadline. A call that follows a hang-up is the broker's, which
+// has to look after that first.
+int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
+                     struct kdbus_notification *notification, int *listener)
+{
+    uint64_t now = flow_now_ns();
+    int over = stop_ns <= now || !set_timer(engine, stop_ns);
+    int may_linger = stop_ns > now + turn_ns;
 
     engine->self = (int)syscall(SYS_gettid);
     do {
@@ -98,10 +115,10 @@ int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, struct kdbus
         int hung_up;
         int result;
 
-        if (poll(engine->pollers, engine->listener_count + 1, over ? 0 : -1) < 0)
+        if (poll(engine->pollers, engine->listener_count + 2, over ? 0 : -1) < 0)
             return 0; // a signal, or no memory: no listener is to blame
         hung_up = others->revents && is_readable(engine->hang_ups);
-        over = over || (others->revents && !hung_up);
+        over = over || (others->revents && !hung_up) || others[1].revents;
         ready = ready_listener(engine);
         if (!ready)
             return 0;
@@ -112,6 +129,10 @@ int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, struct kdbus
         if (!engine->lent_any || hung_up || !flow_serve(engine, notification))
             return 1;
         engine->served++;
+        if (may_linger) {
+            may_linger = 0;
+            over = over || !set_timer(engine, flow_now_ns() + turn_ns);
+        }
     } while (!over);
     return 0;
 }

@@ -84,7 +84,7 @@ def test_a_tree_whose_queue_never_ends_takes_turns_with_others() -> None:
     supervisor = Supervisor.__new__(Supervisor)
     supervisor._trees = {0: cast(Tree, endless), 1: cast(Tree, other)}
     supervisor._turn = 0
-    supervisor._flows = cast(Flows, SimpleNamespace(receive=lambda _stop: _notification(2), listener=1))
+    supervisor._flows = cast(Flows, SimpleNamespace(receive=lambda _stop, _turn: _notification(2), listener=1))
     served = []
     for _ in range(10):
         tree, notification = supervisor._receive(0)

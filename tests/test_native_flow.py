@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import select
+import signal
 import socket
 import struct
 import time
@@ -56,7 +57,7 @@ class Lent:
     def run_to_end_of(self, target: Target) -> None:
         """Serve all that listen until `target` has ended, as the first of them."""
         with pytest.raises(EndOfTargets):
-            self.engine.run(time.monotonic_ns() + PATIENCE_NS)
+            self.engine.run(time.monotonic_ns() + PATIENCE_NS, PATIENCE_NS)
         assert self.engine.listener == target.listener.fileno()
         assert target.wait() == 0
         self.engine.listen([])
@@ -141,7 +142,7 @@ def test_processes_of_several_trees_call_by_turns(lent: Lent) -> None:
     while left:
         lent.engine.listen(list(left))
         with pytest.raises(EndOfTargets):
-            lent.engine.run(time.monotonic_ns() + PATIENCE_NS)
+            lent.engine.run(time.monotonic_ns() + PATIENCE_NS, PATIENCE_NS)
         target = left.pop(lent.engine.listener)
         assert target.wait() == 0
         target.listener.close()
@@ -169,7 +170,7 @@ def test_trees_take_turns() -> None:
         for waiting in ((busy, other), (busy, other), (busy,)):
             for target in waiting:
                 wait_for_call(target)
-            notification = engine.run(0)
+            notification = engine.run(0, 0)
             assert notification is not None
             served.append((engine.listener, notification.id))
         assert [listener for listener, _ in served] == [target.listener.fileno() for target in (busy, other, busy)]
@@ -179,6 +180,42 @@ def test_trees_take_turns() -> None:
         for target in (busy, other):
             assert target.wait() == 0
             target.listener.close()
+
+
+def test_what_is_attended_to_ends_the_waiting() -> None:
+    reading, writing = os.pipe()
+    with select.epoll() as hang_ups:
+        engine = Engine(hang_ups.fileno(), 8)
+        engine.attend(reading)
+        os.write(writing, b"m")
+        stop = time.monotonic_ns() + PATIENCE_NS
+        assert engine.run(stop, PATIENCE_NS) is None
+        assert time.monotonic_ns() < stop, "it ended before its time"
+        engine.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_served_call_ends_a_long_wait_after_a_turn(lent: Lent) -> None:
+    """The deadline that it may have made has to be looked at."""
+
+    def receive(descriptor: int) -> None:
+        call(descriptor, RECV, [72, *[0] * 8])
+        signal.pause()
+
+    lent.lend(readable=False)
+    target = start_target(lambda: receive(lent.theirs.fileno()), traps_of("ioctl"))
+    lent.engine.bind(lent.index, target.pid, lent.theirs.fileno())
+    lent.engine.listen([target.listener.fileno()])
+    wait_for_call(target)
+    stop = time.monotonic_ns() + PATIENCE_NS
+    assert lent.engine.run(stop, 1) is None
+    assert time.monotonic_ns() < stop, "it ended before its time"
+    assert lent.engine.served == 1
+    os.kill(target.pid, signal.SIGKILL)
+    assert target.wait() == -signal.SIGKILL
+    lent.engine.listen([])
+    target.listener.close()
 
 
 def wait_for_call(target: Target) -> None:
