@@ -18,7 +18,7 @@ which is when lending them pays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 MOST = 4096
 """Weight that is lent at most: connections, messages and replies, those of the connections used last."""
@@ -33,14 +33,16 @@ _LONGEST_PAUSE = 16
 
 
 class Busy:
-    """The connections that were used lately, by numbers of whoever asks. What is chosen is either lent and `returned`,
-    or `refused`."""
+    """The connections that were used lately, by numbers of whoever asks. What is chosen is `lent`, as far as
+    it can be, and then `returned`, or `refused`."""
 
     def __init__(self) -> None:
         self._idle: dict[int, int] = {}
         """How often each has been chosen since it was used; the last ones used last."""
+        self._weights: dict[int, int] = {}
+        """Of those that were chosen last."""
         self._weight = 0
-        """Of what was chosen last."""
+        """Of what was lent last."""
         self._pause = 0
         self._skip = 0
 
@@ -72,27 +74,30 @@ class Busy:
 
         `waiting`: how many messages and replies go with a connection; where they are too many, it is left out.
         """
-        chosen = []
         room = MOST
+        self._weights = {}
         for number, idle in reversed(list(self._idle.items())):
             weight = 1 + waiting(number)
             if weight <= room:
                 room -= weight
-                chosen.append(number)
+                self._weights[number] = weight
             self._idle[number] = idle + 1
             if idle == _IDLE:
                 del self._idle[number]
-        self._weight = MOST - room
-        return chosen
+        return list(self._weights)
+
+    def lent(self, numbers: Iterable[int]) -> None:
+        """Of those that were chosen, these are going to be lent."""
+        self._weight = sum(self._weights[number] for number in numbers)
 
     def returned(self, served: int) -> None:
-        """What was chosen was lent and is back; so many calls were served meanwhile, none if it could not be lent."""
+        """What was lent is back, and so many calls were served meanwhile; none if nothing could be lent."""
         paid = served >= _WORTH_IT + self._weight // PER_CALL
         self._pause = 0 if paid else min(2 * self._pause + 1, self._longest_pause())
         self._skip = self._pause
 
     def refused(self) -> None:
-        """What was chosen cannot be lent for a reason that will last."""
+        """What was going to be lent cannot be, for a reason that will last."""
         self._skip = self._longest_pause()
 
     def _longest_pause(self) -> int:

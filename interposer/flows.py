@@ -350,6 +350,7 @@ class Flows:
         considered = [self._connections[index] for index in self._busy.choose(self._waiting_on)]
         waits, keepers = self._lendable_waits(considered)
         chosen = lendable(considered, waits)
+        self._busy.lent(self._indices[connection] for connection in chosen)
         if not chosen:
             self._busy.returned(0)
             return
