@@ -10,7 +10,7 @@ notification to those that have a fitting match and may see it. Neither ever fai
 counts it as lost, and is told at its next RECV. What a sender that was killed meanwhile did not get to send is not
 lost. Monitors get everything, before anybody else.
 
-Only connections that have matches are looked at for a broadcast, in the order of their ids. Reference:
+Those who want it get it in the order of their ids. Reference:
 `kdbus_conn_entry_insert` in connection.c, `kdbus_bus_broadcast` and `kdbus_bus_eavesdrop` in bus.c.
 """
 
@@ -103,8 +103,8 @@ def eavesdrop(bus: Bus, source: Connection | None, sent: Message, caller: Caller
 def broadcast(bus: Bus, source: Connection | None, sent: Message, caller: Caller | None) -> None:
     """Deliver a broadcast of `source`, or of the bus itself, to all who want it and may have it."""
     eavesdrop(bus, source, sent, caller)
-    for destination in bus.subscribers():
-        if destination is source or not destination.matches.fits(sent, source):
+    for destination in bus.subscribers.wanting(sent, source):
+        if destination is source:
             continue
         if source is not None and caller is not None:
             if not may_talk(destination, destination.credentials, source):
