@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 def collect(sent: Message, source: Connection, destination: Connection, caller: Caller) -> None:
     """Collect the metadata that the sender lets out and this receiver asks for."""
     flags = source.attach_flags_send & destination.attach_flags_recv
+    if not flags & ~(sent.process.collected | sent.connection.collected):
+        return
     if not source.faked_metadata:
         sent.process.collect(caller, flags)
     sent.connection.collect_timestamp(source.bus.domain.clock, sent.sequence, flags)
@@ -57,7 +59,7 @@ def make_entry(destination: Connection, sent: Message, caller: Caller | None) ->
     pool = destination.pool
     if pool.remaining // 2 < sent.payload_size < pool.remaining:
         raise PoolShareExceeded
-    return QueueEntry(sent, pool.copy_from(caller, sent.pieces, sent.payload_size))
+    return QueueEntry(sent, sent.copy_to(pool, caller))
 
 
 def insert(

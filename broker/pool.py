@@ -47,8 +47,12 @@ class Slice:
     def adopt(self, child: Slice | None) -> None:
         """Hold `child` (a slice of the same pool) for as long as this slice lives."""
         if child is not None:
-            child.holders += 1
-            self.child = child
+            self.child = child.hold()
+
+    def hold(self) -> Slice:
+        """One more holder inside the broker."""
+        self.holders += 1
+        return self
 
     def publish(self) -> None:
         """The program learns the offset, and may FREE it."""
@@ -128,10 +132,15 @@ class Pool:
             raise
         return slice_
 
+    def copy_of(self, source: Slice, size: int) -> Slice:
+        """A slice that holds the first `size` bytes of another pool's slice. Raises PoolFull."""
+        slice_ = self.allocate(size)
+        self.memory.copy(slice_.offset, source.pool.memory, source.offset, size)
+        return slice_
+
     def move_here(self, source: Slice) -> Slice:
         """A copy of another pool's slice; one holder of the source lets go. Raises PoolFull."""
-        slice_ = self.allocate(source.size)
-        self.memory.copy(slice_.offset, source.pool.memory, source.offset, source.size)
+        slice_ = self.copy_of(source, source.size)
         source.release()
         return slice_
 

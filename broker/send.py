@@ -160,6 +160,7 @@ def send(source: Connection, invocation: Invocation) -> Wait | None:
                 cancel_file.close()
             raise
     finally:
+        sent.sent()
         sent.drop()
     if reply is None:
         if cancel_file is not None:
