@@ -71,7 +71,7 @@ class Wait:
 
     @property
     def command(self) -> bytes | None:
-        """The command as it was read, if the wait may go on elsewhere (`broker.flow`), else None.
+        """The command as it was read, if the wait may go on elsewhere (`broker.lending`), else None.
 
         It may as long as it is not over, if there is nothing but the structure, no cancel descriptor, say.
         """

@@ -25,8 +25,9 @@ from functools import partial
 from broker import revision3 as abi
 from broker.connection import Connection
 from broker.domain import Domain
-from broker.flow import GROUPS, LENT_DOMAINS, LentWait, flow, hand_out, lendable, take_back
+from broker.flow import GROUPS, flow, lendable
 from broker.handle import EndpointHandle
+from broker.lending import LENT_DOMAINS, LentWait, hand_out, take_back
 from broker.origin import Origins, shown, timestamp_of
 from broker.outside import Credentials, File
 from broker.quota import User
@@ -375,7 +376,7 @@ class Flows:
             return
         self._lent = True
         # What is fetched is charged when it comes back, and must be within everybody's share then.
-        self._engine.allow_files(min(self._budget.left(connection.credentials.uid) for connection in chosen))
+        self._engine.allow_files(min(map(self._budget.left, {connection.credentials.uid for connection in chosen})))
         for pair, who in self._pairs.items():
             self._allow(*pair, who)
 

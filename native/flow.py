@@ -4,7 +4,7 @@
 The face of `flow.c`, where it is explained what a flow is. An `Engine` receives from listeners in the caller's
 stead: what it can serve by itself never comes to Python.
 
-State goes in and out as sequences of 64-bit words; `broker.flow` knows what they mean, this module does not.
+State goes in and out as sequences of 64-bit words; `broker.lending` knows what they mean, this module does not.
 """
 
 from __future__ import annotations
