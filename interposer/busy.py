@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which connections are lent (`interposer.flows`), and whether that is worth it now.
 
-Lending costs something for each connection, and for each message and reply that goes with it; used or not. That is its
-*weight*: handing out one unit and taking it back costs about an eighth of what a call saves that is served natively.
-So two things are decided here, from what has been used and from what lending has been worth.
+Lending costs something for each connection, and for each message, reply and flow that goes with it; used or not. That
+is its *weight*: handing out one unit and taking it back costs about an eighth of what a call saves that is served
+natively. So two things are decided here, from what has been used and from what lending has been worth.
 
 *Which*: those that were used lately, by a call that the broker served, or natively in one of the last lendings. A small
 fixed number would be a cliff: where one more connection takes turns, hardly any call would find both of its ends lent.
@@ -86,9 +86,9 @@ class Busy:
                 del self._idle[number]
         return list(self._weights)
 
-    def lent(self, numbers: Iterable[int]) -> None:
-        """Of those that were chosen, these are going to be lent."""
-        self._weight = sum(self._weights[number] for number in numbers)
+    def lent(self, numbers: Iterable[int], flows: int) -> None:
+        """Of those that were chosen, these are going to be lent, with so many flows between them."""
+        self._weight = flows + sum(self._weights[number] for number in numbers)
 
     def returned(self, served: int) -> None:
         """What was lent is back, and so many calls were served meanwhile; none if nothing could be lent."""

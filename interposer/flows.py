@@ -51,6 +51,8 @@ _MOST_ITEMS = 16384
 """Bytes of metadata items that the engine repeats."""
 _PAIRS = 4
 """How many flows are remembered and allowed again, for each connection that is lent."""
+MOST_PAIRS = 2048
+"""How many in all. Each may be needed twice, by id and by name (`LENT_FLOWS`)."""
 
 
 Pair = tuple[Connection, Connection, bytes]
@@ -235,7 +237,7 @@ class Flows:
         pair = source, destination, b"" if name is None else name.name
         self._pairs.pop(pair, None)
         self._pairs[pair] = who
-        while len(self._pairs) > _PAIRS * (_PAIRS + len(self._busy)):
+        while len(self._pairs) > min(_PAIRS * (_PAIRS + len(self._busy)), MOST_PAIRS):
             del self._pairs[next(iter(self._pairs))]
         found = flow(source, destination, who)
         if found is None or not (found.attach_flags or found.depends):
@@ -351,7 +353,9 @@ class Flows:
         considered = [self._connections[index] for index in self._busy.choose(self._waiting_on)]
         waits, keepers = self._lendable_waits(considered)
         chosen = lendable(considered, waits)
-        self._busy.lent(self._indices[connection] for connection in chosen)
+        lent_now = set(chosen)
+        pairs = [item for item in self._pairs.items() if item[0][0] in lent_now and item[0][1] in lent_now]
+        self._busy.lent((self._indices[connection] for connection in chosen), len(pairs))
         if not chosen:
             self._busy.returned(0)
             return
@@ -366,7 +370,6 @@ class Flows:
         except (OSError, OverBudget):  # no more descriptors: what waits stays with the broker
             self._busy.refused()
             return
-        lent_now = set(chosen)
         for reply, waiting in keepers.items():
             if reply.requester in lent_now:
                 waiting.gone(reply)
@@ -377,14 +380,11 @@ class Flows:
         self._lent = True
         # What is fetched is charged when it comes back, and must be within everybody's share then.
         self._engine.allow_files(min(map(self._budget.left, {connection.credentials.uid for connection in chosen})))
-        for pair, who in self._pairs.items():
+        for pair, who in pairs:
             self._allow(*pair, who)
 
     def _allow(self, source: Connection, destination: Connection, name: bytes, who: Credentials) -> None:
-        """The flow between two connections, if both are lent: by id, and by `name` if it still leads there."""
-        index, other = self._indices.get(source), self._indices.get(destination)
-        if index is None or other is None or not (self._engine.is_lent(index) and self._engine.is_lent(other)):
-            return
+        """The flow between two connections that are lent: by id, and by `name` if it still leads there."""
         found = flow(source, destination, who)
         if found is None:
             return
@@ -392,8 +392,8 @@ class Flows:
         entry = destination.names.get(name)
         for by_name, name_id in [(b"", 0)] if entry is None else [(b"", 0), (name, entry.id)]:
             self._engine.allow(
-                index,
-                other,
+                self._indices[source],
+                self._indices[destination],
                 by_name,
                 name_id=name_id,
                 attach_flags=found.attach_flags,

@@ -80,10 +80,6 @@ class Engine:
         """Remember under which number a thread has the connection; proved again with each call."""
         self._check(lib.kdbus_engine_bind(self._engine, index, thread, descriptor), "remember a descriptor")
 
-    def is_lent(self, index: int) -> bool:
-        """Whether the engine has the connection at the moment."""
-        return bool(lib.kdbus_engine_is_lent(self._engine, index))
-
     def lend(self, words: Sequence[int]) -> bool:
         """Lend connections with their state; nothing else is lent at the moment. False if the engine does not take it,
         or has no memory for it: then the words are still the caller's.

@@ -40,7 +40,7 @@ class Lending:
             self.busy.used(number)
         if self.busy.is_due():
             chosen = self.busy.choose(lambda each: self.waiting.get(each, 0))
-            self.busy.lent(chosen)
+            self.busy.lent(chosen, 0)
             self.lent = set(chosen)
             self.weight += len(chosen) + sum(self.waiting.get(each, 0) for each in chosen)
 
@@ -129,7 +129,7 @@ def test_so_much_is_lent_and_no_more() -> None:
 def test_what_is_refused_is_not_tried_again_soon() -> None:
     busy = Busy()
     busy.used(1)
-    busy.lent(busy.choose(lambda _: 20 * PER_CALL - 1))
+    busy.lent(busy.choose(lambda _: 10 * PER_CALL - 1), 10 * PER_CALL)
     busy.refused()
     assert [busy.is_due() for _ in range(21)] == [False] * 20 + [True]
 
@@ -140,10 +140,10 @@ def test_what_cannot_be_lent_weighs_nothing() -> None:
     for number in (1, 2):
         busy.used(number)
     busy.choose(lambda number: 100 * PER_CALL if number == 2 else 0)
-    busy.lent([1])
+    busy.lent([1], 0)
     busy.returned(2)
     assert busy.is_due()
     busy.choose(lambda _: 0)
-    busy.lent([1])
+    busy.lent([1], 0)
     busy.returned(1)
     assert not busy.is_due()

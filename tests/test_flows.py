@@ -15,6 +15,7 @@ import pytest
 
 from broker import limits
 from broker import revision3 as abi
+from interposer.flows import MOST_PAIRS
 from tests.compiling import compile_program
 from tests.users import PROJECT, User
 
@@ -114,6 +115,7 @@ def native_number(name: str) -> int:
         ("LENT_PER_USER", limits.MESSAGES_PER_USER),
         ("LENT_NAME", limits.NAME_LENGTH + 1),
         ("LENT_PAYLOAD", limits.MESSAGE_PAYLOAD),
+        ("LENT_FLOWS", 2 * MOST_PAIRS),
     ],
 )
 def test_native_numbers_are_those_of_the_table(name: str, number: int) -> None:
