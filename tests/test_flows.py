@@ -63,6 +63,15 @@ def test_calls_that_wait_are_served_natively_again(user: User, open_folder: Path
     assert int(found[2]) > share * int(found[1]), outcome.output
 
 
+def test_all_receivers_of_a_signal_are_served_natively(user: User, open_folder: Path) -> None:
+    """However many take turns: the broker serves the signals, and until it knows the receivers."""
+    program = compile_program("match", open_folder)
+    outcome = user.trusting.run(user.kdbus("run", "--statistics", "--", str(program), "a_signal_to_many"))
+    found = _STATISTICS.search(outcome.output)
+    assert outcome.status == 0 and found is not None, outcome.output
+    assert int(found[2]) > 4 * int(found[1]), outcome.output
+
+
 @pytest.mark.parametrize(
     ("program", "case"),
     [("payload", "results_of_commands_that_fail"), ("reply", "results_of_a_synchronous_call")],
