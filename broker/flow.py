@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Flows: decisions that may be repeated without asking again, and what comes back when they end.
+"""Flows: decisions that may be repeated without asking again.
 
 Most traffic is the same question over and over: may this connection send to that one, which metadata does the
 receiver get, where in its pool does the message go? A *flow* is the broker's answer, given once, for messages of one
@@ -13,7 +13,7 @@ origin (`broker.origin`), or for a sender with the same credentials, which has t
 To do so it must know the state that the rules work on: the receiver's pool, its queue, the replies that are expected.
 So connections are *lent*: their state is handed out as it is, and the broker does not look at it again before it has
 taken it back. It takes everything back before it does anything at all, so no rule ever sees half of the truth, and no
-flow outlives a change of policy, names or metadata. `is_lendable` and `is_flow` say when; both are conservative, as
+flow outlives a change of policy, names or metadata. `lendable` and `flow` say when; both are conservative, as
 what is not lent is merely slower.
 
 Nothing here decides who may do what; it only says when the modules that do would give the same answer again. How state
