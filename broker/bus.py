@@ -8,8 +8,6 @@ name, who may enter (the access flags), the size of bloom filters, which metadat
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 from broker import delivery, limits
 from broker import revision3 as abi
 from broker.command import Invocation
@@ -24,16 +22,13 @@ from broker.names import NameRegistry
 from broker.node import Node, node_mode
 from broker.notify import Notifications
 from broker.policy import PolicyDatabase
+from broker.subscribers import Subscribers
 
 _TAKEN = (abi.ITEM_MAKE_NAME, abi.ITEM_BLOOM_PARAMETER, abi.ITEM_ATTACH_FLAGS_SEND, abi.ITEM_ATTACH_FLAGS_RECV)
 
 
 class Bus(Node):
-    """One bus. `connections` holds all active ones by id, in the order of their ids.
-
-    Most connections of a large bus have no matches, and a broadcast must not look at those. So the ids of those that
-    have some are kept apart, sorted.
-    """
+    """One bus. `connections` holds all active ones by id, in the order of their ids."""
 
     is_directory = True
 
@@ -64,7 +59,7 @@ class Bus(Node):
         self.id128 = _random_uuid(domain)
         self.connections: dict[int, Connection] = {}
         self.monitors: dict[Connection, None] = {}
-        self._subscribers: list[int] = []
+        self.subscribers = Subscribers()
         self.names = NameRegistry(self)
         self.policy = PolicyDatabase()
         self.notifications = Notifications(self)
@@ -108,20 +103,7 @@ class Bus(Node):
         """Let it be found no more."""
         del self.connections[connection.id]
         self.monitors.pop(connection, None)
-        self.subscribe(connection, wanted=False)
-
-    def subscribe(self, connection: Connection, *, wanted: bool) -> None:
-        """Note whether a connection has matches. Saying the same twice does nothing."""
-        index = bisect_left(self._subscribers, connection.id)
-        known = self._subscribers[index : index + 1] == [connection.id]
-        if wanted and not known:
-            self._subscribers.insert(index, connection.id)
-        elif known and not wanted:
-            del self._subscribers[index]
-
-    def subscribers(self) -> list[Connection]:
-        """The connections that have matches, in the order of their ids. Only ordinary ones can."""
-        return [self.connections[number] for number in self._subscribers]
+        connection.matches.clear()
 
     def deliver_notification(self, message: Message) -> None:
         """Send a notification that has been collected."""

@@ -132,7 +132,7 @@ class Connection:
         self.request_count = 0
         self.lost_count = 0
         self._closed = False
-        self.matches = MatchDatabase(lambda wanted: bus.subscribe(self, wanted=wanted))
+        self.matches = MatchDatabase(self, bus.subscribers)
         self.queue = Queue()
         self.quota = quota.QueueQuota()
         self.events: ConnectionEvents | None = None

@@ -10,7 +10,7 @@ notification to those that have a fitting match and may see it. Neither ever fai
 counts it as lost, and is told at its next RECV. What a sender that was killed meanwhile did not get to send is not
 lost. Monitors get everything, before anybody else.
 
-Only connections that have matches are looked at for a broadcast, in the order of their ids. Reference:
+Those who want it get it in the order of their ids. Reference:
 `kdbus_conn_entry_insert` in connection.c, `kdbus_bus_broadcast` and `kdbus_bus_eavesdrop` in bus.c.
 """
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 def collect(sent: Message, source: Connection, destination: Connection, caller: Caller) -> None:
     """Collect the metadata that the sender lets out and this receiver asks for."""
     flags = source.attach_flags_send & destination.attach_flags_recv
+    if not flags & ~(sent.process.collected | sent.connection.collected):
+        return
     if not source.faked_metadata:
         sent.process.collect(caller, flags)
     sent.connection.collect_timestamp(source.bus.domain.clock, sent.sequence, flags)
@@ -57,7 +59,7 @@ def make_entry(destination: Connection, sent: Message, caller: Caller | None) ->
     pool = destination.pool
     if pool.remaining // 2 < sent.payload_size < pool.remaining:
         raise PoolShareExceeded
-    return QueueEntry(sent, pool.copy_from(caller, sent.pieces, sent.payload_size))
+    return QueueEntry(sent, sent.copy_to(pool, caller))
 
 
 def insert(
@@ -103,8 +105,8 @@ def eavesdrop(bus: Bus, source: Connection | None, sent: Message, caller: Caller
 def broadcast(bus: Bus, source: Connection | None, sent: Message, caller: Caller | None) -> None:
     """Deliver a broadcast of `source`, or of the bus itself, to all who want it and may have it."""
     eavesdrop(bus, source, sent, caller)
-    for destination in bus.subscribers():
-        if destination is source or not destination.matches.fits(sent, source):
+    for destination in bus.subscribers.wanting(sent, source):
+        if destination is source:
             continue
         if source is not None and caller is not None:
             if not may_talk(destination, destination.credentials, source):

@@ -159,9 +159,9 @@ class EndpointHandle(Handle):
         return None if wait is None else self._keep(wait)
 
     def resume(self, reply: Reply, argument: int, data: bytes, caller: Caller) -> Wait:
-        """A synchronous SEND that began to wait elsewhere (`broker.flow`) waits on here; takes over a hold on `reply`.
+        """A synchronous SEND that began to wait elsewhere (`broker.lending`) waits on here.
 
-        `data`: the command as the caller passed it at `argument`.
+        `data`: the command as the caller passed it at `argument`. Takes over a hold on `reply`.
         """
         assert self.connection is not None
         known = command.TABLE[_REQUEST["KDBUS_CMD_SEND"]]

@@ -10,13 +10,15 @@ number. A rule carries one mask per generation; the one of the signal's generati
 contained in the filter. What bits mean is between programs; the bus knows only the size, which is fixed when the bus
 is made.
 
-Reference: ipc/kdbus/match.c.
+For whom a message is looked at in this way is in `broker.subscribers`: each rule names, next to what it holds for, one
+*trait* without which it does not. Reference: ipc/kdbus/match.c.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker import bounds, limits
@@ -28,6 +30,18 @@ from broker.names import is_valid_name
 if TYPE_CHECKING:
     from broker.connection import Connection
     from broker.message import Message
+    from broker.subscribers import Subscribers
+
+NOTIFICATION_TYPE, SENDER_ID, SENDER_NAME, BLOOM_BIT = range(4)
+"""Kinds of traits: those that fewer messages have come first."""
+
+
+class Trait(NamedTuple):
+    """Something that a message may have: by its kind, an item type, an id, a name, or the number of a bit."""
+
+    kind: int
+    number: int = 0
+    name: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,11 @@ class BloomRule:
     """The message's filter contains the mask of its generation."""
 
     masks: tuple[int, ...]
+
+    @property
+    def trait(self) -> Trait | None:
+        common = reduce(and_, self.masks)
+        return Trait(BLOOM_BIT, (common & -common).bit_length() - 1) if common else None
 
     def holds(self, message: Message, source: Connection) -> bool:
         if message.bloom_filter is None:
@@ -49,6 +68,10 @@ class SourceIdRule:
 
     id: int
 
+    @property
+    def trait(self) -> Trait | None:
+        return None if self.id == abi.MATCH_ANY_ID else Trait(SENDER_ID, self.id)
+
     def holds(self, message: Message, source: Connection) -> bool:
         return self.id in (source.id, abi.MATCH_ANY_ID)
 
@@ -58,6 +81,10 @@ class SourceNameRule:
     """The message comes from the owner of the name."""
 
     name: bytes
+
+    @property
+    def trait(self) -> Trait:
+        return Trait(SENDER_NAME, name=self.name)
 
     def holds(self, message: Message, source: Connection) -> bool:
         return self.name in source.names
@@ -71,6 +98,10 @@ class NotificationRule:
     old_id: int | None
     new_id: int | None
     name: bytes | None
+
+    @property
+    def trait(self) -> Trait:
+        return Trait(NOTIFICATION_TYPE, self.type)
 
     def holds(self, message: Message) -> bool:
         about = message.notification
@@ -121,20 +152,56 @@ def parse_rule(entry: Item, bloom_size: int) -> Rule:
     raise BadItem
 
 
+class Rules:
+    """What one match asks for. Equal are those that were described by the same items.
+
+    `trait`: one of all messages that fit, and of as few others as possible; None if there is none.
+    """
+
+    __slots__ = ("_described", "_rules", "size", "trait")
+
+    def __init__(self, items: list[Item], bloom_size: int) -> None:
+        """`size`: their bytes as items. Raises what `parse_rule` raises."""
+        self._rules = [parse_rule(entry, bloom_size) for entry in items]
+        self.size = sum(len(entry.payload) for entry in items)
+        # Compared as bytes: their hash is not for programs to foresee, while they can choose numbers of equal hashes.
+        self._described = tuple(items)
+        self.trait = min((trait for trait in (rule.trait for rule in self._rules) if trait is not None), default=None)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rules) and self._described == other._described
+
+    def __hash__(self) -> int:
+        return hash(self._described)
+
+    def fit(self, message: Message, source: Connection | None) -> bool:
+        """Whether all hold for `message` from `source` (None: a notification of the bus)."""
+        return all(_holds(rule, message, source) for rule in self._rules)
+
+
+def _holds(rule: Rule, message: Message, source: Connection | None) -> bool:
+    if isinstance(rule, NotificationRule):
+        return source is None and rule.holds(message)
+    return source is not None and rule.holds(message, source)
+
+
 class Match(NamedTuple):
-    """Rules that were added together; `size`: their bytes as items."""
+    """Rules that were added together."""
 
     cookie: int
-    rules: list[Rule]
-    size: int
+    rules: Rules
 
 
 class MatchDatabase:
     """The matches of one connection, in the order in which they were added."""
 
-    def __init__(self, changed: Callable[[bool], None]) -> None:
-        """`changed` is told whether there is any match, each time that this changes."""
-        self._changed = changed
+    def __init__(self, connection: Connection, subscribers: Subscribers) -> None:
+        """`subscribers` is told of all that come and go."""
+        self._connection = connection
+        self._subscribers = subscribers
         self._matches: list[Match] = []
 
     def __len__(self) -> int:
@@ -145,35 +212,38 @@ class MatchDatabase:
 
         Raises what `parse_rule` raises, and TooManyMatches; nothing has changed then.
         """
-        added = Match(cookie, [parse_rule(entry, bloom_size) for entry in items], sum(len(entry[1]) for entry in items))
-        kept = [match for match in self._matches if match.cookie != cookie] if replace else list(self._matches)
-        if len(kept) >= limits.MATCHES_PER_CONNECTION:
+        added = Match(cookie, Rules(items, bloom_size))
+        gone = self._of(cookie) if replace else []
+        wanted = [*(match for match in self._matches if not (replace and match.cookie == cookie)), added]
+        if len(wanted) > limits.MATCHES_PER_CONNECTION:
             raise TooManyMatches
-        wanted = [*kept, added]
         if sum(len(match.rules) for match in wanted) > bounds.RULES_PER_CONNECTION:
             raise TooManyMatches
-        if sum(match.size for match in wanted) > bounds.RULE_BYTES_PER_CONNECTION:
+        if sum(match.rules.size for match in wanted) > bounds.RULE_BYTES_PER_CONNECTION:
             raise TooManyMatches
-        self._set(wanted)
+        for match in gone:
+            self._subscribers.remove(self._connection, match.rules)
+        self._subscribers.add(self._connection, added.rules)
+        self._matches = wanted
 
     def remove(self, cookie: int) -> None:
         """Remove all matches of that cookie. Raises NoSuchMatch."""
-        remaining = [match for match in self._matches if match.cookie != cookie]
-        if len(remaining) == len(self._matches):
+        gone = self._of(cookie)
+        if not gone:
             raise NoSuchMatch
-        self._set(remaining)
+        for match in gone:
+            self._subscribers.remove(self._connection, match.rules)
+        self._matches = [match for match in self._matches if match.cookie != cookie]
 
-    def _set(self, matches: list[Match]) -> None:
-        had_any, self._matches = bool(self._matches), matches
-        if bool(matches) != had_any:
-            self._changed(bool(matches))
+    def _of(self, cookie: int) -> list[Match]:
+        return [match for match in self._matches if match.cookie == cookie]
+
+    def clear(self) -> None:
+        """Remove all matches: the connection has ended."""
+        for match in self._matches:
+            self._subscribers.remove(self._connection, match.rules)
+        self._matches = []
 
     def fits(self, message: Message, source: Connection | None) -> bool:
         """Whether any match fits `message` from `source` (None: a notification of the bus)."""
-        return any(all(_holds(rule, message, source) for rule in match.rules) for match in self._matches)
-
-
-def _holds(rule: Rule, message: Message, source: Connection | None) -> bool:
-    if isinstance(rule, NotificationRule):
-        return source is None and rule.holds(message)
-    return source is not None and rule.holds(message, source)
+        return any(match.rules.fit(message, source) for match in self._matches)

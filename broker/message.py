@@ -6,9 +6,9 @@ breaks, in the kernel's order: the message itself (size, flags, items), then wha
 deadline and a cookie, signals a bloom filter, broadcasts must be signals), with each item's own rules in between, in
 the order in which the items stand. Who may send it to whom is decided later, in `broker.send`.
 
-Payload is not copied here: a message only notes the pieces of the sender's memory, and copies them straight into each
-receiver's pool. Files are pinned here and stay so until the last receiver's entry is gone. Both kinds of payload keep
-their order (`parts`).
+Payload is not copied here: a message only notes the pieces of the sender's memory, and copies them straight into the
+first receiver's pool, and from there to all others. Files are pinned here and stay so until the last receiver's entry
+is gone. Both kinds of payload keep their order (`parts`).
 
 A memfd must be sealed against any change, so that what a receiver checks is what it uses. Files that can carry files
 themselves (endpoints, unix sockets) are refused, as cycles of them could never be freed.
@@ -50,6 +50,7 @@ from broker.layout import U64, signed64
 from broker.metadata import ConnectionMetadata, ProcessMetadata
 from broker.names import is_valid_name
 from broker.outside import Caller, File
+from broker.pool import Pool, Slice
 
 _HEADER = struct.Struct("<8Q")
 _VECTOR_ITEM_SIZE = item.padded_size(16)
@@ -89,6 +90,7 @@ class Message:
         "bloom_generation",
         "connection",
         "cookie",
+        "copy",
         "destination",
         "destination_name",
         "extra",
@@ -129,6 +131,8 @@ class Message:
         """(address, size) in the sender's memory, to be copied one after the other; address 0 for zeros."""
         self.payload_size = 0
         """Sum of the sizes of `pieces`."""
+        self.copy: Slice | None = None
+        """While it is being sent: the first copy of them, held."""
         self.files: list[File] = []
         self.process = ProcessMetadata()
         self.connection = ConnectionMetadata()
@@ -148,6 +152,24 @@ class Message:
                     part.file.close()
             for file in self.files:
                 file.close()
+
+    def copy_to(self, pool: Pool, caller: Caller) -> Slice:
+        """The `pieces` of the sender `caller` as a slice of `pool`, held once.
+
+        They are read once: all receivers get the same, whatever other threads of the sender do to it meanwhile. Raises
+        what `Pool.copy_from` raises.
+        """
+        if self.copy is not None:
+            return pool.copy_of(self.copy, self.payload_size)
+        slice_ = pool.copy_from(caller, self.pieces, self.payload_size)
+        self.copy = slice_.hold()
+        return slice_
+
+    def sent(self) -> None:
+        """It has been sent to all: the first copy is its receiver's alone."""
+        if self.copy is not None:
+            self.copy.release()
+            self.copy = None
 
     @property
     def is_broadcast(self) -> bool:

@@ -20,7 +20,7 @@ Free slices are kept sorted by size, then by age, for bisection. Reference: ipc/
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from broker.errors import NoSuchSlice, PoolFull
 from broker.layout import U64, align8
@@ -47,8 +47,12 @@ class Slice:
     def adopt(self, child: Slice | None) -> None:
         """Hold `child` (a slice of the same pool) for as long as this slice lives."""
         if child is not None:
-            child.holders += 1
-            self.child = child
+            self.child = child.hold()
+
+    def hold(self) -> Slice:
+        """One more holder inside the broker."""
+        self.holders += 1
+        return self
 
     def publish(self) -> None:
         """The program learns the offset, and may FREE it."""
@@ -128,10 +132,15 @@ class Pool:
             raise
         return slice_
 
+    def copy_of(self, source: Slice, size: int) -> Slice:
+        """A slice that holds the first `size` bytes of another pool's slice. Raises PoolFull."""
+        slice_ = self.allocate(size)
+        self.memory.copy(slice_.offset, source.pool.memory, source.offset, size)
+        return slice_
+
     def move_here(self, source: Slice) -> Slice:
         """A copy of another pool's slice; one holder of the source lets go. Raises PoolFull."""
-        slice_ = self.allocate(source.size)
-        self.memory.copy(slice_.offset, source.pool.memory, source.offset, source.size)
+        slice_ = self.copy_of(source, source.size)
         source.release()
         return slice_
 
@@ -144,7 +153,7 @@ class Pool:
         self.give_back(slice_)
 
     def export_state(self) -> list[int]:
-        """The slices as 64-bit words, for whoever keeps the pool for a while (`broker.flow`).
+        """The slices as 64-bit words, for whoever keeps the pool for a while (`broker.lending`).
 
         Serial, busy bytes, number of slices; then for each, in order of offset: size, state (bit 0 free, bit 1
         published, from bit 8 on the number of holders), age among the free, offset of the child or all ones.
@@ -159,15 +168,15 @@ class Pool:
             slice_ = slice_.next
         return words
 
-    def import_state(self, words: Iterator[int]) -> None:
+    def import_state(self, words: Sequence[int]) -> None:
         """Replace all slices by those that `words` describe, as `export_state` does. Old slices are void."""
-        self._serial, self.busy, count = next(words), next(words), next(words)
+        self._serial, self.busy, count = words[:3]
         self._by_offset.clear()
         self._free.clear()
         children: list[tuple[Slice, int]] = []
         offset, last = 0, None
-        for _ in range(count):
-            size, state, serial, child = next(words), next(words), next(words), next(words)
+        for place in range(3, 3 + 4 * count, 4):
+            size, state, serial, child = words[place : place + 4]
             slice_ = Slice(self, offset, size)
             slice_.free, slice_.published, slice_.holders = bool(state & 1), bool(state & 2), state >> 8
             slice_.serial, slice_.before = serial, last

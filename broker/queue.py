@@ -144,6 +144,13 @@ class Queue:
         self._entries[entry] = None
         heapq.heappush(self._heap, (entry.message.priority, self._serial, entry))
 
+    def take_all(self) -> list[QueueEntry]:
+        """Take all entries out, in order of arrival, with their charges."""
+        entries = list(self._entries)
+        self._entries.clear()
+        self._heap.clear()
+        return entries
+
     def peek(self, priority: int | None) -> QueueEntry:
         """The next entry; with a `priority`, the most urgent one, which must be at least as urgent as that.
 

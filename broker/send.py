@@ -71,7 +71,7 @@ class Wait:
 
     @property
     def command(self) -> bytes | None:
-        """The command as it was read, if the wait may go on elsewhere (`broker.flow`), else None.
+        """The command as it was read, if the wait may go on elsewhere (`broker.lending`), else None.
 
         It may as long as it is not over, if there is nothing but the structure, no cancel descriptor, say.
         """
@@ -160,6 +160,7 @@ def send(source: Connection, invocation: Invocation) -> Wait | None:
                 cancel_file.close()
             raise
     finally:
+        sent.sent()
         sent.drop()
     if reply is None:
         if cancel_file is not None:

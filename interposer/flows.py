@@ -6,12 +6,7 @@ has been taken back. So the supervisor calls `recall` before it lets the broker 
 leads elsewhere is none of the broker's business), and `consider` when the broker is done: the connections that were
 busy lately are lent (again) if `broker.flow` says that they may be.
 
-Lending costs about as much as serving a call or two in Python, and is wasted if the broker is needed again at once.
-So if what was lent served next to nothing several times in a row, it is tried ever more rarely, until it pays again.
-
-Each connection that is lent costs something, used or not. So those are lent that have been used lately: by a call that
-the broker served, or natively in one of the last lendings. A fixed number would be a cliff: where one more connection
-takes turns, hardly any call would find both of its ends lent.
+Which those are, and whether lending is worth it at the moment, is decided in `interposer.busy`.
 
 Where descriptors cannot be compared, or an answered call could come again (`interposer.exactly_once`), nothing is
 lent.
@@ -31,14 +26,16 @@ from functools import partial
 from broker import revision3 as abi
 from broker.connection import Connection
 from broker.domain import Domain
-from broker.flow import GROUPS, LENT_DOMAINS, LentWait, flow, hand_out, lendable, take_back
+from broker.flow import GROUPS, flow, lendable
 from broker.handle import EndpointHandle
+from broker.lending import LENT_DOMAINS, LentWait, hand_out, take_back
 from broker.origin import Origins, shown, timestamp_of
 from broker.outside import Credentials, File
 from broker.quota import User
 from broker.reply import Reply
 from broker.send import Wait
 from interposer.budget import Charge, OverBudget
+from interposer.busy import Busy
 from interposer.caller import TargetCaller
 from interposer.files import TargetFile
 from interposer.handles import HandleTable, OpenHandle
@@ -49,21 +46,14 @@ from native.pool import Pool
 
 _SEND, _RECV, _FREE = (abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
 _HOT = frozenset({_SEND, _RECV, _FREE})
-_BUSY, _WAITING = 256, 512
-"""How many connections are lent at most, the last ones used, and how many messages and replies with them. Whoever needs
-the broker next waits until all that is back."""
-_IDLE = 32
-"""After how many lendings in which it was not used a connection is no longer lent."""
-_WORTH_IT, _PER_CALL = 3, 8
-"""Calls that have to be served before the broker is needed again, for lending to have paid; and one more for so many
-connections, messages and replies."""
-_LONGEST_PAUSE = 16
 _FORGOTTEN_USERS = 64
 """How many users are remembered besides those who have a connection: each custom endpoint has one of its own."""
 _MOST_ITEMS = 16384
 """Bytes of metadata items that the engine repeats."""
 _PAIRS = 4
 """How many flows are remembered and allowed again, for each connection that is lent."""
+MOST_PAIRS = 2048
+"""How many in all. Each may be needed twice, by id and by name (`LENT_FLOWS`)."""
 
 
 Pair = tuple[Connection, Connection, bytes]
@@ -111,15 +101,10 @@ class Flows:
         self._kept: dict[int, Reply] = {}
         self._charges: dict[int, Charge] = {}
         """For the memfds in messages that are lent, by the descriptors that were given away."""
-        self._busy: dict[int, int] = {}
-        """By index, how often it has been considered since it was used; the last ones used last."""
+        self._busy = Busy()
         self._pairs: dict[Pair, Credentials] = {}
         self._lent = False
         self._served = 0
-        self._weight = 0
-        """Of what is lent, or was the last time: how many connections, messages and replies."""
-        self._pause = 0
-        self._skip = 0
 
     @property
     def served(self) -> int:
@@ -164,7 +149,7 @@ class Flows:
         words = self._engine.recall()
         self._lent = False
         served, self._served = self._engine.served - self._served, self._engine.served
-        self._wait_longer(paid=served >= _WORTH_IT + self._weight // _PER_CALL)
+        self._busy.returned(served)
         self._take_back(words)
 
     def _take_back(self, words: Sequence[int]) -> None:
@@ -176,7 +161,7 @@ class Flows:
         for connection, readable in returned.readable:
             self._handles[self._indices[connection]].readable = readable
         for connection in returned.used:
-            self._is_busy(self._indices[connection])
+            self._busy.used(self._indices[connection])
         for wait in returned.waits:
             id, pid, flags, number, architecture, pointer, listener, a, b, c, d, e, f, look_ns = wait.notification
             notification = Notification(id, pid, number, architecture, pointer, (a, b, c, d, e, f), flags)
@@ -184,25 +169,10 @@ class Flows:
             assert isinstance(broker, EndpointHandle)
             self._later(listener, notification, partial(broker.resume, wait.reply, c, wait.command), look_ns)
 
-    def _considered(self) -> list[Connection]:
-        """The busy connections, the last ones used first, as far as they have not too much to hand out; all age."""
-        considered = []
-        room = _WAITING
-        for index, idle in reversed(list(self._busy.items())):
-            connection = self._connections[index]
-            waiting = len(connection.queue) + len(connection.replies) + len(connection.owed)
-            if waiting <= room:
-                room -= waiting
-                considered.append(connection)
-            self._busy[index] = idle + 1
-            if idle == _IDLE:
-                del self._busy[index]
-        return considered
-
-    def _wait_longer(self, *, paid: bool) -> None:
-        """Lend at once the next time if it has `paid`, else only after a number of calls that grows."""
-        self._pause = 0 if paid else min(2 * self._pause + 1, _LONGEST_PAUSE)
-        self._skip = self._pause
+    def _waiting_on(self, index: int) -> int:
+        """How many messages and replies go with a connection."""
+        connection = self._connections[index]
+        return len(connection.queue) + len(connection.replies) + len(connection.owed)
 
     def _lendable_waits(
         self, connections: Iterable[Connection]
@@ -262,17 +232,11 @@ class Flows:
             index = self._index(broker.connection, handle)
             if index is not None:
                 self._engine.bind(index, notification.pid, notification.arguments[0] & 0xFFFFFFFF)
-                self._is_busy(index)
+                self._busy.used(index)
                 if request == _SEND:
                     self._note_sent(index, broker.connection, notification.pid, caller)
                 elif request == _RECV:
                     self._note_received(index, broker.connection, notification.pid, caller)
-
-    def _is_busy(self, index: int) -> None:
-        self._busy.pop(index, None)
-        self._busy[index] = 0
-        if len(self._busy) > _BUSY:
-            del self._busy[next(iter(self._busy))]
 
     def note_answer(self, thread: int, connection: Connection, caller: TargetCaller) -> None:
         """The broker has ended a synchronous SEND of `thread` on `connection`, perhaps with an answer."""
@@ -292,7 +256,7 @@ class Flows:
         pair = source, destination, b"" if name is None else name.name
         self._pairs.pop(pair, None)
         self._pairs[pair] = who
-        while len(self._pairs) > _PAIRS * (_PAIRS + len(self._busy)):
+        while len(self._pairs) > min(_PAIRS * (_PAIRS + len(self._busy)), MOST_PAIRS):
             del self._pairs[next(iter(self._pairs))]
         found = flow(source, destination, who)
         if found is None or not (found.attach_flags or found.depends):
@@ -396,25 +360,24 @@ class Flows:
         index = self._indices.pop(connection, None)
         if index is not None:
             self._engine.remove(index)
-            self._busy.pop(index, None)
+            self._busy.forget(index)
             del self._connections[index], self._handles[index]
 
     def consider(self) -> None:
         """The broker is done: lend what was busy, if that is possible and has paid lately."""
-        if self._lent or not self._busy or not self.enabled:
-            return
-        if self._skip:
-            self._skip -= 1
+        if self._lent or not self.enabled or not self._busy.is_due():
             return
         if self._origins.is_full:
             self.forget_origins()
-        considered = self._considered()
+        considered = [self._connections[index] for index in self._busy.choose(self._waiting_on)]
         waits, keepers = self._lendable_waits(considered)
         chosen = lendable(considered, waits)
+        lent_now = set(chosen)
+        pairs = [item for item in self._pairs.items() if item[0][0] in lent_now and item[0][1] in lent_now]
+        self._busy.lent((self._indices[connection] for connection in chosen), len(pairs))
         if not chosen:
-            self._wait_longer(paid=False)
+            self._busy.returned(0)
             return
-        self._weight = sum(1 + len(connection.queue) + len(connection.replies) for connection in chosen)
         lent = []
         for connection in chosen:
             index = self._indices[connection]
@@ -424,27 +387,23 @@ class Flows:
         try:
             words = self._hand_out(lent, waits)
         except (OSError, OverBudget):  # no more descriptors: what waits stays with the broker
-            self._skip = _LONGEST_PAUSE
+            self._busy.refused()
             return
-        lent_now = set(chosen)
         for reply, waiting in keepers.items():
             if reply.requester in lent_now:
                 waiting.gone(reply)
         if not self._engine.lend(words):
             self._take_back(words)
-            self._skip = _LONGEST_PAUSE
+            self._busy.refused()
             return
         self._lent = True
         # What is fetched is charged when it comes back, and must be within everybody's share then.
-        self._engine.allow_files(min(self._budget.left(connection.credentials.uid) for connection in chosen))
-        for pair, who in self._pairs.items():
+        self._engine.allow_files(min(map(self._budget.left, {connection.credentials.uid for connection in chosen})))
+        for pair, who in pairs:
             self._allow(*pair, who)
 
     def _allow(self, source: Connection, destination: Connection, name: bytes, who: Credentials) -> None:
-        """The flow between two connections, if both are lent: by id, and by `name` if it still leads there."""
-        index, other = self._indices.get(source), self._indices.get(destination)
-        if index is None or other is None or not (self._engine.is_lent(index) and self._engine.is_lent(other)):
-            return
+        """The flow between two connections that are lent: by id, and by `name` if it still leads there."""
         found = flow(source, destination, who)
         if found is None:
             return
@@ -452,8 +411,8 @@ class Flows:
         entry = destination.names.get(name)
         for by_name, name_id in [(b"", 0)] if entry is None else [(b"", 0), (name, entry.id)]:
             self._engine.allow(
-                index,
-                other,
+                self._indices[source],
+                self._indices[destination],
                 by_name,
                 name_id=name_id,
                 attach_flags=found.attach_flags,

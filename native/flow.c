@@ -206,13 +206,6 @@ int flow_is_lent(const struct kdbus_engine *engine, const struct flow_connection
     return connection->generation == engine->generation;
 }
 
-int kdbus_engine_is_lent(const struct kdbus_engine *engine, uint32_t index)
-{
-    const struct flow_connection *connection = flow_connection_at(engine, index);
-
-    return connection && flow_is_lent(engine, connection);
-}
-
 // Flows by id and by name have keys of their own: connections' numbers, or a hash of the name.
 static uint64_t flow_key(const struct flow_connection *source, uint64_t destination_id, const char *name)
 {

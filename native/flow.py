@@ -4,7 +4,7 @@
 The face of `flow.c`, where it is explained what a flow is. An `Engine` receives from listeners in the caller's
 stead: what it can serve by itself never comes to Python.
 
-State goes in and out as sequences of 64-bit words; `broker.flow` knows what they mean, this module does not.
+State goes in and out as sequences of 64-bit words; `broker.lending` knows what they mean, this module does not.
 """
 
 from __future__ import annotations
@@ -81,10 +81,6 @@ class Engine:
     def bind(self, index: int, thread: int, descriptor: int) -> None:
         """Remember under which number a thread has the connection; proved again with each call."""
         self._check(lib.kdbus_engine_bind(self._engine, index, thread, descriptor), "remember a descriptor")
-
-    def is_lent(self, index: int) -> bool:
-        """Whether the engine has the connection at the moment."""
-        return bool(lib.kdbus_engine_is_lent(self._engine, index))
 
     def lend(self, words: Sequence[int]) -> bool:
         """Lend connections with their state; nothing else is lent at the moment. False if the engine does not take it,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// The state of lent connections on its way: from the broker to the engine, and back (broker/flow.py).
+// The state of lent connections on its way: from the broker to the engine, and back (broker/lending.py).
 //
 // It travels as an array of 64-bit words, in the same layout in both directions, described where it is written. What
 // comes from the broker is checked all the same: an index that is none, or a count beyond a limit, is -EINVAL, and

@@ -273,7 +273,6 @@ void kdbus_engine_destroy(struct kdbus_engine *engine);
 int64_t kdbus_engine_add_connection(struct kdbus_engine *engine, const struct kdbus_flow_connection *facts);
 int kdbus_engine_remove_connection(struct kdbus_engine *engine, uint32_t index);
 int kdbus_engine_bind(struct kdbus_engine *engine, uint32_t index, uint32_t thread, uint32_t descriptor);
-int kdbus_engine_is_lent(const struct kdbus_engine *engine, uint32_t index);
 int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t count);
 int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_facts *facts, const char *name);
 int kdbus_engine_learn_origin(struct kdbus_engine *engine, const struct kdbus_origin_facts *facts, const char *evidence,

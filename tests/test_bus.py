@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Buses: what BUS_MAKE takes, what a bus counts, who is looked at for a broadcast, and how a bus ends."""
+"""Buses: what BUS_MAKE takes, what a bus counts, and how a bus ends."""
 
 from __future__ import annotations
 
@@ -24,11 +24,9 @@ from broker.errors import (
 )
 from broker.outside import Credentials
 from tests.outside import (
-    BusMaker,
     FakeIds,
     FakeNode,
     World,
-    bloom_mask_item,
     command_bytes,
     fails,
     item,
@@ -266,64 +264,6 @@ def test_buses_do_not_hear_of_each_other() -> None:
     speaker.acquire(b"a.b")
     speaker.close()
     assert not listener.received()
-
-
-# Subscribers
-
-
-def subscribers(maker: BusMaker) -> list[int]:
-    return [connection.id for connection in maker.bus.subscribers()]
-
-
-def test_subscribers_are_those_with_matches_in_the_order_of_their_ids() -> None:
-    world = World()
-    bus = world.default_bus()
-    peers = [world.connect() for _ in range(5)]
-    assert subscribers(bus) == []
-    for index in (3, 0, 4, 3):
-        peers[index].match(cookie=index)
-    assert subscribers(bus) == [1, 4, 5]
-    peers[3].unmatch(3)
-    assert subscribers(bus) == [1, 5]
-    peers[0].match(bloom_mask_item((1,)), cookie=7)
-    peers[0].unmatch(0)
-    assert subscribers(bus) == [1, 5]
-    peers[4].match(cookie=4, flags=abi.MATCH_REPLACE)
-    assert subscribers(bus) == [1, 5]
-    peers[4].bye()
-    assert subscribers(bus) == [1]
-    peers[1].close()
-    peers[0].close()
-    assert subscribers(bus) == []
-
-
-def test_failed_match_subscribes_nobody() -> None:
-    world = World()
-    bus = world.default_bus()
-    peer = world.connect()
-    with fails(BadItem):
-        peer.match(item(99))
-    assert subscribers(bus) == []
-
-
-def test_broadcast_looks_only_at_subscribers() -> None:
-    world = World()
-    bus = world.default_bus().bus
-    listener, speaker, idle = world.connect(), world.connect(), world.connect()
-    listener.match()
-
-    class Unseen(dict[int, object]):
-        """Connections that may be looked up, but not gone through."""
-
-        def __iter__(self) -> None:  # type: ignore[override]
-            raise AssertionError
-
-        values = items = __iter__  # type: ignore[assignment]
-
-    bus.connections = Unseen(bus.connections)  # type: ignore[assignment]
-    speaker.signal(payload=b"x")
-    idle.acquire(b"a.b")
-    assert [message.payload for message in listener.received()] == [b"x", b""]
 
 
 def test_every_connection_is_found_by_its_id() -> None:

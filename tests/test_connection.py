@@ -284,7 +284,7 @@ def test_matches_end_with_the_connection() -> None:
     listener, speaker = world.connect(), world.connect()
     listener.match()
     listener.close()
-    assert bus.subscribers() == []
+    assert len(bus.subscribers) == 0
     speaker.signal(payload=b"x")
 
 

@@ -206,6 +206,40 @@ def test_a_broadcast_of_unreadable_memory_is_lost_and_succeeds(world: World, ali
     assert bob.connection.pool.busy == 0
 
 
+def test_a_broadcast_is_read_once_and_all_get_the_same(world: World, alice: Peer) -> None:
+    """Whatever other threads of the sender do to it meanwhile; and the first receiver's memory tells nothing else."""
+    listeners = [world.connect() for _ in range(3)]
+    for peer in listeners:
+        peer.match()
+        peer.connection.pool.memory.write(0, b"x" * 64 if peer is listeners[0] else b"y" * 64)
+    busy = [peer.connection.pool.busy for peer in listeners]
+    before = alice.caller.copies
+    alice.signal(payload=b"abc")
+    assert alice.caller.copies == before + 1
+    places = [entry.payload for peer in listeners for entry in peer.connection.queue.entries()]
+    assert [place and place.holders for place in places] == [1, 1, 1]
+    for peer, place, stale in zip(listeners, places, b"xyy", strict=True):
+        assert place is not None
+        assert peer.connection.pool.memory.read(place.offset, 8) == b"abc" + bytes([stale]) * 5
+        assert [message.payload for message in peer.received()] == [b"abc"]
+    assert [peer.connection.pool.busy for peer in listeners] == busy
+
+
+def test_the_first_receiver_of_a_broadcast_may_have_no_room(world: World, alice: Peer) -> None:
+    """It is read for the next one then; and what is taken back keeps no room."""
+    full, busy, listener = world.connect(), world.connect(), world.connect()
+    for peer in (full, busy, listener):
+        peer.match()
+    full.connection.pool.allocate(full.connection.pool.remaining)
+    for _ in range(32):
+        alice.send(busy)
+    taken = busy.connection.pool.busy
+    alice.signal(payload=b"abc")
+    assert [peer.connection.lost_count for peer in (full, busy, listener)] == [1, 1, 0]
+    assert busy.connection.pool.busy == taken
+    assert [message.payload for message in listener.received()] == [b"abc"]
+
+
 def test_a_broadcast_carries_memfds_to_all(world: World, alice: Peer) -> None:
     peers = [world.connect(), world.connect()]
     for peer in peers:

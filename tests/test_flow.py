@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`broker.flow`: what may be lent, what a flow is, and that state survives the way out and back.
+"""`broker.flow` and `broker.lending`: what may be lent, what a flow is, and that state survives the way out and back.
 
 The words are not checked one by one: what matters is that the broker goes on as if nothing had been lent. So each
 test lends, takes back at once what it lent, and looks at what programs would see.
@@ -17,7 +17,9 @@ import pytest
 from broker import flow as flow_module
 from broker import revision3 as abi
 from broker.errors import TimedOut
-from broker.flow import LENT_DOMAINS, Flow, LentWait, Returned, flow, hand_out, is_lendable, lendable, take_back
+from broker.flow import Flow, flow, is_lendable, lendable
+from broker.lending import LENT_DOMAINS, LentWait, Returned, hand_out, take_back
+from broker.metadata import ConnectionMetadata, ProcessMetadata
 from broker.origin import Origins
 from broker.outside import File
 from broker.quota import User
@@ -100,6 +102,31 @@ def test_waiting_messages_survive() -> None:
     lend_and_take_back(world, alice, bob)
     assert bob.recv(abi.RECV_USE_PRIORITY, priority=0).payload == b"second"
     assert bob.recv().payload == b"first"
+
+
+def test_what_is_the_same_for_all_receivers_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    speaker = world.connect()
+    listeners = [world.connect() for _ in range(5)]
+    for number, listener in enumerate(listeners):
+        listener.match()
+        for _ in range(number):
+            speaker.send(listener, b"before")
+    packed: list[int] = []
+    number_of = Origins.number_of
+
+    def counted(self: Origins, process: ProcessMetadata, connection: ConnectionMetadata) -> int:
+        packed.append(id(process))
+        return number_of(self, process, connection)
+
+    monkeypatch.setattr(Origins, "number_of", counted)
+    speaker.signal(payload=b"to all")
+    lend_and_take_back(world, *listeners)
+    assert len(packed) == len(set(packed)) == 1 + sum(range(5))
+    for number, listener in enumerate(listeners):
+        received = listener.received()
+        assert [message.payload for message in received] == [b"before"] * number + [b"to all"]
+        assert {message["src_id"] for message in received} == {speaker.id}
 
 
 def test_a_message_by_name_still_says_so() -> None:
@@ -385,7 +412,7 @@ def test_the_domain_limit_is_padded() -> None:
     assert words[0] == world.domain.sequence
     assert words[1:LENT_DOMAINS] == [0] * (LENT_DOMAINS - 1)
     assert words[LENT_DOMAINS : LENT_DOMAINS + 2] == [2, 0]
-    with pytest.raises(StopIteration):
+    with pytest.raises(EOFError):
         peers = {0: alice.connection, 1: bob.connection}
         take_back(words[:-1], [world.domain], peers, {}, kept, Origins(), Descriptors().open)
 

@@ -15,6 +15,7 @@ import pytest
 
 from broker import limits
 from broker import revision3 as abi
+from interposer.flows import MOST_PAIRS
 from tests.compiling import compile_program
 from tests.users import PROJECT, User
 
@@ -60,6 +61,15 @@ def test_calls_that_wait_are_served_natively_again(user: User, open_folder: Path
     found = _STATISTICS.search(outcome.output)
     assert outcome.status == 0 and found is not None, outcome.output
     assert int(found[2]) > share * int(found[1]), outcome.output
+
+
+def test_all_receivers_of_a_signal_are_served_natively(user: User, open_folder: Path) -> None:
+    """However many take turns: the broker serves the signals, and until it knows the receivers."""
+    program = compile_program("match", open_folder)
+    outcome = user.trusting.run(user.kdbus("run", "--statistics", "--", str(program), "a_signal_to_many"))
+    found = _STATISTICS.search(outcome.output)
+    assert outcome.status == 0 and found is not None, outcome.output
+    assert int(found[2]) > 4 * int(found[1]), outcome.output
 
 
 @pytest.mark.parametrize(
@@ -125,6 +135,7 @@ def native_number(name: str) -> int:
         ("LENT_PER_USER", limits.MESSAGES_PER_USER),
         ("LENT_NAME", limits.NAME_LENGTH + 1),
         ("LENT_PAYLOAD", limits.MESSAGE_PAYLOAD),
+        ("LENT_FLOWS", 2 * MOST_PAIRS),
     ],
 )
 def test_native_numbers_are_those_of_the_table(name: str, number: int) -> None:

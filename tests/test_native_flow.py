@@ -21,8 +21,8 @@ from functools import partial
 import pytest
 
 from broker import revision3 as abi
-from broker.flow import LENT_DOMAINS
 from broker.layout import U64
+from broker.lending import LENT_DOMAINS
 from native import identity
 from native.flow import Engine
 from native.notification import EndOfTargets

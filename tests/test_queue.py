@@ -42,6 +42,17 @@ def test_messages_leave_in_order_of_arrival() -> None:
     assert len(queue) == 0
 
 
+def test_all_leave_together_in_order_of_arrival() -> None:
+    queue = Queue()
+    entries = [entry(priority) for priority in (3, -1, 2)]
+    for each in entries:
+        queue.add(each)
+    assert queue.take_all() == entries
+    assert not len(queue) and queue.take_all() == []
+    queue.add(entries[0])
+    assert queue.peek(None) is queue.peek(3) is entries[0]
+
+
 def test_by_priority_the_lowest_number_comes_first_and_then_the_oldest() -> None:
     queue = Queue()
     entries = [entry(priority) for priority in (5, -1, 5, -1, LOWEST)]

@@ -8,6 +8,8 @@
 #define NAME "org.example.Name"
 #define OTHER "org.example.Other"
 #define ANY KDBUS_MATCH_ID_ANY
+#define MANY 300
+#define SIGNALS_TO_MANY 30
 
 static int broadcast(const struct connection *sender, __u64 cookie)
 {
@@ -68,6 +70,30 @@ CASE(nobody_gets_its_own_broadcasts)
 	EQ(broadcast(&sender, 1), 0);
 	EQ(receive_code(&sender, 0), -EAGAIN);
 	EQ(receive_code(&receiver, 0), 0);
+}
+
+/* Each of many receivers takes its turn after each signal. */
+CASE(a_signal_to_many)
+{
+	struct bus bus = new_bus(0);
+	struct connection sender = hello(bus.path), *receivers = calloc(MANY, sizeof(*receivers));
+
+	CHECK(receivers);
+	for (int i = 0; i < MANY; i++) {
+		receivers[i] = hello(bus.path);
+		EQ(match_everything(&receivers[i]), 0);
+	}
+	for (__u64 cookie = 1; cookie <= SIGNALS_TO_MANY; cookie++) {
+		EQ(broadcast(&sender, cookie), 0);
+		for (int i = 0; i < MANY; i++) {
+			const struct kdbus_msg *message = receive(&receivers[i]);
+
+			EQ(message->cookie, cookie);
+			EQ(message->src_id, sender.id);
+			done(&receivers[i], message);
+		}
+	}
+	free(receivers);
 }
 
 CASE(bloom_masks)
