@@ -39,6 +39,8 @@ from broker.reply import Reply
 
 _PARTS = 16
 """Pieces of payload that a lent message may have."""
+SLICES = 1024
+"""Pieces that the pool of a lent connection may be in."""
 GROUPS = 1024
 """Auxiliary groups of a sender whose messages are lent; it may have 65536, which would be remembered (`Origins`)."""
 
@@ -46,14 +48,15 @@ GROUPS = 1024
 def is_lendable(connection: Connection) -> bool:
     """Whether the hot calls on this connection depend on nothing that cannot be handed out.
 
-    An ordinary, living connection without losses to report, whose waiting messages are plain, on a bus without
-    monitors, which would have to see everything. Its replies are looked at by `lendable`.
+    An ordinary, living connection without losses to report, whose pool is not in too many pieces and whose waiting
+    messages are plain, on a bus without monitors, which would have to see everything. Its replies are looked at by
+    `lendable`.
     """
     if not connection.active or connection.kind != ORDINARY or connection.lost_count or connection.bus.monitors:
         return False
-    if not len(connection.queue):
-        return True
-    return all(_is_plain(entry.message) and _is_own(entry, connection) for entry in connection.queue.entries())
+    return len(connection.pool) <= SLICES and all(
+        _is_plain(entry.message) and _is_own(entry, connection) for entry in connection.queue.entries()
+    )
 
 
 def _is_own(entry: QueueEntry, connection: Connection) -> bool:

@@ -86,6 +86,10 @@ class Pool:
         """Bytes that are free, in however many pieces."""
         return self.size - self.busy
 
+    def __len__(self) -> int:
+        """How many slices there are."""
+        return len(self._by_offset) + len(self._free)
+
     def slices(self) -> list[Slice]:
         """All slices in order of offset."""
         found: list[Slice] = []

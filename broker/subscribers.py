@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from broker.message import Message
 
 _BY_ID = attrgetter("id")
+_BITS = tuple(tuple(bit for bit in range(8) if byte >> bit & 1) for byte in range(256))
+"""The numbers of the bits of each byte: a filter of 4 KiB as one number would be gone through in quadratic time."""
 
 
 class Subscribers:
@@ -94,7 +96,6 @@ class Subscribers:
         for name in source.names:
             yield Trait(SENDER_NAME, name=name)
         bits = self._bits & (message.bloom_filter or 0)
-        while bits:
-            lowest = bits & -bits
-            yield Trait(BLOOM_BIT, lowest.bit_length() - 1)
-            bits ^= lowest
+        for start, byte in enumerate(bits.to_bytes((bits.bit_length() + 7) // 8, "little")):
+            for bit in _BITS[byte]:
+                yield Trait(BLOOM_BIT, 8 * start + bit)

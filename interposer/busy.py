@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which connections are lent (`interposer.flows`), and whether that is worth it now.
 
-Lending costs something for each connection, and for each message, reply and flow that goes with it; used or not. That
-is its *weight*: handing out one unit and taking it back costs about an eighth of what a call saves that is served
-natively. So two things are decided here, from what has been used and from what lending has been worth.
+Lending costs something for each connection, and for each message, reply and flow that goes with it, and for the pieces
+of its pool; used or not. That is its *weight*: handing out one unit and taking it back costs about an eighth of what a
+call saves that is served natively. So two things are decided here, from what has been used and from what lending has
+been worth.
 
 *Which*: those that were used lately, by a call that the broker served, or natively in one of the last lendings. A small
 fixed number would be a cliff: where one more connection takes turns, hardly any call would find both of its ends lent.
@@ -21,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 MOST = 4096
-"""Weight that is lent at most: connections, messages and replies, those of the connections used last."""
+"""Weight that is lent at most, that of the connections used last."""
 _IDLE = 32
 """After how many lendings in which it was not used a connection is no longer lent."""
 _WORTH_IT = 2
@@ -72,7 +73,7 @@ class Busy:
     def choose(self, waiting: Callable[[int], int]) -> list[int]:
         """Those to be lent, the last ones used first. All age.
 
-        `waiting`: how many messages and replies go with a connection; where they are too many, it is left out.
+        `waiting`: the weight of what goes with a connection; where that is too much, it is left out.
         """
         room = MOST
         self._weights = {}

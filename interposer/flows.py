@@ -48,6 +48,8 @@ _SEND, _RECV, _FREE = (abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_
 _HOT = frozenset({_SEND, _RECV, _FREE})
 _FORGOTTEN_USERS = 64
 """How many users are remembered besides those who have a connection: each custom endpoint has one of its own."""
+_SLICES_PER_UNIT = 16
+"""How many pieces of a pool cost as much to hand out and take back as a message."""
 _MOST_ITEMS = 16384
 """Bytes of metadata items that the engine repeats."""
 _PAIRS = 4
@@ -170,9 +172,10 @@ class Flows:
             self._later(listener, notification, partial(broker.resume, wait.reply, c, wait.command), look_ns)
 
     def _waiting_on(self, index: int) -> int:
-        """How many messages and replies go with a connection."""
+        """What goes with a connection: its messages and replies, and the pieces of its pool in units of as much."""
         connection = self._connections[index]
-        return len(connection.queue) + len(connection.replies) + len(connection.owed)
+        slices = len(connection.pool) // _SLICES_PER_UNIT
+        return len(connection.queue) + len(connection.replies) + len(connection.owed) + slices
 
     def _lendable_waits(
         self, connections: Iterable[Connection]

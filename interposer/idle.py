@@ -24,6 +24,8 @@ from collections.abc import Callable
 
 import trio
 
+from interposer.report import unexpected
+
 Wait = Callable[[int], bool]
 """Waits, at most until the time (ns, CLOCK_MONOTONIC) or until trio would wake up; whether `woken` is to return."""
 
@@ -54,14 +56,27 @@ class IdleWait(trio.abc.Instrument):
         os.eventfd_read(self._event)
 
     def before_io_wait(self, timeout: float) -> None:
-        """trio sleeps for up to `timeout` seconds after this; at once if 0, as there are tasks to run."""
+        """trio sleeps for up to `timeout` seconds after this; not at all if 0, as there are tasks to run."""
+        try:
+            if self._wait_instead(timeout):
+                os.eventfd_write(self._event, 1)
+        except Exception:
+            # trio would never call an instrument again that raises.
+            unexpected("waiting for calls failed, the supervisor goes on")
+            os.eventfd_write(self._event, 1)
+
+    def _wait_instead(self, timeout: float) -> bool:
+        """Whether `woken` is to return."""
         if timeout <= 0:
-            return
+            # Tasks may run on and on, and whoever makes calls must get a turn all the same.
+            return self._wait(0)
         stop = time.monotonic_ns() + int(timeout * 1e9)
         while not self._wait(stop):
-            if self._poll.poll(0) or time.monotonic_ns() >= stop:
-                return
-        os.eventfd_write(self._event, 1)
+            if self._poll.poll(0):
+                return False
+            if time.monotonic_ns() >= stop:
+                break  # trio would sleep for as long once more, and would not hear of calls
+        return True
 
     def close(self) -> None:
         """Let go of the eventfd."""

@@ -16,9 +16,9 @@ Invariants:
 
 Decisions:
 
-- Two files per witness, since poll(2) of `mountinfo` tells each change once per open file. One wakes the loop, through
-  trio's own epoll set, which uses the news up; the other one is asked before each trap, so that a change made
-  before a call is always known when the call is served.
+- Two files per witness, since poll(2) of `mountinfo` tells each change once per open file. One wakes the loop, which
+  uses the news up by looking at it (`native/loop.c`); the other one is asked afterwards, and before each trap, so that
+  a change made before a call is always known when the call is served.
 - An open `mountinfo` keeps its namespace alive, with all that is mounted there. Therefore it is closed as soon as its
   thread has ended or has moved, and `before_unmount` looks for such ones first: a disk that a program detaches must
   not stay busy because of a witness.

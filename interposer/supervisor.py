@@ -83,6 +83,8 @@ class Supervisor:
         self._news = select.epoll()
         self._trees: dict[int, Tree] = {}
         self._turn = 0
+        self._sleep = -1
+        """What trio sleeps on, once it does."""
         self._ended: Callable[[Tree], None] = lambda _: None
         self._last_has_ended = trio.Event()
         handles = HandleTable(self._closing, Budgets())
@@ -191,7 +193,8 @@ class Supervisor:
 
     async def _serve(self) -> None:
         with closing(IdleWait(self._wait_natively)) as idle:
-            self._flows.attend(await idle.find_sleep())
+            self._sleep = await idle.find_sleep()
+            self._flows.attend(self._sleep)
             trio.lowlevel.add_instrument(idle)
             try:
                 await self._serve_what_comes(idle)
@@ -219,6 +222,7 @@ class Supervisor:
     def _wait_natively(self, stop_ns: int) -> bool:
         """Serve hot calls while trio has nothing to do; whether there is something for `_serve_what_comes`."""
         due = self._next_deadline_ns()
+        served, begun = self._flows.served, time.monotonic_ns()
         try:
             notification = self._flows.receive(stop_ns if due is None else min(stop_ns, due), _TURN_NS)
         except (EndOfTargets, OSError):
@@ -229,7 +233,11 @@ class Supervisor:
         now = time.monotonic_ns()
         self._flows.look(now)
         due = self._next_deadline_ns()
-        return due is not None and due <= now
+        # The engine has used up the news of mounts, so trio would not see them.
+        if (due is not None and due <= now) or self._mount_news():
+            return True
+        # Tasks have something to do as well: those who make calls are to get a whole turn.
+        return self._flows.served != served and now - begun < _TURN_NS
 
     def _mount_news(self) -> bool:
         news = [tree.mounts.has_news() for tree in self._trees.values()]
@@ -243,7 +251,14 @@ class Supervisor:
         return min((due for due in times if due is not None), default=None)
 
     def _drain(self) -> None:
-        """Serve the traps that are there, and those that follow at once."""
+        """Serve the traps that are there, and those that follow at once, whatever trio has to do meanwhile."""
+        self._flows.attend(-1)
+        try:
+            self._take_turn()
+        finally:
+            self._flows.attend(self._sleep)
+
+    def _take_turn(self) -> None:
         due = self._next_deadline_ns()
         stop = time.monotonic_ns() + _TURN_NS
         if due is not None:

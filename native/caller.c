@@ -31,25 +31,6 @@ int hot_write_back(uint32_t pid, uint64_t address, const uint64_t *seen, size_t 
     return process_vm_writev((pid_t)pid, &local, 1, &remote, 1, 0) == (ssize_t)(8 * count);
 }
 
-// Of the command of `call`, `size` bytes that are to stand there: the words from `flags` on, without those from `own` on,
-// which belong to the caller, but with those from `rest` to the end. What cannot be stored keeps `return_flags`, among
-// the first, from being stored, so these come last; unless all are in one page, when they are one piece with the
-// caller's own as they were read, which takes less time.
-int hot_write_results(const struct kdbus_notification *call, uint64_t *command, size_t size, size_t flags, size_t own,
-                      size_t rest)
-{
-    uint64_t address = call->arguments[2];
-    struct iovec local[2] = {{command + rest, size - 8 * rest}, {command + flags, 8 * (own - flags)}};
-    struct iovec remote[2] = {{(void *)(address + 8 * rest), size - 8 * rest},
-                              {(void *)(address + 8 * flags), 8 * (own - flags)}};
-    ssize_t whole = (ssize_t)(local[0].iov_len + local[1].iov_len);
-
-    if (address / PAGE != (address + size - 1) / PAGE)
-        return process_vm_writev((pid_t)call->pid, local, 2, remote, 2, 0) == whole;
-    local[1].iov_len = remote[1].iov_len = size - 8 * flags;
-    return process_vm_writev((pid_t)call->pid, local + 1, 1, remote + 1, 1, 0) == (ssize_t)local[1].iov_len;
-}
-
 // One word of the structure at `address`, in place of what was written there before.
 void hot_correct(uint32_t pid, uint64_t address, size_t place, uint64_t word)
 {

@@ -15,8 +15,7 @@
 // This file has the connections, what is known about callers' descriptors (bindings), and the flows; flow_state.c
 // passes state to and fro; origin.c has what is known of senders; loop.c receives calls, and hot_path.c serves them.
 //
-// Weakness: a bus on which the broker is needed often, say for broadcasts, gains little, as everything is taken back
-// each time.
+// Weakness: everything is taken back each time the broker is needed, so a bus on which that is often gains little.
 
 #include "flow.h"
 
@@ -35,7 +34,7 @@ struct kdbus_engine *kdbus_engine_create(int hang_ups, size_t descriptors)
 
     if (!engine)
         return NULL;
-    engine->listener = engine->timer = engine->others = engine->attention = -1;
+    engine->listener = engine->timer = engine->attention = -1;
     engine->most_descriptors = descriptors;
     engine->generation = 1;
     error = flow_prepare_loop(engine, hang_ups);

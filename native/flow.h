@@ -197,10 +197,9 @@ struct flow_table {
 };
 
 struct kdbus_engine {
-    struct pollfd *pollers; // the listeners, and behind them `others` and `attention`
+    struct pollfd *pollers; // the listeners, and behind them the others
     size_t listener_count;
     size_t turn; // whose call is served first
-    int others;  // an epoll set of the next two
     int hang_ups;
     int timer;
     int attention; // kdbus_engine_attend

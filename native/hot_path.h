@@ -79,8 +79,6 @@ static inline uint64_t align8(uint64_t size)
 int hot_read(uint32_t pid, uint64_t address, void *buffer, size_t size);
 int hot_write_back(uint32_t pid, uint64_t address, const uint64_t *seen, size_t first, const uint64_t *words,
                    size_t count);
-int hot_write_results(const struct kdbus_notification *call, uint64_t *command, size_t size, size_t flags, size_t own,
-                      size_t rest);
 void hot_correct(uint32_t pid, uint64_t address, size_t place, uint64_t word);
 int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int descriptor);
 int hot_duplicate(struct kdbus_engine *engine, const struct flow_connection *connection, struct flow_binding *binding);

@@ -13,20 +13,18 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-// `others` is readable when `hang_ups` is, or when the time is over.
+// Behind the listeners in `pollers`.
+enum { HANG_UPS, TIMER, ATTENTION, OTHERS };
+
+// What kdbus_engine_run waits for besides calls.
 int flow_prepare_loop(struct kdbus_engine *engine, int hang_ups)
 {
-    struct epoll_event event = {.events = EPOLLIN};
-
     engine->hang_ups = hang_ups;
     engine->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    engine->others = epoll_create1(EPOLL_CLOEXEC);
-    if (engine->timer < 0 || engine->others < 0 || epoll_ctl(engine->others, EPOLL_CTL_ADD, hang_ups, &event) ||
-        epoll_ctl(engine->others, EPOLL_CTL_ADD, engine->timer, &event))
+    if (engine->timer < 0)
         return -errno;
     return kdbus_engine_listen(engine, NULL, 0);
 }
@@ -35,24 +33,23 @@ void flow_end_loop(struct kdbus_engine *engine)
 {
     if (engine->timer >= 0)
         close(engine->timer);
-    if (engine->others >= 0)
-        close(engine->others);
     free(engine->pollers);
 }
 
 // The listeners that kdbus_engine_run receives from; they stay the caller's.
 int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, size_t count)
 {
-    struct pollfd *pollers = calloc(count + 2, sizeof(*pollers));
+    struct pollfd *pollers = calloc(count + OTHERS, sizeof(*pollers));
 
     if (!pollers)
         return -ENOMEM;
     for (size_t i = 0; i < count; i++)
         pollers[i] = (struct pollfd){.fd = listeners[i], .events = POLLIN};
-    // The last one: a file that was closed before the call that makes a listener ready has hung up by the time that it
-    // is looked at.
-    pollers[count] = (struct pollfd){.fd = engine->others, .events = POLLIN};
-    pollers[count + 1] = (struct pollfd){.fd = engine->attention, .events = POLLIN};
+    // After the listeners: a file that was closed before the call that makes a listener ready has hung up by the time
+    // that this is looked at. And once only, as looking uses up some of it (interposer/mount_watch.py).
+    pollers[count + HANG_UPS] = (struct pollfd){.fd = engine->hang_ups, .events = POLLIN};
+    pollers[count + TIMER] = (struct pollfd){.fd = engine->timer, .events = POLLIN};
+    pollers[count + ATTENTION] = (struct pollfd){.fd = engine->attention, .events = POLLIN};
     free(engine->pollers);
     engine->pollers = pollers;
     engine->listener_count = count;
@@ -64,7 +61,7 @@ int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, size_
 void kdbus_engine_attend(struct kdbus_engine *engine, int descriptor)
 {
     engine->attention = descriptor;
-    engine->pollers[engine->listener_count + 1].fd = descriptor; // poll(2) ignores negative ones
+    engine->pollers[engine->listener_count + ATTENTION].fd = descriptor; // poll(2) ignores negative ones
 }
 
 // A listener that has something, from the one whose turn it is on; NULL if none has.
@@ -79,13 +76,6 @@ static const struct pollfd *ready_listener(struct kdbus_engine *engine)
         }
     }
     return NULL;
-}
-
-static int is_readable(int descriptor)
-{
-    struct pollfd poller = {.fd = descriptor, .events = POLLIN};
-
-    return poll(&poller, 1, 0) != 0; // an error says that it has to be looked at as well
 }
 
 static int set_timer(const struct kdbus_engine *engine, uint64_t stop_ns)
@@ -115,10 +105,10 @@ int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t tur
         int hung_up;
         int result;
 
-        if (poll(engine->pollers, engine->listener_count + 2, over ? 0 : -1) < 0)
+        if (poll(engine->pollers, engine->listener_count + OTHERS, over ? 0 : -1) < 0)
             return 0; // a signal, or no memory: no listener is to blame
-        hung_up = others->revents && is_readable(engine->hang_ups);
-        over = over || (others->revents && !hung_up) || others[1].revents;
+        hung_up = others[HANG_UPS].revents;
+        over = over || others[TIMER].revents || others[ATTENTION].revents;
         ready = ready_listener(engine);
         if (!ready)
             return 0;

@@ -17,7 +17,7 @@ import pytest
 from broker import flow as flow_module
 from broker import revision3 as abi
 from broker.errors import TimedOut
-from broker.flow import Flow, flow, is_lendable, lendable
+from broker.flow import SLICES, Flow, flow, is_lendable, lendable
 from broker.lending import LENT_DOMAINS, LentWait, Returned, hand_out, take_back
 from broker.metadata import ConnectionMetadata, ProcessMetadata
 from broker.origin import Origins
@@ -273,6 +273,21 @@ def test_a_wait_that_stays_counts_when_nothing_comes_back() -> None:
     assert alice.connection.request_count == 1
     wait.finish(alice.caller)
     assert alice.connection.request_count == 0
+
+
+def test_a_pool_in_many_pieces_is_not_lent() -> None:
+    """The native side has no room for it, and would refuse everybody's."""
+    world = World()
+    alice = world.connect()
+    pool = alice.connection.pool
+    slices = [pool.allocate(8) for _ in range(SLICES - 1)]
+    assert len(pool) == SLICES, "with what is left"
+    assert is_lendable(alice.connection)
+    pool.allocate(8)
+    assert not is_lendable(alice.connection)
+    slices[0].release()
+    slices[1].release()
+    assert is_lendable(alice.connection), "they are one piece"
 
 
 def test_descriptors_are_not_lent() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from broker import limits
 from broker import revision3 as abi
+from broker.flow import SLICES
 from interposer.flows import MOST_PAIRS
 from tests.compiling import compile_program
 from tests.users import PROJECT, User
@@ -74,10 +75,17 @@ def test_all_receivers_of_a_signal_are_served_natively(user: User, open_folder: 
 
 @pytest.mark.parametrize(
     ("program", "case"),
-    [("payload", "results_of_commands_that_fail"), ("reply", "results_of_a_synchronous_call")],
+    [
+        ("payload", "results_of_commands_that_fail"),
+        ("reply", "results_of_a_synchronous_call"),
+        ("reply", "a_command_that_changes_while_it_waits"),
+    ],
 )
-def test_results_are_stored_on_success_only(user: User, open_folder: Path, program: str, case: str) -> None:
-    """`return_flags` too, which the native side could store together with the flags (handle.c: with the results)."""
+def test_results_are_stored_as_the_kernel_does(user: User, open_folder: Path, program: str, case: str) -> None:
+    """On success only, and nothing else.
+
+    `return_flags` too, which the native side could store together with the flags (handle.c: with the results).
+    """
     compiled = compile_program(program, open_folder)
     outcome = user.trusting.run(user.kdbus("run", "--statistics", "--", str(compiled), case))
     found = _STATISTICS.search(outcome.output)
@@ -136,6 +144,7 @@ def native_number(name: str) -> int:
         ("LENT_NAME", limits.NAME_LENGTH + 1),
         ("LENT_PAYLOAD", limits.MESSAGE_PAYLOAD),
         ("LENT_FLOWS", 2 * MOST_PAIRS),
+        ("LENT_SLICES", SLICES),
     ],
 )
 def test_native_numbers_are_those_of_the_table(name: str, number: int) -> None:

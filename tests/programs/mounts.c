@@ -37,6 +37,13 @@ static void map_own_user(uid_t uid, gid_t gid)
 	write_file("/proc/self/gid_map", text);
 }
 
+static void new_mounts(void)
+{
+	CHECK(!mount("none", "/tmp", "tmpfs", 0, "mode=755"));
+	CHECK(!mkdir(HERE, 0755));
+	CHECK(!mkdir(THERE, 0755));
+}
+
 static void new_namespaces(bool user)
 {
 	uid_t uid = geteuid();
@@ -46,9 +53,7 @@ static void new_namespaces(bool user)
 	if (user)
 		map_own_user(uid, gid);
 	CHECK(!mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
-	CHECK(!mount("none", "/tmp", "tmpfs", 0, "mode=755"));
-	CHECK(!mkdir(HERE, 0755));
-	CHECK(!mkdir(THERE, 0755));
+	new_mounts();
 }
 
 static void begin_case(void)
@@ -661,6 +666,33 @@ ROOT_CASE(the_first_domain_ends_in_the_same_way)
 	EQ(try_mount_at(ROOT), 0);
 	one = hello(new_bus(0).path);
 	expect_alive(&one);
+}
+
+/* Not even a call of those that are served natively. */
+CASE(a_call_after_an_unmount)
+{
+	begin_case();
+	for (int round = 0; round < 20; round++) {
+		struct connection one, two;
+		struct bus bus;
+
+		if (round)
+			new_mounts();
+		EQ(try_mount_at(HERE), 0);
+		bus = bus_at(HERE);
+		one = hello(bus.path);
+		two = hello(bus.path);
+		for (__u64 cookie = 1; cookie <= 100; cookie++) {
+			EQ(SEND(&one, .to = two.id, .cookie = cookie), 0);
+			done(&two, receive(&two));
+		}
+		/* What the kdbusfs is mounted on. */
+		EQ(try_unmount("/tmp", MNT_DETACH), 0);
+		EQ(SEND(&one, .to = two.id, .cookie = 101), -ECONNRESET);
+		close(one.fd);
+		close(two.fd);
+		close(bus.fd);
+	}
 }
 
 static int parent_of(pid_t process)

@@ -204,6 +204,19 @@ static void *answer(void *argument)
 	return NULL;
 }
 
+struct waiting_call {
+	int fd, result;
+	struct kdbus_cmd_send *command;
+};
+
+static void *make_call(void *argument)
+{
+	struct waiting_call *waiting = argument;
+
+	waiting->result = command(waiting->fd, KDBUS_CMD_SEND, waiting->command);
+	return NULL;
+}
+
 CASE(a_synchronous_call)
 {
 	struct bus bus = new_bus(0);
@@ -227,6 +240,34 @@ CASE(a_synchronous_call)
 		/* The reply never was in the queue. */
 		EQ(readiness(pair.client.fd), POLLOUT);
 		EQ(release(&pair.client, result.reply.offset), 0);
+	}
+}
+
+/* Of a command, nothing but its results is stored: what else stands there may be changed while the call waits. */
+CASE(a_command_that_changes_while_it_waits)
+{
+	struct bus bus = new_bus(0);
+	struct pair pair = new_pair(&bus);
+
+	for (__u64 cookie = 1; cookie <= 60; cookie++) {
+		struct kdbus_cmd_send send = { .size = sizeof(send), .flags = KDBUS_SEND_SYNC_REPLY };
+		struct waiting_call waiting = { .fd = pair.client.fd, .command = &send };
+		const struct kdbus_msg *message;
+		struct buffer letter;
+		pthread_t thread;
+
+		write_letter(&(struct letter) { .to = pair.service.id, .cookie = cookie, .flags = KDBUS_MSG_EXPECT_REPLY,
+						.deadline = in_ms(PATIENCE) }, &letter);
+		send.msg_address = (uintptr_t)letter.words;
+		thread = start(make_call, &waiting);
+		message = await_message(&pair.service);
+		*(volatile __u64 *)&send.msg_address = cookie;
+		EQ(SEND(&pair.service, .to = message->src_id, .cookie = 9, .reply_to = cookie), 0);
+		done(&pair.service, message);
+		end(thread);
+		EQ(waiting.result, 0);
+		EQ(send.msg_address, cookie);
+		EQ(release(&pair.client, send.reply.offset), 0);
 	}
 }
 
