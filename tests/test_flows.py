@@ -20,7 +20,8 @@ from interposer.flows import MOST_PAIRS
 from tests.compiling import compile_program
 from tests.users import PROJECT, User
 
-SEEDS = range(2, 8)
+SEEDS = (1, 2, 3, 4, 9, 10)
+"""Such that nobody's queue is full of notifications for most of the time, which are not lent."""
 STEPS = 4000
 _STATISTICS = re.compile(r"kdbus: (\d+) calls served by the broker, (\d+) natively\n")
 

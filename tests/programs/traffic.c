@@ -31,6 +31,7 @@
 #define POOL (64 * 1024)
 #define KEPT 24
 #define HEADER 16 // of an item
+#define DESK 1024 // words
 
 struct peer {
     int fd;
@@ -46,7 +47,7 @@ struct peer {
 static struct peer peers[PEERS];
 static uint64_t state;
 static char payload[96 * 1024];
-static uint64_t desk[1024] __attribute__((aligned(4096))); // where commands, messages and short payload lie
+static uint64_t *desk; // where commands, messages and short payload lie; what comes behind cannot be read
 static char path[128];
 static int memfds[3]; // of 4096 bytes; the last one is not sealed
 static int with_metadata;
@@ -140,6 +141,13 @@ static uint64_t *put_vector(uint64_t *word, const void *address, uint64_t size)
     return word;
 }
 
+static void make_desk(void)
+{
+    desk = mmap(NULL, DESK * 8 + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (desk == MAP_FAILED || mprotect(desk + DESK, 4096, PROT_NONE))
+        exit(2);
+}
+
 static void make_memfds(void)
 {
     for (int i = 0; i < 3; i++) {
@@ -165,7 +173,9 @@ static uint64_t *put_memfd(uint64_t *word)
 // page, and with the payload within the message.
 static const struct {
     uint32_t command, message, payload;
-} places[] = {{502, 300, 512}, {0, 512, 512}, {700, 512, 400}, {200, 209, 20}, {140, 0, 150}, {508, 600, 400}};
+} places[] = {{502, 300, 512}, {0, 512, 512},   {700, 512, 400}, {200, 209, 20},
+              {140, 0, 150},   {508, 600, 400}, {780, 800, 700}};
+#define LAST (sizeof(places) / sizeof(*places) - 1) // the message ends with the desk
 
 // Mostly the last one, as the addresses of the last message are tried first.
 static uint32_t next_place(void)
@@ -198,7 +208,7 @@ static void send_message(struct peer *from)
     uint64_t *word = words + sizeof(*message) / 8;
     uint32_t kind = any(40) ? any(12) : 12 + any(4);
 
-    memset(desk, 0, sizeof(desk));
+    memset(desk, 0, DESK * 8);
     command->size = sizeof(*command);
     command->return_flags = any(2);
     command->msg_address = (uintptr_t)message;
@@ -248,6 +258,12 @@ static void send_message(struct peer *from)
     for (uint32_t files = any(3) ? 0 : any(3); files; files--)
         word = put_memfd(word);
     message->size = (uint64_t)((char *)word - (char *)words);
+    if (place == LAST) {
+        uint64_t *end = desk + DESK - (word - words);
+
+        message = memmove(end, words, (size_t)(word - words) * 8);
+        command->msg_address = (uintptr_t)message;
+    }
     if (any(200) == 0)
         message->size -= any(9);
     call("send", from, KDBUS_CMD_SEND, command, 40, 16);
@@ -472,6 +488,7 @@ int main(int argc, char **argv)
     steps = strtol(argv[2], NULL, 10);
     for (size_t i = 0; i < sizeof(payload); i++)
         payload[i] = (char)(i * 7 + i / 251);
+    make_desk();
     make_memfds();
     make_bus();
     if (with_metadata)
