@@ -70,13 +70,16 @@ def test_trio_wakes_up_for_what_its_tasks_wait_for() -> None:
 
 def test_trio_wakes_up_for_signals() -> None:
     """Also for one that comes before the waiting has begun."""
+    awaited: list[signal.Signals] = []
 
     def wait(sleep: int, stop: int) -> bool:
-        os.kill(os.getpid(), signal.SIGUSR1)
+        if awaited and stop:
+            os.kill(os.getpid(), awaited.pop())
         return sleep_as_trio_would(sleep, stop)
 
     async def body(_: IdleWait) -> None:
         with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+            awaited.append(signal.SIGUSR1)
             assert await anext(signals) == signal.SIGUSR1
 
     run_with(wait, body)
