@@ -205,7 +205,7 @@ class Supervisor:
     async def _serve_what_comes(self, idle: IdleWait) -> None:
         while True:
             due = self._next_deadline_ns()
-            if any(tree.queue for tree in self._trees.values()):
+            if self._queued():
                 await trio.lowlevel.checkpoint()
             elif due is None:
                 # Most calls that find the supervisor idle find it here; leaving a cancel scope would cost each 7 us.
@@ -221,6 +221,8 @@ class Supervisor:
 
     def _wait_natively(self, stop_ns: int) -> bool:
         """Serve hot calls while trio has nothing to do; whether there is something for `_serve_what_comes`."""
+        if self._queued():
+            return True  # and no more calls are taken from the engine, which may serve them natively later
         due = self._next_deadline_ns()
         served, begun = self._flows.served, time.monotonic_ns()
         try:
@@ -274,7 +276,7 @@ class Supervisor:
 
     def _receive(self, stop_ns: int) -> tuple[Tree | None, Notification | None]:
         """The next call, and whose it is. A tree without a call has ended; no tree: there was none in time."""
-        queued = [tree for tree in self._trees.values() if tree.queue]
+        queued = self._queued()
         if queued:
             # Only when it is its turn: a queue that never ends must not keep others from theirs.
             self._turn = (self._turn + 1) % (len(queued) + 1)
@@ -297,6 +299,10 @@ class Supervisor:
             return queued[0], queued[0].queue.popleft()
         return None, None
 
+    def _queued(self) -> list[Tree]:
+        """The trees with calls that are queued here. Those are the broker's, and nothing is lent before."""
+        return [tree for tree in self._trees.values() if tree.queue]
+
     def _serve_one(self, tree: Tree, notification: Notification) -> None:
         self._calls_for_broker += 1
         try:
@@ -310,7 +316,8 @@ class Supervisor:
             tree.serve(notification)
             for each in self._trees.values():
                 each.waiting.finish_ready()
-            self._flows.consider()
+            if not self._queued():
+                self._flows.consider()
         except Exception as error:
             self._fail(tree, notification, error)
 

@@ -165,6 +165,15 @@ def test_a_call_for_the_broker_is_queued_for_its_tree() -> None:
     assert list(tree.queue) == [call]
 
 
+def test_no_call_is_queued_while_another_one_is() -> None:
+    """Those that are queued are the broker's, also when they could be served natively by then."""
+    call = Notification(1, 2, 16, 3, 4, (0, 0, 0, 0, 0, 0), 0)
+    supervisor, tree = _supervisor(lambda _stop, _turn: call)
+    for _ in range(3):
+        assert supervisor._wait_natively(time.monotonic_ns())
+    assert list(tree.queue) == [call]
+
+
 @pytest.mark.parametrize("error", [EndOfTargets, OSError])
 def test_the_end_of_a_tree_is_for_the_loop(error: type[Exception]) -> None:
     def receive(_stop: int, _turn: int) -> None:
