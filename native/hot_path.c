@@ -68,8 +68,8 @@ static void fill_entry(struct flow_entry *entry, const struct flow_connection *s
     entry->user = -1;
 }
 
-// The results of a SEND that waited: `reply`, then `return_flags`. The address in between belongs to the caller, which may
-// have changed it while it waited.
+// The results of a SEND that waited: `reply`, then `return_flags`. The address in between belongs to the caller, which
+// may have changed it while it waited.
 static int write_reply(const struct flow_reply *reply, uint64_t *results)
 {
     uint64_t address = reply->caller.arguments[2];
@@ -263,14 +263,15 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
 
 // -- RECV and FREE ------------------------------------------------------------------------------------------------------
 
-// The results of a RECV. What cannot be stored keeps `return_flags` from being stored, so that comes last; unless all are in
-// one page, when they are one piece with the caller's own priority in between as it was read a moment ago, which takes
-// less time.
+// The results of a RECV. What cannot be stored keeps `return_flags` from being stored, so that comes last; unless all are
+// in one page, when they are one piece with the caller's own priority in between as it was read a moment ago, which
+// takes less time.
 static int write_received(const struct kdbus_notification *call, uint64_t *results)
 {
     uint64_t address = call->arguments[2];
     struct iovec local[2] = {{results + RECV_DROPPED, 32}, {results + RECV_KERNEL_FLAGS, 16}};
-    struct iovec remote[2] = {{(void *)(address + 8 * RECV_DROPPED), 32}, {(void *)(address + 8 * RECV_KERNEL_FLAGS), 16}};
+    struct iovec remote[2] = {{(void *)(address + 8 * RECV_DROPPED), 32},
+                              {(void *)(address + 8 * RECV_KERNEL_FLAGS), 16}};
 
     if (address / PAGE != (address + RECV_BYTES - 1) / PAGE)
         return process_vm_writev((pid_t)call->pid, local, 2, remote, 2, 0) == 48;

@@ -70,7 +70,8 @@ int outgoing_read(const struct kdbus_notification *call, struct flow_binding *bi
                   struct outgoing *out)
 {
     struct iovec local[FORESEEN_PIECES] = {{command, SEND_BYTES}, {out->words, FORESEEN_BYTES}, {out->payload, 0}};
-    struct iovec remote[FORESEEN_PIECES] = {{(void *)call->arguments[2], SEND_BYTES}, {NULL, FORESEEN_BYTES}, binding->payload};
+    struct iovec remote[FORESEEN_PIECES] = {
+        {(void *)call->arguments[2], SEND_BYTES}, {NULL, FORESEEN_BYTES}, binding->payload};
     size_t count = binding->message_address ? 2 + !!binding->payload.iov_len : 1;
     uint64_t size;
     ssize_t got;

@@ -44,6 +44,15 @@ class Lending:
             self.lent = set(chosen)
             self.weight += len(chosen) + sum(self.waiting.get(each, 0) for each in chosen)
 
+    def signal_to(self, receivers: int) -> None:
+        """A broadcast, which is the broker's, and then RECV and FREE of each receiver."""
+        self.waiting = dict.fromkeys(range(1, receivers + 1), 1)
+        self.call(0, hot=False)
+        for number in range(1, receivers + 1):
+            self.call(number)
+            self.call(number)
+            self.waiting[number] = 0
+
 
 def test_what_was_used_last_comes_first() -> None:
     busy = Busy()
@@ -62,19 +71,10 @@ def test_all_who_take_turns_are_lent(receivers: int) -> None:
     """A broadcast, and then each receiver makes two calls: the broker comes to serve the broadcasts alone."""
     lending = Lending()
     for _ in range(20):
-        lending.waiting = dict.fromkeys(range(1, receivers + 1), 1)
-        lending.call(0, hot=False)
-        for number in range(1, receivers + 1):
-            lending.call(number)
-            lending.call(number)
-            lending.waiting[number] = 0
+        lending.signal_to(receivers)
     before = lending.broker
     for _ in range(5):
-        lending.waiting = dict.fromkeys(range(1, receivers + 1), 1)
-        lending.call(0, hot=False)
-        for number in range(1, receivers + 1):
-            lending.call(number)
-            lending.call(number)
+        lending.signal_to(receivers)
     assert lending.broker - before == 5
 
 

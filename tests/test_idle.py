@@ -19,7 +19,7 @@ import trio
 from interposer.flows import Flows
 from interposer.idle import IdleWait
 from interposer.supervisor import Supervisor
-from interposer.tree import Tree
+from interposer.tree import Shared, Tree
 from native.notification import EndOfTargets, Notification
 
 PATIENCE_S = 60
@@ -146,16 +146,17 @@ def test_nothing_is_waited_for_while_tasks_run() -> None:
     assert waits.count(0) >= 100, "but what is there gets its turn"
 
 
-def _supervisor(receive: Callable[[int, int], Notification | None]) -> tuple[Supervisor, Tree]:
+def _supervisor(receive: Callable[[int, int], Notification | None]) -> tuple[Supervisor, SimpleNamespace]:
+    """A supervisor, and what stands for its only tree."""
     mounts = SimpleNamespace(has_news=lambda: False)
     waiting = SimpleNamespace(next_look_ns=lambda: None)
     tree = SimpleNamespace(queue=deque[Notification](), waiting=waiting, mounts=mounts)
+    flows = SimpleNamespace(receive=receive, listener=7, look=lambda _now: None, deadline_ns=lambda: None, served=0)
     supervisor = Supervisor.__new__(Supervisor)
     supervisor._trees = {7: cast(Tree, tree)}
-    supervisor.shared = SimpleNamespace(domains=[])  # type: ignore[assignment]
-    flows = SimpleNamespace(receive=receive, listener=7, look=lambda _now: None, deadline_ns=lambda: None, served=0)
+    supervisor.shared = cast(Shared, SimpleNamespace(domains=[]))
     supervisor._flows = cast(Flows, flows)
-    return supervisor, cast(Tree, tree)
+    return supervisor, tree
 
 
 def test_a_call_for_the_broker_is_queued_for_its_tree() -> None:
@@ -192,7 +193,7 @@ def test_a_deadline_ends_the_waiting() -> None:
 
     supervisor, tree = _supervisor(receive)
     assert not supervisor._wait_natively(1 << 62), "nothing has come"
-    tree.waiting.next_look_ns = lambda: 5  # type: ignore[method-assign]
+    tree.waiting.next_look_ns = lambda: 5
     assert supervisor._wait_natively(1 << 62)
     assert stops == [1 << 62, 5]
 
@@ -200,5 +201,5 @@ def test_a_deadline_ends_the_waiting() -> None:
 def test_news_of_mounts_that_were_used_up_by_looking_are_not_lost() -> None:
     supervisor, tree = _supervisor(lambda _stop, _turn: None)
     assert not supervisor._wait_natively(1 << 62)
-    tree.mounts.has_news = lambda: True  # type: ignore[method-assign]
+    tree.mounts.has_news = lambda: True
     assert supervisor._wait_natively(1 << 62)
