@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker import revision3 as abi
 from broker.outside import Credentials
+from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:
     from broker.connection import Connection

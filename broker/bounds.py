@@ -4,7 +4,7 @@
 In the kernel, a forgotten limit costs kernel memory; here it costs the memory and the time of one process that serves
 everybody. Each of these is far beyond what programs do, and answered with the errno that the nearest limit of the
 original has. The limits of the original itself are in `broker.limits`, those on memory and descriptors in
-`interposer.budget`; docs/limits.md has all of them in one table.
+`interposer.target.budget`; docs/limits.md has all of them in one table.
 """
 
 from typing import Final

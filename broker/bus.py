@@ -9,7 +9,6 @@ name, who may enter (the access flags), the size of bloom filters, which metadat
 from __future__ import annotations
 
 from broker import delivery, limits
-from broker import revision3 as abi
 from broker.command import Invocation
 from broker.connection import Connection
 from broker.domain import Domain
@@ -23,6 +22,7 @@ from broker.node import Node, node_mode
 from broker.notify import Notifications
 from broker.policy import PolicyDatabase
 from broker.subscribers import Subscribers
+from kdbus.abi import revision3 as abi
 
 _TAKEN = (abi.ITEM_MAKE_NAME, abi.ITEM_BLOOM_PARAMETER, abi.ITEM_ATTACH_FLAGS_SEND, abi.ITEM_ATTACH_FLAGS_RECV)
 

@@ -23,11 +23,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from broker import item, limits
-from broker import revision3 as abi
 from broker.errors import BadAddress, CommandChanged, CommandTooLarge, CommandTooSmall, UnknownFlags
 from broker.item import Item
-from broker.layout import Struct
 from broker.outside import Caller
+from kdbus.abi import revision3 as abi
+from kdbus.abi.layout import Struct
 
 ORDINARY = "ordinary"
 ACTIVATOR = "activator"

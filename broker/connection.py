@@ -23,7 +23,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker import command, item, quota
-from broker import revision3 as abi
 from broker.command import Invocation
 from broker.errors import (
     AlreadyDisconnected,
@@ -47,6 +46,7 @@ from broker.names import is_valid_name
 from broker.outside import ConnectionEvents
 from broker.pool import Pool
 from broker.queue import Queue, QueueEntry
+from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:
     from broker.endpoint import Endpoint

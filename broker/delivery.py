@@ -19,13 +19,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker import limits
-from broker import revision3 as abi
 from broker.access import may_see_notification, may_talk
 from broker.errors import CallerGone, DescriptorsRefused, Disconnected, KdbusError, PoolShareExceeded, QueueFull
 from broker.message import Message
 from broker.outside import Caller
 from broker.queue import QueueEntry
 from broker.reply import Reply
+from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:
     from broker.bus import Bus

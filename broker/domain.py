@@ -18,7 +18,7 @@ from broker.node import Node, node_mode
 from broker.outside import INVALID_ID, Clock, Ids, NodeEvents, RandomBytes
 from broker.quota import User
 from broker.reply import Deadlines
-from broker.revision3 import MAKE_ACCESS_WORLD
+from kdbus.abi.revision3 import MAKE_ACCESS_WORLD
 
 CAP_IPC_OWNER = 15
 """The capability that makes a handle privileged (capabilities(7))."""

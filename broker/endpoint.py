@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker import item
-from broker import revision3 as abi
 from broker.command import Invocation
 from broker.node import Node, node_mode
 from broker.outside import Credentials
 from broker.policy import PolicyDatabase
+from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:
     from broker.bus import Bus

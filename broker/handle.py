@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker import command, info, limits
-from broker import revision3 as abi
 from broker.access import may_own
 from broker.bus import Bus
 from broker.command import Invocation
@@ -46,6 +45,7 @@ from broker.outside import Caller, ConnectionEvents, PoolMemory
 from broker.receive import receive
 from broker.reply import Reply
 from broker.send import Wait, send
+from kdbus.abi import revision3 as abi
 
 _REQUEST = abi.REQUESTS
 

@@ -15,7 +15,6 @@ import struct
 from collections.abc import Iterator
 
 from broker import item
-from broker import revision3 as abi
 from broker.access import may_see, may_see_name
 from broker.command import Invocation
 from broker.connection import Connection
@@ -23,6 +22,7 @@ from broker.errors import BadItem, BadName, DuplicateItem, MissingItem, NoSuchCo
 from broker.item import Item
 from broker.metadata import ConnectionMetadata, owned_name
 from broker.names import NameEntry, is_valid_name
+from kdbus.abi import revision3 as abi
 
 
 def required_name(items: list[Item]) -> bytes:

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from broker import limits
-from broker import revision3 as abi
 from broker.errors import BadDescriptor, BadItem, BadName, DuplicateItem, MissingItem, NameTooLong
-from broker.layout import align8
+from kdbus.abi import revision3 as abi
+from kdbus.abi.layout import align8
 
 HEADER_SIZE = 16
 

@@ -18,7 +18,6 @@ from functools import cache, partial
 from broker.connection import Connection
 from broker.domain import Domain
 from broker.flow import replies_of
-from broker.layout import U64, signed64
 from broker.message import Message, Part
 from broker.origin import Origins, timestamp_of
 from broker.outside import File
@@ -26,6 +25,7 @@ from broker.queue import QueueEntry
 from broker.quota import User
 from broker.reply import Reply
 from broker.send import Wait
+from kdbus.abi.layout import U64, signed64
 
 LENT_DOMAINS = 16
 _NOTIFICATION_WORDS = 14

@@ -22,10 +22,10 @@ from operator import and_
 from typing import TYPE_CHECKING, NamedTuple
 
 from broker import bounds, limits
-from broker import revision3 as abi
 from broker.errors import BadItem, BadName, BloomSizeMismatch, NoSuchMatch, TooManyMatches
 from broker.item import Item
 from broker.names import is_valid_name
+from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:
     from broker.connection import Connection

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from broker import item, limits
-from broker import revision3 as abi
 from broker.command import Invocation, check_flags
 from broker.errors import (
     BadAddress,
@@ -46,11 +45,12 @@ from broker.errors import (
     TooManyItems,
 )
 from broker.item import Item
-from broker.layout import U64, signed64
 from broker.metadata import ConnectionMetadata, ProcessMetadata
 from broker.names import is_valid_name
 from broker.outside import Caller, File
 from broker.pool import Pool, Slice
+from kdbus.abi import revision3 as abi
+from kdbus.abi.layout import U64, signed64
 
 _HEADER = struct.Struct("<8Q")
 _VECTOR_ITEM_SIZE = item.padded_size(16)

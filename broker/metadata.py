@@ -21,10 +21,10 @@ import struct
 from collections.abc import Callable, Hashable, Iterable
 
 from broker import item
-from broker import revision3 as abi
 from broker.errors import BadArgument
 from broker.item import Item
 from broker.outside import INVALID_ID, Caller, Capabilities, Clock, Credentials, Ids, Pid, Process
+from kdbus.abi import revision3 as abi
 
 PROCESS_FLAGS = (
     abi.ATTACH_CREDS

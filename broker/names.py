@@ -23,9 +23,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from broker import bounds, limits
-from broker import revision3 as abi
 from broker.errors import BadArgument, KdbusError, NameAlreadyOwned, NameTaken, NoSuchName, TooManyNames
 from broker.item import DIGITS, LETTERS
+from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:
     from broker.bus import Bus

@@ -11,9 +11,9 @@ its end before the next begins, so a flag suffices. Reference: ipc/kdbus/node.c,
 
 from __future__ import annotations
 
-from broker import revision3 as abi
 from broker.errors import NodeExists, NodeShutDown
 from broker.outside import NodeEvents
+from kdbus.abi import revision3 as abi
 
 
 def node_mode(access: int, owner: int) -> int:

@@ -15,8 +15,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from broker import item
-from broker import revision3 as abi
 from broker.message import About, Message
+from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:
     from broker.bus import Bus

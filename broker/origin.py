@@ -19,9 +19,9 @@ import struct
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from broker import revision3 as abi
 from broker.metadata import ConnectionMetadata, ProcessMetadata
 from broker.outside import Credentials, Ids
+from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:
     from broker.connection import Connection

@@ -17,11 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker import limits
-from broker import revision3 as abi
 from broker.errors import BadArgument, BadName, DuplicateItem, TooManyPolicies
 from broker.item import Item, padded_size
 from broker.names import is_valid_name
 from broker.outside import Credentials, Ids
+from kdbus.abi import revision3 as abi
 
 NO_ACCESS = -1
 """Less than SEE."""

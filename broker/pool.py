@@ -23,8 +23,8 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 from broker.errors import NoSuchSlice, PoolFull
-from broker.layout import U64, align8
 from broker.outside import Caller, PoolMemory
+from kdbus.abi.layout import U64, align8
 
 
 class Slice:

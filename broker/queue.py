@@ -19,11 +19,11 @@ import struct
 from typing import TYPE_CHECKING
 
 from broker import item
-from broker import revision3 as abi
 from broker.errors import NoMessage, NoMessageOfPriority
-from broker.layout import U64
 from broker.outside import Caller
 from broker.pool import Pool, Slice
+from kdbus.abi import revision3 as abi
+from kdbus.abi.layout import U64
 
 if TYPE_CHECKING:
     from broker.message import Message

@@ -12,12 +12,12 @@ Reference: `kdbus_cmd_msg_recv` in connection.c.
 
 from __future__ import annotations
 
-from broker import revision3 as abi
 from broker.command import Invocation
 from broker.connection import Connection
 from broker.errors import MessagesLost, PeerGone
-from broker.layout import signed64
 from broker.queue import QueueEntry
+from kdbus.abi import revision3 as abi
+from kdbus.abi.layout import signed64
 
 
 def receive(connection: Connection, invocation: Invocation) -> None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker import message
-from broker import revision3 as abi
 from broker.access import may_talk
 from broker.command import ORDINARY, Invocation
 from broker.connection import Connection
@@ -44,11 +43,12 @@ from broker.errors import (
     ReplyRefused,
     TimedOut,
 )
-from broker.layout import signed64
 from broker.message import Message
 from broker.names import NameEntry
 from broker.outside import Caller, File
 from broker.reply import Reply
+from kdbus.abi import revision3 as abi
+from kdbus.abi.layout import signed64
 
 
 class Wait:

@@ -35,7 +35,7 @@ from interposer.lasting import lasting_objects
 from interposer.options import RunOptions, parse
 
 if TYPE_CHECKING:
-    from interposer.launch import Launched, Mode
+    from interposer.launch.launch import Launched, Mode
 
 FAILURE = InterposerError.exit_status
 CONTROL_NODE = "/sys/fs/kdbus/control"
@@ -134,7 +134,7 @@ def _run(words: list[str]) -> int:
     if domain is not None:
         return _end_like(_join(domain, command, mode))
 
-    from interposer.launch import launch
+    from interposer.launch.launch import launch
 
     signals = _Signals()
     launched = launch(command, mode)
@@ -150,7 +150,7 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
     if not os.path.exists(CONTROL_NODE):
         # The usual case, told without importing anything.
         return
-    from interposer import nested
+    from interposer.launch import nested
 
     if nested.is_nested():
         if verbose:
@@ -163,7 +163,7 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
 
 def _join(path: str, command: Sequence[str], mode: Mode | None) -> int:
     """Run `command` in the domain of a server; its wait status."""
-    from interposer.join import join
+    from interposer.shared_domain.join import join
 
     signals = _Signals()
     joined = join(path, command, mode)
@@ -185,14 +185,14 @@ def _serve(words: list[str]) -> int:
         raise UsageError("reading the options of `kdbus serve`", "there is no --socket PATH", "see --help")
 
     with lasting_objects():
-        from interposer.serve import serve
+        from interposer.shared_domain.serve import serve
 
     options = RunOptions(flows="--no-flows" not in given, statistics="--statistics" in given)
     return serve(given["--socket"], options)
 
 
 def _mode(word: str | None) -> Mode | None:
-    from interposer.launch import Mode
+    from interposer.launch.launch import Mode
 
     try:
         return None if word is None else Mode(word)
@@ -214,7 +214,7 @@ def _supervise(launched: Launched, signals: _Signals, options: RunOptions) -> in
     status = None if options.linger else _wait_for_end_or_trap(launched)
     if status is None:
         with lasting_objects():
-            from interposer.supervisor import run
+            from interposer.supervisor.supervisor import run
 
         status = run(launched, options)
     return status

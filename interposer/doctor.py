@@ -28,11 +28,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from interposer import view
-from interposer.admission import try_to_inspect, yama_scope
 from interposer.errors import InterposerError
-from interposer.filter import Condition, Trap, build, this_architecture
-from interposer.launch import install_filter
+from interposer.launch import view
+from interposer.launch.filter import Condition, Trap, build, this_architecture
+from interposer.launch.launch import install_filter
+from interposer.shared_domain.admission import try_to_inspect, yama_scope
 from native import identity, memory
 from native.notification import Listener, Notification
 

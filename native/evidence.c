@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // Evidence: whether what was once read about a thread still reads the same. What it is good for, what has to be in it, and
-// its layout are explained in interposer/evidence.py; nothing here knows what any of it means.
+// its layout are explained in interposer/target/evidence.py; nothing here knows what any of it means.
 //
 // An open /proc/TID belongs to the thread that had the number when it was opened: once that has ended, nothing can be read
 // through it any more.
@@ -15,7 +15,7 @@
 
 enum { LINK = 1, CONTENT, STATUS, ROOT, PARAMETER };
 
-#define LONGEST 16384 // limit of all evidence together (interposer/evidence.py)
+#define LONGEST 16384 // limit of all evidence together (interposer/target/evidence.py)
 
 static int link_is(int directory, const char *name, const char *expected, size_t size)
 {

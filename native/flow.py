@@ -63,7 +63,7 @@ class Engine:
         """Make a connection known; its index here.
 
         `id` on its bus; `bus` and `user`: numbers of the bus and of the accounted user, any but each its own;
-        `domain`: index below 16; the rest as in `interposer.handles`. Raises OSError: ENOMEM, ENOSPC.
+        `domain`: index below 16; the rest as in `interposer.handles.handles`. Raises OSError: ENOMEM, ENOSPC.
         """
         facts = ffi.new("struct kdbus_flow_connection *")
         facts.id, facts.bus, facts.user, facts.domain = id, bus, user, domain
@@ -125,7 +125,8 @@ class Engine:
         has_timestamp: bool,
         evidence: bytes,
     ) -> None:
-        """What `thread` sends on `source` is of that origin, as long as the evidence (`interposer.evidence`) holds.
+        """What `thread` sends on `source` is of that origin, as long as the evidence (`interposer.target.evidence`)
+        holds.
 
         `connection_facts`, `credentials`, `origin`: numbers (`broker.origin`). Raises OSError(ENOMEM).
         """
@@ -182,7 +183,8 @@ class Engine:
         return None if due == NEVER else due
 
     def look(self, now_ns: int) -> None:
-        """Look at the threads of calls that have waited for long (`interposer.waiting`); those that sleep are no longer
+        """Look at the threads of calls that have waited for long (`interposer.supervisor.waiting`); those that sleep
+        are no longer
         due."""
         lib.kdbus_engine_look(self._engine, now_ns)
 

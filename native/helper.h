@@ -213,7 +213,7 @@ int kdbus_identity_restore(const struct kdbus_identity *saved, const struct kdbu
 
 // -- evidence.c: whether what is known of a thread still reads the same ---------------------------------------------
 
-// 1 if everything in `evidence` (its layout is that of interposer/evidence.py) is found again, else 0. `directory`: an open
+// 1 if everything in `evidence` (its layout is that of interposer/target/evidence.py) is found again, else 0. `directory`: an open
 // /proc/TID; `status`: the file of that name in it.
 int kdbus_evidence_holds(int directory, int status, const char *evidence, size_t size);
 

@@ -46,7 +46,7 @@ int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, size_
     for (size_t i = 0; i < count; i++)
         pollers[i] = (struct pollfd){.fd = listeners[i], .events = POLLIN};
     // After the listeners: a file that was closed before the call that makes a listener ready has hung up by the time
-    // that this is looked at. And once only, as looking uses up some of it (interposer/mount_watch.py).
+    // that this is looked at. And once only, as looking uses up some of it (interposer/traps/mount_watch.py).
     pollers[count + HANG_UPS] = (struct pollfd){.fd = engine->hang_ups, .events = POLLIN};
     pollers[count + TIMER] = (struct pollfd){.fd = engine->timer, .events = POLLIN};
     pollers[count + ATTENTION] = (struct pollfd){.fd = engine->attention, .events = POLLIN};

@@ -3,7 +3,7 @@
 // Calls that wait while they are lent: when somebody has to look after them, and whether their threads still sleep.
 //
 // A signal wakes a waiting thread, and nothing announces that, so its state is looked at from time to time; why, and what
-// the state tells, is explained in interposer/waiting.py. Nearly always it sleeps. That is seen here, so that not everything
+// the state tells, is explained in interposer/supervisor/waiting.py. Nearly always it sleeps. That is seen here, so that not everything
 // has to be taken back for it; whatever else is seen is the broker's business.
 
 #include "flow.h"
@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define INTERVAL_NS 20000000ULL // between looks, the longest one of interposer/waiting.py
+#define INTERVAL_NS 20000000ULL // between looks, the longest one of interposer/supervisor/waiting.py
 #define INTERVAL_PER_CALL_NS 100000ULL // or longer, so that looking is not all that is done
 
 // When the broker has to look: the nearest deadline, or the moment at which the thread of a waiting call must be looked

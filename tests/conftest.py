@@ -14,7 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.users import User, current_user, readable_folder, unprivileged_user
+from tests.support.users import User, current_user, readable_folder, unprivileged_user
 
 hypothesis.settings.register_profile("project", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("project")

@@ -26,11 +26,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from interposer.exactly_once import Probe
-from interposer.guarantee import Guarantee
-from tests.compiling import compile_program
-from tests.supervised import GUARANTEE, Footprint, Supervised, SupervisorFailed, footprint
-from tests.users import User
+from interposer.launch.guarantee import Guarantee
+from interposer.traps.exactly_once import Probe
+from tests.support.compiling import compile_program
+from tests.support.supervised import GUARANTEE, Footprint, Supervised, SupervisorFailed, footprint
+from tests.support.users import User
 
 STEPS = 600
 """Calls per thread and round, about: a round takes a second or two."""
@@ -54,7 +54,8 @@ class Settings:
     mode: str | None = None
     """`mount` or `path` (`kdbus run --mode`)."""
     guarantee: str | None = None
-    """How answers are made sure to arrive (`interposer.guarantee`); None: in the way in which flows begin at once."""
+    """How answers are made sure to arrive (`interposer.launch.guarantee`); None: in the way in which flows begin at
+    once."""
     compare_memory: bool = True
 
 
@@ -85,7 +86,7 @@ def build(folder: Path) -> Path:
 
 
 def kernel_keeps_promise() -> bool:
-    """Whether this kernel never loses an answer (`interposer.exactly_once`)."""
+    """Whether this kernel never loses an answer (`interposer.traps.exactly_once`)."""
     probe = Probe()
     try:
         return probe.works()

@@ -29,14 +29,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.users import PROJECT
+from tests.support.users import PROJECT
 
 SANITISERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1"
 COVERAGE = "--coverage -O0"
-TESTS = ("tests/test_flows.py", "tests/test_native_*.py")
+TESTS = ("tests/end_to_end/test_flows.py", "tests/native/test_native_*.py")
 FUZZ_SECONDS = 15.0
 _SECONDS = 600
-_PARTS = ("broker", "interposer", "native", "samples", "tests")
+_PARTS = ("broker", "interposer", "kdbus", "native", "samples", "tests")
 _FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 _COVERED = re.compile(r"^File '(.*)'\nLines executed:([\d.]+)% of (\d+)$", re.MULTILINE)
 

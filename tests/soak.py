@@ -29,8 +29,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.compiling import compile_program
-from tests.supervised import Footprint, Supervised, SupervisorFailed, footprint
+from tests.support.compiling import compile_program
+from tests.support.supervised import Footprint, Supervised, SupervisorFailed, footprint
 
 MEMORY = 16 << 20
 """Bytes that the supervisor's resident memory may grow by after the first stretch."""

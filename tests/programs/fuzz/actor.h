@@ -88,7 +88,7 @@ struct meeting {
 	_Atomic uint64_t highest_id[BUSES];
 	_Atomic uint64_t steps;
 	int pass[2];			/* descriptors are passed through it */
-	bool calls_break_off;		/* a signal may come between a message and its descriptors (interposer/exactly_once.py) */
+	bool calls_break_off;		/* a signal may come between a message and its descriptors (interposer/traps/exactly_once.py) */
 	bool busy;			/* few connections with much to say, so that they are served natively */
 };
 

@@ -1,0 +1,472 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Starting the program: fork, view, filter, descriptors to the parent, exec.
+
+Everything that changes the child is done by the child itself, before it executes the program: a user namespace can
+only be entered by a process of one thread, a filter is installed by whom it binds, and the parent has to stay
+outside of both. So the fork comes early, before threads and before slow imports: the program starts while the parent
+still loads its supervisor.
+
+One SOCK_SEQPACKET pair carries all that the child has to say, in at most two messages and an end:
+
+    D + flags, with descriptors   listener, the user namespace if one was made (U), the two folders of the view unless
+                                  it mirrors a server's; K: the filter has WAIT_KILLABLE_RECV
+    E + a packed error            what failed in the preparation, before D
+    X + errno and path, repeated  after D: what execve(2) said of each; the parent makes an error of it
+    end of file                   after D: the program runs, as the pair closes on exec
+
+A program that joins a server's domain is executed only when it is told so, by a byte in the other direction. In path
+mode the server has the folder that it is shown.
+
+Nothing that happens between the filter and the exec is trapped (`filter` names no call that this file makes there; in
+path mode: nothing looks at a path but execve(2)), so the child never waits for a supervisor that is not there yet.
+
+Which mode: mount mode, and if the view cannot be built, whatever the reason, once more in path mode with a fresh child,
+as one that has failed in the middle may be in a namespace that is of no use.
+
+What the program inherits is what `kdbus` was given: descriptors, folder, limits, umask, signal mask. Three things that
+Python changes behind its user's back are taken back: it ignores SIGPIPE and SIGXFSZ, it catches SIGINT (exec undoes
+that), and in the C locale it sets LC_CTYPE (PEP 538).
+
+Weaknesses: if SIGPIPE was ignored already when `kdbus` started, the program gets the default instead, since Python
+does not tell. Where a user namespace had to be made, set-user-ID programs do not change the user in it, and groups
+other than the primary one read as the overflow group. Root without CAP_SYS_ADMIN gets a user namespace as well, and
+then has all capabilities in it, as it is root there.
+
+Alternatives considered: posix_spawn(3), which cannot unshare; a small C launcher, a second program to build and find,
+for the sake of 10 ms.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+from interposer.errors import (
+    AlreadySupervised,
+    FilterUnavailable,
+    ForeignProgram,
+    InterposerError,
+    LaunchFailed,
+    MountNamespaceUnavailable,
+    ProgramNotExecutable,
+    ProgramNotFound,
+    SysUnavailable,
+    ViewFailed,
+    pack,
+    unpack,
+)
+from interposer.launch import filter as seccomp_filter
+from interposer.launch import view
+from interposer.launch.guarantee import forced
+from native import namespace, seccomp
+
+if TYPE_CHECKING:
+    from interposer.launch.private_folder import PrivateFolder
+
+_LONGEST_REPORT = 65536
+_DESCRIPTORS, _ERROR, _NOT_EXECUTED = b"D", b"E", b"X"
+_KILLABLE, _USER_NAMESPACE = b"K", b"U"
+_GO = b"+"
+_COERCED_LOCALES = ("C.UTF-8", "C.utf8", "UTF-8")
+
+_ELF_MACHINES = {
+    3: "i386",
+    8: "mips",
+    20: "powerpc",
+    21: "powerpc64",
+    22: "s390",
+    40: "arm",
+    62: "x86_64",
+    183: "aarch64",
+    243: "riscv",
+    258: "loongarch",
+}
+
+
+class Mode(enum.Enum):
+    """How the program is shown its kdbus nodes."""
+
+    MOUNT = "mount"
+    """Real files in a mount namespace of its own (`view`)."""
+    PATH = "path"
+    """Trapped path calls (`path_mode`), where no mount namespace can be had."""
+
+
+NO_VIEW = (MountNamespaceUnavailable, SysUnavailable, ViewFailed)
+"""The errors that say that mount mode cannot be had."""
+
+
+class Launched:
+    """A program that runs, or is about to, under the filter. `launch` makes it.
+
+    pid                   the child; the caller reaps it
+    listener              seccomp notification descriptor
+    mode                  which part of the work the supervisor has
+    kdbus_directory       descriptor of the folder that the program sees at /sys/fs/kdbus; nodes are made through it
+    parameters_directory  descriptor of /sys/module/kdbus/parameters, for `view.AttachFlagsMask`
+    user_namespace        inode number of the program's user namespace
+    own_user_namespace    descriptor of it if it was made for the program, else -1
+    waits_killable        whether the filter has SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    module_directory      path mode only: descriptor of the folder that the program finds at /sys/module/kdbus
+
+    All descriptors close on exec. Whoever takes one over closes it. The folders are -1 where a server has them.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        flags: bytes,
+        descriptors: Sequence[int],
+        report: socket.socket,
+        command: Sequence[str],
+        mode: Mode,
+        folder: PrivateFolder | None,
+    ) -> None:
+        self.pid = pid
+        self.mode = mode
+        self._command = command
+        self._folder = folder
+        self.waits_killable = _KILLABLE in flags
+        remaining = list(descriptors)
+        self.listener = remaining.pop(0)
+        self.own_user_namespace = remaining.pop(0) if _USER_NAMESPACE in flags else -1
+        inside = self.own_user_namespace if self.own_user_namespace >= 0 else "/proc/self/ns/user"
+        self.user_namespace = os.stat(inside).st_ino
+        self.kdbus_directory, self.parameters_directory = remaining or (-1, -1)
+        self.module_directory = -1
+        if folder is not None:
+            self.kdbus_directory, self.module_directory = folder.kdbus, folder.module
+            self.parameters_directory = view.open_parameters(folder.module)
+        self._report: socket.socket | None = report
+        self._exec_error: InterposerError | None = None
+
+    def join_user_namespace(self) -> None:
+        """Enter the program's user namespace, if one was made, for good. Raises `LaunchFailed`."""
+        if self.own_user_namespace < 0:
+            return
+        try:
+            namespace.setns(self.own_user_namespace, namespace.CLONE_NEWUSER)
+        except OSError as error:
+            raise LaunchFailed(
+                "joining the program's user namespace", str(error), "launch from a process of one thread"
+            ) from error
+        os.close(self.own_user_namespace)
+        self.own_user_namespace = -1
+
+    def execute(self) -> None:
+        """Let a program that was launched `held` be executed."""
+        assert self._report is not None
+        with suppress(OSError):
+            # If it has died meanwhile, `exec_error` and wait(2) tell.
+            self._report.send(_GO)
+
+    def abandon(self) -> None:
+        """End the child, which is reaped, and close everything."""
+        if self._report is not None:
+            self._report.close()
+            self._report = None
+        _end(self.pid)
+        self.close()
+        self.leave_nothing()
+
+    def close(self) -> None:
+        """Close all descriptors: nobody takes them over, or only duplicates."""
+        for descriptor in (
+            self.listener,
+            self.own_user_namespace,
+            self.kdbus_directory,
+            self.parameters_directory,
+            self.module_directory,
+        ):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def leave_nothing(self) -> None:
+        """The end: in path mode, remove the private folder. Idempotent."""
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.remove()
+
+    def exec_error(self) -> InterposerError | None:
+        """Why the program could not be executed, None if it runs. Waits until that is known (about a millisecond).
+
+        After an error the child has ended or is about to, and still wants to be reaped.
+        """
+        if self._report is not None:
+            message = self._report.recv(_LONGEST_REPORT)
+            self._report.close()
+            self._report = None
+            if message:
+                self._exec_error = _explain(self._command, message[1:])
+        return self._exec_error
+
+
+def launch(command: Sequence[str], mode: Mode | None = None) -> Launched:
+    """Start `command` (the program, looked up in PATH as execvp(3) does, and its arguments), to be supervised by us.
+
+    `mode` None: the first of the two that can be had here.
+    Where the program needs a user namespace, the calling process joins it, for good, and has all capabilities in
+    it, which making nodes in the read-only folder of kdbusfs takes; so the caller must then have one thread.
+    Raises what `launch_held` raises.
+    """
+    if mode is not Mode.PATH:
+        try:
+            return _launch_mounted(command)
+        except NO_VIEW:
+            if mode is Mode.MOUNT:
+                raise
+    from interposer.launch.private_folder import PrivateFolder
+
+    folder = PrivateFolder()
+    try:
+        return _launch(command, Mode.PATH, None, folder, held=False)
+    except BaseException:
+        folder.remove()
+        raise
+
+
+def _launch_mounted(command: Sequence[str]) -> Launched:
+    launched = launch_held(command, None, held=False)
+    try:
+        launched.join_user_namespace()
+    except InterposerError:
+        launched.abandon()
+        raise
+    return launched
+
+
+def launch_held(command: Sequence[str], mirror: view.Mirror | None, *, held: bool = True) -> Launched:
+    """As `launch`, but the program is not executed before `Launched.execute` (if `held`), and nothing is joined.
+
+    `mirror`: what to show at /sys/fs/kdbus and the parameters, closed here in any case.
+    Raises what `view` raises, `FilterUnavailable`, `AlreadySupervised`, `UnsupportedMachine` or `LaunchFailed`; then no
+    child is left. That the program cannot be executed is told by `Launched.exec_error`.
+    """
+    return _launch(command, Mode.MOUNT, mirror, None, held=held)
+
+
+def launch_held_in_path_mode(command: Sequence[str]) -> Launched:
+    """As `launch_held`, but in path mode, with the private folder of a server, which is not needed here."""
+    return _launch(command, Mode.PATH, None, None, held=True)
+
+
+def _launch(
+    command: Sequence[str], mode: Mode, mirror: view.Mirror | None, folder: PrivateFolder | None, *, held: bool
+) -> Launched:
+    """`mirror` is for mount mode, `folder` for path mode; it stays the caller's if this raises."""
+    traps = seccomp_filter.mount_mode_traps if mode is Mode.MOUNT else seccomp_filter.path_mode_traps
+    program = seccomp_filter.build_for([(each, traps(each)) for each in seccomp_filter.this_architecture().all])
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ignores_children = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    if ignores_children:
+        # Inherited so; the kernel would reap the child unseen, with its status.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _become(command, program, theirs, ignores_children, mirror, held, mounts=mode is Mode.MOUNT)
+    theirs.close()
+    for mount in mirror or ():
+        os.close(mount)
+    try:
+        message, descriptors, _, _ = socket.recv_fds(ours, _LONGEST_REPORT, 4, socket.MSG_CMSG_CLOEXEC)
+        if message[:1] != _DESCRIPTORS:
+            raise unpack(message[1:]) if message else _ended_early(pid)
+    except BaseException:
+        ours.close()
+        _end(pid)
+        raise
+    return Launched(pid, message[1:], descriptors, ours, command, mode, folder)
+
+
+def replace_process(command: Sequence[str]) -> InterposerError:
+    """Execute `command` in this process, unsupervised, with what `kdbus` was given; returns only why that failed."""
+    _restore_inherited_state(signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN)
+    return _explain(command, _execute(_candidates(command[0]), command))
+
+
+def install_filter(program: Sequence[seccomp_filter.Instruction]) -> tuple[int, bool]:
+    """Bind this thread, for good, to `program`; returns its listener and whether waits are killable only.
+
+    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (Linux 5.19) is asked for and done without. no_new_privs, which would
+    break set-user-ID programs, is set only if the kernel insists: without CAP_SYS_ADMIN (seccomp(2), EACCES).
+    """
+    wanted = forced()
+    flags = 0 if wanted and not wanted.needs_flag else seccomp.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    may_give_up_privileges = True
+    while True:
+        try:
+            return seccomp.install_filter(program, flags), bool(flags)
+        except OSError as error:
+            if error.errno == errno.EINVAL and flags:
+                flags = 0
+            elif error.errno == errno.EACCES and may_give_up_privileges:
+                may_give_up_privileges = False
+                seccomp.set_no_new_privileges()
+            elif error.errno == errno.EBUSY:
+                raise AlreadySupervised(
+                    "installing a seccomp listener",
+                    "one is installed already, and the kernel allows one for each tree of processes",
+                    "run the program without the inner `kdbus run`, or outside of what supervises this one",
+                ) from error
+            else:
+                raise FilterUnavailable(
+                    "installing a seccomp listener",
+                    str(error),
+                    "`kdbus doctor` tells what this kernel and container allow",
+                ) from error
+
+
+def explain_exec_failure(path: str, error_number: int) -> InterposerError:
+    """The typed error for execve(2) of `path`, which exists or whose existence is in doubt, failing so."""
+    attempted = f"running {path!r}"
+    if error_number == errno.ENOENT:
+        return ProgramNotFound(
+            attempted,
+            "the file is there, but its interpreter or dynamic loader is not",
+            "look at its first line, or at what `file` says of it",
+        )
+    header = _read_header(path) if error_number == errno.ENOEXEC else b""
+    if header.startswith(b"\x7fELF"):
+        return ForeignProgram(
+            attempted,
+            f"it is a program for {_elf_machine(header)}, this machine is {os.uname().machine}",
+            "build it for this machine",
+        )
+    if error_number == errno.ENOEXEC:
+        return ProgramNotExecutable(
+            attempted,
+            os.strerror(error_number),
+            "if it is a script, its first line has to name an interpreter: #!/bin/sh",
+        )
+    if error_number == errno.EACCES and os.path.isdir(path):
+        return ProgramNotExecutable(attempted, "it is a directory", "name a program")
+    advice = "`chmod +x` makes a file executable" if error_number == errno.EACCES else ""
+    return ProgramNotExecutable(attempted, os.strerror(error_number), advice)
+
+
+def _become(
+    command: Sequence[str],
+    program: Sequence[seccomp_filter.Instruction],
+    report: socket.socket,
+    ignores_children: bool,
+    mirror: view.Mirror | None,
+    held: bool,
+    mounts: bool,
+) -> NoReturn:
+    """The child's whole life."""
+    try:
+        _restore_inherited_state(ignores_children)
+        own_user_namespace = mounts and view.enter_mount_namespace()
+        built: Sequence[int] = ()
+        if not mounts:
+            pass
+        elif mirror is None:
+            built = view.build(own_user_namespace)
+        else:
+            view.build_mirror(own_user_namespace, mirror)
+        own = [os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)] if own_user_namespace else []
+        candidates = _candidates(command[0])
+        listener, waits_killable = install_filter(program)
+        flags = (_KILLABLE if waits_killable else b"") + (_USER_NAMESPACE if own else b"")
+        socket.send_fds(report, [_DESCRIPTORS + flags], [listener, *own, *built])
+        if held and report.recv(1) != _GO:
+            raise LaunchFailed("preparing the program's process", "whoever launched it has ended")
+        report.send(_NOT_EXECUTED + _execute(candidates, command))
+    except InterposerError as error:
+        report.send(_ERROR + pack(error))
+    except Exception as error:
+        report.send(_ERROR + pack(LaunchFailed("preparing the program's process", f"{type(error).__name__}: {error}")))
+    finally:
+        os._exit(LaunchFailed.exit_status)
+
+
+def _restore_inherited_state(ignores_children: bool) -> None:
+    for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored_by_python, signal.SIG_DFL)
+    if ignores_children:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for caught in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+        if callable(signal.getsignal(caught)):
+            # The exec would do it, too; from here to there, the signal ends the child as it would end the program.
+            signal.signal(caught, signal.SIG_DFL)
+    if os.environ.get("LC_CTYPE") in _COERCED_LOCALES:
+        _restore_locale()
+
+
+def _restore_locale() -> None:
+    """Give LC_CTYPE the value that this process was started with, wherever Python has replaced it."""
+    with open("/proc/self/environ", "rb") as file:
+        entries = file.read().split(b"\0")
+    given = [entry.partition(b"=")[2] for entry in entries if entry.startswith(b"LC_CTYPE=")]
+    if given:
+        os.environb[b"LC_CTYPE"] = given[0]
+    else:
+        del os.environ["LC_CTYPE"]
+
+
+def _candidates(name: str) -> list[str]:
+    """The files that may be the program `name`, in the order of PATH, as in execvp(3)."""
+    if "/" in name or not name:
+        return [name] if name else []
+    paths = [os.path.join(folder, name) for folder in os.get_exec_path()]
+    return [path for path in paths if os.path.lexists(path)]
+
+
+def _execute(candidates: Sequence[str], command: Sequence[str]) -> bytes:
+    """Replace this process by the program; returns only if that failed: errno, blank, path, zero byte, repeated.
+
+    As in execvp(3), a forbidden file does not end the search.
+    """
+    failures = b""
+    for path in candidates:
+        try:
+            os.execv(path, list(command))
+        except OSError as error:
+            failures += b"%d %b\0" % (error.errno or errno.EIO, os.fsencode(path))
+            if error.errno != errno.EACCES:
+                break
+    return failures
+
+
+def _explain(command: Sequence[str], failures: bytes) -> InterposerError:
+    """The error for what `_execute` returned: the last failure, or the first forbidden file if all were."""
+    found: InterposerError | None = None
+    for failure in failures.split(b"\0")[:-1]:
+        number, _, path = failure.partition(b" ")
+        if int(number) in (errno.ENOENT, errno.ENOTDIR) and not os.path.lexists(path):
+            continue
+        if found is None or int(number) != errno.EACCES:
+            found = explain_exec_failure(os.fsdecode(path), int(number))
+    where = "" if "/" in command[0] else " in PATH"
+    return found or ProgramNotFound(f"running {command[0]!r}", f"there is no such program{where}", "check its name")
+
+
+def _read_header(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(20)
+    except OSError:
+        return b""
+
+
+def _elf_machine(header: bytes) -> str:
+    """Name of the machine in an ELF header: e_machine, 16 bits at 18, in the byte order that byte 5 names (elf(5))."""
+    number = int.from_bytes(header[18:20], "big" if header[5:6] == b"\2" else "little")
+    return _ELF_MACHINES.get(number, f"ELF machine {number}")
+
+
+def _ended_early(pid: int) -> LaunchFailed:
+    return LaunchFailed("preparing the program's process", f"process {pid} ended without telling why")
+
+
+def _end(pid: int) -> None:
+    """Make sure that the child is gone and reaped."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)

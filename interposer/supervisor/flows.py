@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Flows at work: which connections are lent to the engine, and when.
+
+The engine (`native/flow.c`) serves the calls of lent connections; the broker may not look at those until everything
+has been taken back. So the supervisor calls `recall` before it lets the broker do anything (a trapped open or mmap that
+leads elsewhere is none of the broker's business), and `consider` when the broker is done: the connections that were
+busy lately are lent (again) if `broker.flow` says that they may be.
+
+Which those are, and whether lending is worth it at the moment, is decided in `interposer.supervisor.busy`.
+
+Where descriptors cannot be compared, or an answered call could come again (`interposer.traps.exactly_once`), nothing is
+lent.
+
+What depends on more than kdbus's own state, the engine is told together with the evidence that it rests on
+(`interposer.target.evidence`): that what a thread sends is of that origin, and that a thread is shown these items of
+it. It learns both from a call that the broker has served, and repeats them while the evidence holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+
+from broker.connection import Connection
+from broker.domain import Domain
+from broker.flow import GROUPS, flow, lendable
+from broker.handle import EndpointHandle
+from broker.lending import LENT_DOMAINS, LentWait, hand_out, take_back
+from broker.origin import Origins, shown, timestamp_of
+from broker.outside import Credentials, File
+from broker.quota import User
+from broker.reply import Reply
+from broker.send import Wait
+from interposer.handles.handles import HandleTable, OpenHandle
+from interposer.supervisor.busy import Busy
+from interposer.supervisor.waiting import WaitingCalls
+from interposer.target.budget import Charge, OverBudget
+from interposer.target.caller import TargetCaller
+from interposer.target.files import TargetFile
+from kdbus.abi import revision3 as abi
+from native.flow import Engine
+from native.notification import Notification
+from native.pool import Pool
+
+_SEND, _RECV, _FREE = (abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
+_HOT = frozenset({_SEND, _RECV, _FREE})
+_FORGOTTEN_USERS = 64
+"""How many users are remembered besides those who have a connection: each custom endpoint has one of its own."""
+_SLICES_PER_UNIT = 16
+"""How many pieces of a pool cost as much to hand out and take back as a message."""
+_MOST_ITEMS = 16384
+"""Bytes of metadata items that the engine repeats."""
+_PAIRS = 4
+"""How many flows are remembered and allowed again, for each connection that is lent."""
+MOST_PAIRS = 2048
+"""How many in all. Each may be needed twice, by id and by name (`LENT_FLOWS`)."""
+
+
+Pair = tuple[Connection, Connection, bytes]
+"""Sender, receiver, and the name by which it was addressed."""
+
+
+Parameter = Callable[[], tuple[int, bytes] | None]
+"""The file of the module parameter: a descriptor of ours, and what it held when it was last read; None if an earlier
+value counts."""
+
+Later = Callable[[int, Notification, Callable[[TargetCaller], Wait], int], None]
+"""Takes over a waiting call: the number of its listener, its notification, what makes the wait for its caller, and when
+to look at its thread (ns, CLOCK_MONOTONIC)."""
+
+
+class Flows:
+    """The lent connections of one supervisor."""
+
+    def __init__(
+        self,
+        hang_ups: int,
+        handles: HandleTable,
+        waiting: Callable[[], Iterable[tuple[int, WaitingCalls]]],
+        later: Later,
+        parameter: Parameter,
+    ) -> None:
+        """Nothing is lent while `enabled` is False.
+
+        `waiting`: the calls that wait now, by the number of their listener. `later` takes over calls that wait
+        when they are taken back.
+        """
+        self._parameter = parameter
+        self._origins = Origins()
+        self._engine = Engine(hang_ups, handles.budgets.of_threads)
+        self._files = handles
+        self._budget = handles.budgets.descriptors
+        self._waiting = waiting
+        self._later = later
+        self.enabled = False
+        self._domains: list[Domain] = []
+        self._users: dict[int, User] = {}
+        self._handles: dict[int, OpenHandle] = {}
+        self._connections: dict[int, Connection] = {}
+        self._indices: dict[Connection, int] = {}
+        self._kept: dict[int, Reply] = {}
+        self._charges: dict[int, Charge] = {}
+        """For the memfds in messages that are lent, by the descriptors that were given away."""
+        self._busy = Busy()
+        self._pairs: dict[Pair, Credentials] = {}
+        self._lent = False
+        self._served = 0
+
+    @property
+    def served(self) -> int:
+        """How many calls the engine has served."""
+        return self._engine.served
+
+    @property
+    def listener(self) -> int:
+        """The listener that the last result or error of `receive` is about."""
+        return self._engine.listener
+
+    def listen(self, listeners: Sequence[int]) -> None:
+        """Receive from these listeners from now on; nothing is lent."""
+        self._engine.listen(listeners)
+
+    def attend(self, descriptor: int) -> None:
+        """What is waited for besides, see `Engine.attend`."""
+        self._engine.attend(descriptor)
+
+    def receive(self, stop_ns: int, turn_ns: int) -> Notification | None:
+        """The next call for the broker, see `Engine.run`. Raises EndOfTargets, OSError."""
+        return self._engine.run(stop_ns, turn_ns)
+
+    @property
+    def lent(self) -> bool:
+        """Whether anything is lent."""
+        return self._lent
+
+    def deadline_ns(self) -> int | None:
+        """When `recall` is due, so that deadlines and signals are noticed; None for never."""
+        return self._engine.deadline_ns() if self._lent else None
+
+    def look(self, now_ns: int) -> None:
+        """Look at calls that wait natively. After that `deadline_ns` has passed only if the broker has to look, too."""
+        if self._lent:
+            self._engine.look(now_ns)
+
+    def recall(self) -> None:
+        """Take back everything, before the broker does anything."""
+        if not self._lent:
+            return
+        words = self._engine.recall()
+        self._lent = False
+        served, self._served = self._engine.served - self._served, self._engine.served
+        self._busy.returned(served)
+        self._take_back(words)
+
+    def _take_back(self, words: Sequence[int]) -> None:
+        returned = take_back(
+            words, self._domains, self._connections, self._users, self._kept, self._origins, self._open_file
+        )
+        for descriptor in list(self._charges):
+            self._give_back(descriptor)  # received meanwhile
+        for connection, readable in returned.readable:
+            self._handles[self._indices[connection]].readable = readable
+        for connection in returned.used:
+            self._busy.used(self._indices[connection])
+        for wait in returned.waits:
+            id, pid, flags, number, architecture, pointer, listener, a, b, c, d, e, f, look_ns = wait.notification
+            notification = Notification(id, pid, number, architecture, pointer, (a, b, c, d, e, f), flags)
+            broker = self._handles[self._indices[wait.connection]].broker
+            assert isinstance(broker, EndpointHandle)
+            self._later(listener, notification, partial(broker.resume, wait.reply, c, wait.command), look_ns)
+
+    def _waiting_on(self, index: int) -> int:
+        """What goes with a connection: its messages and replies, and the pieces of its pool in units of as much."""
+        connection = self._connections[index]
+        slices = len(connection.pool) // _SLICES_PER_UNIT
+        return len(connection.queue) + len(connection.replies) + len(connection.owed) + slices
+
+    def _lendable_waits(
+        self, connections: Iterable[Connection]
+    ) -> tuple[dict[Reply, LentWait], dict[Reply, WaitingCalls]]:
+        """The connections' calls that may wait elsewhere, and who keeps each, by the reply that it waits for."""
+        waits: dict[Reply, LentWait] = {}
+        keepers: dict[Reply, WaitingCalls] = {}
+        expected = (reply for connection in connections for reply in connection.replies)
+        for reply in [reply for reply in expected if reply.sync and reply.waiting]:
+            for listener, waiting in self._waiting():
+                found = waiting.lendable(reply)
+                if found is not None:
+                    call, wait, look_ns = found
+                    facts = call.id, call.pid, call.flags, call.number, call.architecture, call.instruction_pointer
+                    waits[reply] = LentWait(wait, (*facts, listener, *call.arguments, look_ns))
+                    keepers[reply] = waiting
+        return waits, keepers
+
+    def _hand_out(self, lent: list[tuple[int, Connection, bool]], waits: dict[Reply, LentWait]) -> list[int]:
+        with ExitStack() as descriptors:
+
+            def give_file(file: File) -> int:
+                assert isinstance(file, TargetFile)
+                copy, charge = file.duplicate()
+                descriptors.callback(os.close, copy)
+                if charge is not None:
+                    self._charges[copy] = charge
+                    descriptors.callback(self._give_back, copy)
+                return copy
+
+            words, self._kept = hand_out(lent, self._domains, self._number_of, self._origins, give_file, waits)
+            descriptors.pop_all()  # they go with the words
+        return words
+
+    def _give_back(self, descriptor: int) -> None:
+        self._charges.pop(descriptor).give_back()
+
+    def _open_file(self, number: int) -> TargetFile:
+        """A memfd that comes back, or that was sent meanwhile (`Engine.allow_files`)."""
+        sender, descriptor = divmod(number, 1 << 32)
+        if sender:
+            uid = self._connections[sender - 1].credentials.uid
+            charge: Charge | None = self._budget.charge(uid, 1)
+        else:
+            charge = self._charges.pop(descriptor, None)
+        return TargetFile(descriptor, self._files, charge)
+
+    def note(self, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> None:
+        """The broker has served this ioctl on `handle`: if it was a hot call, remember whatever could be repeated."""
+        broker = handle.broker
+        request = notification.arguments[1] & 0xFFFFFFFF
+        if not self.enabled or request not in _HOT:
+            return
+        if not isinstance(broker, EndpointHandle) or broker.connection is None or not broker.connection.active:
+            return
+        with suppress(OSError):
+            index = self._index(broker.connection, handle)
+            if index is not None:
+                self._engine.bind(index, notification.pid, notification.arguments[0] & 0xFFFFFFFF)
+                self._busy.used(index)
+                if request == _SEND:
+                    self._note_sent(index, broker.connection, notification.pid, caller)
+                elif request == _RECV:
+                    self._note_received(index, broker.connection, notification.pid, caller)
+
+    def note_answer(self, thread: int, connection: Connection, caller: TargetCaller) -> None:
+        """The broker has ended a synchronous SEND of `thread` on `connection`, perhaps with an answer."""
+        index = self._indices.get(connection)
+        if self.enabled and index is not None:
+            with suppress(OSError):
+                self._note_received(index, connection, thread, caller)
+
+    def _note_sent(self, index: int, source: Connection, thread: int, caller: TargetCaller) -> None:
+        if source.last_sent is None:
+            return
+        message, destination, name = source.last_sent
+        who = caller.credentials()
+        # What a monitor wants to know is told in the message as well.
+        if source.bus.monitors or len(who.groups) > GROUPS:
+            return
+        pair = source, destination, b"" if name is None else name.name
+        self._pairs.pop(pair, None)
+        self._pairs[pair] = who
+        while len(self._pairs) > min(_PAIRS * (_PAIRS + len(self._busy)), MOST_PAIRS):
+            del self._pairs[next(iter(self._pairs))]
+        found = flow(source, destination, who)
+        if found is None or not (found.attach_flags or found.depends):
+            return
+        evidence = caller.evidence.packed()
+        if evidence is not None:
+            self._engine.learn_origin(
+                index,
+                thread,
+                attach_flags=found.attach_flags,
+                connection_facts=self._origins.of_connection(source),
+                credentials=self._origins.of_credentials(who),
+                origin=self._origins.number_of(message.process, message.connection),
+                has_timestamp=timestamp_of(message.connection) is not None,
+                evidence=evidence,
+            )
+
+    def _note_received(self, index: int, receiver: Connection, thread: int, caller: TargetCaller) -> None:
+        message = receiver.last_received
+        if message is None or not (message.process.valid or message.connection.valid):
+            return
+        if len(message.process.credentials.groups) > GROUPS:
+            return
+        exported = receiver.bus.domain.exported(receiver.attach_flags_recv)
+        items = shown(message, caller.ids, exported)
+        parameter = self._parameter()
+        if parameter is None:
+            return
+        caller.evidence.parameter(*parameter)
+        evidence = caller.evidence.packed()
+        if evidence is not None and len(items) <= _MOST_ITEMS:
+            self._engine.learn_export(
+                index,
+                thread,
+                attach_flags=receiver.attach_flags_recv,
+                origin=self._origins.number_of(message.process, message.connection),
+                items=items,
+                shows_timestamp=bool(exported & abi.ATTACH_TIMESTAMP),
+                evidence=evidence,
+            )
+
+    def forget_origins(self) -> None:
+        """Namespaces may have got another meaning, or there are too many numbers: begin anew."""
+        self.recall()
+        self._origins.clear()
+        self._engine.forget_origins()
+
+    def _index(self, connection: Connection, handle: OpenHandle) -> int | None:
+        """The connection's index in the engine, which is told of it now if it has not been."""
+        found = self._indices.get(connection)
+        if found is not None:
+            return found
+        memory, domain = connection.pool.memory, self._domain(connection.bus.domain)
+        if domain is None or not isinstance(memory, Pool):
+            return None
+        if len(self._users) > len(self._connections) + _FORGOTTEN_USERS:
+            # Nothing is lent, so only those whose numbers the engine knows are needed.
+            self._users = {id(known.user): known.user for known in self._connections.values()}
+        index = self._engine.add(
+            id=connection.id,
+            bus=id(connection.bus),
+            user=self._number_of(connection.user),
+            domain=domain,
+            ours=handle.ours.fileno(),
+            epoll=handle.epoll,
+            target=handle.target,
+            cookie=handle.cookie,
+            pool=memory,
+        )
+        self._indices[connection] = index
+        self._connections[index] = connection
+        self._handles[index] = handle
+        return index
+
+    def _number_of(self, user: User) -> int:
+        """What the engine knows a user by: somebody with a connection there, or whose message waits in a lent queue."""
+        self._users[id(user)] = user
+        return id(user)
+
+    def _domain(self, domain: Domain) -> int | None:
+        """The domain's index in the engine, perhaps that of one that has no connections there any more."""
+        if domain not in self._domains:
+            if len(self._domains) < LENT_DOMAINS:
+                self._domains.append(domain)
+                return len(self._domains) - 1
+            used = {connection.bus.domain for connection in self._connections.values()}
+            free = next((index for index, old in enumerate(self._domains) if old not in used), None)
+            if free is None:
+                return None
+            self._domains[free] = domain
+        return self._domains.index(domain)
+
+    def forget(self, handle: OpenHandle) -> None:
+        """The handle is about to be closed; nothing is lent."""
+        broker = handle.broker
+        connection = broker.connection if isinstance(broker, EndpointHandle) else None
+        if connection is None:
+            return
+        for pair in [pair for pair in self._pairs if connection in pair[:2]]:
+            del self._pairs[pair]
+        index = self._indices.pop(connection, None)
+        if index is not None:
+            self._engine.remove(index)
+            self._busy.forget(index)
+            del self._connections[index], self._handles[index]
+
+    def consider(self) -> None:
+        """The broker is done: lend what was busy, if that is possible and has paid lately."""
+        if self._lent or not self.enabled or not self._busy.is_due():
+            return
+        if self._origins.is_full:
+            self.forget_origins()
+        considered = [self._connections[index] for index in self._busy.choose(self._waiting_on)]
+        waits, keepers = self._lendable_waits(considered)
+        chosen = lendable(considered, waits)
+        lent_now = set(chosen)
+        pairs = [item for item in self._pairs.items() if item[0][0] in lent_now and item[0][1] in lent_now]
+        self._busy.lent((self._indices[connection] for connection in chosen), len(pairs))
+        if not chosen:
+            self._busy.returned(0)
+            return
+        lent = []
+        for connection in chosen:
+            index = self._indices[connection]
+            if not len(connection.queue):
+                self._handles[index].queue_drained()
+            lent.append((index, connection, self._handles[index].readable))
+        try:
+            words = self._hand_out(lent, waits)
+        except (OSError, OverBudget):  # no more descriptors: what waits stays with the broker
+            self._busy.refused()
+            return
+        for reply, waiting in keepers.items():
+            if reply.requester in lent_now:
+                waiting.gone(reply)
+        if not self._engine.lend(words):
+            self._take_back(words)
+            self._busy.refused()
+            return
+        self._lent = True
+        # What is fetched is charged when it comes back, and must be within everybody's share then.
+        self._engine.allow_files(min(map(self._budget.left, {connection.credentials.uid for connection in chosen})))
+        for pair, who in pairs:
+            self._allow(*pair, who)
+
+    def _allow(self, source: Connection, destination: Connection, name: bytes, who: Credentials) -> None:
+        """The flow between two connections that are lent: by id, and by `name` if it still leads there."""
+        found = flow(source, destination, who)
+        if found is None:
+            return
+        credentials = self._origins.of_credentials(who) if found.depends else 0
+        entry = destination.names.get(name)
+        for by_name, name_id in [(b"", 0)] if entry is None else [(b"", 0), (name, entry.id)]:
+            self._engine.allow(
+                self._indices[source],
+                self._indices[destination],
+                by_name,
+                name_id=name_id,
+                attach_flags=found.attach_flags,
+                credentials=credentials,
+                talks=found.talks,
+            )
+
+    def close(self) -> None:
+        """Free the engine; `recall` has been called."""
+        self._engine.close()

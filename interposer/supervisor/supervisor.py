@@ -1,0 +1,459 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The supervisor: one loop that serves the traps of one or more trees of processes.
+
+trio is for everything but traps: a hang-up, a deadline, a cancelled call, a signal, the end of the program. While it
+has nothing to do, traps are waited for, and the hot ones are served, without it (`interposer.supervisor.idle`). Once
+one arrives for the broker, the loop drains the listeners, and waits for more for a few milliseconds, as those mostly
+follow at once, and going through trio costs as much as serving a trap.
+
+In each round: hang-ups first, as a descriptor that was closed before a call must be gone when it is served; then the
+trap; then the calls that it woke, in whichever tree they wait. Deadlines are looked at whenever the loop comes up for
+air. Several trees get their turns one trap at a time.
+
+`kdbus run` has one tree, and its program's end ends the domain: every connection is disconnected, as an unmount would,
+and processes that are left find kdbus gone; with --linger the last process is waited for. In `kdbus serve`
+(`interposer.shared_domain.serve`) trees come and go, and the domain stays.
+
+Hot calls are served natively across trees, by one engine (`interposer.supervisor.flows`), unless one of the trees is
+under a filter that lets signals break off a call.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import trio
+
+from broker.domain import Domain
+from broker.outside import Ids, NodeEvents
+from broker.send import Wait
+from interposer.handles.handles import HandleTable, OpenHandle
+from interposer.launch.guarantee import forced
+from interposer.launch.launch import Launched, Mode
+from interposer.launch.program import Program
+from interposer.launch.view import AttachFlagsMask
+from interposer.nodes.filesystem import NodeFiles
+from interposer.options import RunOptions
+from interposer.report import unexpected
+from interposer.shortage import errno_of_shortage
+from interposer.supervisor.flows import Flows
+from interposer.supervisor.idle import IdleWait
+from interposer.supervisor.tree import Shared, Tree
+from interposer.supervisor.waiting import WaitingCalls
+from interposer.target.budget import Budgets, use_descriptors
+from interposer.target.caller import TargetCaller
+from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
+from interposer.traps.exactly_once import Probe
+from interposer.traps.traps import MountedDomain, failure_of
+from native.identity import can_compare, can_fetch
+from native.notification import EndOfTargets, Notification
+
+_TURN_NS = 5_000_000
+"""How long traps, and waiting for the next one, may keep the loop from everything else."""
+
+
+class SystemClock:
+    """`broker.outside.Clock` on the system's clocks."""
+
+    monotonic_ns = staticmethod(time.monotonic_ns)
+    realtime_ns = staticmethod(time.time_ns)
+
+
+class Supervisor:
+    """Serves trees of processes: what they share, and the loop.
+
+    To be made before this process has a second thread, or descriptors whose last close matters.
+    """
+
+    def __init__(self, options: RunOptions, mask: AttachFlagsMask, *, probe: bool) -> None:
+        """`mask`: the module parameter. `probe`: find out which guarantee this kernel gives, as there are, or will be,
+        filters whose waits are killable only."""
+        self._options = options
+        self._mask = mask
+        self._probe = Probe() if probe and forced() is None else None
+        self._kernel_keeps_promise = False
+        self._calls_for_broker = 0
+        self._news = select.epoll()
+        self._trees: dict[int, Tree] = {}
+        self._turn = 0
+        self._sleep = -1
+        """What trio sleeps on, once it does."""
+        self._ended: Callable[[Tree], None] = lambda _: None
+        self._last_has_ended = trio.Event()
+        handles = HandleTable(self._closing, Budgets())
+        self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, mask.evidence)
+        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted)
+        handles.node_of = self._node_of
+        self.shared.namespaces.forgotten = self._flows.forget_origins
+        self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
+        self._news.register(handles.hang_ups_fileno(), select.EPOLLIN)
+
+    def new_domain(self, nodes: NodeEvents) -> Domain:
+        """A domain that belongs to this process's user namespace."""
+        return self._new_domain(self._own_ids, nodes)
+
+    def _new_domain(self, ids: Ids, nodes: NodeEvents) -> Domain:
+        return Domain(SystemClock(), os.urandom, self._mask.current, ids, nodes)
+
+    def _node_of(self, status: os.stat_result) -> tuple[str, ...] | None:
+        for mounted in self.shared.domains:
+            path = mounted.files.find(status.st_dev, status.st_ino)
+            if path is not None:
+                return path
+        return None
+
+    def _mounted(self, ids: Ids, files: NodeFiles) -> MountedDomain:
+        return MountedDomain(self._new_domain(ids, files), files)
+
+    def add(self, listener: int, *, waits_killable: bool) -> Tree:
+        """Serve the calls of `listener`, which is owned from now on. Raises OSError."""
+        tree = Tree(listener, waits_killable, self.shared)
+        if self._kernel_keeps_promise:
+            tree.kernel_keeps_promise()
+        self._flows.recall()
+        self._trees[listener] = tree
+        self._flows.listen(list(self._trees))
+        for descriptor in tree.news():
+            self._news.register(descriptor, select.EPOLLIN)
+        self._allow_flows()
+        return tree
+
+    def release(self, tree: Tree) -> int:
+        """Serve `tree` no longer; its listener, which is the caller's now. Its waiting calls are answered."""
+        listener = os.dup(tree.listener.fileno())
+        self._remove(tree)
+        return listener
+
+    def _remove(self, tree: Tree) -> None:
+        self._flows.recall()
+        listener = tree.listener.fileno()
+        del self._trees[listener]
+        for descriptor in tree.news():
+            # Closing would not do: a short-lived child may have a duplicate.
+            self._news.unregister(descriptor)
+        self._flows.listen(list(self._trees))
+        tree.close()
+        for other in self._trees.values():
+            other.waiting.finish_ready()
+        self._allow_flows()
+
+    def _allow_flows(self) -> None:
+        """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
+        # With a tree comes or goes a namespace that passes for ours.
+        self._flows.forget_origins()
+        possible = self._options.flows and can_compare() and can_fetch()
+        self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
+
+    def _resume(
+        self, listener: int, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int
+    ) -> None:
+        self._trees[listener].resume(notification, resume, look_ns)
+
+    def _waiting(self) -> Iterator[tuple[int, WaitingCalls]]:
+        return ((listener, tree.waiting) for listener, tree in self._trees.items())
+
+    def when_ended(self, ended: Callable[[Tree], None]) -> None:
+        """`ended` is called with each tree whose last process has ended, after it has been let go of."""
+        self._ended = ended
+
+    async def last_has_ended(self) -> None:
+        """Wait until the last process of the last tree has ended."""
+        await self._last_has_ended.wait()
+
+    async def serve(self) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            if self._probe is not None:
+                nursery.start_soon(self._learn, self._probe)
+            await self._serve()
+
+    async def _learn(self, probe: Probe) -> None:
+        """Once the kernel is known to keep its promise, calls need no confirmation any more, and may be lent."""
+        await trio.lowlevel.wait_readable(probe.fileno())
+        if probe.works():
+            self._kernel_keeps_promise = True
+            for tree in self._trees.values():
+                tree.kernel_keeps_promise()
+            self._allow_flows()
+
+    async def _watch(self) -> None:
+        """Go through a round whenever there is news."""
+        while True:
+            await trio.lowlevel.wait_readable(self._news.fileno())
+            self._housekeep(news=True)
+            await trio.lowlevel.checkpoint()
+
+    async def _serve(self) -> None:
+        with closing(IdleWait(self._wait_natively)) as idle:
+            self._sleep = await idle.find_sleep()
+            self._flows.attend(self._sleep)
+            trio.lowlevel.add_instrument(idle)
+            try:
+                await self._serve_what_comes(idle)
+            finally:
+                trio.lowlevel.remove_instrument(idle)
+                self._flows.attend(-1)
+
+    async def _serve_what_comes(self, idle: IdleWait) -> None:
+        while True:
+            due = self._next_deadline_ns()
+            if self._queued():
+                await trio.lowlevel.checkpoint()
+            elif due is None:
+                # Most calls that find the supervisor idle find it here; leaving a cancel scope would cost each 7 us.
+                await idle.woken()
+            else:
+                with trio.move_on_after(max(0.0, (due - time.monotonic_ns()) / 1e9)):
+                    await idle.woken()
+            if self._mount_news():
+                # The poll of `_news` above has used them up, so the engine would not see them.
+                self._housekeep(news=True)
+            self._drain()
+            self._housekeep(news=False)
+
+    def _wait_natively(self, stop_ns: int) -> bool:
+        """Serve hot calls while trio has nothing to do; whether there is something for `_serve_what_comes`."""
+        if self._queued():
+            return True  # and no more calls are taken from the engine, which may serve them natively later
+        due = self._next_deadline_ns()
+        served, begun = self._flows.served, time.monotonic_ns()
+        try:
+            notification = self._flows.receive(stop_ns if due is None else min(stop_ns, due), _TURN_NS)
+        except (EndOfTargets, OSError):
+            return True  # it will be told once more
+        if notification is not None:
+            self._trees[self._flows.listener].queue.append(notification)
+            return True
+        now = time.monotonic_ns()
+        self._flows.look(now)
+        due = self._next_deadline_ns()
+        # The engine has used up the news of mounts, so trio would not see them.
+        if (due is not None and due <= now) or self._mount_news():
+            return True
+        # Tasks have something to do as well: those who make calls are to get a whole turn.
+        return self._flows.served != served and now - begun < _TURN_NS
+
+    def _mount_news(self) -> bool:
+        news = [tree.mounts.has_news() for tree in self._trees.values()]
+        return any(news)
+
+    def _next_deadline_ns(self) -> int | None:
+        """When the loop has to come up for air at the latest."""
+        times = [mounted.domain.deadlines.next_ns() for mounted in self.shared.domains]
+        times += [tree.waiting.next_look_ns() for tree in self._trees.values()]
+        times.append(self._flows.deadline_ns())
+        return min((due for due in times if due is not None), default=None)
+
+    def _drain(self) -> None:
+        """Serve the traps that are there, and those that follow at once, whatever trio has to do meanwhile."""
+        self._flows.attend(-1)
+        try:
+            self._take_turn()
+        finally:
+            self._flows.attend(self._sleep)
+
+    def _take_turn(self) -> None:
+        due = self._next_deadline_ns()
+        stop = time.monotonic_ns() + _TURN_NS
+        if due is not None:
+            stop = min(stop, due)
+        while self._trees:
+            tree, notification = self._receive(stop)
+            if tree is None:
+                return
+            if notification is not None:
+                self._serve_one(tree, notification)
+            if time.monotonic_ns() >= stop:
+                return
+
+    def _receive(self, stop_ns: int) -> tuple[Tree | None, Notification | None]:
+        """The next call, and whose it is. A tree without a call has ended; no tree: there was none in time."""
+        queued = self._queued()
+        if queued:
+            # Only when it is its turn: a queue that never ends must not keep others from theirs.
+            self._turn = (self._turn + 1) % (len(queued) + 1)
+            if self._turn:
+                tree = queued[self._turn - 1]
+                return tree, tree.queue.popleft()
+        try:
+            notification = self._flows.receive(0 if queued else stop_ns, _TURN_NS)
+        except EndOfTargets:
+            tree = self._trees[self._flows.listener]
+            self._end(tree)
+            return tree, None
+        except OSError:
+            tree = self._trees[self._flows.listener]
+            self._give_up(tree)
+            return tree, None
+        if notification is not None:
+            return self._trees[self._flows.listener], notification
+        if queued:
+            return queued[0], queued[0].queue.popleft()
+        return None, None
+
+    def _queued(self) -> list[Tree]:
+        """The trees with calls that are queued here. Those are the broker's, and nothing is lent before."""
+        return [tree for tree in self._trees.values() if tree.queue]
+
+    def _serve_one(self, tree: Tree, notification: Notification) -> None:
+        self._calls_for_broker += 1
+        try:
+            tree.detours.end(notification)
+            if self._flows.lent and tree.serve_elsewhere(notification):
+                return
+            self._flows.recall()
+            self._collect_handles()
+            for each in self._trees.values():
+                each.mounts.collect()
+            tree.serve(notification)
+            for each in self._trees.values():
+                each.waiting.finish_ready()
+            if not self._queued():
+                self._flows.consider()
+        except Exception as error:
+            self._fail(tree, notification, error)
+
+    def _fail(self, tree: Tree, notification: Notification, error: Exception) -> None:
+        """`error` is being handled: the call fails, unless it is answered already."""
+        if isinstance(error, OSError) and error.errno == errno.ENOENT:
+            return
+        number = failure_of(notification, error)
+        try:
+            tree.listener.respond_error(notification.id, number)
+        except OSError as refused:
+            if refused.errno != errno.EINPROGRESS:
+                self._give_up(tree)
+
+    def _end(self, tree: Tree) -> None:
+        """The last process of a tree has ended."""
+        self._housekeep(news=True)
+        self._remove(tree)
+        if not self._trees:
+            self._last_has_ended.set()
+        self._ended(tree)
+
+    def _give_up(self, tree: Tree) -> None:
+        """A listener that cannot be used: others must not suffer."""
+        unexpected("a seccomp listener failed, its programs find kdbus gone")
+        self._remove(tree)
+        self._ended(tree)
+
+    def _housekeep(self, *, news: bool) -> None:
+        """Hang-ups, deadlines, cancelled and interrupted calls, if there are any or if there is `news` of them."""
+        now = time.monotonic_ns()
+        self._flows.look(now)
+        due = self._next_deadline_ns()
+        news = news or self._mount_news() or self.shared.handles.hang_up_waits()
+        if not news and (due is None or due > now):
+            return
+        try:
+            self._look_after_everything(now)
+        except Exception as error:
+            if errno_of_shortage(error) is None:
+                unexpected("looking after what has ended failed, the supervisor goes on")
+
+    def _look_after_everything(self, now: int) -> None:
+        trees = list(self._trees.values())
+        self._flows.recall()
+        for tree in trees:
+            tree.detours.collect()
+        self._collect_handles()
+        for tree in trees:
+            tree.mounts.collect()
+        for mounted in self.shared.domains:
+            mounted.domain.deadlines.expire(now)
+        for tree in trees:
+            tree.waiting.look()
+        for tree in trees:
+            tree.waiting.finish_ready()
+
+    def _collect_handles(self) -> None:
+        """Close what has been closed for the last time, even if its owner died while it waited in a call."""
+        if self.shared.handles.collect():
+            for tree in self._trees.values():
+                tree.waiting.forget_gone()
+
+    def _closing(self, handle: OpenHandle) -> None:
+        self._flows.forget(handle)
+
+    def end_domains(self) -> None:
+        """Disconnect everybody, as an unmount would: waiting calls are answered, handles hang up."""
+        self._flows.recall()
+        for mounted in self.shared.domains:
+            mounted.domain.deactivate()
+        for tree in self._trees.values():
+            tree.waiting.finish_ready()
+        self.shared.handles.close()
+
+    def close(self) -> None:
+        """End the domains and let go of everything."""
+        self.end_domains()
+        for tree in list(self._trees.values()):
+            self._remove(tree)
+        for mounted in self.shared.domains:
+            mounted.files.close()
+        if self._options.statistics:
+            natively = self._flows.served
+            print(f"kdbus: {self._calls_for_broker} calls served by the broker, {natively} natively", file=sys.stderr)
+        self._flows.close()
+        self._news.close()
+        if self._probe is not None:
+            self._probe.close()
+        self.shared.namespaces.close()
+
+
+def run(launched: Launched, options: RunOptions) -> int:
+    """Serve `launched` until its program ends; returns the status as wait(2) gives it.
+
+    The calling process ignores terminal signals from now on, and may open many files.
+    """
+    use_descriptors()
+    program = Program(launched.pid)
+    mask = AttachFlagsMask(launched.parameters_directory)
+    os.close(launched.parameters_directory)
+    supervisor = Supervisor(options, mask, probe=launched.waits_killable)
+    try:
+        files = NodeFiles(launched.kdbus_directory, (("control",),))
+        mounted = MountedDomain(supervisor.new_domain(files), files)
+        supervisor.shared.domains.append(mounted)
+        tree = supervisor.add(launched.listener, waits_killable=launched.waits_killable)
+        if launched.mode is Mode.MOUNT:
+            tree.mounts.follow(mounted, launched.pid)
+        else:
+            tree.show_folder(files, launched.kdbus_directory, launched.module_directory)
+        return trio.run(_run, supervisor, program, options.linger)
+    finally:
+        supervisor.close()
+        mask.close()
+
+
+async def _run(supervisor: Supervisor, program: Program, linger: bool) -> int:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.serve)
+        status = await program.run()
+        if linger and not program.asked_too_late:
+            await _linger(supervisor)
+        nursery.cancel_scope.cancel()
+    return status
+
+
+async def _linger(supervisor: Supervisor) -> None:
+    """Serve on until the last process of the tree has ended, or a signal asks for the end."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_at_signal, nursery.cancel_scope)
+        await supervisor.last_has_ended()
+        nursery.cancel_scope.cancel()
+
+
+async def _cancel_at_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT) as signals:
+        await anext(signals)
+        scope.cancel()

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One tree of processes: what belongs to one seccomp listener, and ends with the last process under its filter.
+
+The kernel allows one listener for each tree of processes. Everything that is about a trapped call hangs on it: the
+answers, the calls that wait, the mounts that its programs make. What the trees share (the domains with their buses, the
+handles, the flows, what is known of user namespaces) is in `Shared`; a descriptor of one tree may be passed to another,
+so handles are nobody's own.
+
+A `kdbus run` has one tree and its own `Shared`; in `kdbus serve` trees come and go. `interposer.supervisor.supervisor`
+is the loop over them.
+
+What a filter traps is decided by whoever installs it, and a server is given listeners by others. So a call that this
+module has no answer for is left to the kernel.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from broker.outside import Ids
+from broker.send import Wait
+from interposer.handles.handles import HandleTable, OpenHandle
+from interposer.launch.filter import this_architecture
+from interposer.launch.guarantee import Guarantee, forced
+from interposer.launch.view import AttachFlagsMask
+from interposer.nodes.filesystem import NodeFiles
+from interposer.supervisor.flows import Flows
+from interposer.supervisor.waiting import WaitingCalls
+from interposer.target.caller import TargetCaller
+from interposer.target.ids import UserNamespaces
+from interposer.traps.exactly_once import Answers
+from interposer.traps.mounts import Mounts
+from interposer.traps.path_mode import PathCalls
+from interposer.traps.traps import MountedDomain, Traps
+from native.notification import Listener, Notification
+
+Serve = Callable[[Notification], None]
+
+
+@dataclass(eq=False, slots=True)
+class Shared:
+    """What all trees of one supervisor have in common."""
+
+    handles: HandleTable
+    namespaces: UserNamespaces
+    flows: Flows
+    parameter: AttachFlagsMask
+    new_domain: Callable[[Ids, NodeFiles], MountedDomain]
+    domains: list[MountedDomain] = field(default_factory=list)
+    """Every file system that shows the nodes of a domain; a domain may be shown by several."""
+
+
+class Tree:
+    """The processes under one listener."""
+
+    def __init__(self, listener: int, waits_killable: bool, shared: Shared) -> None:
+        """Takes over the descriptor `listener`. `waits_killable`: see `interposer.launch.launch.Launched`. Raises
+        OSError."""
+        self._path_calls: PathCalls | None = None
+        self._shared = shared
+        self.queue: deque[Notification] = deque()
+        self.listener = Listener(listener)
+        self.waiting = WaitingCalls(self.listener, self._finish)
+        self._answers = Answers(self.listener, _guarantee(waits_killable), self.queue.append)
+        self._traps = Traps(
+            self.listener,
+            self._answers,
+            shared.handles,
+            shared.namespaces,
+            shared.domains,
+            self.waiting.add,
+            self.queue.append,
+            self._served,
+            shared.parameter,
+        )
+        self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
+        self.detours = self._traps.detours
+        served: dict[str, Serve] = {"ioctl": self._traps.ioctl, "fsopen": self.mounts.fsopen}
+        served |= {"mount": self.mounts.mount, "umount2": self.mounts.umount2, "umount": self.mounts.umount}
+        mostly_elsewhere = {"open": self._traps.open, "openat": self._traps.openat, "openat2": self._traps.openat2}
+        mostly_elsewhere |= {"mmap": self._traps.mmap, "mmap2": self._traps.mmap, "old_mmap": self._traps.old_mmap}
+        self._serve_by_call = _by_number(served)
+        self._mostly_elsewhere = _by_number(mostly_elsewhere)
+
+    def news(self) -> tuple[int, ...]:
+        """Descriptors that are readable when there is something to look after."""
+        return self.mounts.fileno(), self.detours.fileno(), self.waiting.cancels_fileno()
+
+    def show_folder(self, files: NodeFiles, kdbus: int, module: int) -> None:
+        """The programs' own /sys/fs/kdbus is a private folder (`interposer.traps.path_mode`), with these two in it.
+
+        `files`: the nodes in `kdbus`. `module` is owned from now on.
+        """
+        self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self.queue.append)
+        self._mostly_elsewhere |= _by_number(self._path_calls.handlers())
+
+    def kernel_keeps_promise(self) -> None:
+        """This kernel is known to be free of the hole (`interposer.traps.exactly_once`): answers need no
+        confirmation."""
+        if self._answers.guarantee is Guarantee.CONFIRMED and forced() is None:
+            self._answers.guarantee = Guarantee.KERNEL
+
+    @property
+    def may_flow(self) -> bool:
+        """Whether hot calls may be served natively: each arrives once, and an answer needs no confirmation."""
+        return self._answers.guarantee is Guarantee.KERNEL
+
+    def resume(self, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int) -> None:
+        """Take over a call that waits, from the native side. `look_ns`: when to look at its thread."""
+        self.waiting.add(notification, resume(self._traps.caller(notification)), look_ns)
+
+    def serve_elsewhere(self, notification: Notification) -> bool:
+        """Serve a call on a path or file that is none of kdbus's, as most are, while the broker's state may be lent.
+
+        False, and nothing has happened, if it is any other call. Raises OSError if the listener is unusable.
+        """
+        serve = self._mostly_elsewhere.get((notification.architecture, notification.number))
+        return serve is not None and self._traps.without_broker(serve, notification)
+
+    def serve(self, notification: Notification) -> None:
+        """Serve a trapped call. Raises OSError if the listener is unusable."""
+        if not self._answers.kernel_waits:
+            self.waiting.left(notification.pid)
+        call = notification.architecture, notification.number
+        serve = self._serve_by_call.get(call) or self._mostly_elsewhere.get(call)
+        if serve is None:
+            self.listener.respond_continue(notification.id)
+        else:
+            serve(notification)
+
+    def _served(self, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> None:
+        self._shared.flows.note(notification, handle, caller)
+
+    def _finish(self, notification: Notification, wait: Wait) -> None:
+        def serve() -> int:
+            caller = self._traps.caller(notification)
+            wait.finish(caller)
+            self._shared.flows.note_answer(notification.pid, wait.connection, caller)
+            return 0
+
+        if not self._traps.answer(notification, serve):
+            wait.interrupt()
+
+    def close(self) -> None:
+        """End the domains that were mounted here, and let go of everything. Nothing is lent."""
+        self.waiting.close()
+        while self.queue:
+            # Whoever has the listener next does not see them any more.
+            with suppress(OSError):
+                self.listener.respond_continue(self.queue.popleft().id)
+        self.detours.close()
+        self.mounts.close()
+        if self._path_calls is not None:
+            self._path_calls.close()
+        self._answers.close()
+        self.listener.close()
+
+
+def _by_number(served: Mapping[str, Serve]) -> dict[tuple[int, int], Serve]:
+    """What serves which call, by architecture and number instead of by name."""
+    return {
+        (architecture.audit, number): served[name]
+        for architecture in this_architecture().all
+        for name, number in architecture.system_calls.items()
+        if name in served
+    }
+
+
+def _guarantee(waits_killable: bool) -> Guarantee:
+    """How answers are made sure to arrive, to begin with."""
+    return forced() or (Guarantee.CONFIRMED if waits_killable else Guarantee.HELD)

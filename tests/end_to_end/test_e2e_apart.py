@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""All end-to-end programs once more, in new namespaces and a domain that is mounted there.
+
+A program must find the same kdbus in a mount and pid namespace of its own, and in a user namespace in which it is root.
+The kernel's own tests are run in this way, too. Only root can map the users that the programs need.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.compiling import compile_program
+from tests.support.e2e import run_all
+from tests.support.users import User
+
+_PROGRAMS = (
+    "activator attach_flags bad_input descriptors endpoint identity match monitor namespaces notification payload "
+    "origin policy quota race readiness reply"
+).split()
+
+
+@pytest.fixture(scope="module")
+def apart(open_folder: Path) -> str:
+    return str(compile_program("apart", open_folder, "-O2"))
+
+
+@pytest.mark.parametrize("kind", ["mount and pid", "user, mount and pid"])
+@pytest.mark.parametrize("user", ["root"], indirect=True)
+@pytest.mark.parametrize("program", _PROGRAMS)
+def test_in_namespaces(program: str, user: User, kind: str, apart: str, open_folder: Path) -> None:
+    run_all(program, user.trusting, open_folder, through=[apart, "user"] if kind.startswith("user") else [apart])

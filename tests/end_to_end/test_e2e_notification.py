@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Notifications, their form and order: the cases of `tests/programs/notification.c`, end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.e2e import every_case, run_case, run_with_and_without_flows
+from tests.support.users import User
+
+
+@every_case("notification")
+def test_case(user: User, case: str, open_folder: Path) -> None:
+    run_case("notification", case, user, open_folder)
+
+
+def test_with_and_without_flows(user: User, open_folder: Path) -> None:
+    run_with_and_without_flows("notification", user, open_folder)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command `kdbus` as its users meet it: words in; exit status, stdout, stderr and signals out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import interposer
+from interposer import command_line
+from tests.support.users import User
+
+PROJECT = Path(__file__).resolve().parents[2]
+KDBUS = [sys.executable, "-m", "interposer"]
+PATIENCE_S = 60
+
+
+def kdbus(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*KDBUS, *words], capture_output=True, text=True, timeout=PATIENCE_S, cwd=PROJECT, env=environment, check=False
+    )
+
+
+def test_exit_status_is_passed_on(user: User) -> None:
+    assert user.run(user.kdbus("run", "--", "sh", "-c", "exit 3"), folder=PROJECT).status == 3
+    assert user.run(user.kdbus("run", "true"), folder=PROJECT) == user.run(["true"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGINT])
+def test_death_by_signal_is_died_again(number: int) -> None:
+    ended = kdbus("run", "--", "sh", "-c", f"kill -{number} $$")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-number, "", "")
+
+
+def test_no_core_is_dumped_twice() -> None:
+    program = [*KDBUS, "run", "--", "sh", "-c", "ulimit -c 0; kill -ABRT $$"]
+    process = subprocess.Popen(["sh", "-c", 'ulimit -S -c $(ulimit -H -c); exec "$@"', "sh", *program], cwd=PROJECT)
+    _, status = os.waitpid(process.pid, 0)
+    process.returncode = 0
+    assert os.WTERMSIG(status) == signal.SIGABRT
+    assert not os.WCOREDUMP(status)
+
+
+def test_options_end_at_the_program() -> None:
+    assert kdbus("run", "echo", "--help", "--", "-x").stdout == "--help -- -x\n"
+    assert kdbus("run", "--", "echo", "--").stdout == "--\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "part"),
+    [
+        (["run", "kdbus-no-such-program"], 127, "kdbus-no-such-program"),
+        (["run", "/etc/passwd"], 126, "Permission denied"),
+        (["run", "/"], 126, "directory"),
+        (["run"], 125, "no program"),
+        (["run", "--"], 125, "no program"),
+        (["run", "--frobnicate", "true"], 125, "--frobnicate"),
+        (["frobnicate"], 125, "no subcommand 'frobnicate'"),
+        (["--frobnicate"], 125, "no option '--frobnicate'"),
+        ([], 125, "no subcommand"),
+        (["include-dir", "extra"], 125, "'extra'"),
+        (["doctor", "--xml"], 125, "--xml"),
+    ],
+)
+def test_own_failures(words: list[str], status: int, part: str) -> None:
+    ended = kdbus(*words)
+    assert (ended.returncode, ended.stdout) == (status, "")
+    assert part in ended.stderr
+    assert ended.stderr.startswith("kdbus: ") and ended.stderr.count("\n") == 1
+
+
+def test_nested_run_is_in_the_outer_domain() -> None:
+    for options, said in (([], ""), (["-v"], "kdbus: an outer `kdbus run` serves")):
+        ended = kdbus("run", "--", *KDBUS, "run", *options, "--", "sh", "-c", "exit 7")
+        assert ended.returncode == 7
+        assert ended.stderr.startswith(said) and bool(ended.stderr) == bool(said)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["doctor", "--help"]])
+def test_help_goes_to_stdout(words: list[str]) -> None:
+    ended = kdbus(*words)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "kdbus run" in ended.stdout
+
+
+def test_version() -> None:
+    assert kdbus("--version").stdout == f"kdbus {interposer.__version__}\n"
+
+
+def test_include_folder_has_the_header() -> None:
+    folder = Path(kdbus("include-dir").stdout.removesuffix("\n"))
+    assert (folder / "linux" / "kdbus.h").is_file()
+
+
+def test_environment_is_untouched() -> None:
+    given = {"PATH": os.environ["PATH"], "LANG": "C", "EMPTY": "", "ODD": "a=b\nc"}
+    ended = kdbus("run", "env", "-0", environment=given)
+    assert dict(entry.split("=", 1) for entry in ended.stdout.split("\0") if entry) == given
+    given["LC_CTYPE"] = "C"
+    ended = kdbus("run", "env", "-0", environment=given)
+    assert dict(entry.split("=", 1) for entry in ended.stdout.split("\0") if entry) == given
+
+
+def test_ignored_children_do_not_lose_the_status() -> None:
+    program = [*KDBUS, "run", "--", "sh", "-c", "exit 4"]
+    process = subprocess.Popen(["sh", "-c", "trap '' CHLD; exec \"$@\"", "sh", *program], cwd=PROJECT)
+    assert process.wait(PATIENCE_S) == 4
+
+
+@pytest.mark.parametrize("trapped_before", [False, True])
+def test_signals_are_left_to_the_program(trapped_before: bool) -> None:
+    """SIGINT to the whole group does not end kdbus before its program; SIGTERM to kdbus is handed on.
+
+    Once before any call was trapped, and once while the supervisor runs.
+    """
+    trap = f"{sys.executable} -c 'import os; os.open(\"/dev/null\", os.O_RDWR)'; " if trapped_before else ""
+    handlers = "trap 'echo interrupted' INT; trap 'echo terminated; exit 6' TERM; "
+    script = f"{handlers}{trap}echo ready; while :; do read x; done"
+    process = subprocess.Popen(
+        [*KDBUS, "run", "--", "sh", "-c", script],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    with process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.stdout.readline() == "interrupted\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout.readline() == "terminated\n"
+            assert process.wait(PATIENCE_S) == 6
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _modules_after(*command: str) -> tuple[set[str], set[str]]:
+    """What `kdbus run` of `command` has imported at its end, and which of it the garbage collector still looks at."""
+    code = (
+        "import sys, gc; before = set(sys.modules);"
+        "from interposer.command_line import main; status = main(sys.argv[1:]);"
+        "print(status, gc.isenabled(), *set(sys.modules) - before);"
+        "looked_at = set(map(id, gc.get_objects()));"
+        "print(*(name for name, module in sys.modules.items() if id(module) in looked_at))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "run", "--", *command], capture_output=True, text=True, cwd=PROJECT, check=True
+    )
+    first, second = ended.stdout.splitlines()
+    status, collects, *imported = first.split()
+    assert (status, collects) == ("0", "True")
+    return set(imported), set(second.split())
+
+
+def test_program_that_is_never_trapped_needs_no_supervisor() -> None:
+    imported, _ = _modules_after("true")
+    assert "interposer.launch.launch" in imported
+    # The first two are the supervisor; the others would take a third of all the time until the program starts.
+    assert not imported & {"interposer.supervisor.supervisor", "trio", "dataclasses", "inspect", "pathlib"}
+
+
+def test_collector_does_not_look_through_the_supervisor() -> None:
+    imported, looked_at = _modules_after(sys.executable, "-c", "import os; os.open('/dev/null', os.O_RDWR)")
+    assert {"interposer.supervisor.supervisor", "broker.domain", "trio"} <= imported
+    assert not looked_at & {"interposer.supervisor.supervisor", "broker.domain", "trio"}
+
+
+def test_bug_is_an_own_failure(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(command_line, "_dispatch", lambda words: words[99])
+    assert command_line.main([]) == 125
+    assert "IndexError" in capfd.readouterr().err
+    assert ["IndexError" in report.read_text() for report in tmp_path.iterdir()] == [True]

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The doctor: on this machine as it is, and on one that is made worse."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interposer import doctor
+from interposer.doctor import Finding
+from interposer.launch import launch
+from native import seccomp
+from tests.interposer.test_view import become_nobody, needs_root
+from tests.support.children import in_child
+from tests.support.compiling import compile_program
+from tests.support.users import User
+
+PROJECT = Path(__file__).resolve().parents[2]
+NEEDED = {
+    "architecture",
+    "seccomp listener",
+    "read target memory",
+    "install descriptor",
+    "ptrace seize",
+    "answer",
+    "sealed memory",
+}
+
+
+def examined(prepare: Callable[[], Any]) -> tuple[dict[str, Finding], doctor.Verdict]:
+    def body() -> Any:
+        prepare()
+        findings = doctor.examine()
+        return findings, doctor.judge(findings)
+
+    findings, verdict = in_child(body)
+    return {finding.name: finding for finding in findings}, verdict
+
+
+def test_this_machine_works(user: User) -> None:
+    outcome = user.run(user.kdbus("doctor"), folder=PROJECT)
+    assert (outcome.status, "MISSING" in outcome.output) == (0, False), outcome.output
+    assert "mount mode" in outcome.output
+
+
+def test_json_lines(user: User) -> None:
+    outcome = user.run(user.kdbus("doctor", "--json"), folder=PROJECT)
+    lines = [json.loads(line) for line in outcome.output.splitlines()]
+    assert {line["schema"] for line in lines} == {1}
+    *findings, verdict = lines
+    assert {line["name"] for line in findings if line["needed"]} == NEEDED
+    assert all(line["record"] == "finding" and isinstance(line["detail"], str) for line in findings)
+    assert verdict == {"schema": 1, "record": "verdict", "ok": True, "mode": "mount", "reason": verdict["reason"]}
+
+
+def test_examining_leaves_nothing_behind() -> None:
+    def body() -> Any:
+        before = (os.listdir("/proc/self/fd"), Path("/proc/self/mountinfo").read_text())
+        doctor.examine()
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        return before == (os.listdir("/proc/self/fd"), Path("/proc/self/mountinfo").read_text())
+
+    assert in_child(body)
+
+
+def test_nested_listener_is_found() -> None:
+    def prepare() -> None:
+        launch.install_filter([(0x06, 0, 0, seccomp.SECCOMP_RET_ALLOW)])
+
+    findings, verdict = examined(prepare)
+    listener = findings["seccomp listener"]
+    assert not listener.ok and "one is installed already" in listener.detail
+    assert not findings["answer"].ok and findings["answer"].detail == "not tried, as an earlier step failed"
+    assert findings["mount namespace"].ok, "what does not depend on it is still told"
+    assert (verdict.ok, verdict.mode) == (False, None)
+    assert "seccomp listener" in verdict.reason
+
+
+@needs_root
+def test_missing_namespaces_are_explained(tmp_path: Path) -> None:
+    def prepare() -> None:
+        os.chroot(tmp_path)
+        os.chdir("/")
+        become_nobody()
+
+    findings, verdict = examined(prepare)
+    assert not any(findings[name].ok for name in ("/sys", "user namespace", "mount namespace", "view of /sys"))
+    assert findings["mount namespace"].advice
+    assert findings["seccomp listener"].ok and findings["answer"].ok, "a listener can be had without namespaces"
+    assert (verdict.ok, verdict.mode) == (True, "path")
+
+
+def test_serving_does_not_need_what_containers_forbid(user: User, open_folder: Path) -> None:
+    profile = compile_program("docker_profile", open_folder, "-O2")
+    outcome = user.run([str(profile), *user.kdbus("doctor", "--json")], folder=PROJECT)
+    found = {line["name"]: line for line in map(json.loads, outcome.output.splitlines()) if "name" in line}
+    assert (found["pidfd_getfd"]["ok"], found["view of /sys"]["ok"], found["serve"]["ok"]) == (False, False, True)
+
+
+def test_report_of_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [
+        Finding("mount namespace", True, True, "directly"),
+        Finding("ptrace seize", False, True, "Operation not permitted", "start it with CAP_SYS_PTRACE"),
+        Finding("wait killable", False, False, "not known to this kernel", "newer"),
+    ]
+    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    output = io.StringIO()
+    assert doctor.report(output, as_json=False) == 1
+    text = output.getvalue()
+    assert "ptrace seize     MISSING  Operation not permitted" in text
+    assert "wait killable    without  not known" in text
+    assert "start it with CAP_SYS_PTRACE" in text
+    assert "does not work here; missing: ptrace seize." in text
+    monkeypatch.setattr(doctor, "examine", lambda: [findings[0], findings[2]])
+    assert doctor.report(output, as_json=False) == 0
+
+
+def test_probe_that_hangs_does_not_hang_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "PATIENCE_S", 0.01)
+
+    def hang(_tell: doctor.Report) -> None:
+        signal.pause()
+
+    (finding,) = doctor._in_child(hang, (("hanging", True, "advice"),))
+    assert finding == Finding("hanging", False, True, "stuck for 0.01 s", "advice")

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The C programs in `tests/programs`, compiled like a user's: with the project's header, all warnings being errors."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.users import PROJECT
+
+PROGRAMS = PROJECT / "tests" / "programs"
+
+
+def compile_program(name: str, folder: Path, *flags: str) -> Path:
+    """Compile `tests/programs/NAME.c` into `folder`, readable for everybody; skips the test without a compiler."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs a compiler: apt-get install gcc")
+    program = folder / name
+    include = PROJECT / "interposer" / "include"
+    command = ["gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", f"-I{include}", *flags]
+    subprocess.run([*command, str(PROGRAMS / f"{name}.c"), "-o", str(program), "-pthread"], check=True)
+    program.chmod(0o755)
+    return program
