@@ -8,6 +8,7 @@ integers are in the byte order of the machine, which on the architectures served
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,6 +65,11 @@ class Struct:
             parsed.append(Field(member, int(offset), int(length)))
         self.fields = tuple(parsed)
         self._offsets = {field.name: (field.offset, field.offset + field.size) for field in parsed}
+
+    @property
+    def members(self) -> Container[str]:
+        """The names of all members."""
+        return self._offsets
 
     def span(self, member: str) -> tuple[int, int]:
         """(offset, end) of a member in bytes."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from kdbus.abi import final
+from kdbus.abi.layout import Struct
 
 NUMBERS = {
     "BUS_MAKE": 0x40189500,
@@ -55,5 +56,5 @@ def test_constant(constant: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("struct", final.STRUCTS.values(), ids=lambda struct: struct.name)
-def test_fields_lie_within_their_structure(struct: final.Struct) -> None:
+def test_fields_lie_within_their_structure(struct: Struct) -> None:
     assert all(field.offset + field.size <= struct.size for field in struct.fields)
