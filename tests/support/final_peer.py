@@ -187,9 +187,8 @@ class FinalPeer(Caller):
             "cookie": cookie,
             "cookie_reply": answered,
         }
-        return Message(
-            offset, size, **header, items=items, payload=payload, lost=members["dropped_msgs"], return_flags=return_flags
-        )
+        lost = members["dropped_msgs"]
+        return Message(offset, size, **header, items=items, payload=payload, lost=lost, return_flags=return_flags)
 
     def acquire(self, name: bytes, flags: int = 0) -> int:
         """Acquire a name; returns the return flags."""
