@@ -52,14 +52,15 @@ kdbus runs programs written for kdbus on an ordinary Linux kernel.
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus doctor [--json]
-       kdbus include-dir
+       kdbus include-dir [--revision 3|final]
        kdbus --help | --version
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`, until SIGTERM; a server that root starts
                serves all users, an ordinary user's serves that user; who joins trusts the server
   doctor       tell whether that works here, how, and what would make it better
-  include-dir  print the folder of linux/kdbus.h, to build kdbus programs with: cc -I"$(kdbus include-dir)"
+  include-dir  print the folder of linux/kdbus.h, to build kdbus programs with: cc -I"$(kdbus include-dir)"; that of
+               the final revision (August 2015), unless --revision asks for version 3 (January 2015)
 
 options of `kdbus run`:
   --domain PATH join the kdbus of `kdbus serve --socket PATH`, instead of having one of its own
@@ -311,8 +312,17 @@ def _doctor(words: list[str]) -> int:
 
 
 def _include_dir(words: list[str]) -> int:
-    _nothing_more("include-dir", words)
-    print(os.path.join(os.path.dirname(os.path.realpath(interposer.__file__)), "include"))
+    options, rest = parse("include-dir", words, {"--revision": True, **_HELP_OPTIONS})
+    _nothing_more("include-dir", rest)
+    if options.keys() & _HELP_OPTIONS.keys():
+        print(HELP, end="")
+        return 0
+    include = os.path.join(os.path.dirname(os.path.realpath(interposer.__file__)), "include")
+    revision = options.get("--revision", "final")
+    known = sorted(os.listdir(include))
+    if revision not in known:
+        raise UsageError(f"looking for the header of revision {revision!r}", "there is none", f"try {', '.join(known)}")
+    print(os.path.join(include, revision))
     return 0
 
 
