@@ -82,7 +82,7 @@ class Execution:
 
     def compile_command(self, name: str, *more: str) -> list[str]:
         """The command that compiles `programs/NAME.c`, without a place for the result."""
-        include = self.run([*self.kdbus, "include-dir"])[0]
+        include = self.run([*self.kdbus, "include-dir", "--revision", "3"])[0]
         flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", f"-I{include}"]
         return [*shlex.split(os.environ.get("CC", "gcc")), *flags, *more, str(SOURCES / f"{name}.c")]
 

@@ -13,7 +13,7 @@ See a name or connection:
     name.
 Get a notification:
     about a name, who may see the name; about connections coming and going, only those on the default endpoint, as a
-    connection has no names when it comes and when it goes.
+    connection has no names when it comes and when it goes; in the final revision all.
 
 *Privileged* is decided when the endpoint is opened (`broker.handle`). Credentials are those of the calling thread if
 it is the one that acts, and those that the connection had at HELLO if somebody else acts towards it. Reference:
@@ -71,4 +71,4 @@ def may_see_notification(connection: Connection, about: About) -> bool:
     """Whether a broadcast notification may reach `connection`."""
     if about.name is not None:
         return may_see_name(connection, connection.credentials, about.name)
-    return not connection.endpoint.has_policy
+    return connection.behaviour.hears_ids_everywhere or not connection.endpoint.has_policy

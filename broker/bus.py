@@ -23,8 +23,9 @@ from broker.notify import Notifications
 from broker.policy import PolicyDatabase
 from broker.subscribers import Subscribers
 from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import Kind
 
-_TAKEN = (abi.ITEM_MAKE_NAME, abi.ITEM_BLOOM_PARAMETER, abi.ITEM_ATTACH_FLAGS_SEND, abi.ITEM_ATTACH_FLAGS_RECV)
+_TAKEN = (Kind.MAKE_NAME, Kind.BLOOM_PARAMETER, Kind.ATTACH_FLAGS_SEND, Kind.ATTACH_FLAGS_RECV)
 
 
 class Bus(Node):
@@ -32,8 +33,10 @@ class Bus(Node):
 
     is_directory = True
 
-    def __init__(self, domain: Domain, make: Invocation) -> None:
+    def __init__(self, domain: Domain, make: Invocation, *, any_name: bool = False) -> None:
         """Check a BUS_MAKE and make the bus, active, with its default endpoint.
+
+        `any_name`: whether it may have a name that is not its maker's.
 
         Raises BadItem, DuplicateItem, MissingItem (name and bloom parameters are needed), BadArgument (bloom size not
         8 to 4096 or no multiple of 8, no hash function, unknown attach flags), BadName, NodeExists, TooManyBuses, and
@@ -46,10 +49,12 @@ class Bus(Node):
             raise BadArgument
         if self.bloom[8:] == bytes(8):
             raise BadArgument
-        self.attach_flags_required = sanitize_attach_flags(required)
+        self.behaviour = make.behaviour
+        self.attach_flags_required = sanitize_attach_flags(required) if self.behaviour.requires_metadata else 0
         self.attach_flags_owner = sanitize_attach_flags(owner)
         who = caller.credentials()
-        domain.check_uid_prefix(name, who.euid)
+        if not any_name:
+            domain.check_uid_prefix(name, who.euid)
         self.flags = make.get("flags")
         text = name.decode("utf-8", "surrogateescape")
         super().__init__(text, node_mode(self.flags, 0o500), who.euid, who.egid)
@@ -66,6 +71,7 @@ class Bus(Node):
         self.metadata = ProcessMetadata()
         self._counts = False
         self._last_connection_id = 0
+        self._sequence = 0
         self._last_endpoint_id = 0
         self.link(domain)
         try:
@@ -85,8 +91,17 @@ class Bus(Node):
 
     def next_connection_id(self) -> int:
         """The id of the next connection; used up even if HELLO fails."""
+        if self.behaviour.ids_of_domain:
+            return self.domain.next_bus_id()
         self._last_connection_id += 1
         return self._last_connection_id
+
+    def next_sequence(self) -> int:
+        """The sequence number of the next message."""
+        if not self.behaviour.ids_of_domain:
+            return self.domain.next_sequence()
+        self._sequence += 1
+        return self._sequence
 
     def next_endpoint_id(self) -> int:
         """The id of the next endpoint."""
@@ -119,13 +134,13 @@ def _read_items(items: list[Item]) -> tuple[bytes, bytes, int, int]:
         if current.type in found:
             raise DuplicateItem
         found[current.type] = current
-    if abi.ITEM_MAKE_NAME not in found or abi.ITEM_BLOOM_PARAMETER not in found:
+    if Kind.MAKE_NAME not in found or Kind.BLOOM_PARAMETER not in found:
         raise MissingItem
-    required = found.get(abi.ITEM_ATTACH_FLAGS_RECV)
-    owner = found.get(abi.ITEM_ATTACH_FLAGS_SEND)
+    required = found.get(Kind.ATTACH_FLAGS_RECV)
+    owner = found.get(Kind.ATTACH_FLAGS_SEND)
     return (
-        found[abi.ITEM_MAKE_NAME].text(),
-        found[abi.ITEM_BLOOM_PARAMETER].payload,
+        found[Kind.MAKE_NAME].text(),
+        found[Kind.BLOOM_PARAMETER].payload,
         0 if required is None else required.u64(),
         0 if owner is None else owner.u64(),
     )

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Commands: what every ioctl's argument must look like, checked in one step before anything runs.
 
-Each command's structure starts with its own size; items may follow the fixed part. `TABLE` says for each request the
-structure, the largest size, the flags it knows, who may issue it and what is written back. `receive` does all checks,
-in the kernel's order, because the first failing one decides the errno and because write-backs happen on the way:
+Each command's structure starts with its own size; items may follow the fixed part. Each revision has a table of its
+commands (`broker.version3`, `broker.final`): the structure, the largest size, the flags it knows, who may issue it and
+what is written back. `receive` does all checks of version 3, in the kernel's order, because the first failing one
+decides the errno and because write-backs happen on the way; the final revision's are in `broker.negotiation`:
 
 1. the pointer is aligned to 8 bytes (EFAULT), the size is readable (EFAULT), not less than the structure (EINVAL),
    not over the limit (EMSGSIZE), the rest is readable (EFAULT) and the size did not change meanwhile (EINVAL);
@@ -20,23 +21,29 @@ The size is read twice, as the kernel does: the value that was checked is then t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from broker import item, limits
-from broker.errors import BadAddress, CommandChanged, CommandTooLarge, CommandTooSmall, UnknownFlags
+from broker import item
+from broker.errors import BadAddress, CommandChanged, CommandTooLarge, CommandTooSmall, KdbusError, UnknownFlags
 from broker.item import Item
 from broker.outside import Caller
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import Struct
+
+if TYPE_CHECKING:
+    from broker.behaviour import Behaviour
 
 ORDINARY = "ordinary"
 ACTIVATOR = "activator"
 POLICY_HOLDER = "policy holder"
 MONITOR = "monitor"
 
-_ANY_KIND = frozenset((ORDINARY, ACTIVATOR, POLICY_HOLDER, MONITOR))
-_ORDINARY = frozenset((ORDINARY,))
-_RECEIVERS = frozenset((ORDINARY, ACTIVATOR, MONITOR))
+ANY_KIND = frozenset((ORDINARY, ACTIVATOR, POLICY_HOLDER, MONITOR))
+ONLY_ORDINARY = frozenset((ORDINARY,))
+RECEIVERS = frozenset((ORDINARY, ACTIVATOR, MONITOR))
 
 WHOLE = "*"
 """A write-back of the whole structure, as it was read and then changed: `kernel_flags` gets its old value back."""
@@ -45,132 +52,57 @@ WHOLE_WITH_ITEMS = "**"
 
 
 @dataclass(frozen=True, slots=True)
+class ItemRule:
+    """Whether a command takes a kind of item more than once, and whether it needs one."""
+
+    repeats: bool = False
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """What is known about one command before it is looked at."""
 
     name: str
+    """As the final revision calls it ("LIST" is version 3's NAME_LIST)."""
     struct: Struct
+    """Of size 0 for BYEBYE of version 3, which takes no argument."""
     maximum: int
     """Largest size in bytes, items included."""
     flags: int = 0
     """Flags that the command knows."""
-    kinds: frozenset[str] = _ANY_KIND
+    kinds: frozenset[str] = ANY_KIND
     """Connections that may issue it."""
     clears_return_flags: bool = False
     """Whether `return_flags` is stored as zero before the flags are looked at."""
     write_back: tuple[str, ...] = ()
     """Members stored in the caller's memory once the command has succeeded, in that order."""
-
-
-def _command(name: str, struct: str, maximum: int = limits.LARGE_COMMAND_SIZE, **rest: object) -> tuple[int, Command]:
-    return abi.REQUESTS[name], Command(name, abi.STRUCTS[struct], maximum, **rest)  # type: ignore[arg-type]
-
-
-_NAME_COMMAND_SIZE = abi.STRUCTS["kdbus_cmd_name"].size + item.HEADER_SIZE + limits.NAME_LENGTH + 1
-_INFO_COMMAND_SIZE = abi.STRUCTS["kdbus_cmd_info"].size + limits.NAME_LENGTH + 1
-_MAKE_FLAGS = abi.MAKE_ACCESS_GROUP | abi.MAKE_ACCESS_WORLD
-
-TABLE: dict[int, Command] = dict(
-    (
-        _command("KDBUS_CMD_BUS_MAKE", "kdbus_cmd_make", flags=_MAKE_FLAGS),
-        _command("KDBUS_CMD_ENDPOINT_MAKE", "kdbus_cmd_make", flags=_MAKE_FLAGS, clears_return_flags=True),
-        _command(
-            "KDBUS_CMD_HELLO",
-            "kdbus_cmd_hello",
-            flags=abi.HELLO_ACCEPT_FD | abi.HELLO_ACTIVATOR | abi.HELLO_POLICY_HOLDER | abi.HELLO_MONITOR,
-            write_back=(WHOLE,),
-        ),
-        _command(
-            "KDBUS_CMD_SEND",
-            "kdbus_cmd_send",
-            flags=abi.SEND_SYNC_REPLY,
-            kinds=_ORDINARY,
-            write_back=("return_flags",),
-        ),
-        _command(
-            "KDBUS_CMD_RECV",
-            "kdbus_cmd_recv",
-            flags=abi.RECV_PEEK | abi.RECV_DROP | abi.RECV_USE_PRIORITY,
-            kinds=_RECEIVERS,
-            write_back=("dropped_msgs", "msg", "return_flags"),
-        ),
-        _command(
-            "KDBUS_CMD_FREE",
-            "kdbus_cmd_free",
-            limits.COMMAND_SIZE,
-            kinds=_RECEIVERS,
-            write_back=("return_flags",),
-        ),
-        _command(
-            "KDBUS_CMD_NAME_ACQUIRE",
-            "kdbus_cmd_name",
-            _NAME_COMMAND_SIZE,
-            flags=abi.NAME_REPLACE_EXISTING | abi.NAME_ALLOW_REPLACEMENT | abi.NAME_QUEUE,
-            kinds=_ORDINARY,
-            clears_return_flags=True,
-            write_back=(WHOLE_WITH_ITEMS,),
-        ),
-        _command(
-            "KDBUS_CMD_NAME_RELEASE",
-            "kdbus_cmd_name",
-            _NAME_COMMAND_SIZE,
-            kinds=_ORDINARY,
-            clears_return_flags=True,
-        ),
-        _command(
-            "KDBUS_CMD_NAME_LIST",
-            "kdbus_cmd_name_list",
-            limits.COMMAND_SIZE,
-            flags=abi.LIST_UNIQUE | abi.LIST_NAMES | abi.LIST_ACTIVATORS | abi.LIST_QUEUED,
-            write_back=("offset", "list_size", "return_flags"),
-        ),
-        _command(
-            "KDBUS_CMD_CONN_INFO",
-            "kdbus_cmd_info",
-            _INFO_COMMAND_SIZE,
-            flags=abi.ATTACH_ALL,
-            write_back=("offset", "info_size", "return_flags"),
-        ),
-        _command(
-            "KDBUS_CMD_BUS_CREATOR_INFO",
-            "kdbus_cmd_info",
-            _INFO_COMMAND_SIZE,
-            flags=abi.ATTACH_ALL,
-            write_back=("offset", "info_size", "return_flags"),
-        ),
-        _command(
-            "KDBUS_CMD_CONN_UPDATE",
-            "kdbus_cmd_update",
-            kinds=frozenset((ORDINARY, POLICY_HOLDER, MONITOR)),
-            write_back=("return_flags",),
-        ),
-        _command("KDBUS_CMD_ENDPOINT_UPDATE", "kdbus_cmd_update", write_back=("return_flags",)),
-        _command(
-            "KDBUS_CMD_MATCH_ADD",
-            "kdbus_cmd_match",
-            flags=abi.MATCH_REPLACE,
-            kinds=_ORDINARY,
-            write_back=("return_flags",),
-        ),
-        _command(
-            "KDBUS_CMD_MATCH_REMOVE",
-            "kdbus_cmd_match",
-            abi.STRUCTS["kdbus_cmd_match"].size,
-            kinds=_ORDINARY,
-            write_back=("return_flags",),
-        ),
-    )
-)
-"""Every command with an argument, by its request number. BYEBYE has none."""
+    items: Mapping[int, ItemRule] = field(default_factory=dict)
+    """The kinds of items that it takes, where `broker.negotiation` reads it."""
+    stores_return_flags: bool = False
+    """Whether `return_flags` are stored also when it fails."""
 
 
 class Invocation:
     """One command as the caller passed it: the broker's own copy, its items, and where to store results."""
 
-    __slots__ = ("address", "caller", "command", "data", "items")
+    __slots__ = ("address", "behaviour", "caller", "command", "data", "items", "negotiated", "negotiates")
 
-    def __init__(self, command: Command, caller: Caller, address: int, data: bytearray, items: list[Item]) -> None:
+    def __init__(
+        self,
+        command: Command,
+        behaviour: Behaviour,
+        caller: Caller,
+        address: int,
+        data: bytearray,
+        items: list[Item],
+    ) -> None:
         self.command = command
+        self.behaviour = behaviour
+        self.negotiated = False
+        """Whether it only asked what is supported, and is over."""
+        self.negotiates = False
+        """Whether it has an item that asks."""
         self.caller = caller
         self.address = address
         self.data = data
@@ -194,6 +126,11 @@ class Invocation:
         start, end = self.command.struct.span(member)
         self.caller.write(self.address + start, bytes(self.data[start:end]))
 
+    def failed(self) -> None:
+        """The command has failed: store what is stored all the same. Raises BadAddress."""
+        if self.command.stores_return_flags:
+            self.store("return_flags")
+
     def finish(self) -> None:
         """The command has succeeded: write back what the table says. Raises BadAddress."""
         for member in self.command.write_back:
@@ -203,6 +140,22 @@ class Invocation:
                 self.caller.write(self.address, bytes(self.data))
             else:
                 self.store(member)
+
+
+@contextmanager
+def answering(behaviour: Behaviour, invocation: Invocation | None = None) -> Iterator[None]:
+    """Errors of this command are answered with the errno numbers of `behaviour`, and `invocation` is written back as
+    far as that is done for failed commands."""
+    try:
+        try:
+            yield
+        except KdbusError:
+            if invocation is not None:
+                invocation.failed()
+            raise
+    except KdbusError as error:
+        error.errnos = behaviour.errnos
+        raise
 
 
 def check_flags(caller: Caller, address: int, flags: int, known: int) -> None:
@@ -236,11 +189,11 @@ def read_sized(caller: Caller, address: int, minimum: int, maximum: int) -> byte
     return bytearray(data)
 
 
-def receive(command: Command, caller: Caller, address: int) -> Invocation:
+def receive(command: Command, behaviour: Behaviour, caller: Caller, address: int) -> Invocation:
     """Read and check the argument of `command` at `address`; the steps are those of the module's essay."""
     struct = command.struct
     data = read_sized(caller, address, struct.size, command.maximum)
-    invocation = Invocation(command, caller, address, data, [])
+    invocation = Invocation(command, behaviour, caller, address, data, [])
     flags = invocation.get("flags")
     if command.clears_return_flags:
         invocation.put("return_flags", 0)

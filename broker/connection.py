@@ -20,9 +20,10 @@ what it may do in `broker.access`. Reference: ipc/kdbus/connection.c.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker import command, item, quota
+from broker import command, item
 from broker.command import Invocation
 from broker.errors import (
     AlreadyDisconnected,
@@ -43,10 +44,11 @@ from broker.item import Item
 from broker.match import MatchDatabase
 from broker.metadata import PROCESS_FLAGS, ProcessMetadata, faked_items, sanitize_attach_flags
 from broker.names import is_valid_name
-from broker.outside import ConnectionEvents
+from broker.outside import ConnectionEvents, Credentials
 from broker.pool import Pool
 from broker.queue import Queue, QueueEntry
 from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import Kind
 
 if TYPE_CHECKING:
     from broker.endpoint import Endpoint
@@ -62,22 +64,36 @@ _SPECIAL_KINDS = (
 
 _HELLO_ITEMS = frozenset(
     (
-        abi.ITEM_NAME,
-        abi.ITEM_CREDS,
-        abi.ITEM_PIDS,
-        abi.ITEM_SECLABEL,
-        abi.ITEM_CONN_DESCRIPTION,
-        abi.ITEM_POLICY_ACCESS,
-        abi.ITEM_BLOOM_MASK,
-        abi.ITEM_ID,
-        abi.ITEM_NAME_ADD,
-        abi.ITEM_NAME_REMOVE,
-        abi.ITEM_NAME_CHANGE,
-        abi.ITEM_ID_ADD,
-        abi.ITEM_ID_REMOVE,
+        Kind.NAME,
+        Kind.CREDS,
+        Kind.PIDS,
+        Kind.SECLABEL,
+        Kind.CONN_DESCRIPTION,
+        Kind.POLICY_ACCESS,
+        Kind.BLOOM_MASK,
+        Kind.ID,
+        Kind.NAME_ADD,
+        Kind.NAME_REMOVE,
+        Kind.NAME_CHANGE,
+        Kind.ID_ADD,
+        Kind.ID_REMOVE,
     )
 )
 """What HELLO takes; the types that it does not look at are accepted as in the original."""
+
+
+_CLAIMS = (Kind.CREDS, Kind.PIDS, Kind.SECLABEL)
+"""Identities that HELLO may claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Who opened the endpoint: its credentials, whether it is privileged there (`broker.handle`), and whether that is
+    by CAP_IPC_OWNER."""
+
+    credentials: Credentials
+    privileged: bool
+    capable: bool
 
 
 def kind_of(flags: int) -> str:
@@ -97,29 +113,37 @@ class Connection:
     name by which it was addressed, and the last one that was received; None if the last attempt failed.
     """
 
-    def __init__(self, endpoint: Endpoint, hello: Invocation, *, privileged: bool) -> None:
-        """Check a HELLO and prepare the connection; nobody knows of it before `connect`.
+    def __init__(self, endpoint: Endpoint, hello: Invocation, opener: Opener) -> None:
+        """Check a HELLO on a handle that was opened by `opener`, and prepare the connection; nobody knows of it before
+        `connect`.
 
         Fills in what HELLO returns. Raises, in this order: BadArgument, WrongConnectionKind (a monitor on a custom
-        endpoint), NotPermitted, what `_check_items` raises, BadArgument (attach flags), AttachFlagsRefused,
-        BadArgument or OutOfMemory (a pool that cannot be), BadArgument (faked identities), TooManyConnections.
+        endpoint), NotPermitted, what `_check_items` raises (before those two, where the revision says so), BadArgument
+        (attach flags), AttachFlagsRefused, BadArgument or OutOfMemory (a pool that cannot be), BadArgument (faked
+        identities), TooManyConnections.
         """
         bus, caller = endpoint.bus, hello.caller
+        self.behaviour = hello.behaviour
         self.endpoint = endpoint
         self.bus = bus
         self.flags = hello.get("flags")
         self.kind = kind_of(self.flags)
-        self.privileged = privileged
-        if self.kind == command.MONITOR and endpoint.has_policy:
-            raise WrongConnectionKind
-        if self.kind != command.ORDINARY and not privileged:
-            raise NotPermitted
-        self.description = self._check_items(hello.items)
+        self.privileged = opener.privileged
+        if self.behaviour.names_before_privilege:
+            self.description = self._check_items(hello.items, claims=False)
+            self._check_kind()
+            if not self.privileged and any(entry.type in _CLAIMS for entry in hello.items):
+                raise NotPermitted
+        else:
+            self._check_kind()
+            self.description = self._check_items(hello.items, claims=True)
         self.attach_flags_send = sanitize_attach_flags(hello.get("attach_flags_send"))
         self.attach_flags_recv = sanitize_attach_flags(hello.get("attach_flags_recv"))
         if bus.attach_flags_required & ~self.attach_flags_send:
             raise AttachFlagsRefused
-        self.credentials = caller.credentials()
+        self.credentials = opener.credentials if self.behaviour.identity_of_opener else caller.credentials()
+        self.ids = caller.ids.kept() if self.behaviour.identity_of_opener else caller.ids
+        """How the one who called HELLO numbers users and processes; of use later only where it is kept."""
         self.active = False
         self.id = bus.next_connection_id()
         self.metadata = ProcessMetadata()
@@ -134,19 +158,31 @@ class Connection:
         self._closed = False
         self.matches = MatchDatabase(self, bus.subscribers)
         self.queue = Queue()
-        self.quota = quota.QueueQuota()
+        self.quota = self.behaviour.new_quota(hello.get("pool_size"))
         self.events: ConnectionEvents | None = None
         self.last_sent: tuple[Message, Connection, NameEntry | None] | None = None
         self.last_received: Message | None = None
         self.pool = self._new_pool(hello)
         try:
             self._collect_metadata(hello)
-            self.user = endpoint.user if endpoint.user is not None else bus.domain.user(self.credentials.uid)
+            self.user = endpoint.user if endpoint.user is not None else bus.domain.user(self._accounted(opener))
             self.user.add_connection()
         except BaseException:
             self.pool.memory.close()
             raise
         self._fill_in(hello)
+
+    def _accounted(self, opener: Opener) -> int:
+        """The user whose connection this counts as: one that it claims to be, if that may be believed."""
+        claimed = self.faked_metadata and self.metadata.valid & abi.ATTACH_CREDS
+        believed = claimed and self.behaviour.identity_of_opener and opener.capable
+        return self.metadata.credentials.uid if believed else self.credentials.uid
+
+    def _check_kind(self) -> None:
+        if self.kind == command.MONITOR and self.endpoint.has_policy:
+            raise WrongConnectionKind
+        if self.kind != command.ORDINARY and not self.privileged:
+            raise NotPermitted
 
     def _new_pool(self, hello: Invocation) -> Pool:
         """The pool, as a file whose name tells the description. A file cannot have 2^63 bytes or more."""
@@ -156,8 +192,8 @@ class Connection:
         label = b"" if self.description is None else b":" + self.description
         return Pool(hello.caller.new_pool(b"kdbus-conn" + label, size), size)
 
-    def _check_items(self, items: list[Item]) -> bytes | None:
-        """The rules for the items of a HELLO; returns the description.
+    def _check_items(self, items: list[Item], *, claims: bool) -> bytes | None:
+        """The rules for the items of a HELLO; returns the description. `claims`: look at faked identities as well.
 
         BadArgument: a name without being activator or policy holder, a second name or description, no name where one
         is needed, a bad size; BadName; NotPermitted: faked identity without privilege; BadItem: a type that HELLO
@@ -167,18 +203,18 @@ class Connection:
         for current in items:
             if current.type not in _HELLO_ITEMS:
                 raise BadItem
-            if current.type == abi.ITEM_NAME:
+            if current.type == Kind.NAME:
                 if self.kind not in (command.ACTIVATOR, command.POLICY_HOLDER) or name is not None:
                     raise BadArgument
                 name = current.text()
                 if not is_valid_name(name, wildcard=True):
                     raise BadName
-            elif current.type in (abi.ITEM_CREDS, abi.ITEM_PIDS, abi.ITEM_SECLABEL):
-                if not self.privileged:
+            elif current.type in _CLAIMS:
+                if claims and not self.privileged:
                     raise NotPermitted
-                if current.type == abi.ITEM_PIDS and len(current.payload) != 24:
+                if current.type == Kind.PIDS and len(current.payload) != 24:
                     raise BadArgument
-            elif current.type == abi.ITEM_CONN_DESCRIPTION:
+            elif current.type == Kind.CONN_DESCRIPTION:
                 if description is not None:
                     raise BadArgument
                 description = current.text()
@@ -196,16 +232,36 @@ class Connection:
 
     def _fill_in(self, hello: Invocation) -> None:
         """What HELLO returns: the bus's properties, and a slice with its bloom parameters as an item list."""
-        bloom = item.build(abi.ITEM_BLOOM_PARAMETER, self.bus.bloom)
-        slice_ = self.pool.store((8 + len(bloom)).to_bytes(8, "little") + bloom)
+        bloom = self.behaviour.revision.build(Kind.BLOOM_PARAMETER, self.bus.bloom)
+        if self.behaviour.results_as_list:
+            bloom = (8 + len(bloom)).to_bytes(8, "little") + bloom
+        slice_ = self.pool.store(bloom)
         slice_.publish()
         slice_.release()
-        hello.put("attach_flags_send", self.bus.attach_flags_required | abi.FLAG_KERNEL)
+        if self.behaviour.returns_required_flags:
+            hello.put("attach_flags_send", self.bus.attach_flags_required | abi.FLAG_KERNEL)
         hello.put("bus_flags", self.bus.flags)
         hello.put("id", self.id)
         hello.put("offset", slice_.offset)
         hello.put("items_size", slice_.size)
         hello.put_bytes("id128", self.bus.id128)
+
+    @property
+    def empty_offset(self) -> int:
+        """The offset that commands return for nothing."""
+        return self.pool.size if self.behaviour.empty_is_pool_size else 0
+
+    def lose(self) -> None:
+        """A message could not be queued; the receiver is told of the number."""
+        self.lost_count += 1
+        if self.behaviour.losses_wake and self.events is not None:
+            self.events.message_queued()
+
+    def drained(self) -> None:
+        """Something was taken out of the queue, or losses were told: pollers may have nothing to see any more."""
+        told = not (self.behaviour.losses_wake and self.lost_count)
+        if self.events is not None and not len(self.queue) and told:
+            self.events.queue_drained()
 
     @property
     def is_activator(self) -> bool:
@@ -226,9 +282,9 @@ class Connection:
         self.active = True
         try:
             if self.kind != command.MONITOR:
-                self.bus.notifications.id_change(abi.ITEM_ID_ADD, self.id, self.flags)
+                self.bus.notifications.id_change(Kind.ID_ADD, self.id, self.flags)
             if self.is_activator:
-                name = item.unique(hello.items, abi.ITEM_NAME).text()
+                name = item.unique(hello.items, Kind.NAME).text()
                 self.bus.names.acquire(self, name, abi.NAME_ACTIVATOR)
             self.bus.notifications.flush()
             if self.kind in (command.ACTIVATOR, command.POLICY_HOLDER):
@@ -278,7 +334,7 @@ class Connection:
                     bus.notifications.reply_dead(requester.id, reply.cookie)
                 reply.unlink()
         if self.kind != command.MONITOR:
-            bus.notifications.id_change(abi.ITEM_ID_REMOVE, self.id, self.flags)
+            bus.notifications.id_change(Kind.ID_REMOVE, self.id, self.flags)
         bus.notifications.flush()
 
     def close(self) -> None:
@@ -297,10 +353,15 @@ class Connection:
         if self._closed and not self.request_count:
             self.user.connections -= 1
 
-    def find_reply(self, replier: Connection, cookie: int) -> Reply | None:
-        """The reply to `cookie` that this connection expects from `replier`, of the latest such request."""
+    def claims(self, name: bytes) -> bool:
+        """Whether it owns the name or waits for it."""
+        return name in self.names or any(waiter.entry.name == name for waiter in self.waiting_for)
+
+    def find_reply(self, replier: Connection | None, cookie: int) -> Reply | None:
+        """The reply to `cookie` that this connection expects from `replier` (None: from anybody), of the latest such
+        request."""
         for reply in self.replies:
-            if reply.replier is replier and reply.cookie == cookie:
+            if replier in (None, reply.replier) and reply.cookie == cookie:
                 return reply
         return None
 
@@ -315,27 +376,27 @@ class Connection:
             if reply.requester in (source, self) or name_id not in (None, reply.name_id):
                 continue
             reply.move_to(self)
-        failure: PoolFull | None = None
+        failure: KdbusError | None = None
         for entry in source.queue.entries():
             if name_id not in (None, entry.name_id):
                 continue
+            user = None if entry.charge is None else entry.charge.user
             source.queue.remove(entry)
             if entry.message.files and not self.flags & abi.HELLO_ACCEPT_FD:
-                self.lost_count += 1
+                self.lose()
                 entry.discard()
                 continue
             try:
-                entry.move(self.pool)
-            except PoolFull as error:
+                moved = self.behaviour.inbox.move(entry, self, user)
+            except KdbusError as error:
                 failure = error
-                self.lost_count += 1
+                self.lose()
                 entry.discard()
                 continue
             failure = None
-            self.enqueue(entry)
-        if source.events is not None and not len(source.queue):
-            source.events.queue_drained()
-        if failure is not None:
+            self.enqueue(moved)
+        source.drained()
+        if isinstance(failure, PoolFull) and not self.behaviour.one_claim_per_name:
             raise failure
 
     def enqueue(self, entry: QueueEntry) -> None:
@@ -352,16 +413,19 @@ class Connection:
         """
         send = receive = None
         policy = False
-        for current in invocation.items:
-            if current.type in (abi.ITEM_ATTACH_FLAGS_SEND, abi.ITEM_ATTACH_FLAGS_RECV):
-                if self.kind == command.POLICY_HOLDER:
+        items = invocation.items
+        if self.behaviour.names_before_privilege:
+            items = sorted(items, key=lambda entry: entry.type)  # flags to send, flags to receive, policy
+        for current in items:
+            if current.type in (Kind.ATTACH_FLAGS_SEND, Kind.ATTACH_FLAGS_RECV):
+                if self.kind == command.POLICY_HOLDER or (self.is_activator and current.type == Kind.ATTACH_FLAGS_SEND):
                     raise WrongConnectionKind
                 flags = sanitize_attach_flags(current.u64())
-                if current.type == abi.ITEM_ATTACH_FLAGS_SEND:
+                if current.type == Kind.ATTACH_FLAGS_SEND:
                     send = flags
                 else:
                     receive = flags
-            elif current.type in (abi.ITEM_NAME, abi.ITEM_POLICY_ACCESS):
+            elif current.type in (Kind.NAME, Kind.POLICY_ACCESS):
                 if self.kind != command.POLICY_HOLDER:
                     raise WrongConnectionKind
                 policy = True

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Delivery: how a message gets into queues, one or many.
 
-`insert` is the only way into a queue, for messages of connections and notifications alike. It checks what the
-receiver can take: descriptors only if it accepts them, 256 messages at most, no more than half of what is free in its
-pool, and its quota per user.
+`insert` is the only way into a queue, for messages of connections and notifications alike. What the receiver can take
+is decided by its inbox (`broker.inbox`) and its quota.
 
 A broadcast goes to every ordinary connection that has a fitting match and TALK access to the sender, a broadcast
 notification to those that have a fitting match and may see it. Neither ever fails: a receiver that cannot take it
@@ -18,12 +17,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from broker import limits
 from broker.access import may_see_notification, may_talk
-from broker.errors import CallerGone, DescriptorsRefused, Disconnected, KdbusError, PoolShareExceeded, QueueFull
+from broker.errors import CallerGone, KdbusError
 from broker.message import Message
 from broker.outside import Caller
-from broker.queue import QueueEntry
 from broker.reply import Reply
 from kdbus.abi import revision3 as abi
 
@@ -32,52 +29,33 @@ if TYPE_CHECKING:
     from broker.connection import Connection
 
 
-def collect(sent: Message, source: Connection, destination: Connection, caller: Caller) -> None:
-    """Collect the metadata that the sender lets out and this receiver asks for."""
-    flags = source.attach_flags_send & destination.attach_flags_recv
-    if not flags & ~(sent.process.collected | sent.connection.collected):
-        return
-    if not source.faked_metadata:
-        sent.process.collect(caller, flags)
-    sent.connection.collect_timestamp(source.bus.domain.clock, sent.sequence, flags)
-    names = ((name, entry.flags) for name, entry in source.names.items())
-    sent.connection.collect(names, source.description, flags)
-
-
-def make_entry(destination: Connection, sent: Message, caller: Caller | None) -> QueueEntry:
-    """Copy the payload into the receiver's pool.
-
-    `caller` is the sending thread, None for a notification. Raises Disconnected, DescriptorsRefused,
-    PoolShareExceeded, PoolFull or BadAddress.
-    """
-    if not destination.active:
-        raise Disconnected
-    if sent.files and not destination.flags & abi.HELLO_ACCEPT_FD:
-        raise DescriptorsRefused
-    if not sent.pieces or caller is None:
-        return QueueEntry(sent, None)
-    pool = destination.pool
-    if pool.remaining // 2 < sent.payload_size < pool.remaining:
-        raise PoolShareExceeded
-    return QueueEntry(sent, sent.copy_to(pool, caller))
+def collect(sent: Message, source: Connection, destination: Connection, caller: Caller) -> int:
+    """Collect the metadata that this receiver is granted, and return their KDBUS_ATTACH_* flags."""
+    flags = destination.behaviour.grant.attached(source, destination, caller)
+    if flags & ~(sent.process.collected | sent.connection.collected):
+        if not source.faked_metadata:
+            sent.process.collect(caller, flags)
+        sent.connection.collect_timestamp(source.bus.domain.clock, sent.sequence, flags)
+        names = ((name, entry.flags) for name, entry in source.names.items())
+        sent.connection.collect(names, source.description, flags)
+    return flags
 
 
 def insert(
-    source: Connection | None, destination: Connection, sent: Message, caller: Caller | None, reply: Reply | None
+    source: Connection | None,
+    destination: Connection,
+    sent: Message,
+    caller: Caller | None,
+    reply: Reply | None,
+    attached: int,
 ) -> None:
     """Put the message into the receiver's queue; from then on `reply`, if any, is expected.
 
-    Raises QueueFull (256 messages wait, or the user's share is used up), and what making the entry raises.
+    `caller` is the sending thread, None for a notification; `attached` what `collect` has returned for this receiver.
+    Raises what `Inbox.accept` raises.
     """
-    if len(destination.queue) >= limits.MESSAGES_PER_CONNECTION:
-        raise QueueFull
-    entry = make_entry(destination, sent, caller)
-    try:
-        user = None if source is None else source.user
-        entry.charge = destination.quota.charge(user, len(destination.queue))
-    except QueueFull:
-        entry.discard()
-        raise
+    user = None if source is None else source.user
+    entry = destination.behaviour.inbox.accept(destination, sent, caller, user, attached)
     if reply is not None:
         entry.reply = reply.hold()
         reply.link()
@@ -85,42 +63,46 @@ def insert(
     destination.enqueue(entry)
 
 
-def _try_insert(source: Connection | None, destination: Connection, sent: Message, caller: Caller | None) -> None:
+def _try_insert(
+    source: Connection | None, destination: Connection, sent: Message, caller: Caller | None, attached: int
+) -> None:
     try:
-        insert(source, destination, sent, caller, None)
+        insert(source, destination, sent, caller, None, attached)
     except CallerGone:
         raise
     except KdbusError:
-        destination.lost_count += 1
+        destination.lose()
 
 
 def eavesdrop(bus: Bus, source: Connection | None, sent: Message, caller: Caller | None) -> None:
     """Give every monitor of the bus a copy."""
     for monitor in list(bus.monitors):
+        attached = abi.ATTACH_TIMESTAMP
         if source is not None and caller is not None:
-            collect(sent, source, monitor, caller)
-        _try_insert(source, monitor, sent, caller)
+            attached = collect(sent, source, monitor, caller)
+        _try_insert(source, monitor, sent, caller, attached)
 
 
 def broadcast(bus: Bus, source: Connection | None, sent: Message, caller: Caller | None) -> None:
     """Deliver a broadcast of `source`, or of the bus itself, to all who want it and may have it."""
     eavesdrop(bus, source, sent, caller)
     for destination in bus.subscribers.wanting(sent, source):
-        if destination is source:
+        if destination is source and not destination.behaviour.own_broadcasts:
             continue
+        attached = abi.ATTACH_TIMESTAMP
         if source is not None and caller is not None:
             if not may_talk(destination, destination.credentials, source):
                 continue
-            collect(sent, source, destination, caller)
+            attached = collect(sent, source, destination, caller)
         elif sent.notification is None or not may_see_notification(destination, sent.notification):
             continue
-        _try_insert(source, destination, sent, caller)
+        _try_insert(source, destination, sent, caller, attached)
 
 
 def notify(bus: Bus, sent: Message) -> None:
     """Deliver a notification, to one connection or to all who want it; it gets its sequence number and time now."""
     domain = bus.domain
-    sent.sequence = domain.next_sequence()
+    sent.sequence = bus.next_sequence()
     sent.connection.collect_timestamp(domain.clock, sent.sequence, abi.ATTACH_TIMESTAMP)
     if sent.is_broadcast:
         broadcast(bus, None, sent, None)
@@ -129,7 +111,7 @@ def notify(bus: Bus, sent: Message) -> None:
     if destination is not None:
         eavesdrop(bus, None, sent, None)
         try:
-            insert(None, destination, sent, None, None)
+            insert(None, destination, sent, None, None, abi.ATTACH_TIMESTAMP)
         except KdbusError:
             # Nobody could be told: unlike a lost broadcast, this is not counted.
             return

@@ -18,7 +18,7 @@ from broker.command import Invocation
 from broker.node import Node, node_mode
 from broker.outside import Credentials
 from broker.policy import PolicyDatabase
-from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import Kind
 
 if TYPE_CHECKING:
     from broker.bus import Bus
@@ -64,7 +64,7 @@ def make_endpoint(bus: Bus, make: Invocation) -> Endpoint:
     Raises MissingItem or DuplicateItem (just one name is needed), BadName, NodeExists, TooManyBuses (the user has made
     too many), and what setting the policy raises.
     """
-    name = item.unique(make.items, abi.ITEM_MAKE_NAME).text()
+    name = item.unique(make.items, Kind.MAKE_NAME).text()
     who = make.caller.credentials()
     bus.domain.check_uid_prefix(name, who.euid)
     endpoint = Endpoint(bus, name.decode("utf-8", "surrogateescape"), make.get("flags"), who, custom=True)

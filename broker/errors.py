@@ -3,8 +3,8 @@
 
 A rule raises the error that says what it means (`NameTaken`, `PoolFull`); nothing in the broker mentions an errno
 number. The kernel often answers different failures with the same number, and tests of programs know only numbers, so
-the table below is part of the ABI. Later revisions of kdbus answer a few failures differently: their table would
-stand beside this one.
+the table below is part of the ABI. It is version 3's; what a later revision answers differently stands in its
+`broker.behaviour.Behaviour`, and a failed command's error is marked with that (`KdbusError.errnos`).
 
 Classes rather than one class with a code: a test can then ask for the reason, not just for its number.
 """
@@ -12,13 +12,19 @@ Classes rather than one class with a code: a test can then ask for the reason, n
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 
 ERESTARTSYS = 512
 """What the kernel uses between itself and signal delivery: restart the call, or EINTR (include/linux/errno.h)."""
 
 
 class KdbusError(Exception):
-    """A command failed; `errno_of` gives the number that the program sees."""
+    """A command failed; `errno_of` gives the number that the program sees.
+
+    `errnos`: what the caller's revision answers otherwise than version 3.
+    """
+
+    errnos: Mapping[type[KdbusError], int] = {}
 
 
 class BadAddress(KdbusError):
@@ -33,7 +39,7 @@ class CallerGone(BadAddress):
 
 
 class BadDescriptor(KdbusError):
-    """A descriptor number that is not open, or a memfd range that goes past its end."""
+    """A descriptor number that is not open."""
 
 
 class OutOfMemory(KdbusError):
@@ -52,12 +58,20 @@ class UnknownCommand(KdbusError):
     """A request that this kind of handle does not know in its present state."""
 
 
+class WrongState(KdbusError):
+    """A request that exists, but not for this kind of handle or not in its present state."""
+
+
 class HandleInUse(KdbusError):
     """The handle already is a connection, a bus or an endpoint."""
 
 
 class NodeShutDown(KdbusError):
     """The domain, bus or endpoint has ended."""
+
+
+class ReplyNotExpected(KdbusError):
+    """A reply that nobody waits for (any more)."""
 
 
 class NotPermitted(KdbusError):
@@ -200,6 +214,10 @@ class NoSuchName(KdbusError):
     """Nobody owns the name, or it may not be seen."""
 
 
+class NotNameOwner(KdbusError):
+    """The connection neither owns the name nor waits for it."""
+
+
 class NoSuchMatch(KdbusError):
     """No match has that cookie."""
 
@@ -242,6 +260,10 @@ class BloomNotAligned(KdbusError):
 
 class PayloadTooLarge(KdbusError):
     """The payload is over its limit, or its sizes overflow."""
+
+
+class BeyondFile(KdbusError):
+    """A range of a memfd that goes past its end."""
 
 
 class NotSealable(KdbusError):
@@ -300,8 +322,10 @@ _ERRNO: dict[type[KdbusError], int] = {
     NoFreeDescriptor: errno.EMFILE,
     TooManyOpenFiles: errno.ENFILE,
     UnknownCommand: errno.ENOTTY,
+    WrongState: errno.ENOTTY,
     HandleInUse: errno.EBADFD,
     NodeShutDown: errno.ESHUTDOWN,
+    ReplyNotExpected: errno.EPERM,
     NotPermitted: errno.EPERM,
     WrongConnectionKind: errno.EOPNOTSUPP,
     CommandTooSmall: errno.EINVAL,
@@ -337,6 +361,7 @@ _ERRNO: dict[type[KdbusError], int] = {
     NoSuchSlice: errno.ENXIO,
     NoSuchConnection: errno.ENXIO,
     NoSuchName: errno.ESRCH,
+    NotNameOwner: errno.ESRCH,
     NoSuchMatch: errno.ENOENT,
     NameOwnerChanged: errno.EREMCHG,
     NameTaken: errno.EEXIST,
@@ -348,6 +373,7 @@ _ERRNO: dict[type[KdbusError], int] = {
     BloomSizeMismatch: errno.EDOM,
     BloomNotAligned: errno.EFAULT,
     PayloadTooLarge: errno.EMSGSIZE,
+    BeyondFile: errno.EBADF,
     NotSealable: 124,  # EMEDIUMTYPE, which the errno module does not know
     NotSealed: errno.ETXTBSY,
     DescriptorNotPassable: errno.EOPNOTSUPP,
@@ -364,5 +390,5 @@ _ERRNO: dict[type[KdbusError], int] = {
 
 
 def errno_of(error: KdbusError) -> int:
-    """The positive errno number that version 3 answers `error` with."""
-    return _ERRNO[type(error)]
+    """The positive errno number that the failed command's revision answers `error` with."""
+    return error.errnos.get(type(error), _ERRNO[type(error)])

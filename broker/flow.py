@@ -52,7 +52,9 @@ def is_lendable(connection: Connection) -> bool:
     messages are plain, on a bus without monitors, which would have to see everything. Its replies are looked at by
     `lendable`.
     """
-    if not connection.active or connection.kind != ORDINARY or connection.lost_count or connection.bus.monitors:
+    if not connection.behaviour.is_native or not connection.active or connection.kind != ORDINARY:
+        return False
+    if connection.lost_count or connection.bus.monitors:
         return False
     return len(connection.pool) <= SLICES and all(
         _is_plain(entry.message) and _is_own(entry, connection) for entry in connection.queue.entries()
@@ -71,7 +73,7 @@ def _is_plain(message: Message) -> bool:
     """Whether the message carries nothing but payload, metadata and perhaps a destination's name, and not too much."""
     return not (
         message.files
-        or message.extra
+        or message.notification is not None
         or len(message.parts) > _PARTS
         or len(message.process.credentials.groups) > GROUPS
     )

@@ -3,7 +3,8 @@
 
 A handle of `control` takes BUS_MAKE once, and then stands for that bus: its last close ends the bus. A handle of an
 endpoint becomes a connection by HELLO, or the owner of a custom endpoint by ENDPOINT_MAKE; it is one thing or the
-other for good. Commands that the present state does not know are ENOTTY.
+other for good. Commands that the present state does not know are ENOTTY, or EBADFD in the final revision. Which
+revision a handle speaks, the number of its first command tells, and it is pinned when that has made something of it.
 
 An endpoint's handle is *privileged* if, when it was opened, the endpoint was the default one and the opener had
 CAP_IPC_OWNER towards the domain's user namespace or the bus maker's uid as its effective one. It stays so, whoever
@@ -22,9 +23,10 @@ from collections.abc import Callable
 
 from broker import command, info, limits
 from broker.access import may_own
+from broker.behaviour import Behaviour
 from broker.bus import Bus
-from broker.command import Invocation
-from broker.connection import Connection
+from broker.command import Command, Invocation
+from broker.connection import Connection, Opener
 from broker.domain import CAP_IPC_OWNER, Control, Domain
 from broker.endpoint import Endpoint, make_endpoint
 from broker.errors import (
@@ -40,24 +42,47 @@ from broker.errors import (
     TooManyNames,
     UnknownCommand,
     WrongConnectionKind,
+    WrongState,
 )
+from broker.final import FINAL
+from broker.message_form import negotiate_message
+from broker.metadata import NAME_ACQUIRED, NAME_PRIMARY
 from broker.outside import Caller, ConnectionEvents, PoolMemory
-from broker.receive import receive
 from broker.reply import Reply
 from broker.send import Wait, send
+from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 
-_REQUEST = abi.REQUESTS
+_REVISIONS = (VERSION3, FINAL)
+
+
+def _spoken(request: int) -> Behaviour | None:
+    """The revision that a request number belongs to; None if it is no command of any."""
+    return next((behaviour for behaviour in _REVISIONS if request in behaviour.commands), None)
 
 
 class Handle:
-    """An open node. Made by `open_node`."""
+    """An open node. Made by `open_node`.
+
+    `behaviour` is that of the revision that it speaks, once a command has succeeded that makes something of it.
+    """
+
+    behaviour: Behaviour | None = None
 
     def ioctl(self, request: int, argument: int, caller: Caller) -> Wait | None:
         """One command. `argument` is the third argument of ioctl(2), mostly an address in the caller's memory.
 
-        Returns None for success (the call answers 0), or a `Wait`. Raises a KdbusError.
+        Returns None for success (the call answers 0), or a `Wait`. Raises a KdbusError, for the errno of the revision
+        that the handle speaks, or that the request belongs to.
         """
+        behaviour = self.behaviour or _spoken(request)
+        if behaviour is None:
+            return self._run(None, VERSION3, argument, caller)
+        with command.answering(behaviour):
+            return self._run(behaviour.commands.get(request), behaviour, argument, caller)
+
+    def _run(self, known: Command | None, behaviour: Behaviour, argument: int, caller: Caller) -> Wait | None:
+        """Do what the command says, or UnknownCommand for None."""
         raise NotImplementedError
 
     def map(self, length: int, *, writable: bool) -> PoolMemory:
@@ -76,14 +101,27 @@ class ControlHandle(Handle):
         self._control = control
         self.bus: Bus | None = None
 
-    def ioctl(self, request: int, argument: int, caller: Caller) -> Wait | None:
+    def _run(self, known: Command | None, behaviour: Behaviour, argument: int, caller: Caller) -> Wait | None:
         if not self._control.active or not self._domain.active:
             raise NodeShutDown
-        if request != _REQUEST["KDBUS_CMD_BUS_MAKE"]:
+        if known is None:
             raise UnknownCommand
+        if known.name != "BUS_MAKE":
+            raise WrongState
         if self.bus is not None:
             raise HandleInUse
-        self.bus = Bus(self._domain, command.receive(command.TABLE[request], caller, argument))
+        make = behaviour.admit(known, behaviour, caller, argument)
+        if make.negotiated:
+            return None
+        with command.answering(behaviour, make):
+            self.bus = Bus(self._domain, make)
+            try:
+                make.finish()
+            except BaseException:
+                self.bus.deactivate()
+                self.bus = None
+                raise
+        self.behaviour = behaviour
         return None
 
     def close(self) -> None:
@@ -94,40 +132,67 @@ class ControlHandle(Handle):
 class EndpointHandle(Handle):
     """An open endpoint node."""
 
-    def __init__(self, endpoint: Endpoint, events: ConnectionEvents, *, privileged: bool) -> None:
+    def __init__(self, endpoint: Endpoint, events: ConnectionEvents, opener: Opener) -> None:
         self.endpoint = endpoint
-        self.privileged = privileged
         self.connection: Connection | None = None
         self.owned: Endpoint | None = None
+        self._opener = opener
         self._events = events
         self._waits = 0
         self._closed = False
 
-    def ioctl(self, request: int, argument: int, caller: Caller) -> Wait | None:
+    @property
+    def privileged(self) -> bool:
+        """Whether who opened it is privileged there; see the module's essay."""
+        return self._opener.privileged
+
+    def _run(self, known: Command | None, behaviour: Behaviour, argument: int, caller: Caller) -> Wait | None:
         if self.connection is not None:
-            return self._connected(self.connection, request, argument, caller)
-        if self.owned is not None:
-            if request != _REQUEST["KDBUS_CMD_ENDPOINT_UPDATE"]:
-                raise UnknownCommand
-            update = command.receive(command.TABLE[request], caller, argument)
-            self.owned.set_policy(update)
-            update.finish()
-        elif request == _REQUEST["KDBUS_CMD_HELLO"]:
-            self._hello(command.receive(command.TABLE[request], caller, argument))
-        elif request == _REQUEST["KDBUS_CMD_ENDPOINT_MAKE"]:
-            if not self.privileged:
-                raise NotPermitted
-            make = command.receive(command.TABLE[request], caller, argument)
-            self.owned = make_endpoint(self.endpoint.bus, make)
-        else:
+            return self._connected(self.connection, known, behaviour, argument, caller)
+        if known is None:
             raise UnknownCommand
+        run = self._setup_command(known)
+        if known.name == "ENDPOINT_MAKE" and not self.privileged:
+            raise NotPermitted
+        invocation = behaviour.admit(known, behaviour, caller, argument)
+        if not invocation.negotiated:
+            with command.answering(behaviour, invocation):
+                run(invocation)
+            self.behaviour = behaviour
         return None
+
+    def _setup_command(self, known: Command) -> Callable[[Invocation], None]:
+        """What a command does that a handle takes before it is a connection. Raises WrongState."""
+        if self.owned is not None:
+            if known.name == "ENDPOINT_UPDATE":
+                return self._update_endpoint
+        elif known.name == "HELLO":
+            return self._hello
+        elif known.name == "ENDPOINT_MAKE":
+            return self._make_endpoint
+        raise WrongState
+
+    def _update_endpoint(self, update: Invocation) -> None:
+        assert self.owned is not None
+        if update.behaviour.identity_of_opener and not self.owned.active:
+            raise NodeShutDown
+        self.owned.set_policy(update)
+        update.finish()
+
+    def _make_endpoint(self, make: Invocation) -> None:
+        endpoint = make_endpoint(self.endpoint.bus, make)
+        try:
+            make.finish()
+        except BaseException:
+            endpoint.deactivate()
+            raise
+        self.owned = endpoint
 
     def _hello(self, hello: Invocation) -> None:
         size = hello.get("pool_size")
         if size == 0 or size % limits.PAGE_SIZE:
             raise BadPoolSize
-        connection = Connection(self.endpoint, hello, privileged=self.privileged)
+        connection = Connection(self.endpoint, hello, self._opener)
         try:
             connection.connect(hello)
             hello.finish()
@@ -139,23 +204,36 @@ class EndpointHandle(Handle):
         if len(connection.queue):
             self._events.message_queued()
 
-    def _connected(self, connection: Connection, request: int, argument: int, caller: Caller) -> Wait | None:
+    def _connected(
+        self, connection: Connection, known: Command | None, behaviour: Behaviour, argument: int, caller: Caller
+    ) -> Wait | None:
         """The commands of a connection. That it is alive comes before everything else, then who may issue the
         command."""
-        if request == _REQUEST["KDBUS_CMD_BYEBYE"]:
-            if connection.kind != command.ORDINARY:
+        if known is not None and not known.struct.size:
+            if connection.kind not in known.kinds:
                 raise WrongConnectionKind
             connection.bye()
             return None
+        if known is None and behaviour.identity_of_opener:
+            raise UnknownCommand
         if not connection.active:
             raise Disconnected
-        run = _COMMANDS.get(request)
-        if run is None:
+        if known is None:
             raise UnknownCommand
-        known = command.TABLE[request]
+        run = _COMMANDS.get(known.name)
+        if run is None:
+            raise WrongState
         if connection.kind not in known.kinds:
             raise WrongConnectionKind
-        wait = run(connection, command.receive(known, caller, argument))
+        invocation = behaviour.admit(known, behaviour, caller, argument)
+        if invocation.negotiated:
+            if known.name == "SEND":
+                with command.answering(behaviour, invocation):
+                    negotiate_message(invocation)
+                    invocation.store("return_flags")
+            return None
+        with command.answering(behaviour, invocation):
+            wait = run(connection, invocation)
         return None if wait is None else self._keep(wait)
 
     def resume(self, reply: Reply, argument: int, data: bytes, caller: Caller) -> Wait:
@@ -164,8 +242,9 @@ class EndpointHandle(Handle):
         `data`: the command as the caller passed it at `argument`. Takes over a hold on `reply`.
         """
         assert self.connection is not None
-        known = command.TABLE[_REQUEST["KDBUS_CMD_SEND"]]
-        invocation = Invocation(known, caller, argument, bytearray(data), [])
+        behaviour = self.connection.behaviour
+        known = behaviour.commands[behaviour.revision.requests["SEND"]]
+        invocation = Invocation(known, behaviour, caller, argument, bytearray(data), [])
         invocation.put("return_flags", 0)
         return self._keep(Wait(self.connection, invocation, reply, None))
 
@@ -209,11 +288,10 @@ def open_node(domain: Domain, path: tuple[str, ...], caller: Caller, events: Con
     if isinstance(node, Control) and node.active:
         return ControlHandle(domain, node)
     if isinstance(node, Endpoint) and node.active:
-        privileged = not node.has_policy and (
-            caller.credentials().euid == node.bus.uid
-            or caller.process.has_capability(CAP_IPC_OWNER, domain.ids.user_namespace)
-        )
-        return EndpointHandle(node, events, privileged=privileged)
+        who = caller.credentials()
+        owns = not node.has_policy and who.euid == node.bus.uid
+        capable = not node.has_policy and caller.process.has_capability(CAP_IPC_OWNER, domain.ids.user_namespace)
+        return EndpointHandle(node, events, Opener(who, privileged=owns or capable, capable=capable))
     raise NodeShutDown
 
 
@@ -221,29 +299,56 @@ def _free(connection: Connection, invocation: Invocation) -> None:
     """FREE: give a slice back. It takes no items (BadItem); NoSuchSlice."""
     if invocation.items:
         raise BadItem
-    connection.pool.free_offset(invocation.get("offset"))
+    offset = invocation.get("offset")
+    if not connection.behaviour.empty_is_pool_size or offset != connection.empty_offset:
+        connection.pool.free_offset(offset)
     invocation.finish()
 
 
 def _name_acquire(connection: Connection, invocation: Invocation) -> None:
-    """NAME_ACQUIRE: BadItem or BadName, TooManyNames, NotPermitted, then the registry's rules."""
+    """NAME_ACQUIRE: BadItem or BadName, TooManyNames, NotPermitted, then the registry's rules.
+
+    What became of the claim is told in `flags` up to version 3, and in `return_flags` in the final revision, where it
+    is told also with EEXIST.
+    """
+    behaviour = connection.behaviour
     name = info.required_name(invocation.items)
-    if len(connection.names) >= limits.NAMES_PER_CONNECTION:
+    if not behaviour.one_claim_per_name and len(connection.names) >= limits.NAMES_PER_CONNECTION:
         raise TooManyNames
     if not may_own(connection, invocation.caller.credentials(), name):
         raise NotPermitted
-    flags = connection.bus.names.acquire(connection, name, invocation.get("flags"))
-    invocation.put("flags", flags)
+    if behaviour.one_claim_per_name and not connection.claims(name):
+        if len(connection.names) + len(connection.waiting_for) >= limits.NAMES_PER_CONNECTION:
+            raise TooManyNames
+        invocation.put("return_flags", invocation.get("flags") & behaviour.stored_name_flags)
+    claim = connection.bus.names.acquire(connection, name, invocation.get("flags"))
+    if behaviour.one_claim_per_name:
+        state = {True: NAME_PRIMARY, False: abi.NAME_IN_QUEUE, None: 0}[claim.owned]
+        invocation.put("return_flags", claim.flags | state | (NAME_ACQUIRED if claim.new else 0))
+    else:
+        invocation.put("flags", claim.flags | (0 if claim.owned else abi.NAME_IN_QUEUE))
     invocation.finish()
 
 
 def _name_release(connection: Connection, invocation: Invocation) -> None:
-    connection.bus.names.release(connection, info.required_name(invocation.items))
+    """NAME_RELEASE: BadItem or BadName, NoSuchName, NotNameOwner. In the final revision a name that breaks the rules is
+    just unknown."""
+    if connection.behaviour.one_claim_per_name:
+        name = invocation.items[-1].text()
+    else:
+        name = info.required_name(invocation.items)
+    connection.bus.names.release(connection, name)
     invocation.finish()
 
 
 def _update(connection: Connection, invocation: Invocation) -> None:
     connection.update(invocation)
+    invocation.finish()
+
+
+def _bye(connection: Connection, invocation: Invocation) -> None:
+    """BYEBYE with an argument. Raises MessagesPending."""
+    connection.bye()
     invocation.finish()
 
 
@@ -259,16 +364,25 @@ def _match_remove(connection: Connection, invocation: Invocation) -> None:
     invocation.finish()
 
 
-_COMMANDS: dict[int, Callable[[Connection, Invocation], Wait | None]] = {
-    _REQUEST["KDBUS_CMD_SEND"]: send,
-    _REQUEST["KDBUS_CMD_RECV"]: receive,
-    _REQUEST["KDBUS_CMD_FREE"]: _free,
-    _REQUEST["KDBUS_CMD_NAME_ACQUIRE"]: _name_acquire,
-    _REQUEST["KDBUS_CMD_NAME_RELEASE"]: _name_release,
-    _REQUEST["KDBUS_CMD_NAME_LIST"]: info.name_list,
-    _REQUEST["KDBUS_CMD_CONN_INFO"]: info.connection_info,
-    _REQUEST["KDBUS_CMD_BUS_CREATOR_INFO"]: info.bus_creator_info,
-    _REQUEST["KDBUS_CMD_CONN_UPDATE"]: _update,
-    _REQUEST["KDBUS_CMD_MATCH_ADD"]: _match_add,
-    _REQUEST["KDBUS_CMD_MATCH_REMOVE"]: _match_remove,
+def _receive(connection: Connection, invocation: Invocation) -> None:
+    connection.behaviour.receive(connection, invocation)
+
+
+def _list(connection: Connection, invocation: Invocation) -> None:
+    connection.behaviour.list_names(connection, invocation)
+
+
+_COMMANDS: dict[str, Callable[[Connection, Invocation], Wait | None]] = {
+    "SEND": send,
+    "RECV": _receive,
+    "FREE": _free,
+    "BYEBYE": _bye,
+    "NAME_ACQUIRE": _name_acquire,
+    "NAME_RELEASE": _name_release,
+    "LIST": _list,
+    "CONN_INFO": info.connection_info,
+    "BUS_CREATOR_INFO": info.bus_creator_info,
+    "UPDATE": _update,
+    "MATCH_ADD": _match_add,
+    "MATCH_REMOVE": _match_remove,
 }

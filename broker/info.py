@@ -13,22 +13,25 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from broker import item
 from broker.access import may_see, may_see_name
 from broker.command import Invocation
 from broker.connection import Connection
-from broker.errors import BadItem, BadName, DuplicateItem, MissingItem, NoSuchConnection, NoSuchName
+from broker.errors import BadArgument, BadItem, BadName, DuplicateItem, MissingItem, NoSuchConnection, NoSuchName
 from broker.item import Item
-from broker.metadata import ConnectionMetadata, owned_name
+from broker.metadata import ConnectionMetadata, claim_flags, owned_name, sanitize_attach_flags
 from broker.names import NameEntry, is_valid_name
+from broker.outside import Ids
 from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import Kind
 
 
 def required_name(items: list[Item]) -> bytes:
     """The name in the only NAME item of a command. Raises BadItem (none, or several) or BadName."""
     try:
-        name = item.unique(items, abi.ITEM_NAME).text()
+        name = item.unique(items, Kind.NAME).text()
     except (MissingItem, DuplicateItem) as error:
         raise BadItem from error
     if not is_valid_name(name, wildcard=False):
@@ -37,6 +40,11 @@ def required_name(items: list[Item]) -> bytes:
 
 
 def _publish(connection: Connection, invocation: Invocation, data: bytes, size_member: str) -> None:
+    if not data:
+        invocation.put("offset", connection.empty_offset)
+        invocation.put(size_member, 0)
+        invocation.finish()
+        return
     slice_ = connection.pool.store(data)
     invocation.put("offset", slice_.offset)
     invocation.put(size_member, slice_.size)
@@ -59,7 +67,7 @@ def name_list(connection: Connection, invocation: Invocation) -> None:
         if entry is None:
             name = b""
         elif may_see_name(connection, who, entry.name):
-            name = owned_name(entry.name, entry.flags)
+            name = owned_name(entry.name, entry.flags, connection.behaviour)
         else:
             continue
         parts.append(struct.pack("<3Q", 24 + len(name), owner.flags, owner.id) + name)
@@ -89,30 +97,109 @@ def _listed(connection: Connection, flags: int) -> Iterator[tuple[Connection, Na
             yield peer, None
 
 
+def claims_list(connection: Connection, invocation: Invocation) -> None:
+    """LIST of the final revision: a `kdbus_info` per claim to a name, or per connection, that the flags ask for.
+
+    There is no header; nothing to list is an empty result. Raises PoolFull or BadAddress. Reference:
+    final-revision.md, 4.7.
+    """
+    flags = invocation.get("flags")
+    who = invocation.caller.credentials()
+    behaviour = connection.behaviour
+    parts: list[bytes] = []
+    for peer in connection.bus.connections.values():
+        if peer.flags & abi.HELLO_MONITOR:
+            continue
+        claims = [claim for claim in _claims(peer) if claim.listed_by & flags]
+        if not claims and flags & abi.LIST_UNIQUE:
+            parts.append(struct.pack("<3Q", 24, peer.id, peer.flags))
+        for claim in claims:
+            if may_see_name(connection, who, claim.name):
+                name = owned_name(claim.name, claim_flags(behaviour, claim.flags, first=claim.first), behaviour)
+                parts.append(struct.pack("<3Q", 24 + len(name), peer.id, peer.flags) + name)
+    _publish(connection, invocation, b"".join(parts), "list_size")
+
+
+class _Claim(NamedTuple):
+    name: bytes
+    flags: int
+    first: bool
+    listed_by: int
+    """KDBUS_LIST_* flag that asks for it."""
+
+
+def _claims(peer: Connection) -> Iterator[_Claim]:
+    for name, entry in peer.names.items():
+        yield _Claim(name, entry.flags, True, abi.LIST_ACTIVATORS if peer.is_activator else abi.LIST_NAMES)
+    for waiter in peer.waiting_for:
+        yield _Claim(waiter.entry.name, waiter.flags, False, abi.LIST_QUEUED)
+    meant = peer.activator_of
+    if meant is not None and meant.owner is not peer:
+        yield _Claim(meant.name, abi.NAME_ACTIVATOR, False, abi.LIST_ACTIVATORS)
+
+
+def _wanted(invocation: Invocation) -> int:
+    """The metadata that a command asks for. Raises BadArgument for unknown ones."""
+    if "attach_flags" in invocation.command.struct.members:
+        return sanitize_attach_flags(invocation.get("attach_flags"))
+    return invocation.get("flags")
+
+
+def _reader(connection: Connection, invocation: Invocation) -> Ids:
+    """Whose namespaces the result is for: those of the connection, or of the thread that asks."""
+    return connection.ids if connection.behaviour.identity_of_opener else invocation.caller.ids
+
+
+def _find_by_id_or_name(connection: Connection, invocation: Invocation) -> Connection:
+    """Whom CONN_INFO is about: an id, or if that is 0 a name."""
+    wanted = invocation.get("id")
+    if wanted:
+        return _find_id(connection, invocation, wanted)
+    return _find_name(connection, invocation, required_name(invocation.items)).owner
+
+
+def _find_by_name_or_id(connection: Connection, invocation: Invocation) -> Connection:
+    """Whom CONN_INFO is about: a name, which must be that of the id if there is one; or an id."""
+    wanted = invocation.get("id")
+    if invocation.items:
+        peer = _find_name(connection, invocation, invocation.items[-1].text()).owner
+        if wanted not in (0, peer.id):
+            raise NoSuchName
+        return peer
+    if not wanted:
+        raise BadArgument
+    return _find_id(connection, invocation, wanted)
+
+
+def _find_name(connection: Connection, invocation: Invocation, name: bytes) -> NameEntry:
+    entry = connection.bus.names.find(name)
+    if entry is None or not may_see_name(connection, invocation.caller.credentials(), name):
+        raise NoSuchName
+    return entry
+
+
+def _find_id(connection: Connection, invocation: Invocation, wanted: int) -> Connection:
+    found = connection.bus.connections.get(wanted)
+    if found is None or not may_see(connection, invocation.caller.credentials(), found):
+        raise NoSuchConnection
+    return found
+
+
 def connection_info(connection: Connection, invocation: Invocation) -> None:
     """CONN_INFO: a `kdbus_info` about a connection, given by id or, with id 0, by a name that it owns.
 
     Raises BadItem or BadName (no usable name), NoSuchName or NoSuchConnection (also when it may not be seen),
     PoolFull, BadAddress.
     """
-    who = invocation.caller.credentials()
-    wanted = invocation.get("id")
-    if wanted == 0:
-        name = required_name(invocation.items)
-        entry = connection.bus.names.find(name)
-        if entry is None or not may_see_name(connection, who, name):
-            raise NoSuchName
-        peer = entry.owner
-    else:
-        found = connection.bus.connections.get(wanted)
-        if found is None or not may_see(connection, who, found):
-            raise NoSuchConnection
-        peer = found
-    flags = invocation.get("flags") & peer.attach_flags_send
+    behaviour = connection.behaviour
+    find = _find_by_name_or_id if behaviour.name_beats_id else _find_by_id_or_name
+    wanted = _wanted(invocation)
+    peer = find(connection, invocation)
+    flags = behaviour.grant.told(wanted, peer)
     current = ConnectionMetadata()
     current.collect(((name, entry.flags) for name, entry in peer.names.items()), peer.description, flags)
-    flags = connection.bus.domain.exported(flags)
-    items = peer.metadata.export(invocation.caller.ids, flags) + current.export(flags)
+    items = peer.metadata.export(_reader(connection, invocation), flags, behaviour.revision)
+    items += current.export(flags, behaviour)
     _publish(connection, invocation, struct.pack("<3Q", 24 + len(items), peer.id, peer.flags) + items, "info_size")
 
 
@@ -120,6 +207,10 @@ def bus_creator_info(connection: Connection, invocation: Invocation) -> None:
     """BUS_CREATOR_INFO: a `kdbus_info` with the bus's id, flags and name, and about who made it. Raises PoolFull,
     BadAddress."""
     bus = connection.bus
-    flags = bus.domain.exported(invocation.get("flags") & bus.attach_flags_owner)
-    items = item.build(abi.ITEM_MAKE_NAME, bus.name_bytes + b"\0") + bus.metadata.export(invocation.caller.ids, flags)
+    revision = connection.behaviour.revision
+    flags = _wanted(invocation) & bus.attach_flags_owner
+    if connection.behaviour.returns_required_flags:
+        flags = bus.domain.exported(flags)
+    items = revision.build(Kind.MAKE_NAME, bus.name_bytes + b"\0")
+    items += bus.metadata.export(_reader(connection, invocation), flags, revision)
     _publish(connection, invocation, struct.pack("<3Q", 24 + len(items), bus.id, bus.flags) + items, "info_size")

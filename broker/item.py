@@ -16,13 +16,13 @@ Reference: ipc/kdbus/item.c.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from broker import limits
 from broker.errors import BadDescriptor, BadItem, BadName, DuplicateItem, MissingItem, NameTooLong
-from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import align8
+from kdbus.abi.revision import Kind, Revision
 
 HEADER_SIZE = 16
 
@@ -33,7 +33,10 @@ class Item(NamedTuple):
     """One item as it stands in the caller's command: its type and its payload without padding."""
 
     type: int
+    """A `kdbus.abi.revision.Kind`, or a number that has none."""
     payload: bytes
+    padding: bytes = b""
+    """What stands between it and the next one, where that matters: up to 7 bytes."""
 
     def u64(self, index: int = 0) -> int:
         """The payload's 64-bit word number `index`."""
@@ -115,41 +118,58 @@ def _name_change(payload: bytes) -> None:
         _string(payload[32:])
 
 
-_CHECKS: dict[int, Callable[[bytes], None]] = {
-    abi.ITEM_PAYLOAD_VEC: _vector,
-    abi.ITEM_PAYLOAD_OFF: _vector,
-    abi.ITEM_PAYLOAD_MEMFD: _memfd,
-    abi.ITEM_FDS: _multiple_of_4,
-    abi.ITEM_CANCEL_FD: _exactly(4),
-    abi.ITEM_BLOOM_PARAMETER: _exactly(16),
-    abi.ITEM_BLOOM_FILTER: _bloom_filter,
-    abi.ITEM_CONN_DESCRIPTION: _node_name,
-    abi.ITEM_MAKE_NAME: _node_name,
-    abi.ITEM_ATTACH_FLAGS_SEND: _exactly(8),
-    abi.ITEM_ATTACH_FLAGS_RECV: _exactly(8),
-    abi.ITEM_ID: _exactly(8),
-    abi.ITEM_TIMESTAMP: _exactly(24),
-    abi.ITEM_CREDS: _exactly(32),
-    abi.ITEM_AUXGROUPS: _multiple_of_4,
-    abi.ITEM_NAME: _string,
-    abi.ITEM_DST_NAME: _string,
-    abi.ITEM_PID_COMM: _string,
-    abi.ITEM_TID_COMM: _string,
-    abi.ITEM_EXE: _string,
-    abi.ITEM_CMDLINE: _string,
-    abi.ITEM_CGROUP: _string,
-    abi.ITEM_SECLABEL: _string,
-    abi.ITEM_AUDIT: _exactly(8),
-    abi.ITEM_POLICY_ACCESS: _exactly(24),
-    abi.ITEM_NAME_ADD: _name_change,
-    abi.ITEM_NAME_REMOVE: _name_change,
-    abi.ITEM_NAME_CHANGE: _name_change,
-    abi.ITEM_ID_ADD: _exactly(16),
-    abi.ITEM_ID_REMOVE: _exactly(16),
-    abi.ITEM_REPLY_TIMEOUT: _exactly(0),
-    abi.ITEM_REPLY_DEAD: _exactly(0),
+def _multiple_of_8(payload: bytes) -> None:
+    if len(payload) % 8:
+        raise BadItem
+
+
+Checks = Mapping[int, Callable[[bytes], None]]
+
+VERSION3_CHECKS: Checks = {
+    Kind.PAYLOAD_VEC: _vector,
+    Kind.PAYLOAD_OFF: _vector,
+    Kind.PAYLOAD_MEMFD: _memfd,
+    Kind.FDS: _multiple_of_4,
+    Kind.CANCEL_FD: _exactly(4),
+    Kind.BLOOM_PARAMETER: _exactly(16),
+    Kind.BLOOM_FILTER: _bloom_filter,
+    Kind.CONN_DESCRIPTION: _node_name,
+    Kind.MAKE_NAME: _node_name,
+    Kind.ATTACH_FLAGS_SEND: _exactly(8),
+    Kind.ATTACH_FLAGS_RECV: _exactly(8),
+    Kind.ID: _exactly(8),
+    Kind.TIMESTAMP: _exactly(24),
+    Kind.CREDS: _exactly(32),
+    Kind.AUXGROUPS: _multiple_of_4,
+    Kind.NAME: _string,
+    Kind.DST_NAME: _string,
+    Kind.PID_COMM: _string,
+    Kind.TID_COMM: _string,
+    Kind.EXE: _string,
+    Kind.CMDLINE: _string,
+    Kind.CGROUP: _string,
+    Kind.SECLABEL: _string,
+    Kind.AUDIT: _exactly(8),
+    Kind.POLICY_ACCESS: _exactly(24),
+    Kind.NAME_ADD: _name_change,
+    Kind.NAME_REMOVE: _name_change,
+    Kind.NAME_CHANGE: _name_change,
+    Kind.ID_ADD: _exactly(16),
+    Kind.ID_REMOVE: _exactly(16),
+    Kind.REPLY_TIMEOUT: _exactly(0),
+    Kind.REPLY_DEAD: _exactly(0),
 }
-"""What the payload of each item type must look like. Types that are not named may carry anything."""
+"""What the payload of each kind must look like in version 3. Kinds that are not named may carry anything."""
+
+FINAL_CHECKS: Checks = {
+    **VERSION3_CHECKS,
+    Kind.NEGOTIATE: _multiple_of_8,
+    Kind.DST_ID: _exactly(8),
+    Kind.CREDS: _exactly(64),
+    # The original forgot to check this one, and read beyond the command (docs/differences.md).
+    Kind.PIDS: _exactly(24),
+}
+"""The same in the final revision."""
 
 
 def parse(data: bytes) -> list[Item]:
@@ -169,7 +189,7 @@ def parse(data: bytes) -> list[Item]:
         if size < HEADER_SIZE or size > end - position:
             raise BadItem
         payload = data[position + HEADER_SIZE : position + size]
-        check = _CHECKS.get(item_type)
+        check = VERSION3_CHECKS.get(item_type)
         if check is not None:
             check(payload)
         items.append(Item(item_type, payload))
@@ -187,10 +207,13 @@ def unique(items: list[Item], item_type: int) -> Item:
     return found[0]
 
 
-def build(item_type: int, payload: bytes) -> bytes:
-    """An item as bytes: header, payload, zeros up to a multiple of 8."""
-    size = HEADER_SIZE + len(payload)
-    return _HEADER.pack(size, item_type) + payload + bytes(-size & 7)
+def build_padded(revision: Revision, kind: Kind, payload: bytes, padding: bytes) -> bytes:
+    """The item with the padding that its sender gave it, as far as it goes; nothing where the revision has none."""
+    item = revision.build(kind, payload)
+    if padding and item:
+        start = HEADER_SIZE + len(payload)
+        return (item[:start] + padding + bytes(7))[: len(item)]
+    return item
 
 
 def padded_size(payload_size: int) -> int:

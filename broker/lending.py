@@ -18,11 +18,12 @@ from functools import cache, partial
 from broker.connection import Connection
 from broker.domain import Domain
 from broker.flow import replies_of
+from broker.inbox import PartedEntry
 from broker.message import Message, Part
 from broker.origin import Origins, timestamp_of
 from broker.outside import File
 from broker.queue import QueueEntry
-from broker.quota import User
+from broker.quota import Charge, QueueQuota, User
 from broker.reply import Reply
 from broker.send import Wait
 from kdbus.abi.layout import U64, signed64
@@ -135,7 +136,7 @@ def _entry_words(
         entry.name_id,
         U64 if entry.payload is None else entry.payload.offset,
         0 if entry.reply is None else replies[entry.reply],
-        U64 if entry.charge is None else user_number(entry.charge.user),
+        user_number(entry.charge.user) if isinstance(entry.charge, Charge) else U64,
         *origin,
         len(parts),
     ]
@@ -288,9 +289,11 @@ def _entry(
     if name_size:
         raw = b"".join(word.to_bytes(8, "little") for word in reader.take((name_size + 7) // 8))
         message.destination_name = raw[: name_size - 1]
-    entry = QueueEntry(message, None if payload == U64 else connection.pool.busy_slice(payload))
+    held = None if payload == U64 else connection.pool.busy_slice(payload)
+    entry = PartedEntry(message, held, connection.behaviour)
     message.drop()
     if user != U64:
+        assert isinstance(connection.quota, QueueQuota)
         entry.charge = connection.quota.record(users[user])
     if reply:
         entry.reply = replies[reply].hold()

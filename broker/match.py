@@ -21,11 +21,12 @@ from functools import reduce
 from operator import and_
 from typing import TYPE_CHECKING, NamedTuple
 
-from broker import bounds, limits
+from broker import bounds
 from broker.errors import BadItem, BadName, BloomSizeMismatch, NoSuchMatch, TooManyMatches
 from broker.item import Item
 from broker.names import is_valid_name
 from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import Kind
 
 if TYPE_CHECKING:
     from broker.connection import Connection
@@ -77,6 +78,20 @@ class SourceIdRule:
 
 
 @dataclass(frozen=True, slots=True)
+class DestinationIdRule:
+    """The message is addressed to that id, as it was sent: a broadcast to the highest, one to a name to 0."""
+
+    id: int
+
+    @property
+    def trait(self) -> Trait | None:
+        return None
+
+    def holds(self, message: Message, source: Connection) -> bool:
+        return self.id in (message.destination, abi.MATCH_ANY_ID)
+
+
+@dataclass(frozen=True, slots=True)
 class SourceNameRule:
     """The message comes from the owner of the name."""
 
@@ -114,7 +129,7 @@ class NotificationRule:
         )
 
 
-Rule = BloomRule | SourceIdRule | SourceNameRule | NotificationRule
+Rule = BloomRule | SourceIdRule | DestinationIdRule | SourceNameRule | NotificationRule
 
 
 def _specific(number: int) -> int | None:
@@ -133,21 +148,23 @@ def parse_rule(entry: Item, bloom_size: int) -> Rule:
 
     Raises BloomSizeMismatch, BadName, or BadItem for a type that is no rule.
     """
-    if entry.type == abi.ITEM_BLOOM_MASK:
+    if entry.type == Kind.BLOOM_MASK:
         return _bloom_rule(entry.payload, bloom_size)
-    if entry.type == abi.ITEM_NAME:
+    if entry.type == Kind.NAME:
         if not is_valid_name(entry.text(), wildcard=False):
             raise BadName
         return SourceNameRule(entry.text())
-    if entry.type == abi.ITEM_ID:
+    if entry.type == Kind.ID:
         return SourceIdRule(entry.u64())
-    if entry.type in (abi.ITEM_NAME_ADD, abi.ITEM_NAME_REMOVE, abi.ITEM_NAME_CHANGE):
+    if entry.type == Kind.DST_ID:
+        return DestinationIdRule(entry.u64())
+    if entry.type in (Kind.NAME_ADD, Kind.NAME_REMOVE, Kind.NAME_CHANGE):
         # struct kdbus_notify_name_change: old id, old flags, new id, new flags, name
         name = entry.payload[32:].rstrip(b"\0") if len(entry.payload) > 32 else None
         return NotificationRule(entry.type, _specific(entry.u64(0)), _specific(entry.u64(2)), name)
-    if entry.type == abi.ITEM_ID_ADD:
+    if entry.type == Kind.ID_ADD:
         return NotificationRule(entry.type, None, _specific(entry.u64()), None)
-    if entry.type == abi.ITEM_ID_REMOVE:
+    if entry.type == Kind.ID_REMOVE:
         return NotificationRule(entry.type, _specific(entry.u64()), None, None)
     raise BadItem
 
@@ -215,7 +232,7 @@ class MatchDatabase:
         added = Match(cookie, Rules(items, bloom_size))
         gone = self._of(cookie) if replace else []
         wanted = [*(match for match in self._matches if not (replace and match.cookie == cookie)), added]
-        if len(wanted) > limits.MATCHES_PER_CONNECTION:
+        if len(wanted) > self._connection.behaviour.matches_per_connection:
             raise TooManyMatches
         if sum(len(match.rules) for match in wanted) > bounds.RULES_PER_CONNECTION:
             raise TooManyMatches

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from broker import item, limits
+from broker.behaviour import Behaviour
 from broker.command import Invocation, check_flags
 from broker.errors import (
     BadAddress,
@@ -31,6 +32,7 @@ from broker.errors import (
     BadItem,
     BadMessage,
     BadName,
+    BeyondFile,
     BloomNotAligned,
     BloomSizeMismatch,
     CommandChanged,
@@ -45,12 +47,13 @@ from broker.errors import (
     TooManyItems,
 )
 from broker.item import Item
-from broker.metadata import ConnectionMetadata, ProcessMetadata
+from broker.metadata import ConnectionMetadata, ProcessMetadata, claim_flags
 from broker.names import is_valid_name
 from broker.outside import Caller, File
-from broker.pool import Pool, Slice
+from broker.pool import Slice
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64, signed64
+from kdbus.abi.revision import Kind
 
 _HEADER = struct.Struct("<8Q")
 _VECTOR_ITEM_SIZE = item.padded_size(16)
@@ -79,6 +82,20 @@ class About:
     old_id: int | None = None
     new_id: int | None = None
     name: bytes | None = None
+    flags: tuple[int, ...] = ()
+    """KDBUS_HELLO_* of a connection; KDBUS_NAME_* before and after of a name."""
+
+    def payload(self, behaviour: Behaviour) -> bytes:
+        """What the item says to a receiver of that behaviour."""
+        if self.name is not None:
+            old, new = (claim_flags(behaviour, flags) if who else 0 for who, flags in self._sides())
+            return struct.pack("<4Q", self.old_id or 0, old, self.new_id or 0, new) + self.name + b"\0"
+        if self.flags:
+            return struct.pack("<QQ", self.new_id if self.old_id is None else self.old_id, self.flags[0])
+        return b""
+
+    def _sides(self) -> tuple[tuple[int | None, int], tuple[int | None, int]]:
+        return (self.old_id, self.flags[0]), (self.new_id, self.flags[1])
 
 
 class Message:
@@ -91,11 +108,12 @@ class Message:
         "connection",
         "cookie",
         "copy",
+        "copy_offset",
         "destination",
         "destination_name",
-        "extra",
         "files",
         "flags",
+        "items",
         "name_id",
         "notification",
         "parts",
@@ -121,8 +139,8 @@ class Message:
         self.sequence = 0
         self.destination_name: bytes | None = None
         self.name_id = 0
-        self.extra = b""
-        """For notifications: their one item."""
+        self.items: list[Item] = []
+        """The items as they were sent."""
         self.notification: About | None = None
         self.bloom_filter: int | None = None
         self.bloom_generation = 0
@@ -132,7 +150,8 @@ class Message:
         self.payload_size = 0
         """Sum of the sizes of `pieces`."""
         self.copy: Slice | None = None
-        """While it is being sent: the first copy of them, held."""
+        """While it is being sent: the slice with the first copy of them, held, at `copy_offset` within it."""
+        self.copy_offset = 0
         self.files: list[File] = []
         self.process = ProcessMetadata()
         self.connection = ConnectionMetadata()
@@ -153,17 +172,24 @@ class Message:
             for file in self.files:
                 file.close()
 
-    def copy_to(self, pool: Pool, caller: Caller) -> Slice:
-        """The `pieces` of the sender `caller` as a slice of `pool`, held once.
+    def copy_to(self, slice_: Slice, offset: int, caller: Caller | None) -> None:
+        """Copy the `pieces` of the sender `caller` into the slice, from `offset` on.
 
         They are read once: all receivers get the same, whatever other threads of the sender do to it meanwhile. Raises
-        what `Pool.copy_from` raises.
+        BadAddress, and has then released the slice.
         """
+        memory = slice_.pool.memory
+        place = slice_.offset + offset
         if self.copy is not None:
-            return pool.copy_of(self.copy, self.payload_size)
-        slice_ = pool.copy_from(caller, self.pieces, self.payload_size)
-        self.copy = slice_.hold()
-        return slice_
+            source = self.copy.offset + self.copy_offset
+            memory.copy(place, self.copy.pool.memory, source, self.payload_size)
+        elif caller is not None:
+            try:
+                caller.copy(memory, place, self.pieces)
+            except BaseException:
+                slice_.release()
+                raise
+            self.copy, self.copy_offset = slice_.hold(), offset
 
     def sent(self) -> None:
         """It has been sent to all: the first copy is its receiver's alone."""
@@ -174,6 +200,18 @@ class Message:
     @property
     def is_broadcast(self) -> bool:
         return self.destination == abi.DESTINATION_BROADCAST
+
+    def described(self) -> list[Item]:
+        """The items as they were sent, or, where they were not kept, others that say the same."""
+        if self.items or not (self.parts or self.destination_name):
+            return self.items
+        found = [] if self.destination_name is None else [Item(Kind.DST_NAME, self.destination_name + b"\0")]
+        for part in self.parts:
+            if part.file is None:
+                found.append(Item(Kind.PAYLOAD_VEC, struct.pack("<2Q", part.size, 0)))
+            else:
+                found.append(Item(Kind.PAYLOAD_MEMFD, struct.pack("<2QiI", part.start, part.size, -1, 0)))
+        return found
 
     def items_size(self) -> int:
         """Bytes that destination name, payload and descriptors take as items at the receiver."""
@@ -211,6 +249,7 @@ def from_command(invocation: Invocation, source_id: int, bloom_size: int) -> Mes
     elif invocation.get("flags") & abi.SEND_SYNC_REPLY:
         raise BadArgument
     message = Message(destination, source_id, payload_type)
+    message.items = items
     message.flags = flags
     message.priority = signed64(priority)
     message.cookie = cookie
@@ -249,15 +288,15 @@ def _scan(message: Message, items: list[Item], caller: Caller, bloom_size: int) 
             if current.type in seen:
                 raise DuplicateItem
             seen.add(current.type)
-        if current.type == abi.ITEM_PAYLOAD_VEC:
-            vector_size = _add_vector(message, current, vector_size)
-        elif current.type == abi.ITEM_PAYLOAD_MEMFD:
-            _add_memfd(message, current, caller)
-        elif current.type == abi.ITEM_FDS:
+        if current.type == Kind.PAYLOAD_VEC:
+            vector_size = add_vector(message, current, vector_size)
+        elif current.type == Kind.PAYLOAD_MEMFD:
+            add_memfd(message, current, caller)
+        elif current.type == Kind.FDS:
             _add_files(message, current, caller)
-        elif current.type == abi.ITEM_BLOOM_FILTER:
-            _set_bloom_filter(message, current, bloom_size)
-        elif current.type == abi.ITEM_DST_NAME:
+        elif current.type == Kind.BLOOM_FILTER:
+            set_bloom_filter(message, current, bloom_size)
+        elif current.type == Kind.DST_NAME:
             if not is_valid_name(current.text(), wildcard=False):
                 raise BadName
             message.destination_name = current.text()
@@ -274,7 +313,7 @@ def _scan(message: Message, items: list[Item], caller: Caller, bloom_size: int) 
         raise BadMessage
 
 
-_ONCE = frozenset((abi.ITEM_FDS, abi.ITEM_BLOOM_FILTER, abi.ITEM_DST_NAME))
+_ONCE = frozenset((Kind.FDS, Kind.BLOOM_FILTER, Kind.DST_NAME))
 
 
 def _add_piece(message: Message, address: int, size: int) -> None:
@@ -283,7 +322,7 @@ def _add_piece(message: Message, address: int, size: int) -> None:
         message.payload_size += size
 
 
-def _add_vector(message: Message, current: Item, vector_size: int) -> int:
+def add_vector(message: Message, current: Item, vector_size: int) -> int:
     """PAYLOAD_VEC: a piece of memory, or with a null pointer so many zeros, of which only `size % 8` are stored.
 
     The rest of the zeros is left to the receiver, which sees the offset ~0. The stored ones keep the alignment of
@@ -301,11 +340,11 @@ def _add_vector(message: Message, current: Item, vector_size: int) -> int:
     return vector_size + size
 
 
-def _add_memfd(message: Message, current: Item, caller: Caller) -> None:
+def add_memfd(message: Message, current: Item, caller: Caller) -> None:
     """PAYLOAD_MEMFD: a range of a sealed memfd; `size % 8` zeros are stored in the pool.
 
-    EMSGSIZE if the range overflows, EBADF for no file or past its end, EMEDIUMTYPE for a file that has no seals,
-    ETXTBSY if one is missing.
+    EMSGSIZE if the range overflows, EBADF for no file, BeyondFile past its end, EMEDIUMTYPE for a file that has no
+    seals, ETXTBSY if one is missing.
     """
     start, size = current.u64(0), current.u64(1)
     if start + size > U64:
@@ -322,7 +361,7 @@ def _add_memfd(message: Message, current: Item, caller: Caller) -> None:
     if seals & _ALL_SEALS != _ALL_SEALS:
         raise NotSealed
     if start + size > file.size:
-        raise BadDescriptor
+        raise BeyondFile
 
 
 def _add_files(message: Message, current: Item, caller: Caller) -> None:
@@ -342,7 +381,7 @@ def _add_files(message: Message, current: Item, caller: Caller) -> None:
             raise DescriptorNotPassable
 
 
-def _set_bloom_filter(message: Message, current: Item, bloom_size: int) -> None:
+def set_bloom_filter(message: Message, current: Item, bloom_size: int) -> None:
     """BLOOM_FILTER: generation, then the bits. EFAULT unless a multiple of 8 bytes, EDOM unless the bus's size."""
     size = len(current.payload) - 8
     if size % 8:

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 
-from broker import item
+from broker.behaviour import Behaviour
 from broker.errors import BadArgument
 from broker.item import Item
 from broker.outside import INVALID_ID, Caller, Capabilities, Clock, Credentials, Ids, Pid, Process
+from kdbus.abi import final
 from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import Kind, Revision
 
 PROCESS_FLAGS = (
     abi.ATTACH_CREDS
@@ -108,11 +111,11 @@ class ProcessMetadata:
     def fake(self, caller: Caller, creds: bytes | None, pids: bytes | None, label: bytes | None) -> None:
         """Take what a privileged program claims instead, resolved in its own namespaces.
 
-        `creds`: eight 32-bit ids, all ones for "none"; `pids`: three 64-bit numbers, 0 for "none". Raises BadArgument
-        for ids that are not mapped and processes that do not exist.
+        `creds`: eight ids of 32 or 64 bits, 2^32 - 1 for "none"; `pids`: three 64-bit numbers, 0 for "none". Raises
+        BadArgument for ids that are not mapped and processes that do not exist.
         """
         if creds is not None:
-            numbers = struct.unpack("<8I", creds)
+            numbers = struct.unpack("<8I" if len(creds) == 32 else "<8Q", creds)
             uid, euid, suid, fsuid = (_make_id(caller.ids.make_uid, number) for number in numbers[:4])
             gid, egid, sgid, fsgid = (_make_id(caller.ids.make_gid, number) for number in numbers[4:])
             self.credentials = Credentials(uid, euid, suid, fsuid, gid, egid, sgid, fsgid)
@@ -126,46 +129,50 @@ class ProcessMetadata:
             self.valid |= abi.ATTACH_SECLABEL
         self.collected |= self.valid
 
-    def export(self, ids: Ids, mask: int) -> bytes:
+    def export(self, ids: Ids, mask: int, revision: Revision, *, blank_capabilities: bool = False) -> bytes:
         """The items that `mask` asks for and that are known, for a reader whose namespaces are `ids`.
 
         - users and groups that the reader's user namespace does not map show as the overflow ids;
         - processes that its pid namespace does not see show as 0;
         - capabilities are left out unless both are in the same user namespace, as sets of one mean nothing in
-          another;
+          another; or they are empty then (`blank_capabilities`);
         - the executable is left out unless both have the same root directory.
         """
         mask &= self.valid
-        if self.capabilities is None or self.capabilities.user_namespace != ids.user_namespace:
-            mask &= ~abi.ATTACH_CAPS
+        capabilities = self.capabilities
+        if capabilities is not None and capabilities.user_namespace != ids.user_namespace:
+            capabilities = replace(capabilities, inheritable=0, permitted=0, effective=0, bounding=0)
+            if not blank_capabilities:
+                mask &= ~abi.ATTACH_CAPS
         if mask & abi.ATTACH_EXE and self.root_directory != ids.root_directory:
             mask &= ~abi.ATTACH_EXE
         if not mask:
             return b""
         parts: list[bytes] = []
+        word = "I" if revision.structs["kdbus_creds"].size == 32 else "Q"
         if mask & abi.ATTACH_CREDS:
             who = self.credentials
             users = (_keep(ids.from_uid, uid, ids.overflow_uid) for uid in (who.uid, who.euid, who.suid, who.fsuid))
             groups = (_keep(ids.from_gid, gid, ids.overflow_gid) for gid in (who.gid, who.egid, who.sgid, who.fsgid))
-            parts.append(item.build(abi.ITEM_CREDS, struct.pack("<8I", *users, *groups)))
+            parts.append(revision.build(Kind.CREDS, struct.pack("<8" + word, *users, *groups)))
         if mask & abi.ATTACH_PIDS:
             numbers = (pid.number_in(ids.pid_namespace) for pid in self.pids)
-            parts.append(item.build(abi.ITEM_PIDS, struct.pack("<3Q", *numbers)))
+            parts.append(revision.build(Kind.PIDS, struct.pack("<3Q", *numbers)))
         if mask & abi.ATTACH_AUXGROUPS:
             local = [_munge(ids.from_gid(gid), ids.overflow_gid) for gid in self.credentials.groups]
-            parts.append(item.build(abi.ITEM_AUXGROUPS, struct.pack(f"<{len(local)}I", *local)))
+            parts.append(revision.build(Kind.AUXGROUPS, struct.pack(f"<{len(local)}{word}", *local)))
         for flag, item_type in _STRING_ITEMS:
             if mask & flag:
-                parts.append(item.build(item_type, self.strings[flag] + b"\0"))
-        if mask & abi.ATTACH_CAPS and self.capabilities is not None:
-            parts.append(item.build(abi.ITEM_CAPS, _pack_capabilities(self.capabilities)))
+                parts.append(revision.build(item_type, self.strings[flag] + b"\0"))
+        if mask & abi.ATTACH_CAPS and capabilities is not None:
+            parts.append(revision.build(Kind.CAPS, _pack_capabilities(capabilities)))
         if mask & abi.ATTACH_SECLABEL:
-            parts.append(item.build(abi.ITEM_SECLABEL, self.strings[abi.ATTACH_SECLABEL] + b"\0"))
+            parts.append(revision.build(Kind.SECLABEL, self.strings[abi.ATTACH_SECLABEL] + b"\0"))
         if mask & abi.ATTACH_AUDIT:
             session, login = self.audit
             local_login = ids.from_uid(login)
             packed = struct.pack("<2I", session, INVALID_ID if local_login is None else local_login)
-            parts.append(item.build(abi.ITEM_AUDIT, packed))
+            parts.append(revision.build(Kind.AUDIT, packed))
         return b"".join(parts)
 
 
@@ -178,7 +185,8 @@ class ConnectionMetadata:
     def __init__(self) -> None:
         self.collected = 0
         self.valid = 0
-        self.names = b""
+        self.names: tuple[tuple[bytes, int], ...] = ()
+        """(name, KDBUS_NAME_* flags of the claim)."""
         self.description = b""
         self.timestamp = b""
 
@@ -194,7 +202,7 @@ class ConnectionMetadata:
         missing = flags & ~self.collected
         if missing & abi.ATTACH_NAMES:
             self.collected |= abi.ATTACH_NAMES
-            self.names = b"".join(owned_name(name, name_flags) for name, name_flags in names)
+            self.names = tuple(names)
             if self.names:
                 self.valid |= abi.ATTACH_NAMES
         if missing & abi.ATTACH_CONN_DESCRIPTION:
@@ -203,30 +211,41 @@ class ConnectionMetadata:
                 self.description = description
                 self.valid |= abi.ATTACH_CONN_DESCRIPTION
 
-    def export(self, mask: int) -> bytes:
+    def export(self, mask: int, behaviour: Behaviour) -> bytes:
         """The items that `mask` asks for and that are known."""
         mask &= self.valid
         parts: list[bytes] = []
         if mask & abi.ATTACH_NAMES:
-            parts.append(self.names)
+            parts += (owned_name(name, claim_flags(behaviour, flags), behaviour) for name, flags in self.names)
         if mask & abi.ATTACH_CONN_DESCRIPTION:
-            parts.append(item.build(abi.ITEM_CONN_DESCRIPTION, self.description + b"\0"))
+            parts.append(behaviour.revision.build(Kind.CONN_DESCRIPTION, self.description + b"\0"))
         if mask & abi.ATTACH_TIMESTAMP:
-            parts.append(item.build(abi.ITEM_TIMESTAMP, self.timestamp))
+            parts.append(behaviour.revision.build(Kind.TIMESTAMP, self.timestamp))
         return b"".join(parts)
 
 
-def owned_name(name: bytes, flags: int) -> bytes:
-    """A KDBUS_ITEM_OWNED_NAME: KDBUS_NAME_* flags (64 bits), then the name."""
-    return item.build(abi.ITEM_OWNED_NAME, struct.pack("<Q", flags) + name + b"\0")
+def owned_name(name: bytes, flags: int, behaviour: Behaviour) -> bytes:
+    """An OWNED_NAME: KDBUS_NAME_* flags (64 bits), then the name."""
+    return behaviour.revision.build(Kind.OWNED_NAME, struct.pack("<Q", flags) + name + b"\0")
 
 
 def faked_items(items: list[Item]) -> tuple[bytes | None, bytes | None, bytes | None]:
     """What a HELLO claims: the payloads of its CREDS and PIDS items and its label; the last of each counts."""
     found = {entry.type: entry for entry in items}
-    creds, pids, label = (found.get(kind) for kind in (abi.ITEM_CREDS, abi.ITEM_PIDS, abi.ITEM_SECLABEL))
+    creds, pids, label = (found.get(kind) for kind in (Kind.CREDS, Kind.PIDS, Kind.SECLABEL))
     return creds and creds.payload, pids and pids.payload, label and label.text()
 
+
+def claim_flags(behaviour: Behaviour, flags: int, *, first: bool = True) -> int:
+    """The flags of a claim to a name as a reader of that behaviour sees them; `first`: it owns the name now."""
+    if not behaviour.claim_states:
+        return flags
+    kept = flags & (abi.NAME_ALLOW_REPLACEMENT | abi.NAME_QUEUE | abi.NAME_ACTIVATOR)
+    return kept | (NAME_PRIMARY if first else abi.NAME_IN_QUEUE)
+
+
+NAME_PRIMARY = final.CONSTANTS["KDBUS_NAME_PRIMARY"]
+NAME_ACQUIRED = final.CONSTANTS["KDBUS_NAME_ACQUIRED"]
 
 _NOBODY = Credentials(*(INVALID_ID,) * 8)
 
@@ -240,11 +259,11 @@ _STRINGS: tuple[tuple[int, Callable[[Process], bytes | None]], ...] = (
 )
 
 _STRING_ITEMS = (
-    (abi.ATTACH_TID_COMM, abi.ITEM_TID_COMM),
-    (abi.ATTACH_PID_COMM, abi.ITEM_PID_COMM),
-    (abi.ATTACH_EXE, abi.ITEM_EXE),
-    (abi.ATTACH_CMDLINE, abi.ITEM_CMDLINE),
-    (abi.ATTACH_CGROUP, abi.ITEM_CGROUP),
+    (abi.ATTACH_TID_COMM, Kind.TID_COMM),
+    (abi.ATTACH_PID_COMM, Kind.PID_COMM),
+    (abi.ATTACH_EXE, Kind.EXE),
+    (abi.ATTACH_CMDLINE, Kind.CMDLINE),
+    (abi.ATTACH_CGROUP, Kind.CGROUP),
 )
 
 

@@ -10,6 +10,10 @@ to the implementer that takes the name, and what it has not read comes back with
 Every acquisition of a new name by anybody gets a serial number, the *name id*, so that messages can be moved by the
 name that they were addressed to.
 
+What a claim to a name is, changed in the final revision: there, asking again changes the claim that one has, instead of
+failing or adding a second one; a replaced owner that waits becomes the next; an activator gives up only messages to
+the name. Which of the two holds is the revision of the connection that asks (`Behaviour.one_claim_per_name`).
+
 Two rules of the original are mended here (docs/differences.md): there, messages never came back to the activator, as
 the name id was not kept with the message; and a connection that waits for a name that it has come to own made the
 kernel loop for ever.
@@ -20,12 +24,13 @@ Reference: ipc/kdbus/names.c, `kdbus_conn_move_messages` in connection.c.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from broker import bounds, limits
-from broker.errors import BadArgument, KdbusError, NameAlreadyOwned, NameTaken, NoSuchName, TooManyNames
+from broker.errors import BadArgument, KdbusError, NameAlreadyOwned, NameTaken, NoSuchName, NotNameOwner, TooManyNames
 from broker.item import DIGITS, LETTERS
 from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import Kind
 
 if TYPE_CHECKING:
     from broker.bus import Bus
@@ -83,6 +88,20 @@ class NameEntry:
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
 
 
+class Claim(NamedTuple):
+    """What NAME_ACQUIRE has led to: the flags that are kept; whether the name is owned, waited for, or neither (None);
+    and whether that is new."""
+
+    flags: int
+    owned: bool | None
+    new: bool
+
+
+def _place(connection: Connection, entry: NameEntry | None) -> Waiter | None:
+    """The place of the connection in the queue for a name, if it has one."""
+    return next((waiter for waiter in connection.waiting_for if waiter.entry is entry), None)
+
+
 class NameRegistry:
     """The names of one bus.
 
@@ -99,10 +118,9 @@ class NameRegistry:
         """The entry of a name that is owned."""
         return self._entries.get(name)
 
-    def acquire(self, connection: Connection, name: bytes, flags: int) -> int:
-        """Give `connection` the name, or a place in its queue.
-
-        Returns `flags`, with KDBUS_NAME_IN_QUEUE if it waits now. Raises NameAlreadyOwned, NameTaken, TooManyNames (it
+    def acquire(self, connection: Connection, name: bytes, flags: int) -> Claim:
+        """Give `connection` the name, or a place in its queue, and say what it has now. Raises NameAlreadyOwned,
+        NameTaken, TooManyNames (it
         has too many places already), BadArgument (an activator has one name only), or PoolFull when the activator's
         messages do not fit into the new owner's pool.
         """
@@ -111,29 +129,43 @@ class NameRegistry:
         finally:
             self._bus.notifications.flush()
 
-    def _acquire(self, connection: Connection, name: bytes, flags: int) -> int:
+    def _acquire(self, connection: Connection, name: bytes, flags: int) -> Claim:
         entry = self._entries.get(name)
+        one_claim = connection.behaviour.one_claim_per_name
+        kept = flags & connection.behaviour.stored_name_flags
+        waiter = _place(connection, entry) if one_claim else None
+        if waiter is not None:
+            waiter.flags = kept
         if entry is None:
-            self._create(connection, name, flags)
+            self._create(connection, name, kept)
         elif entry.owner is connection:
-            raise NameAlreadyOwned
+            if not one_claim or connection.is_activator:
+                raise NameAlreadyOwned
+            entry.flags = kept
+            return Claim(kept, owned=True, new=False)
         elif connection.is_activator:
             self._add_activator(connection, entry)
         elif entry.flags & abi.NAME_ACTIVATOR and entry.activator is not None:
-            connection.take_messages(entry.activator, None)
-            self._change_owner(entry, connection, flags)
+            connection.take_messages(entry.activator, entry.id if one_claim else None)
+            self._change_owner(entry, connection, kept)
         elif flags & abi.NAME_REPLACE_EXISTING and entry.flags & abi.NAME_ALLOW_REPLACEMENT:
+            if waiter is not None:
+                self._dequeue(waiter)
             if entry.flags & abi.NAME_QUEUE and len(entry.owner.waiting_for) < bounds.WAITING_PER_CONNECTION:
-                self._enqueue(entry.owner, entry, entry.flags)
-            self._change_owner(entry, connection, flags)
+                self._enqueue(entry.owner, entry, entry.flags, first=one_claim)
+            self._change_owner(entry, connection, kept)
         elif flags & abi.NAME_QUEUE:
-            if len(connection.waiting_for) >= bounds.WAITING_PER_CONNECTION:
-                raise TooManyNames
-            self._enqueue(connection, entry, flags)
-            return flags | abi.NAME_IN_QUEUE
+            if waiter is None:
+                if len(connection.waiting_for) >= bounds.WAITING_PER_CONNECTION:
+                    raise TooManyNames
+                self._enqueue(connection, entry, kept)
+            return Claim(kept, owned=False, new=waiter is None)
+        elif waiter is not None:
+            self._dequeue(waiter)
+            return Claim(kept, owned=None, new=False)
         else:
             raise NameTaken
-        return flags
+        return Claim(kept, owned=True, new=True)
 
     def _create(self, connection: Connection, name: bytes, flags: int) -> None:
         if connection.is_activator and connection.activator_of is not None:
@@ -145,7 +177,7 @@ class NameRegistry:
             connection.activator_of = entry
         self._entries[name] = entry
         connection.names[name] = entry
-        self._bus.notifications.name_change(abi.ITEM_NAME_ADD, (0, 0), (connection.id, flags), name)
+        self._bus.notifications.name_change(Kind.NAME_ADD, (0, 0), (connection.id, flags), name)
 
     def _add_activator(self, connection: Connection, entry: NameEntry) -> None:
         """An activator comes for a name that has an owner: it will get the name when that one goes."""
@@ -156,10 +188,14 @@ class NameRegistry:
         if entry.activator is None:
             entry.activator = connection
             connection.activator_of = entry
+        elif connection.behaviour.one_claim_per_name:
+            raise NameTaken
 
-    def _enqueue(self, connection: Connection, entry: NameEntry, flags: int) -> None:
+    def _enqueue(self, connection: Connection, entry: NameEntry, flags: int, *, first: bool = False) -> None:
         waiter = Waiter(connection, entry, flags)
         entry.waiters[waiter] = None
+        if first:
+            entry.waiters.move_to_end(waiter, last=False)
         connection.waiting_for[waiter] = None
 
     def _dequeue(self, waiter: Waiter) -> None:
@@ -168,14 +204,14 @@ class NameRegistry:
 
     def _change_owner(self, entry: NameEntry, owner: Connection, flags: int) -> None:
         self._bus.notifications.name_change(
-            abi.ITEM_NAME_CHANGE, (entry.owner.id, entry.flags), (owner.id, flags), entry.name
+            Kind.NAME_CHANGE, (entry.owner.id, entry.flags), (owner.id, flags), entry.name
         )
         del entry.owner.names[entry.name]
         entry.owner, entry.flags = owner, flags
         owner.names[entry.name] = entry
 
     def release(self, connection: Connection, name: bytes) -> None:
-        """Give the name up, or the first place in its queue. Raises NoSuchName.
+        """Give the name up, or the first place in its queue. Raises NoSuchName or NotNameOwner.
 
         If the name goes back to an activator whose pool cannot take the messages, PoolFull, and the name stays.
         """
@@ -192,7 +228,7 @@ class NameRegistry:
             if waiter.entry is entry:
                 self._dequeue(waiter)
                 return
-        raise NoSuchName
+        raise NotNameOwner
 
     def _release(self, entry: NameEntry) -> None:
         while entry.waiters:
@@ -205,7 +241,7 @@ class NameRegistry:
             entry.activator.take_messages(entry.owner, entry.id)
             self._change_owner(entry, entry.activator, abi.NAME_ACTIVATOR)
             return
-        self._bus.notifications.name_change(abi.ITEM_NAME_REMOVE, (entry.owner.id, entry.flags), (0, 0), entry.name)
+        self._bus.notifications.name_change(Kind.NAME_REMOVE, (entry.owner.id, entry.flags), (0, 0), entry.name)
         del entry.owner.names[entry.name]
         del self._entries[entry.name]
 

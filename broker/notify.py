@@ -3,7 +3,8 @@
 
 A connection came or went, a name changed hands: broadcast to those whose matches fit and whose policy lets them know.
 A reply came too late, or will never come: sent to the one connection that waits for it. Each is a message from id 0
-with payload type 0 and exactly one item, whose size, unlike that of other items, is rounded up to 8.
+with payload type 0 and exactly one item. Until the final revision that item's size, unlike that of others, is rounded
+up to 8, and the message has no flags; there, broadcasts have the flag SIGNAL.
 
 Notifications are collected while a command runs and *flushed* at its end, so that nobody sees one of a change that is
 still going on; they get their sequence number and timestamp then. Reference: ipc/kdbus/notify.c.
@@ -11,12 +12,11 @@ still going on; they get their sequence number and timestamp then. Reference: ip
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
-from broker import item
 from broker.message import About, Message
 from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import Kind
 
 if TYPE_CHECKING:
     from broker.bus import Bus
@@ -31,29 +31,28 @@ class Notifications:
 
     def id_change(self, item_type: int, connection_id: int, flags: int) -> None:
         """ID_ADD or ID_REMOVE: a connection with these KDBUS_HELLO_* flags came or went."""
-        added = item_type == abi.ITEM_ID_ADD
-        about = About(item_type, old_id=None if added else connection_id, new_id=connection_id if added else None)
-        self._add(abi.DESTINATION_BROADCAST, about, struct.pack("<QQ", connection_id, flags))
+        added = item_type == Kind.ID_ADD
+        old, new = (None, connection_id) if added else (connection_id, None)
+        about = About(item_type, old, new, flags=(flags,))
+        self._add(abi.DESTINATION_BROADCAST, about)
 
     def name_change(self, item_type: int, old: tuple[int, int], new: tuple[int, int], name: bytes) -> None:
         """NAME_ADD, NAME_REMOVE or NAME_CHANGE; `old` and `new` are (connection id, KDBUS_NAME_* flags), zeros for
         none."""
-        about = About(item_type, old[0], new[0], name)
-        self._add(abi.DESTINATION_BROADCAST, about, struct.pack("<4Q", *old, *new) + name + b"\0")
+        self._add(abi.DESTINATION_BROADCAST, About(item_type, old[0], new[0], name, (old[1], new[1])))
 
     def reply_timeout(self, requester_id: int, cookie: int) -> None:
         """The reply to `cookie` did not come in time."""
-        self._add(requester_id, About(abi.ITEM_REPLY_TIMEOUT), b"", cookie)
+        self._add(requester_id, About(Kind.REPLY_TIMEOUT), cookie)
 
     def reply_dead(self, requester_id: int, cookie: int) -> None:
         """The reply to `cookie` will never come."""
-        self._add(requester_id, About(abi.ITEM_REPLY_DEAD), b"", cookie)
+        self._add(requester_id, About(Kind.REPLY_DEAD), cookie)
 
-    def _add(self, destination: int, about: About, payload: bytes, cookie: int = 0) -> None:
+    def _add(self, destination: int, about: About, cookie: int = 0) -> None:
         message = Message(destination, abi.SOURCE_KERNEL, abi.PAYLOAD_KERNEL)
         message.timeout_or_cookie_reply = cookie
         message.notification = about
-        message.extra = item.build(about.type, payload + bytes(-len(payload) & 7))
         self._pending.append(message)
 
     def flush(self) -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from broker.metadata import ConnectionMetadata, ProcessMetadata
 from broker.outside import Credentials, Ids
+from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Origins:
 def shown(message: Message, ids: Ids, attach_flags: int) -> bytes:
     """The items of its origin, so without the timestamp, that a receiver with `ids` and `attach_flags` is shown."""
     without = attach_flags & ~abi.ATTACH_TIMESTAMP
-    return message.process.export(ids, without) + message.connection.export(without)
+    return message.process.export(ids, without, VERSION3.revision) + message.connection.export(without, VERSION3)
 
 
 def timestamp_of(connection: ConnectionMetadata) -> tuple[int, int] | None:

@@ -137,6 +137,10 @@ class Ids(Protocol):
         """The global number of the local `gid`; None if it is not mapped."""
         ...
 
+    def kept(self) -> Ids:
+        """The same, usable when the thread is gone."""
+        ...
+
     @property
     def overflow_uid(self) -> int:
         """What an unmapped user is shown as (/proc/sys/kernel/overflowuid)."""

@@ -22,6 +22,7 @@ from broker.item import Item, padded_size
 from broker.names import is_valid_name
 from broker.outside import Credentials, Ids
 from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import Kind
 
 NO_ACCESS = -1
 """Less than SEE."""
@@ -102,7 +103,7 @@ class PolicyDatabase:
             raise TooManyPolicies
         wanted: list[Entry] = []
         for current in items:
-            if current.type == abi.ITEM_NAME:
+            if current.type == Kind.NAME:
                 if single and wanted:
                     raise TooManyPolicies
                 name = current.text()
@@ -112,7 +113,7 @@ class PolicyDatabase:
                 if wildcard and not wildcards:
                     raise BadArgument
                 wanted.append(Entry(name[:-2] if wildcard else name, wildcard, owner))
-            elif current.type == abi.ITEM_POLICY_ACCESS:
+            elif current.type == Kind.POLICY_ACCESS:
                 if not wanted:
                     raise BadArgument
                 wanted[-1].accesses.append(_parse_access(current, ids))

@@ -23,7 +23,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 from broker.errors import NoSuchSlice, PoolFull
-from broker.outside import Caller, PoolMemory
+from broker.outside import PoolMemory
 from kdbus.abi.layout import U64, align8
 
 
@@ -124,16 +124,6 @@ class Pool:
         """A slice that holds `data`. Raises PoolFull."""
         slice_ = self.allocate(len(data))
         self.memory.write(slice_.offset, data)
-        return slice_
-
-    def copy_from(self, caller: Caller, pieces: Sequence[tuple[int, int]], size: int) -> Slice:
-        """A slice that holds the caller's `pieces`, `size` bytes in all. Raises PoolFull or BadAddress."""
-        slice_ = self.allocate(size)
-        try:
-            caller.copy(self.memory, slice_.offset, pieces)
-        except BaseException:
-            slice_.release()
-            raise
         return slice_
 
     def copy_of(self, source: Slice, size: int) -> Slice:

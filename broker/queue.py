@@ -4,47 +4,39 @@
 Messages leave in the order of their arrival, or, if RECV asks for it, by priority: the lowest number first, and in
 the order of arrival among equals.
 
-The payload lies in the receiver's pool from the moment of sending; header and items are written to the pool when the
-message is received (`QueueEntry.install`), as only then it is known what metadata the receiver wants and which
-numbers its descriptors get.
-
-The order of items is part of the ABI: for a notification its one item; then DST_NAME, payload items in the order
-sent, FDS; then metadata (see `broker.metadata`). Reference: ipc/kdbus/queue.c.
+How a message lies in the receiver's pool, and so what an entry holds, is in `broker.inbox`. Reference:
+ipc/kdbus/queue.c.
 """
 
 from __future__ import annotations
 
 import heapq
-import struct
 from typing import TYPE_CHECKING
 
-from broker import item
 from broker.errors import NoMessage, NoMessageOfPriority
 from broker.outside import Caller
 from broker.pool import Pool, Slice
-from kdbus.abi import revision3 as abi
-from kdbus.abi.layout import U64
 
 if TYPE_CHECKING:
     from broker.message import Message
-    from broker.quota import Charge
+    from broker.quota import Charge, ShareCharge
     from broker.reply import Reply
-
-_HEADER = struct.Struct("<QQqQQQQQ")
 
 
 class QueueEntry:
     """One message in one receiver's queue, or attached to a synchronous reply."""
 
-    __slots__ = ("charge", "message", "name_id", "payload", "reply")
+    __slots__ = ("charge", "message", "name_id", "payload", "payload_offset", "reply")
 
     def __init__(self, message: Message, payload: Slice | None) -> None:
-        """`payload`: the slice that the payload was copied to, held once; None if there is nothing to copy."""
+        """`payload`: the slice in which the payload lies, held once; None if there is nothing to copy."""
         self.message = message.hold()
         self.payload = payload
+        self.payload_offset = 0
+        """Where in that slice it begins, in bytes."""
         self.name_id = message.name_id
         self.reply: Reply | None = None
-        self.charge: Charge | None = None
+        self.charge: Charge | ShareCharge | None = None
 
     def discard(self) -> None:
         """Let go of everything. Called exactly once."""
@@ -57,66 +49,17 @@ class QueueEntry:
         if self.reply is not None:
             self.reply.drop()
 
-    def move(self, pool: Pool) -> None:
-        """Copy the payload into another receiver's pool. Raises PoolFull, and then leaves all as it was."""
-        if self.payload is not None:
-            self.payload = pool.move_here(self.payload)
-
     def install(self, pool: Pool, caller: Caller, attach_flags: int, *, descriptors: bool) -> tuple[Slice, int]:
-        """Write header and items to `pool` as a slice that holds the payload's.
-
-        The slice is allocated before any descriptor is installed, so that a full pool costs the receiver no
-        descriptors.
+        """Make the whole message readable in `pool`.
 
         Args:
-            caller: the receiving thread, whose namespaces the metadata are translated to.
-            attach_flags: metadata that may be exported.
-            descriptors: whether to install files; if not (PEEK), their numbers are -1. One that cannot be installed
-                shows as its negative errno number.
+            caller: the receiving thread.
+            attach_flags: metadata that may be exported, where that is decided only now.
+            descriptors: whether to install files; if not, their numbers are -1.
 
-        Returns: the slice, held once and not published, and the return flags. Raises PoolFull.
+        Returns: the slice, held once and not published, and KDBUS_RECV_RETURN_* flags. Raises PoolFull.
         """
-        message = self.message
-        metadata = message.process.export(caller.ids, attach_flags) + message.connection.export(attach_flags)
-        size = _HEADER.size + len(message.extra) + message.items_size() + len(metadata)
-        slice_ = pool.allocate(size)
-        slice_.adopt(self.payload)
-        items, return_flags = self._payload_items(caller, descriptors=descriptors)
-        header = _HEADER.pack(
-            size,
-            message.flags,
-            message.priority,
-            message.destination,
-            message.source,
-            message.payload_type,
-            message.cookie,
-            message.timeout_or_cookie_reply,
-        )
-        pool.memory.write(slice_.offset, b"".join((header, message.extra, items, metadata)))
-        return slice_, return_flags
-
-    def _payload_items(self, caller: Caller, *, descriptors: bool) -> tuple[bytes, int]:
-        message = self.message
-        offset = 0 if self.payload is None else self.payload.offset
-        complete = True
-        parts: list[bytes] = []
-        if message.destination_name is not None:
-            parts.append(item.build(abi.ITEM_DST_NAME, message.destination_name + b"\0"))
-        for part in message.parts:
-            if part.file is None:
-                place = U64 if part.start is None else part.start + offset
-                parts.append(item.build(abi.ITEM_PAYLOAD_OFF, struct.pack("<QQ", part.size, place)))
-            else:
-                number = caller.install(part.file) if descriptors else -1
-                complete = complete and (number >= 0 or not descriptors)
-                packed = struct.pack("<QQiI", part.start, part.size, number, 0)
-                parts.append(item.build(abi.ITEM_PAYLOAD_MEMFD, packed))
-        if message.files:
-            numbers = [caller.install(file) if descriptors else -1 for file in message.files]
-            complete = complete and (not descriptors or all(number >= 0 for number in numbers))
-            packed = struct.pack(f"<{len(numbers)}i", *numbers)
-            parts.append(item.build(abi.ITEM_FDS, packed))
-        return b"".join(parts), 0 if complete else abi.RECV_RETURN_INCOMPLETE_FDS
+        raise NotImplementedError
 
 
 class Queue:

@@ -9,14 +9,22 @@ In a receiver's queue the first 16 messages are free, whoever sent them. While 1
 is charged to its sender's user, up to 16 each; the 17th is refused (ENOBUFS). A charge is returned when its message
 leaves the queue. Notifications of the bus itself are never charged. Nobody can so fill a queue (256 messages) alone.
 
-A charge is an object held by the queue entry, so it cannot be returned twice or to the wrong user. Reference:
-`kdbus_conn_queue_user_quota` in connection.c, limits.h.
+In the final revision it is memory that is shared (`ShareQuota`): one half of a pool is for messages that wait, and each
+user may take a third of what the others leave of that half. Notifications are charged there, to a user of their own.
+The other half is the receiver's, for results and what it has not freed.
+
+Which of the two holds is the receiver's revision. A charge is an object held by the queue entry, so it cannot be
+returned twice or to the wrong user. Reference: `kdbus_conn_queue_user_quota` in connection.c, limits.h;
+final-revision.md, 4.3.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 from broker import bounds, limits
-from broker.errors import QueueFull, TooManyBuses, TooManyConnections
+from broker.errors import QueueFull, TooManyBuses, TooManyConnections, TooManyDescriptors
 
 
 class User:
@@ -65,6 +73,18 @@ class Charge:
             self._quota = None
 
 
+class Quota(Protocol):
+    """Either of the two, as far as a queue's messages are concerned."""
+
+    def charge(self, user: User | None, waiting: int, size: int, files: int) -> Charge | ShareCharge | None:
+        """Charge a message of `user` (None: the bus itself) to a queue in which `waiting` messages wait.
+
+        `size`: bytes that it takes in the pool; `files`: descriptors that it carries. Returns None where nothing is
+        charged. Raises QueueFull or TooManyDescriptors.
+        """
+        ...
+
+
 class QueueQuota:
     """What each user has been charged in one receiver's queue."""
 
@@ -73,11 +93,8 @@ class QueueQuota:
     def __init__(self) -> None:
         self.charged: dict[User, int] = {}
 
-    def charge(self, user: User | None, waiting: int) -> Charge | None:
-        """Charge a message of `user` (None: the bus itself) to a queue in which `waiting` messages wait.
-
-        Returns None where nothing is charged. Raises QueueFull.
-        """
+    def charge(self, user: User | None, waiting: int, size: int, files: int) -> Charge | None:
+        """See `Quota`. Raises QueueFull."""
         if user is None or waiting < limits.MESSAGES_UNACCOUNTED:
             return None
         if self.charged.get(user, 0) >= limits.MESSAGES_PER_USER:
@@ -96,3 +113,73 @@ class QueueQuota:
             self.charged[user] = count
         else:
             del self.charged[user]
+
+
+_MESSAGES_PER_USER = 256
+_DESCRIPTORS_PER_USER = 16
+_MOST_BYTES = (1 << 32) - 1
+
+
+@dataclass(slots=True)
+class _Share:
+    """What one user has in a queue."""
+
+    size: int = 0
+    messages: int = 0
+    files: int = 0
+
+
+class ShareCharge:
+    """One message's memory and descriptors, charged to a user in one queue."""
+
+    __slots__ = ("_files", "_quota", "_size", "user")
+
+    def __init__(self, quota: ShareQuota, user: User | None, size: int, files: int) -> None:
+        self._quota: ShareQuota | None = quota
+        self._size = size
+        self._files = files
+        self.user = user
+
+    def give_back(self) -> None:
+        """Return the charge; further calls do nothing."""
+        if self._quota is not None:
+            self._quota.give_back(self.user, self._size, self._files)
+            self._quota = None
+
+
+class ShareQuota:
+    """What each user has of one receiver's pool. `used`: bytes of all messages that wait, whosever they are."""
+
+    __slots__ = ("_half", "_shares", "used")
+
+    def __init__(self, pool_size: int) -> None:
+        self._half = pool_size // 2
+        self._shares: dict[User | None, _Share] = {}
+        self.used = 0
+
+    def charge(self, user: User | None, waiting: int, size: int, files: int) -> ShareCharge:
+        """See `Quota`. Raises QueueFull (ENOBUFS) or TooManyDescriptors (EMFILE)."""
+        share = self._shares.get(user) or _Share()
+        if self._half < self.used:
+            raise QueueFull
+        most = (self._half - self.used + share.size) // 3
+        if most - share.size < size or share.size + size > _MOST_BYTES or share.messages >= _MESSAGES_PER_USER:
+            raise QueueFull
+        if share.files + files > _DESCRIPTORS_PER_USER:
+            raise TooManyDescriptors
+        self._shares[user] = share
+        share.size += size
+        share.messages += 1
+        share.files += files
+        self.used += size
+        return ShareCharge(self, user, size, files)
+
+    def give_back(self, user: User | None, size: int, files: int) -> None:
+        """Undo one charge."""
+        share = self._shares[user]
+        share.size -= size
+        share.messages -= 1
+        share.files -= files
+        self.used -= size
+        if not share.messages:
+            del self._shares[user]

@@ -3,57 +3,109 @@
 
 In order: an empty queue is EAGAIN, no message urgent enough ENOMSG; DROP throws the message away, and whoever waits
 for a reply to it is told; messages lost since the last RECV are reported instead of a message, once (EOVERFLOW, with
-their number in `dropped_msgs`); else header and items are written to the pool, descriptors installed, and the offset
-given out. PEEK does the same but installs nothing and leaves the message where it is; each PEEK makes a slice of its
-own, to be freed as usual.
+their number in `dropped_msgs`); else the message is made readable in the pool (`broker.inbox`), descriptors installed,
+and the offset given out. PEEK does the same but installs nothing and leaves the message where it is.
+
+In the final revision losses are told by a return flag instead, together with the next message or with EAGAIN.
 
 Reference: `kdbus_cmd_msg_recv` in connection.c.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from broker.command import Invocation
 from broker.connection import Connection
-from broker.errors import MessagesLost, PeerGone
+from broker.errors import BadArgument, KdbusError, MessagesLost, NoMessage, NoMessageOfPriority, PeerGone
 from broker.queue import QueueEntry
+from kdbus.abi import final
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import signed64
 
+RETURN_DROPPED_MSGS = final.CONSTANTS["KDBUS_RECV_RETURN_DROPPED_MSGS"]
+
 
 def receive(connection: Connection, invocation: Invocation) -> None:
-    """The whole command. Raises NoMessage, NoMessageOfPriority, MessagesLost, PoolFull or BadAddress."""
+    """RECV up to version 3, where losses are an error of their own.
+
+    Raises NoMessage, NoMessageOfPriority, MessagesLost, PoolFull or BadAddress.
+    """
+    with _flushing(connection):
+        invocation.put("dropped_msgs", 0)
+        entry = connection.queue.peek(_priority(invocation))
+        if invocation.get("flags") & abi.RECV_DROP:
+            _drop(connection, entry)
+            _store(invocation, 0, 0, 0)
+        elif connection.lost_count:
+            invocation.put("dropped_msgs", connection.lost_count)
+            connection.lost_count = 0
+            _store(invocation, 0, 0, 0)
+            raise MessagesLost
+        else:
+            _store(invocation, *_take(connection, entry, invocation))
+
+
+def receive_telling_losses(connection: Connection, invocation: Invocation) -> None:
+    """RECV of the final revision, where losses are told by a flag with whatever else RECV says, EAGAIN included.
+
+    Raises BadArgument (DROP by priority), NoMessage or BadAddress. Reference: final-revision.md, 4.4.5.
+    """
+    with _flushing(connection):
+        flags = invocation.get("flags")
+        if flags & abi.RECV_DROP and flags & abi.RECV_USE_PRIORITY:
+            raise BadArgument
+        result = (connection.empty_offset, 0, 0)
+        nothing: KdbusError | None = None
+        try:
+            entry = connection.queue.peek(_priority(invocation))
+        except (NoMessage, NoMessageOfPriority) as error:
+            nothing = error
+        else:
+            if flags & abi.RECV_DROP:
+                _drop(connection, entry)
+            else:
+                result = _take(connection, entry, invocation)
+        invocation.put("dropped_msgs", connection.lost_count)
+        invocation.put("return_flags", RETURN_DROPPED_MSGS if connection.lost_count else 0)
+        connection.lost_count = 0
+        connection.drained()
+        _store(invocation, *result)
+        if nothing is not None:
+            raise nothing
+
+
+@contextmanager
+def _flushing(connection: Connection) -> Iterator[None]:
+    connection.last_received = None
     try:
-        _receive(connection, invocation)
+        yield
     finally:
         connection.bus.notifications.flush()
 
 
-def _receive(connection: Connection, invocation: Invocation) -> None:
-    connection.last_received = None
-    flags = invocation.get("flags")
-    priority = signed64(invocation.get("priority")) if flags & abi.RECV_USE_PRIORITY else None
-    invocation.put("dropped_msgs", 0)
-    entry = connection.queue.peek(priority)
-    offset = size = return_flags = 0
-    if flags & abi.RECV_DROP:
-        _drop(connection, entry)
-    elif connection.lost_count:
-        invocation.put("dropped_msgs", connection.lost_count)
-        connection.lost_count = 0
-        _store(invocation, 0, 0, 0)
-        raise MessagesLost
-    else:
-        peek = bool(flags & abi.RECV_PEEK)
-        attach_flags = connection.bus.domain.exported(connection.attach_flags_recv)
-        slice_, return_flags = entry.install(connection.pool, invocation.caller, attach_flags, descriptors=not peek)
-        slice_.publish()
-        slice_.release()
-        offset, size = slice_.offset, slice_.size
-        if not peek:
-            _remove(connection, entry)
-            entry.discard()
-            connection.last_received = entry.message
-    _store(invocation, offset, size, return_flags)
+def _priority(invocation: Invocation) -> int | None:
+    if not invocation.get("flags") & abi.RECV_USE_PRIORITY:
+        return None
+    return signed64(invocation.get("priority"))
+
+
+def _take(connection: Connection, entry: QueueEntry, invocation: Invocation) -> tuple[int, int, int]:
+    """Hand a message out; returns its offset, its size in the pool, and KDBUS_RECV_RETURN_* flags."""
+    peek = bool(invocation.get("flags") & abi.RECV_PEEK)
+    attach_flags = connection.bus.domain.exported(connection.attach_flags_recv)
+    accepts = connection.flags & abi.HELLO_ACCEPT_FD or not connection.behaviour.losses_wake
+    slice_, return_flags = entry.install(
+        connection.pool, invocation.caller, attach_flags, descriptors=bool(accepts) and not peek
+    )
+    slice_.publish()
+    slice_.release()
+    if not peek:
+        _remove(connection, entry)
+        entry.discard()
+        connection.last_received = entry.message
+    return slice_.offset, slice_.size, return_flags
 
 
 def _store(invocation: Invocation, offset: int, size: int, return_flags: int) -> None:
@@ -64,8 +116,7 @@ def _store(invocation: Invocation, offset: int, size: int, return_flags: int) ->
 
 def _remove(connection: Connection, entry: QueueEntry) -> None:
     connection.queue.remove(entry)
-    if connection.events is not None and not len(connection.queue):
-        connection.events.queue_drained()
+    connection.drained()
 
 
 def _drop(connection: Connection, entry: QueueEntry) -> None:

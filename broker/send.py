@@ -22,9 +22,9 @@ from collections.abc import Callable
 
 from broker import message
 from broker.access import may_talk
-from broker.command import ORDINARY, Invocation
+from broker.command import ORDINARY, Invocation, answering
 from broker.connection import Connection
-from broker.delivery import broadcast, collect, eavesdrop, insert, make_entry
+from broker.delivery import broadcast, collect, eavesdrop, insert
 from broker.errors import (
     BadArgument,
     BadDescriptor,
@@ -40,15 +40,18 @@ from broker.errors import (
     NoSuchName,
     NotPermitted,
     OnlyActivator,
+    ReplyNotExpected,
     ReplyRefused,
     TimedOut,
 )
+from broker.item import Item
 from broker.message import Message
 from broker.names import NameEntry
 from broker.outside import Caller, File
 from broker.reply import Reply
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import signed64
+from kdbus.abi.revision import Kind
 
 
 class Wait:
@@ -114,6 +117,11 @@ class Wait:
 
         Raises the error that ended the wait, PoolFull when the answer does not fit, or BadAddress.
         """
+        self._invocation.caller = caller
+        with answering(self.connection.behaviour, self._invocation):
+            self._finish(caller)
+
+    def _finish(self, caller: Caller) -> None:
         reply, connection = self.reply, self.connection
         reply.waiting = False
         connection.last_received = None
@@ -129,7 +137,6 @@ class Wait:
             reply.discard_answer()
             reply.unlink()
             self._release()
-        self._invocation.caller = caller
         words = (slice_.offset, slice_.size, return_flags)
         self._invocation.put_bytes("reply", b"".join(word.to_bytes(8, "little") for word in words))
         self._invocation.finish()
@@ -150,26 +157,36 @@ def send(source: Connection, invocation: Invocation) -> Wait | None:
 
     Raises what `broker.message.from_command` raises, and what the steps of the module's essay say.
     """
-    sent = message.from_command(invocation, source.id, source.bus.bloom_size)
+    sent, cancel_file = source.behaviour.read_message(source, invocation)
     try:
-        cancel_file = _cancel_file(invocation)
-        try:
-            reply = _dispatch(source, sent, invocation)
-        except BaseException:
-            if cancel_file is not None:
-                cancel_file.close()
-            raise
+        reply = _dispatch(source, sent, invocation)
+    except BaseException:
+        if cancel_file is not None:
+            cancel_file.close()
+        raise
     finally:
         sent.sent()
         sent.drop()
     if reply is None:
         if cancel_file is not None:
             cancel_file.close()
-        zeros = bytes(24)
-        invocation.put_bytes("reply", zeros)
+        invocation.put_bytes("reply", source.empty_offset.to_bytes(8, "little") + bytes(16))
         invocation.finish()
+        if source.behaviour.writes_empty_reply:
+            invocation.store("reply")
         return None
     return Wait(source, invocation, reply, cancel_file)
+
+
+def read_message(source: Connection, invocation: Invocation) -> tuple[Message, File | None]:
+    """The message of a SEND, and then the file of its CANCEL_FD, in the order of version 3. Raises what reading either
+    raises."""
+    sent = message.from_command(invocation, source.id, source.bus.bloom_size)
+    try:
+        return sent, _cancel_file(invocation)
+    except BaseException:
+        sent.drop()
+        raise
 
 
 def _cancel_file(invocation: Invocation) -> File | None:
@@ -180,17 +197,13 @@ def _cancel_file(invocation: Invocation) -> File | None:
     found: File | None = None
     try:
         for current in invocation.items:
-            if current.type != abi.ITEM_CANCEL_FD:
+            if current.type != Kind.CANCEL_FD:
                 raise BadItem
             if not invocation.get("flags") & abi.SEND_SYNC_REPLY:
                 continue
             if found is not None:
                 raise DuplicateItem
-            found = invocation.caller.file(int.from_bytes(current.payload, "little", signed=True))
-            if found.is_path:
-                raise BadDescriptor
-            if not found.can_poll:
-                raise BadArgument
+            found = cancel_file(invocation.caller, current)
     except BaseException:
         if found is not None:
             found.close()
@@ -198,24 +211,39 @@ def _cancel_file(invocation: Invocation) -> File | None:
     return found
 
 
+def cancel_file(caller: Caller, current: Item) -> File:
+    """The file of one CANCEL_FD item. Raises BadDescriptor, and BadArgument for one that cannot be polled."""
+    found = caller.file(int.from_bytes(current.payload, "little", signed=True))
+    if found.is_path or not found.can_poll:
+        found.close()
+        raise BadDescriptor if found.is_path else BadArgument
+    return found
+
+
 def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Reply | None:
     """Steps 1 to 5; returns the reply to wait for, held, if the request is synchronous."""
     caller = invocation.caller
     source.last_sent = None
-    sent.sequence = source.bus.domain.next_sequence()
+    sent.sequence = source.bus.next_sequence()
     if sent.is_broadcast:
         broadcast(source.bus, source, sent, caller)
         return None
+    sync = bool(invocation.get("flags") & abi.SEND_SYNC_REPLY)
+    if sync and source.behaviour.calls_begin_with_time:
+        resumed = _resume(source.find_reply(None, sent.cookie))
+        if resumed is not None:
+            return resumed
+        if source.bus.domain.clock.monotonic_ns() >= signed64(sent.timeout_or_cookie_reply):
+            raise TimedOut
     destination, name = _find_destination(source, sent)
     if name is not None:
         sent.name_id = name.id
-    sync = bool(invocation.get("flags") & abi.SEND_SYNC_REPLY)
     if sync:
-        interrupted = source.find_reply(destination, sent.cookie)
-        if interrupted is not None and interrupted.interrupted:
-            interrupted.interrupted = False
-            return interrupted.hold()
-    collect(sent, source, destination, caller)
+        resumed = _resume(source.find_reply(destination, sent.cookie))
+        if resumed is not None:
+            return resumed
+    attached = collect(sent, source, destination, caller)
+    silent = bool(sent.flags & abi.MESSAGE_SIGNAL) and source.behaviour.silent_unicast_signals
     reply: Reply | None = None
     expected: Reply | None = None
     if sent.flags & abi.MESSAGE_EXPECT_REPLY:
@@ -223,8 +251,11 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
         deadline = signed64(sent.timeout_or_cookie_reply) if sync else sent.timeout_or_cookie_reply
         reply = Reply(destination, source, sent.cookie, deadline, sent.name_id, sync=sync)
     elif sent.flags & abi.MESSAGE_SIGNAL:
-        if not destination.matches.fits(sent, source) or not may_talk(destination, destination.credentials, source):
-            raise NotPermitted
+        if not _wants(source, destination, sent):
+            if not silent:
+                raise NotPermitted
+            eavesdrop(source.bus, source, sent, caller)
+            return None
     elif sent.timeout_or_cookie_reply:
         expected = _find_expected(destination, source, sent.timeout_or_cookie_reply)
     else:
@@ -232,11 +263,21 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
     try:
         eavesdrop(source.bus, source, sent, caller)
         if expected is None:
-            insert(source, destination, sent, caller, reply)
+            insert(source, destination, sent, caller, reply, attached)
         elif expected.sync:
-            _attach(destination, sent, expected, caller)
+            _attach(source, destination, sent, expected, caller, attached)
         else:
-            _answer(source, destination, sent, expected, caller)
+            _answer(source, destination, sent, expected, caller, attached)
+    except CallerGone:
+        if reply is not None:
+            reply.drop()
+        raise
+    except KdbusError:
+        if silent:
+            return None
+        if reply is not None:
+            reply.drop()
+        raise
     except BaseException:
         if reply is not None:
             reply.drop()
@@ -252,6 +293,19 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
         reply.drop()
         raise TimedOut
     return reply
+
+
+def _resume(reply: Reply | None) -> Reply | None:
+    """The reply of a call that a signal has interrupted, held, to wait for it again; None for any other."""
+    if reply is None or not reply.interrupted:
+        return None
+    reply.interrupted = False
+    return reply.hold()
+
+
+def _wants(source: Connection, destination: Connection, sent: Message) -> bool:
+    """Whether the receiver of a unicast signal has a match for it and may talk to its sender."""
+    return destination.matches.fits(sent, source) and may_talk(destination, destination.credentials, source)
 
 
 def _find_destination(source: Connection, sent: Message) -> tuple[Connection, NameEntry | None]:
@@ -277,21 +331,23 @@ def _check_talk(source: Connection, destination: Connection, caller: Caller) -> 
 
 
 def _find_expected(requester: Connection, replier: Connection, cookie: int) -> Reply:
-    """The permission to reply. Raises NotPermitted."""
+    """The permission to reply. Raises ReplyNotExpected."""
     reply = requester.find_reply(replier, cookie)
     if reply is None or reply.answer is not None:
-        raise NotPermitted
+        raise ReplyNotExpected
     return reply
 
 
-def _answer(source: Connection, destination: Connection, sent: Message, reply: Reply, caller: Caller) -> None:
+def _answer(
+    source: Connection, destination: Connection, sent: Message, reply: Reply, caller: Caller, attached: int
+) -> None:
     """Answer a request that nobody waits for inside SEND. The permission is used up even if this fails, unless the
     caller is gone: the requester must hear that it will get no answer from this one, or get it from the next call.
     """
     reply.hold()
     reply.unlink()
     try:
-        insert(source, destination, sent, caller, None)
+        insert(source, destination, sent, caller, None, attached)
     except CallerGone:
         reply.link()
         destination.bus.domain.deadlines.add(reply)
@@ -300,7 +356,9 @@ def _answer(source: Connection, destination: Connection, sent: Message, reply: R
         reply.drop()
 
 
-def _attach(destination: Connection, sent: Message, reply: Reply, caller: Caller) -> None:
+def _attach(
+    source: Connection, destination: Connection, sent: Message, reply: Reply, caller: Caller, attached: int
+) -> None:
     """Answer a synchronous request; the requester's queue never sees the message.
 
     If it cannot be taken, the requester's SEND fails with the same error as the replier's, except that refused
@@ -310,7 +368,7 @@ def _attach(destination: Connection, sent: Message, reply: Reply, caller: Caller
     try:
         if not reply.waiting:
             raise Disconnected
-        reply.answer = make_entry(destination, sent, caller)
+        reply.answer = destination.behaviour.inbox.answer(destination, sent, caller, source.user, attached)
     except CallerGone:
         # The requester waits on: it is told when the connection ends, or answered by another call.
         raise

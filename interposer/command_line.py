@@ -42,7 +42,7 @@ CONTROL_NODE = "/sys/fs/kdbus/control"
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
-_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, **_HELP_OPTIONS}
+_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, **_HELP_OPTIONS}
 _RUN_OPTIONS = {"--domain": True, "--mode": True, "--linger": False, **_VERBOSE_OPTIONS, **_SERVICE_OPTIONS}
 _SERVE_OPTIONS = {"--socket": True, **_SERVICE_OPTIONS}
 
@@ -52,18 +52,24 @@ kdbus runs programs written for kdbus on an ordinary Linux kernel.
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus doctor [--json]
-       kdbus include-dir
+       kdbus include-dir [--revision 3|final]
        kdbus --help | --version
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`, until SIGTERM; a server that root starts
                serves all users, an ordinary user's serves that user; who joins trusts the server
   doctor       tell whether that works here, how, and what would make it better
-  include-dir  print the folder of linux/kdbus.h, to build kdbus programs with: cc -I"$(kdbus include-dir)"
+  include-dir  print the folder of linux/kdbus.h, to build kdbus programs with: cc -I"$(kdbus include-dir)"; that of
+               the final revision (August 2015), unless --revision asks for version 3 (January 2015)
 
 options of `kdbus run`:
   --domain PATH join the kdbus of `kdbus serve --socket PATH`, instead of having one of its own
   -v, --verbose tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
+  --make-bus NAME
+                have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
+                have made (may be repeated; for `kdbus serve`, too): `system` is 0-system, open to all users, `user` is
+                UID-user, and any other name gets the user's id in front. Such as: kdbus run --make-bus system \\
+                --make-bus user -- busctl --address=kernel:path=/sys/fs/kdbus/0-system/bus list
   --statistics  tell on stderr, at the end, how many calls were served, and how (for `kdbus serve`, too)
   --linger      stay until the last process that PROGRAM has started has ended, daemons among them
   --mode MODE   `mount`: show /sys/fs/kdbus in a mount namespace; `path`: answer calls that name a path in it, which
@@ -120,16 +126,26 @@ def _nothing_more(subcommand: str, words: list[str]) -> None:
 
 
 def _run(words: list[str]) -> int:
-    given, command = parse("run", words, _RUN_OPTIONS)
+    buses: list[str] = []
+    given, command = parse("run", words, _RUN_OPTIONS, {"--make-bus": buses})
     if given.keys() & _HELP_OPTIONS.keys():
         print(HELP, end="")
         return 0
     options = RunOptions(
-        flows="--no-flows" not in given, linger="--linger" in given, statistics="--statistics" in given
+        flows="--no-flows" not in given,
+        linger="--linger" in given,
+        statistics="--statistics" in given,
+        buses=tuple(buses),
     )
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", "see --help")
     mode, domain = _mode(given.get("--mode")), given.get("--domain")
+    if domain is not None and buses:
+        raise UsageError(
+            "reading the options of `kdbus run`",
+            "the buses of --domain are its server's",
+            "give --make-bus to `kdbus serve`",
+        )
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()))
     if domain is not None:
         return _end_like(_join(domain, command, mode))
@@ -137,7 +153,7 @@ def _run(words: list[str]) -> int:
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode)
+    launched = launch(command, mode, held=bool(buses))
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -176,7 +192,8 @@ def _join(path: str, command: Sequence[str], mode: Mode | None) -> int:
 
 
 def _serve(words: list[str]) -> int:
-    given, rest = parse("serve", words, _SERVE_OPTIONS)
+    buses: list[str] = []
+    given, rest = parse("serve", words, _SERVE_OPTIONS, {"--make-bus": buses})
     _nothing_more("serve", rest)
     if given.keys() & _HELP_OPTIONS.keys():
         print(HELP, end="")
@@ -187,7 +204,9 @@ def _serve(words: list[str]) -> int:
     with lasting_objects():
         from interposer.shared_domain.serve import serve
 
-    options = RunOptions(flows="--no-flows" not in given, statistics="--statistics" in given)
+    options = RunOptions(
+        flows="--no-flows" not in given, statistics="--statistics" in given, buses=tuple(buses)
+    )
     return serve(given["--socket"], options)
 
 
@@ -206,12 +225,14 @@ def _mode(word: str | None) -> Mode | None:
 def _supervise(launched: Launched, signals: _Signals, options: RunOptions) -> int:
     """The program's wait status. Raises the InterposerError that kept it from being executed."""
     signals.program_started(launched.pid)
-    error = launched.exec_error()
-    if error is not None:
-        os.waitpid(launched.pid, 0)
-        raise error
-    # Who lingers may be needed after the program's end.
-    status = None if options.linger else _wait_for_end_or_trap(launched)
+    if not options.buses:
+        error = launched.exec_error()
+        if error is not None:
+            os.waitpid(launched.pid, 0)
+            raise error
+    # Who lingers may be needed after the program's end, and buses before it begins.
+    needed = options.linger or options.buses
+    status = None if needed else _wait_for_end_or_trap(launched)
     if status is None:
         with lasting_objects():
             from interposer.supervisor.supervisor import run
@@ -311,8 +332,17 @@ def _doctor(words: list[str]) -> int:
 
 
 def _include_dir(words: list[str]) -> int:
-    _nothing_more("include-dir", words)
-    print(os.path.join(os.path.dirname(os.path.realpath(interposer.__file__)), "include"))
+    options, rest = parse("include-dir", words, {"--revision": True, **_HELP_OPTIONS})
+    _nothing_more("include-dir", rest)
+    if options.keys() & _HELP_OPTIONS.keys():
+        print(HELP, end="")
+        return 0
+    include = os.path.join(os.path.dirname(os.path.realpath(interposer.__file__)), "include")
+    revision = options.get("--revision", "final")
+    known = sorted(os.listdir(include))
+    if revision not in known:
+        raise UsageError(f"looking for the header of revision {revision!r}", "there is none", f"try {', '.join(known)}")
+    print(os.path.join(include, revision))
     return 0
 
 

@@ -25,12 +25,20 @@ class RunOptions(NamedTuple):
     """Serve until the last process of the tree has ended, instead of ending with the program."""
     statistics: bool = False
     """Tell on stderr, at the end, how many calls were served, and where."""
+    buses: tuple[str, ...] = ()
+    """Names of buses that exist from the start."""
 
 
-def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool]) -> tuple[dict[str, str], list[str]]:
+def parse(
+    subcommand: str,
+    words: Sequence[str],
+    known: Mapping[str, bool],
+    repeatable: Mapping[str, list[str]] | None = None,
+) -> tuple[dict[str, str], list[str]]:
     """Split `words` into options with their values, empty for those that take none, and what follows them.
 
-    `known`: by option, whether it takes a value. Raises UsageError.
+    `known`: by option, whether it takes a value; the last one counts. `repeatable`: lists that get every value that
+    such an option is given. Raises UsageError.
     """
     given: dict[str, str] = {}
     rest = list(words)
@@ -49,4 +57,6 @@ def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool]) -> t
         elif equals and not known[name]:
             raise UsageError(attempt, f"{name!r} takes no value", "see --help")
         given[name] = value
+        if repeatable is not None and name in repeatable:
+            repeatable[name].append(value)
     return given, rest

@@ -219,17 +219,17 @@ class Launched:
         return self._exec_error
 
 
-def launch(command: Sequence[str], mode: Mode | None = None) -> Launched:
+def launch(command: Sequence[str], mode: Mode | None = None, *, held: bool = False) -> Launched:
     """Start `command` (the program, looked up in PATH as execvp(3) does, and its arguments), to be supervised by us.
 
-    `mode` None: the first of the two that can be had here.
+    `mode` None: the first of the two that can be had here. `held`: it is not executed before `Launched.execute`.
     Where the program needs a user namespace, the calling process joins it, for good, and has all capabilities in
     it, which making nodes in the read-only folder of kdbusfs takes; so the caller must then have one thread.
     Raises what `launch_held` raises.
     """
     if mode is not Mode.PATH:
         try:
-            return _launch_mounted(command)
+            return _launch_mounted(command, held=held)
         except NO_VIEW:
             if mode is Mode.MOUNT:
                 raise
@@ -242,14 +242,16 @@ def launch(command: Sequence[str], mode: Mode | None = None) -> Launched:
         folder.remove()
         raise
     launched.start_caretaker()
-    launched.execute()
+    if not held:
+        launched.execute()
     return launched
 
 
-def _launch_mounted(command: Sequence[str]) -> Launched:
+def _launch_mounted(command: Sequence[str], *, held: bool) -> Launched:
     launched = launch_held(command, None)
     launched.start_caretaker()
-    launched.execute()
+    if not held:
+        launched.execute()
     try:
         launched.join_user_namespace()
     except InterposerError:

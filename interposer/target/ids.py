@@ -349,6 +349,11 @@ class ThreadIds:
         """The global number of the local `gid`."""
         return _translate(gid, self._gid_map)
 
+    def kept(self) -> ThreadIds:
+        """The same, usable when the thread is gone: every fact has been read. Raises OSError."""
+        _ = self.user_namespace, self.pid_namespace, self.root_directory, self._uid_map, self._gid_map
+        return self
+
     @property
     def overflow_uid(self) -> int:
         """What an unmapped user is shown as."""

@@ -45,6 +45,7 @@ from interposer.target.caller import TargetCaller
 from interposer.target.ids import UserNamespaces, own_namespace
 from interposer.traps.exactly_once import Answers, HeldCaller, Interrupted
 from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import REVISIONS
 from native import memory
 from native.credentials import borrowed_identity
 from native.notification import Listener, Notification
@@ -59,7 +60,7 @@ _KNOWN_FLAGS = os.O_ACCMODE | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW | os.O_
 _PROT_WRITE = 0x2
 _MAP_TYPE, _MAPS_SHARED, _MAP_ANONYMOUS = 0xF, (1, 3), 0x20
 _OLD_MMAP_ARGUMENTS = struct.Struct("=6I")
-_SEND = abi.REQUESTS["KDBUS_CMD_SEND"]
+_SENDS = frozenset(revision.requests["SEND"] for revision in REVISIONS)
 _SEND_FLAGS = 8
 """Where the flags of SEND's command stand."""
 
@@ -390,7 +391,7 @@ def failure_of(notification: Notification, error: Exception) -> int:
 
 def _may_wait(notification: Notification) -> bool:
     """Whether the trapped ioctl is a SEND that waits for its reply."""
-    if notification.arguments[1] & 0xFFFFFFFF != _SEND:
+    if notification.arguments[1] & 0xFFFFFFFF not in _SENDS:
         return False
     try:
         command = memory.read(notification.pid, notification.arguments[2], _SEND_FLAGS + 8)

@@ -8,9 +8,31 @@ integers are in the byte order of the machine, which on the architectures served
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
+from typing import Final
 
 U64 = (1 << 64) - 1
+MAGIC: Final = 0x95
+"""The magic of all kdbus requests."""
+WRITE: Final = 1
+READ: Final = 2
+"""Direction bits of a request number. They mean nothing to kdbus, but are part of the number."""
+
+
+def numbered(prefix: str, first: int, names: str) -> dict[str, int]:
+    """Names that count up from `first`, each with `prefix` in front."""
+    return {prefix + name: first + index for index, name in enumerate(names.split())}
+
+
+def bits(prefix: str, names: str) -> dict[str, int]:
+    """Names of flags, from bit 0 up, each with `prefix` in front."""
+    return {prefix + name: 1 << index for index, name in enumerate(names.split())}
+
+
+def request(direction: int, number: int, size: int) -> int:
+    """An ioctl request number (include/uapi/asm-generic/ioctl.h): direction, size of the argument, magic, number."""
+    return direction << 30 | size << 16 | MAGIC << 8 | number
 
 
 def align8(size: int) -> int:
@@ -43,6 +65,11 @@ class Struct:
             parsed.append(Field(member, int(offset), int(length)))
         self.fields = tuple(parsed)
         self._offsets = {field.name: (field.offset, field.offset + field.size) for field in parsed}
+
+    @property
+    def members(self) -> Container[str]:
+        """The names of all members."""
+        return self._offsets
 
     def span(self, member: str) -> tuple[int, int]:
         """(offset, end) of a member in bytes."""

@@ -12,18 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kdbus.abi.layout import U64, Struct
-
-MAGIC: Final = 0x95
-
-
-def _numbered(prefix: str, first: int, names: str) -> dict[str, int]:
-    return {prefix + name: first + index for index, name in enumerate(names.split())}
-
-
-def _bits(prefix: str, names: str) -> dict[str, int]:
-    return {prefix + name: 1 << index for index, name in enumerate(names.split())}
-
+from kdbus.abi.layout import MAGIC, READ, U64, WRITE, Struct, bits, numbered, request
 
 CONSTANTS: Final[dict[str, int]] = {
     "KDBUS_IOCTL_MAGIC": MAGIC,
@@ -45,37 +34,37 @@ CONSTANTS: Final[dict[str, int]] = {
     "KDBUS_RECV_RETURN_INCOMPLETE_FDS": 1,
     "KDBUS_SEND_SYNC_REPLY": 1,
     "KDBUS_MATCH_REPLACE": 1,
-    **_numbered(
+    **numbered(
         "KDBUS_ITEM_",
         1,
         "PAYLOAD_VEC PAYLOAD_OFF PAYLOAD_MEMFD FDS CANCEL_FD BLOOM_PARAMETER BLOOM_FILTER BLOOM_MASK DST_NAME"
         " MAKE_NAME ATTACH_FLAGS_SEND ATTACH_FLAGS_RECV ID NAME",
     ),
-    **_numbered(
+    **numbered(
         "KDBUS_ITEM_",
         0x1000,
         "TIMESTAMP CREDS PIDS AUXGROUPS OWNED_NAME TID_COMM PID_COMM EXE CMDLINE CGROUP CAPS SECLABEL AUDIT"
         " CONN_DESCRIPTION",
     ),
-    **_numbered("KDBUS_ITEM_", 0x2000, "POLICY_ACCESS"),
-    **_numbered(
+    **numbered("KDBUS_ITEM_", 0x2000, "POLICY_ACCESS"),
+    **numbered(
         "KDBUS_ITEM_",
         0x8000,
         "NAME_ADD NAME_REMOVE NAME_CHANGE ID_ADD ID_REMOVE REPLY_TIMEOUT REPLY_DEAD",
     ),
-    **_bits("KDBUS_MSG_", "EXPECT_REPLY NO_AUTO_START SIGNAL"),
-    **_bits("KDBUS_RECV_", "PEEK DROP USE_PRIORITY"),
-    **_numbered("KDBUS_POLICY_ACCESS_", 1, "USER GROUP WORLD"),
-    **_numbered("KDBUS_POLICY_", 0, "SEE TALK OWN"),
-    **_bits("KDBUS_HELLO_", "ACCEPT_FD ACTIVATOR POLICY_HOLDER MONITOR"),
-    **_bits(
+    **bits("KDBUS_MSG_", "EXPECT_REPLY NO_AUTO_START SIGNAL"),
+    **bits("KDBUS_RECV_", "PEEK DROP USE_PRIORITY"),
+    **numbered("KDBUS_POLICY_ACCESS_", 1, "USER GROUP WORLD"),
+    **numbered("KDBUS_POLICY_", 0, "SEE TALK OWN"),
+    **bits("KDBUS_HELLO_", "ACCEPT_FD ACTIVATOR POLICY_HOLDER MONITOR"),
+    **bits(
         "KDBUS_ATTACH_",
         "TIMESTAMP CREDS PIDS AUXGROUPS NAMES TID_COMM PID_COMM EXE CMDLINE CGROUP CAPS SECLABEL AUDIT"
         " CONN_DESCRIPTION",
     ),
-    **_bits("KDBUS_MAKE_ACCESS_", "GROUP WORLD"),
-    **_bits("KDBUS_NAME_", "REPLACE_EXISTING ALLOW_REPLACEMENT QUEUE IN_QUEUE ACTIVATOR"),
-    **_bits("KDBUS_NAME_LIST_", "UNIQUE NAMES ACTIVATORS QUEUED"),
+    **bits("KDBUS_MAKE_ACCESS_", "GROUP WORLD"),
+    **bits("KDBUS_NAME_", "REPLACE_EXISTING ALLOW_REPLACEMENT QUEUE IN_QUEUE ACTIVATOR"),
+    **bits("KDBUS_NAME_LIST_", "UNIQUE NAMES ACTIVATORS QUEUED"),
 }
 """Every constant of the header but the request numbers."""
 
@@ -155,33 +144,23 @@ STRUCTS: Final[dict[str, Struct]] = {
 }
 """Every structure of the header."""
 
-_WRITE: Final = 1
-_READ_WRITE: Final = 3
-
-
-def _request(direction: int, number: int, struct: str) -> int:
-    """An ioctl request number (include/uapi/asm-generic/ioctl.h): direction, size, magic, number."""
-    size = STRUCTS[struct].size if struct else 0
-    return direction << 30 | size << 16 | MAGIC << 8 | number
-
-
 REQUESTS: Final[dict[str, int]] = {
-    "KDBUS_CMD_BUS_MAKE": _request(_WRITE, 0x00, "kdbus_cmd_make"),
-    "KDBUS_CMD_ENDPOINT_MAKE": _request(_WRITE, 0x10, "kdbus_cmd_make"),
-    "KDBUS_CMD_HELLO": _request(_READ_WRITE, 0x20, "kdbus_cmd_hello"),
-    "KDBUS_CMD_BYEBYE": _request(0, 0x21, ""),
-    "KDBUS_CMD_SEND": _request(_READ_WRITE, 0x30, "kdbus_cmd_send"),
-    "KDBUS_CMD_RECV": _request(_READ_WRITE, 0x31, "kdbus_cmd_recv"),
-    "KDBUS_CMD_FREE": _request(_WRITE, 0x32, "kdbus_cmd_free"),
-    "KDBUS_CMD_NAME_ACQUIRE": _request(_READ_WRITE, 0x40, "kdbus_cmd_name"),
-    "KDBUS_CMD_NAME_RELEASE": _request(_WRITE, 0x41, "kdbus_cmd_name"),
-    "KDBUS_CMD_NAME_LIST": _request(_READ_WRITE, 0x42, "kdbus_cmd_name_list"),
-    "KDBUS_CMD_CONN_INFO": _request(_READ_WRITE, 0x50, "kdbus_cmd_info"),
-    "KDBUS_CMD_CONN_UPDATE": _request(_WRITE, 0x51, "kdbus_cmd_update"),
-    "KDBUS_CMD_BUS_CREATOR_INFO": _request(_READ_WRITE, 0x52, "kdbus_cmd_info"),
-    "KDBUS_CMD_ENDPOINT_UPDATE": _request(_WRITE, 0x61, "kdbus_cmd_update"),
-    "KDBUS_CMD_MATCH_ADD": _request(_WRITE, 0x70, "kdbus_cmd_match"),
-    "KDBUS_CMD_MATCH_REMOVE": _request(_WRITE, 0x71, "kdbus_cmd_match"),
+    "KDBUS_CMD_BUS_MAKE": request(WRITE, 0x00, STRUCTS["kdbus_cmd_make"].size),
+    "KDBUS_CMD_ENDPOINT_MAKE": request(WRITE, 0x10, STRUCTS["kdbus_cmd_make"].size),
+    "KDBUS_CMD_HELLO": request(READ | WRITE, 0x20, STRUCTS["kdbus_cmd_hello"].size),
+    "KDBUS_CMD_BYEBYE": request(0, 0x21, 0),
+    "KDBUS_CMD_SEND": request(READ | WRITE, 0x30, STRUCTS["kdbus_cmd_send"].size),
+    "KDBUS_CMD_RECV": request(READ | WRITE, 0x31, STRUCTS["kdbus_cmd_recv"].size),
+    "KDBUS_CMD_FREE": request(WRITE, 0x32, STRUCTS["kdbus_cmd_free"].size),
+    "KDBUS_CMD_NAME_ACQUIRE": request(READ | WRITE, 0x40, STRUCTS["kdbus_cmd_name"].size),
+    "KDBUS_CMD_NAME_RELEASE": request(WRITE, 0x41, STRUCTS["kdbus_cmd_name"].size),
+    "KDBUS_CMD_NAME_LIST": request(READ | WRITE, 0x42, STRUCTS["kdbus_cmd_name_list"].size),
+    "KDBUS_CMD_CONN_INFO": request(READ | WRITE, 0x50, STRUCTS["kdbus_cmd_info"].size),
+    "KDBUS_CMD_CONN_UPDATE": request(WRITE, 0x51, STRUCTS["kdbus_cmd_update"].size),
+    "KDBUS_CMD_BUS_CREATOR_INFO": request(READ | WRITE, 0x52, STRUCTS["kdbus_cmd_info"].size),
+    "KDBUS_CMD_ENDPOINT_UPDATE": request(WRITE, 0x61, STRUCTS["kdbus_cmd_update"].size),
+    "KDBUS_CMD_MATCH_ADD": request(WRITE, 0x70, STRUCTS["kdbus_cmd_match"].size),
+    "KDBUS_CMD_MATCH_REMOVE": request(WRITE, 0x71, STRUCTS["kdbus_cmd_match"].size),
 }
 """Every ioctl request number of the header."""
 

@@ -41,8 +41,9 @@ from broker.errors import (
     NameAlreadyOwned,
     NameTaken,
     NoSuchName,
-    NotPermitted,
+    NotNameOwner,
     PoolFull,
+    ReplyNotExpected,
     TimedOut,
 )
 from broker.names import NameEntry
@@ -59,6 +60,7 @@ from tests.support.outside import (
     World,
     bloom_filter_item,
     bloom_mask_item,
+    charged,
     descriptors_item,
     memfd,
     memfd_item,
@@ -285,7 +287,7 @@ class Bus(RuleBasedStateMachine):
         if failure is None:
             assert expected is not None, "answered what nobody expected"
             again = self._account(lambda: replier.send(requester, cookie_reply=cookie, cookie=self.cookie))
-            assert isinstance(again, NotPermitted), "answered twice"
+            assert isinstance(again, ReplyNotExpected), "answered twice"
 
     @precondition(lambda self: self.waits)
     @rule(number=ANY)
@@ -436,7 +438,7 @@ class Bus(RuleBasedStateMachine):
             return
         places = [place for place in known.waiters if place[0] is peer] if known is not None else []
         if known is None or not places:
-            assert isinstance(failure, NoSuchName)
+            assert isinstance(failure, (NoSuchName, NotNameOwner))
         else:
             assert failure is None
             known.waiters.remove(places[0])
@@ -528,7 +530,7 @@ class Bus(RuleBasedStateMachine):
                     peer.drop()  # the pool is full of payload: no room for the header
         for connection in [peer.connection for peer in self._live()] + self.ended:
             assert connection.request_count == 0
-            assert connection.quota.charged == {}
+            assert charged(connection) == {}
             assert connection.replies == [] and not connection.owed
             assert connection.pool.busy == 0 or connection in self.ended
         assert [file.pinned for files in self.files.values() for file in files if file.pinned] == []

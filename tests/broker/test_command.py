@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from broker import command
-from broker.command import Command, receive
+from broker.command import Command, Invocation
 from broker.errors import (
     BadAddress,
     BadItem,
@@ -20,11 +20,13 @@ from broker.errors import (
     NoSuchSlice,
     UnknownFlags,
 )
+from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64
 from tests.support.outside import FakeCaller, World, command_bytes, fails, item, name_item
 
-ALL = list(command.TABLE.values())
+ALL = [known for known in VERSION3.commands.values() if known.struct.size]
+"""BYEBYE has no argument."""
 TAKE_ITEMS = [known for known in ALL if known.maximum >= known.struct.size + 16]
 """MATCH_REMOVE has room for nothing but its structure, which is then read once."""
 BAD_ITEM = item(abi.ITEM_ID, b"")
@@ -32,7 +34,12 @@ BAD_ITEM = item(abi.ITEM_ID, b"")
 
 
 def of(name: str) -> Command:
-    return command.TABLE[abi.REQUESTS["KDBUS_CMD_" + name]]
+    return VERSION3.commands[abi.REQUESTS["KDBUS_CMD_" + name]]
+
+
+def receive(known: Command, caller: FakeCaller, address: int) -> Invocation:
+    """The one step."""
+    return command.receive(known, VERSION3, caller, address)
 
 
 def prepared(known: Command, items: list[bytes] | None = None, **members: int) -> tuple[FakeCaller, int]:
@@ -45,14 +52,14 @@ def member(known: Command, caller: FakeCaller, address: int, name: str) -> int:
     return known.struct.get(caller.memory.read(address, known.struct.size), name)
 
 
-def test_every_request_but_byebye_is_in_the_table() -> None:
-    assert set(command.TABLE) == set(abi.REQUESTS.values()) - {abi.REQUESTS["KDBUS_CMD_BYEBYE"]}
+def test_every_request_is_in_the_table() -> None:
+    assert set(VERSION3.commands) == set(abi.REQUESTS.values())
 
 
 def test_what_each_command_knows() -> None:
     """Limits and flags, against the tables of handle.c and limits.h."""
     large, small = 32 << 10, 8 << 10
-    assert {known.name.removeprefix("KDBUS_CMD_"): (known.maximum, known.flags) for known in ALL} == {
+    assert {known.name: (known.maximum, known.flags) for known in ALL} == {
         "BUS_MAKE": (large, 3),
         "ENDPOINT_MAKE": (large, 3),
         "HELLO": (large, 15),
@@ -61,10 +68,10 @@ def test_what_each_command_knows() -> None:
         "FREE": (small, 0),
         "NAME_ACQUIRE": (32 + 16 + 256, 7),
         "NAME_RELEASE": (32 + 16 + 256, 0),
-        "NAME_LIST": (small, 15),
+        "LIST": (small, 15),
         "CONN_INFO": (56 + 256, (1 << 14) - 1),
         "BUS_CREATOR_INFO": (56 + 256, (1 << 14) - 1),
-        "CONN_UPDATE": (large, 0),
+        "UPDATE": (large, 0),
         "ENDPOINT_UPDATE": (large, 0),
         "MATCH_ADD": (large, 1),
         "MATCH_REMOVE": (40, 0),
@@ -154,7 +161,7 @@ def test_who_has_return_flags_cleared_at_once(known: Command) -> None:
     caller, address = prepared(known, flags=1 << 20, return_flags=7)
     with fails(UnknownFlags):
         receive(known, caller, address)
-    early = known.name in ("KDBUS_CMD_ENDPOINT_MAKE", "KDBUS_CMD_NAME_ACQUIRE", "KDBUS_CMD_NAME_RELEASE")
+    early = known.name in ("ENDPOINT_MAKE", "NAME_ACQUIRE", "NAME_RELEASE")
     assert member(known, caller, address, "return_flags") == (0 if early else 7)
 
 

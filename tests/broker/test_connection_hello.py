@@ -20,8 +20,8 @@ from broker.errors import (
     NotPermitted,
     OutOfMemory,
     TooManyConnections,
-    UnknownCommand,
     UnknownFlags,
+    WrongState,
 )
 from broker.outside import Credentials
 from kdbus.abi import revision3 as abi
@@ -293,5 +293,5 @@ def test_budget_is_the_real_users() -> None:
 def test_handle_is_a_connection_for_good() -> None:
     peer = World().connect()
     for command in ("HELLO", "ENDPOINT_MAKE", "ENDPOINT_UPDATE", "BUS_MAKE"):
-        with fails(UnknownCommand, errno.ENOTTY):
+        with fails(WrongState, errno.ENOTTY):
             peer.ioctl(command, 3)

@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from broker.errors import BadName, NodeShutDown, NoMapping, UnknownCommand
+from broker.errors import BadName, NodeShutDown, NoMapping, WrongState
 from broker.handle import open_node
 from broker.outside import INVALID_ID
 from kdbus.abi import revision3 as abi
@@ -26,7 +26,7 @@ def test_control_takes_one_command() -> None:
     control = world.control()
     for command in abi.REQUESTS:
         if command != "KDBUS_CMD_BUS_MAKE":
-            with fails(UnknownCommand, errno.ENOTTY):
+            with fails(WrongState, errno.ENOTTY):
                 control.ioctl(command.removeprefix("KDBUS_CMD_"), 3)
     with fails(NoMapping, errno.ENODEV):
         control.handle.map(4096, writable=False)

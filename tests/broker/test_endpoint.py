@@ -24,9 +24,9 @@ from broker.errors import (
     NoSuchName,
     NotPermitted,
     TooManyConnections,
-    UnknownCommand,
     UnknownFlags,
     WrongConnectionKind,
+    WrongState,
 )
 from kdbus.abi import revision3 as abi
 from tests.support.outside import (
@@ -190,7 +190,7 @@ def test_handle_of_an_owner_takes_only_updates() -> None:
     world = World()
     owner = world.endpoint("door")
     for command in ("HELLO", "ENDPOINT_MAKE", "BYEBYE", "SEND", "CONN_UPDATE", "BUS_MAKE"):
-        with fails(UnknownCommand, errno.ENOTTY):
+        with fails(WrongState, errno.ENOTTY):
             owner.ioctl(command, 0)
 
 
@@ -317,7 +317,7 @@ def test_handle_becomes_one_thing() -> None:
     with fails(HandleInUse, errno.EBADFD):
         control.ioctl("BUS_MAKE", 3)
     peer = world.connect()
-    with fails(UnknownCommand, errno.ENOTTY):
+    with fails(WrongState, errno.ENOTTY):
         peer.handle.ioctl(MAKE, 0, peer.caller)
 
 

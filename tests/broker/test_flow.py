@@ -26,7 +26,17 @@ from broker.reply import Reply
 from kdbus.abi import revision3 as abi
 from tests.support.building import cancel_item, string_item
 from tests.support.fakes import FakeFile, FakeReference
-from tests.support.outside import SECOND, Peer, Received, World, descriptors_item, memfd, memfd_item, vector_item
+from tests.support.outside import (
+    SECOND,
+    Peer,
+    Received,
+    World,
+    charged,
+    descriptors_item,
+    memfd,
+    memfd_item,
+    vector_item,
+)
 
 
 class Descriptors:
@@ -186,10 +196,10 @@ def test_charges_survive() -> None:
     for _ in range(20):
         alice.send(bob, b"x")
     lend_and_take_back(world, alice, bob)
-    assert bob.connection.quota.charged == {alice.connection.user: 4}
+    assert charged(bob.connection) == {alice.connection.user: 4}
     for _ in range(20):
         bob.recv()
-    assert bob.connection.quota.charged == {}
+    assert charged(bob.connection) == {}
 
 
 def test_the_sequence_goes_on() -> None:

@@ -23,6 +23,7 @@ from broker.errors import (
     NotPermitted,
     UnknownCommand,
     WrongConnectionKind,
+    WrongState,
 )
 from broker.handle import Handle, open_node
 from kdbus.abi import revision3 as abi
@@ -49,7 +50,7 @@ def is_known(calling: Calling, name: str) -> bool:
     """Whether the handle knows the command: with a wild pointer it then fails otherwise than with ENOTTY."""
     try:
         calling.ioctl(name, 0)
-    except UnknownCommand:
+    except (UnknownCommand, WrongState):
         return False
     except Exception:
         return True

@@ -12,6 +12,7 @@ import pytest
 from broker.errors import AttachFlagsRefused, BadArgument
 from broker.metadata import PROCESS_FLAGS, ConnectionMetadata, ProcessMetadata, sanitize_attach_flags
 from broker.outside import Capabilities, Credentials, Pid
+from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 from tests.support.outside import (
     SECOND,
@@ -186,7 +187,7 @@ def collected(process: FakeProcess | None = None, ids: FakeIds | None = None) ->
 
 
 def exported(metadata: ProcessMetadata, ids: FakeIds) -> dict[int, bytes]:
-    return dict(parse_items(metadata.export(ids, ALL)))
+    return dict(parse_items(metadata.export(ids, ALL, VERSION3.revision)))
 
 
 def test_users_and_groups_are_those_of_the_readers_namespace() -> None:
@@ -281,7 +282,7 @@ def test_collected_is_what_was_asked_for_and_only_once() -> None:
 def test_connection_without_names_and_description_has_no_items() -> None:
     metadata = ConnectionMetadata()
     metadata.collect([], None, ALL)
-    assert metadata.export(ALL) == b""
+    assert metadata.export(ALL, VERSION3) == b""
 
 
 def test_several_names_are_items_in_the_order_of_acquisition() -> None:

@@ -15,6 +15,7 @@ from broker.errors import (
     NameAlreadyOwned,
     NameTaken,
     NoSuchName,
+    NotNameOwner,
     NotPermitted,
     TooManyNames,
     UnknownFlags,
@@ -155,7 +156,7 @@ def test_replacement() -> None:
     assert second.acquire(NAME, REPLACE) == REPLACE
     assert owner(first) == second.id
     assert notices(watcher) == [(CHANGE, first.id, ALLOW, second.id, REPLACE, NAME)]
-    with fails(NoSuchName, errno.ESRCH):  # the old owner did not ask for queuing, so it does not wait
+    with fails(NotNameOwner, errno.ESRCH):  # the old owner did not ask for queuing, so it does not wait
         first.release(NAME)
 
 
@@ -196,7 +197,7 @@ def test_place_in_the_queue_can_be_given_up() -> None:
     watcher.match()
     second.release(NAME)
     assert notices(watcher) == []
-    with fails(NoSuchName, errno.ESRCH):
+    with fails(NotNameOwner, errno.ESRCH):
         second.release(NAME)
     first.release(NAME)
     assert owner(first) is None
@@ -232,7 +233,7 @@ def test_release_of_what_nobody_or_somebody_else_owns() -> None:
     with fails(NoSuchName, errno.ESRCH):
         first.release(NAME)
     first.acquire(NAME)
-    with fails(NoSuchName, errno.ESRCH):
+    with fails(NotNameOwner, errno.ESRCH):
         second.release(NAME)
     with fails(BadName, errno.EINVAL):
         first.release(b"noname")

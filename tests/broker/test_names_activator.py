@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 
-from broker.errors import DuplicateItem, NotPermitted, PoolFull
+from broker.errors import DuplicateItem, PoolFull, ReplyNotExpected
 from kdbus.abi import revision3 as abi
 from tests.support.outside import FakeFile, Peer, World, descriptors_item, fails, notices
 
@@ -184,7 +184,7 @@ def test_duty_to_reply_goes_back_with_the_name() -> None:
     client.request(service, 8)
     service.received()
     service.release(NAME)
-    with fails(NotPermitted, errno.EPERM):
+    with fails(ReplyNotExpected, errno.EPERM):
         service.reply(client, 7)
     service.reply(client, 8, b"by id")
     successor.acquire(NAME)

@@ -10,6 +10,7 @@ import pytest
 from broker import origin
 from broker.message import Message
 from broker.origin import Origins, shown, timestamp_of
+from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 from tests.support.fakes import FakeProcess
 from tests.support.outside import SECOND, Peer, World
@@ -81,7 +82,7 @@ def test_nothing_told_is_no_origin(world: World, alice: Peer) -> None:
 def test_what_is_shown_is_what_the_message_would_show(alice: Peer, bob: Peer) -> None:
     message, ids = sent(alice, bob), bob.caller.ids
     for flags in (abi.ATTACH_CREDS, abi.ATTACH_NAMES | abi.ATTACH_EXE, abi.ATTACH_ALL & ~abi.ATTACH_TIMESTAMP, 0):
-        expected = message.process.export(ids, flags) + message.connection.export(flags)
+        expected = message.process.export(ids, flags, VERSION3.revision) + message.connection.export(flags, VERSION3)
         assert shown(message, ids, flags) == shown(message, ids, flags | abi.ATTACH_TIMESTAMP) == expected
 
 
@@ -92,8 +93,9 @@ def test_a_restored_message_shows_the_same(alice: Peer, bob: Peer) -> None:
     restored.sequence = message.sequence
     origins.restore(restored, number_of(origins, message), timestamp_of(message.connection))
     ids = bob.caller.ids
-    assert restored.process.export(ids, abi.ATTACH_ALL) == message.process.export(ids, abi.ATTACH_ALL) != b""
-    assert restored.connection.export(abi.ATTACH_ALL) == message.connection.export(abi.ATTACH_ALL) != b""
+    of_process, of_connection = (ids, abi.ATTACH_ALL, VERSION3.revision), (abi.ATTACH_ALL, VERSION3)
+    assert restored.process.export(*of_process) == message.process.export(*of_process) != b""
+    assert restored.connection.export(*of_connection) == message.connection.export(*of_connection) != b""
 
 
 def test_names_and_description_are_told_apart(world: World) -> None:

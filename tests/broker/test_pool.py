@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import BadAddress, NoSuchSlice, PoolFull
+from broker.message import Message
 from broker.pool import Pool, Slice
 from tests.support.outside import FakeCaller, FakePool, fails
 
@@ -166,13 +167,23 @@ def test_a_move_that_does_not_fit_leaves_all_as_it_was() -> None:
     check(source)
 
 
+def copied(pool: Pool, caller: FakeCaller, pieces: list[tuple[int, int]]) -> Slice:
+    """A slice with what a message of these pieces carries."""
+    message = Message(1, 2, 3)
+    message.pieces, message.payload_size = pieces, sum(size for _, size in pieces)
+    slice_ = pool.allocate(message.payload_size)
+    message.copy_to(slice_, 0, caller)
+    message.sent()
+    return slice_
+
+
 def test_a_copy_from_bad_memory_takes_no_slice() -> None:
     pool, caller = make_pool(), FakeCaller()
     good = caller.memory.put(b"abc")
     with fails(BadAddress, errno.EFAULT):
-        pool.copy_from(caller, [(good, 3), (good, 4)], 7)
+        copied(pool, caller, [(good, 3), (good, 4)])
     assert layout(pool) == [(0, SIZE, True)]
-    slice_ = pool.copy_from(caller, [(good, 3), (0, 2), (good, 1)], 6)
+    slice_ = copied(pool, caller, [(good, 3), (0, 2), (good, 1)])
     assert pool.memory.read(slice_.offset, 6) == b"abc\0\0a"
 
 

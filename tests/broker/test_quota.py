@@ -10,7 +10,7 @@ import pytest
 from broker import limits
 from broker.errors import QueueFull, TooManyBuses, TooManyConnections
 from broker.quota import Charge, QueueQuota, User
-from tests.support.outside import Peer, World, fails
+from tests.support.outside import Peer, World, charged, fails
 
 CAP_IPC_OWNER = 15
 
@@ -47,16 +47,16 @@ def test_the_1025th_connection_of_a_user_is_emfile() -> None:
 
 def test_nothing_is_charged_while_fewer_than_16_wait() -> None:
     quota, user = QueueQuota(), User(1)
-    assert [quota.charge(user, waiting) for waiting in range(16)] == [None] * 16
+    assert [quota.charge(user, waiting, 0, 0) for waiting in range(16)] == [None] * 16
     assert quota.charged == {}
 
 
 def test_the_17th_charge_of_a_user_is_enobufs() -> None:
     quota, user, other = QueueQuota(), User(1), User(2)
-    charges = [quota.charge(user, 16 + count) for count in range(16)]
+    charges = [quota.charge(user, 16 + count, 0, 0) for count in range(16)]
     with fails(QueueFull, errno.ENOBUFS):
-        quota.charge(user, 32)
-    assert quota.charge(other, 32) is not None
+        quota.charge(user, 32, 0, 0)
+    assert quota.charge(other, 32, 0, 0) is not None
     first = charges[0]
     assert isinstance(first, Charge)
     first.give_back()
@@ -68,12 +68,12 @@ def test_users_are_counted_apart_even_with_equal_ids() -> None:
     """Anonymous users of custom endpoints have no id of their own."""
     quota = QueueQuota()
     for _ in range(16):
-        quota.charge(User(5), 16)
+        quota.charge(User(5), 16, 0, 0)
     assert len(quota.charged) == 16
 
 
 def test_the_bus_itself_is_never_charged() -> None:
-    assert QueueQuota().charge(None, 200) is None
+    assert QueueQuota().charge(None, 200, 0, 0) is None
 
 
 def test_the_33rd_message_of_a_user_is_enobufs() -> None:
@@ -116,16 +116,15 @@ def test_charges_return_when_messages_leave() -> None:
     alice, bob = world.connect(), world.connect()
     for _ in range(32):
         alice.send(bob, b"x")
-    quota = bob.connection.quota
-    assert quota.charged == {alice.connection.user: 16}
+    assert charged(bob.connection) == {alice.connection.user: 16}
     for _ in range(16):
         bob.recv()
-    assert quota.charged == {alice.connection.user: 16}
+    assert charged(bob.connection) == {alice.connection.user: 16}
     for _ in range(8):
         bob.recv()
     for _ in range(8):
         bob.drop()
-    assert quota.charged == {}
+    assert charged(bob.connection) == {}
     assert bob.connection.pool.busy == 0
 
 
@@ -146,7 +145,7 @@ def test_charges_return_when_the_receiver_goes() -> None:
     for _ in range(20):
         alice.send(bob)
     bob.close()
-    assert bob.connection.quota.charged == {}
+    assert charged(bob.connection) == {}
 
 
 def test_moved_messages_are_not_charged_again() -> None:
@@ -155,10 +154,10 @@ def test_moved_messages_are_not_charged_again() -> None:
     alice, bob = world.connect(), world.connect()
     for _ in range(20):
         alice.send(b"com.example")
-    assert activator.connection.quota.charged == {alice.connection.user: 4}
+    assert charged(activator.connection) == {alice.connection.user: 4}
     bob.acquire(b"com.example")
-    assert activator.connection.quota.charged == {}
-    assert bob.connection.quota.charged == {}
+    assert charged(activator.connection) == {}
+    assert charged(bob.connection) == {}
     assert len(bob.received()) == 20
 
 

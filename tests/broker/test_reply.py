@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from broker.errors import NoSuchConnection, NotPermitted, TooManyRequests
+from broker.errors import NoSuchConnection, ReplyNotExpected, TooManyRequests
 from broker.reply import Deadlines
 from kdbus.abi import revision3 as abi
 from tests.support.outside import SECOND, Peer, World, fails, notices
@@ -50,7 +50,7 @@ def test_a_timeout_is_told_with_the_cookie(world: World, alice: Peer, bob: Peer)
     assert message.items == [(TIMEOUT, b"")]
     assert (message["src_id"], message["dst_id"], message["cookie_reply"]) == (0, alice.id, 5)
     assert (message["payload_type"], message["cookie"], message["size"]) == (0, 0, 80)
-    with fails(NotPermitted, errno.EPERM):
+    with fails(ReplyNotExpected, errno.EPERM):
         bob.reply(alice, 5)
 
 
@@ -166,7 +166,7 @@ def test_one_cookie_twice_is_answered_latest_first(world: World, alice: Peer, bo
     bob.reply(alice, 5)
     world.expire(10)
     assert notices(alice) == [(0, bob.id), (TIMEOUT, 5)]
-    with fails(NotPermitted, errno.EPERM):
+    with fails(ReplyNotExpected, errno.EPERM):
         bob.reply(alice, 5)
 
 

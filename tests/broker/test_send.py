@@ -17,6 +17,7 @@ from broker.errors import (
     NotPermitted,
     OnlyActivator,
     QueueFull,
+    ReplyNotExpected,
     TooManyRequests,
 )
 from kdbus.abi import revision3 as abi
@@ -155,14 +156,14 @@ def test_permission_comes_before_the_limit_of_requests(world: World, alice: Peer
 
 
 def test_a_reply_needs_to_be_expected(alice: Peer, bob: Peer) -> None:
-    with fails(NotPermitted, errno.EPERM):
+    with fails(ReplyNotExpected, errno.EPERM):
         bob.reply(alice, 1)
     alice.request(bob, 1)
     for replier, requester, cookie in ((bob, alice, 2), (alice, bob, 1), (bob, bob, 1)):
-        with fails(NotPermitted, errno.EPERM):
+        with fails(ReplyNotExpected, errno.EPERM):
             replier.reply(requester, cookie)
     bob.reply(alice, 1)
-    with fails(NotPermitted, errno.EPERM):
+    with fails(ReplyNotExpected, errno.EPERM):
         bob.reply(alice, 1)
 
 
@@ -174,7 +175,7 @@ def test_a_reply_needs_no_talk_access(world: World) -> None:
     with fails(NotPermitted, errno.EPERM):
         service.send(client)
     service.reply(client, 1)
-    with fails(NotPermitted, errno.EPERM):
+    with fails(ReplyNotExpected, errno.EPERM):
         service.reply(client, 1)
 
 
@@ -184,7 +185,7 @@ def test_the_permission_to_reply_is_used_up_even_if_the_reply_cannot_be_queued(a
         bob.send(alice)
     with fails(QueueFull, errno.ENOBUFS):
         bob.reply(alice, 1)
-    with fails(NotPermitted, errno.EPERM):
+    with fails(ReplyNotExpected, errno.EPERM):
         bob.reply(alice, 1)
 
 

@@ -16,9 +16,9 @@ from broker.errors import (
     Disconnected,
     DuplicateItem,
     NoSuchConnection,
-    NotPermitted,
     PeerGone,
     PoolFull,
+    ReplyNotExpected,
     ReplyRefused,
     TimedOut,
 )
@@ -153,7 +153,7 @@ def test_a_deadline_ends_the_wait(world: World, alice: Peer, bob: Peer) -> None:
     assert sent.woken == 0
     world.expire(1)
     assert sent.woken == 1
-    with fails(NotPermitted, errno.EPERM):  # too late, even before the waiting call has noticed
+    with fails(ReplyNotExpected, errno.EPERM):  # too late, even before the waiting call has noticed
         bob.reply(alice, 5)
     with fails(TimedOut, errno.ETIMEDOUT):
         sent.finish()
@@ -170,7 +170,7 @@ def test_a_deadline_that_has_passed_is_etimedout_after_the_message_was_queued(wo
     assert len(bob.received()) == 2
     assert alice.connection.request_count == 0
     assert not alice.connection.replies
-    with fails(NotPermitted, errno.EPERM):
+    with fails(ReplyNotExpected, errno.EPERM):
         bob.reply(alice, 5)
 
 
@@ -230,7 +230,7 @@ def test_cancelling(alice: Peer, bob: Peer) -> None:
     assert file.pinned == 1
     sent.wait.cancel()
     assert sent.woken == 1
-    with fails(NotPermitted, errno.EPERM):
+    with fails(ReplyNotExpected, errno.EPERM):
         bob.reply(alice, 5)
     with fails(Cancelled, errno.ECANCELED):
         sent.finish()
@@ -303,7 +303,7 @@ def test_an_answer_during_the_signal_handler_is_found_by_the_restarted_call(alic
     """In the original it was lost, and the request sent a second time."""
     interrupted(alice, bob)
     bob.reply(alice, 5, b"answer")
-    with fails(NotPermitted, errno.EPERM):
+    with fails(ReplyNotExpected, errno.EPERM):
         bob.reply(alice, 5, b"again")
     again = alice.request(bob, 5, sync=True)
     assert again.woken == 1

@@ -24,7 +24,7 @@ CASES = re.findall(r"^(ROOT_)?CASE\((\w+)\)", SOURCE.read_text(), re.MULTILINE)
 def program(open_folder: Path) -> Path:
     """The compiled program, readable for every user."""
     target = open_folder / "mounts"
-    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{PROJECT}/interposer/include"]
+    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", f"-I{PROJECT}/interposer/include/3"]
     subprocess.run([os.environ.get("CC", "cc"), *flags, "-o", str(target), str(SOURCE)], check=True)
     target.chmod(0o755)
     return target

@@ -22,14 +22,19 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pycparser import c_ast, c_generator, c_parser  # type: ignore[import-untyped]
 
-from kdbus.abi import revision3
+from kdbus.abi import final, revision3
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-INCLUDE = REPOSITORY / "interposer" / "include"
+INCLUDES = REPOSITORY / "interposer" / "include"
+INCLUDE = INCLUDES / "3"
+"""Of the revision that the original header is compared with."""
+TABLES = {"3": revision3, "final": final}
+REVISIONS = list(TABLES)
 HEADER = Path("linux") / "kdbus.h"
 TIMEOUT = 60
 
@@ -181,39 +186,56 @@ def test_members_stand_in_the_order_of_the_reference(ours: Interface, reference:
     assert list(ours.members["kdbus_item"])[:3] == list(reference.members["kdbus_item"])[:3]
 
 
-def test_broker_knows_the_same_numbers(ours: Interface) -> None:
-    numbers = {**revision3.CONSTANTS, **revision3.REQUESTS}
-    assert len(numbers) == len(revision3.CONSTANTS) + len(revision3.REQUESTS)
+@pytest.fixture(scope="module", params=REVISIONS)
+def declared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Interface, ModuleType]:
+    """A revision's header, and its tables."""
+    return read_interface(INCLUDES / request.param, tmp_path_factory.mktemp("declared")), TABLES[request.param]
+
+
+def test_every_revision_has_a_header() -> None:
+    assert sorted(path.name for path in INCLUDES.iterdir()) == REVISIONS
+
+
+def test_tables_have_the_same_numbers(declared: tuple[Interface, ModuleType]) -> None:
+    header, tables = declared
+    numbers = {**tables.CONSTANTS, **tables.REQUESTS}
+    assert len(numbers) == len(tables.CONSTANTS) + len(tables.REQUESTS)
 
     def public(names: dict[str, int]) -> dict[str, int]:
         return {name: value for name, value in names.items() if name[0] != "_" and name != "KDBUS_IOCTL_MAGIC"}
 
-    assert public(numbers) == public(ours.numbers())
+    assert public(numbers) == public(header.numbers())
     # The private ones need not be known, but if so, then right.
-    assert {**ours.numbers(), **numbers} == ours.numbers()
+    assert {**header.numbers(), **numbers} == header.numbers()
 
 
-def test_broker_tells_requests_from_other_numbers(ours: Interface) -> None:
-    assert ours.enumerations["kdbus_ioctl_type"] == revision3.REQUESTS
+def test_tables_tell_requests_from_other_numbers(declared: tuple[Interface, ModuleType]) -> None:
+    header, tables = declared
+    assert header.enumerations["kdbus_ioctl_type"] == tables.REQUESTS
 
 
-def test_broker_knows_the_same_structs(ours: Interface) -> None:
-    assert {name: struct.size for name, struct in revision3.STRUCTS.items()} == ours.sizes
-    for name, struct in revision3.STRUCTS.items():
-        broker = {field.name: (field.offset, field.size) for field in struct.fields}
-        assert broker == {key: (member.offset, member.size) for key, member in ours.members[name].items()}, name
+def test_tables_have_the_same_structs(declared: tuple[Interface, ModuleType]) -> None:
+    header, tables = declared
+    assert {name: struct.size for name, struct in tables.STRUCTS.items()} == header.sizes
+    for name, struct in tables.STRUCTS.items():
+        known = {field.name: (field.offset, field.size) for field in struct.fields}
+        assert known == {key: (member.offset, member.size) for key, member in header.members[name].items()}, name
 
 
-@pytest.mark.parametrize("standard", ["gnu89", "gnu99", "gnu11", "gnu17"])
-def test_compiles_as_c_without_warnings(standard: str) -> None:
+@pytest.mark.parametrize("revision", REVISIONS)
+@pytest.mark.parametrize("standard", ["c99", "c11", "gnu89", "gnu99", "gnu11", "gnu17"])
+def test_compiles_as_c_without_warnings(revision: str, standard: str) -> None:
     text = "#include <linux/kdbus.h>\n#include <linux/kdbus.h>\nstruct kdbus_msg message;\n"
-    compile_with(INCLUDE, f"-std={standard}", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-xc", text=text)
+    strict = ["-Wall", "-Wextra", "-Werror", *(["-pedantic"] if standard != "gnu89" else [])]
+    compile_with(INCLUDES / revision, f"-std={standard}", *strict, "-fsyntax-only", "-xc", text=text)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler (package g++)")
-def test_compiles_as_cpp_without_warnings() -> None:
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_compiles_as_cpp_without_warnings(revision: str) -> None:
     text = "#include <linux/kdbus.h>\nkdbus_msg message;\n"
-    compile_with(INCLUDE, "-std=gnu++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-xc++", text=text)
+    strict = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
+    compile_with(INCLUDES / revision, "-std=c++17", *strict, "-fsyntax-only", "-xc++", text=text)
 
 
 @pytest.mark.parametrize("first_is_ours", [True, False])

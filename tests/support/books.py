@@ -21,6 +21,7 @@ from broker.connection import Connection
 from broker.handle import EndpointHandle
 from broker.pool import Slice
 from broker.queue import QueueEntry
+from broker.quota import QueueQuota
 from broker.reply import Reply
 from interposer.command_line import main
 from interposer.handles.handles import OpenHandle
@@ -84,7 +85,7 @@ def mistakes(connection: Connection, requests: set[Reply], answers: list[QueueEn
     if any(not reply.linked or reply not in reply.requester.replies for reply in connection.owed):
         yield "owes a reply that nobody expects"
     charges = Counter(entry.charge.user for entry in entries if entry.charge is not None)
-    if dict(charges) != connection.quota.charged:
+    if isinstance(connection.quota, QueueQuota) and dict(charges) != connection.quota.charged:
         yield f"{connection.quota.charged} is charged for {dict(charges)}"
     pool = connection.pool
     slices = pool.slices()

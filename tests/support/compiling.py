@@ -14,12 +14,15 @@ from tests.support.users import PROJECT
 PROGRAMS = PROJECT / "tests" / "programs"
 
 
-def compile_program(name: str, folder: Path, *flags: str) -> Path:
-    """Compile `tests/programs/NAME.c` into `folder`, readable for everybody; skips the test without a compiler."""
+def compile_program(name: str, folder: Path, *flags: str, revision: str = "3") -> Path:
+    """Compile `tests/programs/NAME.c` into `folder`, readable for everybody; skips the test without a compiler.
+
+    `revision`: of the kdbus API that it is written for.
+    """
     if shutil.which("gcc") is None:
         pytest.skip("needs a compiler: apt-get install gcc")
     program = folder / name
-    include = PROJECT / "interposer" / "include"
+    include = PROJECT / "interposer" / "include" / revision
     command = ["gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", f"-I{include}", *flags]
     subprocess.run([*command, str(PROGRAMS / f"{name}.c"), "-o", str(program), "-pthread"], check=True)
     program.chmod(0o755)

@@ -172,6 +172,9 @@ class FakeIds:
     overflow_uid: int = 65534
     overflow_gid: int = 65534
 
+    def kept(self) -> FakeIds:
+        return self
+
     def from_uid(self, uid: int) -> int | None:
         return uid if self.users is None else self.users.get(uid)
 

@@ -30,6 +30,7 @@ from broker.domain import Domain
 from broker.endpoint import Endpoint
 from broker.errors import KdbusError, errno_of
 from broker.handle import ControlHandle, EndpointHandle, open_node
+from broker.quota import QueueQuota, User
 from broker.send import Wait
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64
@@ -535,6 +536,12 @@ def fails(error: type[KdbusError], errno: int | None = None) -> Iterator[None]:
     assert type(caught.value) is error
     if errno is not None:
         assert errno_of(caught.value) == errno
+
+
+def charged(connection: Connection) -> dict[User, int]:
+    """The messages that each user is charged for in a queue of version 3."""
+    assert isinstance(connection.quota, QueueQuota)
+    return connection.quota.charged
 
 
 def notices(peer: Peer) -> list[tuple[int | bytes, ...]]:

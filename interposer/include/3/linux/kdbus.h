@@ -27,6 +27,9 @@
 #ifndef _KDBUS_UAPI_H_
 #define _KDBUS_UAPI_H_
 
+/* Arrays without a size and enumerators of 64 bits are part of the interface: -pedantic is not to warn of them. */
+#pragma GCC system_header
+
 #include <linux/ioctl.h>
 #include <linux/types.h>
 

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a revision means, beyond its numbers and layouts: one value for each, so that no rule asks which it is.
+
+Every connection has the `Behaviour` that its first command spoke; so have a bus and an endpoint, from whoever made
+them. A rule asks the behaviour whose matter it is, and never two of them:
+
+- the *caller's* says how a command is read, in which order it is checked, which errno it gets and what is written back;
+- the *receiver's* says how a message lies in its pool, what may fill its queue, which metadata it gets, how
+  notifications look, how it learns of losses and whether it hears itself;
+- the *bus's* counts ids and messages and says which metadata must be sent.
+
+Most of what differs is a property with a name. Three things are algorithms, hence objects: the inbox (`broker.inbox`),
+the quota (`broker.quota`) and the grant of metadata (`broker.grant`). The revisions themselves are written down in
+`broker.version3` and `broker.final`; one more would be one more module like those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from broker.errors import KdbusError
+from broker.item import Checks
+from kdbus.abi.revision import Revision
+
+if TYPE_CHECKING:
+    from broker.command import Command, Invocation
+    from broker.connection import Connection
+    from broker.grant import Grant
+    from broker.inbox import Inbox
+    from broker.message import Message
+    from broker.outside import Caller, File
+    from broker.quota import Quota
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Behaviour:
+    """One revision."""
+
+    revision: Revision
+    commands: Mapping[int, Command]
+    """Every command by its request number."""
+    errnos: Mapping[type[KdbusError], int]
+    """Errno numbers that differ from version 3's."""
+    item_checks: Checks
+    admit: Callable[[Command, Behaviour, Caller, int], Invocation]
+    """Reads and checks the argument at an address in the caller's memory."""
+    read_message: Callable[[Connection, Invocation], tuple[Message, File | None]]
+    """The message that a SEND points at, and the file of its CANCEL_FD."""
+    receive: Callable[[Connection, Invocation], None]
+    """RECV."""
+    list_names: Callable[[Connection, Invocation], None]
+    """LIST, or NAME_LIST."""
+    inbox: Inbox
+    grant: Grant
+    new_quota: Callable[[int], Quota]
+    """The quota of a queue whose pool has that many bytes."""
+
+    # The caller's.
+    names_before_privilege: bool
+    """HELLO looks at names before it asks for privilege, and at claimed identities after."""
+    identity_of_opener: bool
+    """A connection has the credentials of who opened its file, not of who called HELLO."""
+    results_as_list: bool
+    """HELLO's result begins with a word that has its size."""
+    returns_required_flags: bool
+    """HELLO overwrites the caller's attach flags with those that the bus requires."""
+    empty_is_pool_size: bool
+    """An offset of nothing is the pool's size, which may be freed; else it is 0, which may not."""
+    writes_empty_reply: bool
+    """SEND without a synchronous reply writes that there is none."""
+    silent_unicast_signals: bool
+    """A unicast signal that its receiver does not want, may not get or cannot take is dropped without a word."""
+    calls_begin_with_time: bool
+    """A synchronous SEND looks first for the call that it resumes, and then whether its deadline has passed."""
+    name_beats_id: bool
+    """CONN_INFO looks at a name even if an id is given."""
+    one_claim_per_name: bool
+    """Asking again for a name changes the claim to it, instead of failing or adding a second one; a replaced owner
+    that waits is the next, and an activator gives up only messages to its name."""
+    stored_name_flags: int
+    """What of the flags of NAME_ACQUIRE a claim keeps."""
+    matches_per_connection: int
+
+    # The receiver's.
+    own_broadcasts: bool
+    """A connection gets its own broadcasts, if it wants them."""
+    hears_ids_everywhere: bool
+    """Notifications about connections reach custom endpoints."""
+    claim_states: bool
+    """Flags of a name say whether its claim is the first (PRIMARY)."""
+    notifications_are_signals: bool
+    """Broadcast notifications have the flag SIGNAL, and the size of their item is not rounded up."""
+    losses_wake: bool
+    """A first loss makes a connection readable."""
+
+    # The bus's.
+    ids_of_domain: bool
+    """Connections take their ids from the domain's counter of buses; messages are counted by the bus."""
+    requires_metadata: bool
+    """BUS_MAKE says which metadata every connection must send."""
+
+    # Ours.
+    is_native: bool
+    """The native engine knows its layouts (`broker.flow`)."""

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Inboxes: how a message lies in its receiver's pool, and when it gets there.
+
+Up to version 3 a message is *two slices*. The payload is copied into the pool when it is sent; header and items are
+written when it is received, as only then it is known which metadata the receiver wants and which numbers its
+descriptors get. Offsets of payload are counted from the start of the pool. The items are rebuilt, in an order of their
+own: for a notification its one item; DST_NAME, payload in the order sent, FDS; metadata.
+
+In the final revision it is *one slice*, written as a whole when it is sent: header; the sender's items as it sent
+them; metadata, translated for the receiver as it was at HELLO; payload, which the offsets count from the start of the
+message. Only the numbers of descriptors are filled in by RECV. So the size of a message in the pool is known, and can
+be shared among users (`broker.quota`), before anything is written.
+
+A message between peers of two revisions is rebuilt: its items keep their order and get the receiver's numbers. What
+the receiver's revision has no item for is left out.
+
+`accept` makes the entry, quota included; `answer` makes one that never enters the queue, the answer to a synchronous
+call. Reference: queue.c and pool.c; message.c (`kdbus_staging_emit`), final-revision.md, 4.4.3.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Protocol
+
+from broker import limits
+from broker.errors import DescriptorsRefused, Disconnected, PoolShareExceeded, QueueFull
+from broker.item import HEADER_SIZE, Item, build_padded
+from broker.outside import Caller
+from broker.pool import Pool, Slice
+from broker.queue import QueueEntry
+from kdbus.abi import revision3 as abi
+from kdbus.abi.layout import U64, align8
+from kdbus.abi.revision import Kind
+
+if TYPE_CHECKING:
+    from broker.behaviour import Behaviour
+    from broker.connection import Connection
+    from broker.message import Message
+    from broker.quota import User
+
+_HEADER = struct.Struct("<QQqQQQQQ")
+
+
+class Inbox(Protocol):
+    """One of the two."""
+
+    def accept(
+        self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
+    ) -> QueueEntry:
+        """An entry for the queue of `destination`, charged to `user` (None: the bus itself).
+
+        `caller`: the sending thread, None for a notification; `attached`: KDBUS_ATTACH_* of what it has for this
+        receiver. Raises QueueFull, TooManyDescriptors, Disconnected, DescriptorsRefused, PoolShareExceeded, PoolFull or
+        BadAddress.
+        """
+        ...
+
+    def answer(
+        self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
+    ) -> QueueEntry:
+        """The same for the answer to a synchronous call."""
+        ...
+
+    def move(self, entry: QueueEntry, destination: Connection, user: User | None) -> QueueEntry:
+        """An entry for the queue of `destination` instead of one that has left another queue, where it was charged to
+        `user`, if to anybody. Raises what `accept` raises, and then leaves it as it was."""
+        ...
+
+
+def _check_receiver(destination: Connection, sent: Message) -> None:
+    if not destination.active:
+        raise Disconnected
+    if sent.files and not destination.flags & abi.HELLO_ACCEPT_FD:
+        raise DescriptorsRefused
+
+
+class TwoSlices:
+    """The payload at SEND, header and items at RECV."""
+
+    def accept(
+        self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
+    ) -> QueueEntry:
+        if len(destination.queue) >= limits.MESSAGES_PER_CONNECTION:
+            raise QueueFull
+        entry = self.answer(destination, sent, caller, user, attached)
+        try:
+            entry.charge = destination.quota.charge(user, len(destination.queue), sent.payload_size, len(sent.files))
+        except QueueFull:
+            entry.discard()
+            raise
+        return entry
+
+    def answer(
+        self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
+    ) -> QueueEntry:
+        _check_receiver(destination, sent)
+        if not sent.pieces:
+            return PartedEntry(sent, None, destination.behaviour)
+        pool = destination.pool
+        if pool.remaining // 2 < sent.payload_size < pool.remaining:
+            raise PoolShareExceeded
+        slice_ = pool.allocate(sent.payload_size)
+        sent.copy_to(slice_, 0, caller)
+        return PartedEntry(sent, slice_, destination.behaviour)
+
+    def move(self, entry: QueueEntry, destination: Connection, user: User | None) -> QueueEntry:
+        if not isinstance(entry, PartedEntry):
+            return _rebuilt(entry, destination, user)
+        if entry.payload is not None:
+            entry.payload = destination.pool.move_here(entry.payload)
+        return entry
+
+
+class OneSlice:
+    """Everything at SEND but the numbers of descriptors."""
+
+    def accept(
+        self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
+    ) -> QueueEntry:
+        _check_receiver(destination, sent)
+        plan = _Plan(sent, destination, attached)
+        charge = destination.quota.charge(user, len(destination.queue), plan.size, len(sent.files))
+        try:
+            slice_ = destination.pool.allocate(plan.size)
+            slice_.pool.memory.write(slice_.offset, plan.head + bytes(plan.size - len(plan.head)))
+            if sent.pieces:
+                sent.copy_to(slice_, plan.payload_at, caller)
+        except BaseException:
+            if charge is not None:
+                charge.give_back()
+            raise
+        entry = _WholeEntry(sent, slice_, plan)
+        entry.charge = charge
+        return entry
+
+    answer = accept
+
+    def move(self, entry: QueueEntry, destination: Connection, user: User | None) -> QueueEntry:
+        return _rebuilt(entry, destination, user)
+
+
+def _rebuilt(entry: QueueEntry, destination: Connection, user: User | None) -> QueueEntry:
+    """A new entry out of one in another pool, which is discarded; the request that it may be stays expected."""
+    message = entry.message
+    attached = message.process.valid | message.connection.valid
+    if entry.payload is not None:
+        message.copy, message.copy_offset = entry.payload.hold(), entry.payload_offset
+    try:
+        moved = destination.behaviour.inbox.accept(
+            destination, message, None, user, attached & destination.attach_flags_recv
+        )
+    finally:
+        message.sent()
+    moved.name_id = entry.name_id
+    if entry.reply is not None:
+        moved.reply = entry.reply.hold()
+    entry.discard()
+    return moved
+
+
+class PartedEntry(QueueEntry):
+    """An entry of `TwoSlices`; `payload` is the first of the two, None if there is nothing to copy."""
+
+    __slots__ = ("_behaviour",)
+
+    def __init__(self, message: Message, payload: Slice | None, behaviour: Behaviour) -> None:
+        super().__init__(message, payload)
+        self._behaviour = behaviour
+
+    def install(self, pool: Pool, caller: Caller, attach_flags: int, *, descriptors: bool) -> tuple[Slice, int]:
+        """See `QueueEntry.install`. The slice that is made holds the payload's.
+
+        It is allocated before any descriptor is installed, so that a full pool costs the receiver no descriptors. A
+        descriptor that cannot be installed shows as its negative errno number.
+        """
+        message, behaviour = self.message, self._behaviour
+        metadata = message.process.export(caller.ids, attach_flags, behaviour.revision)
+        metadata += message.connection.export(attach_flags, behaviour)
+        extra = notification_item(message, behaviour)
+        size = _HEADER.size + len(extra) + message.items_size() + len(metadata)
+        slice_ = pool.allocate(size)
+        slice_.adopt(self.payload)
+        items, return_flags = self._payload_items(caller, descriptors=descriptors)
+        header = _header(message, size, behaviour)
+        pool.memory.write(slice_.offset, b"".join((header, extra, items, metadata)))
+        return slice_, return_flags
+
+    def _payload_items(self, caller: Caller, *, descriptors: bool) -> tuple[bytes, int]:
+        message, build = self.message, self._behaviour.revision.build
+        offset = 0 if self.payload is None else self.payload.offset
+        complete = True
+        parts: list[bytes] = []
+        if message.destination_name is not None:
+            parts.append(build(Kind.DST_NAME, message.destination_name + b"\0"))
+        for part in message.parts:
+            if part.file is None:
+                place = U64 if part.start is None else part.start + offset
+                parts.append(build(Kind.PAYLOAD_OFF, struct.pack("<QQ", part.size, place)))
+            else:
+                number = caller.install(part.file) if descriptors else -1
+                complete = complete and (number >= 0 or not descriptors)
+                packed = struct.pack("<QQiI", part.start, part.size, number, 0)
+                parts.append(build(Kind.PAYLOAD_MEMFD, packed))
+        if message.files:
+            numbers = [caller.install(file) if descriptors else -1 for file in message.files]
+            complete = complete and (not descriptors or all(number >= 0 for number in numbers))
+            packed = struct.pack(f"<{len(numbers)}i", *numbers)
+            parts.append(build(Kind.FDS, packed))
+        return b"".join(parts), 0 if complete else abi.RECV_RETURN_INCOMPLETE_FDS
+
+
+def _header(message: Message, size: int, behaviour: Behaviour) -> bytes:
+    """A `kdbus_msg` without items, the same in all revisions from version 3 on."""
+    signal = message.notification is not None and message.is_broadcast and behaviour.notifications_are_signals
+    return _HEADER.pack(
+        size,
+        message.flags | (abi.MESSAGE_SIGNAL if signal else 0),
+        message.priority,
+        message.destination,
+        message.source,
+        message.payload_type,
+        message.cookie,
+        message.timeout_or_cookie_reply,
+    )
+
+
+def notification_item(message: Message, behaviour: Behaviour) -> bytes:
+    """The item of a notification, as a receiver of that behaviour sees it; nothing for other messages."""
+    if message.notification is None:
+        return b""
+    payload = message.notification.payload(behaviour)
+    if not behaviour.notifications_are_signals:
+        payload += bytes(-len(payload) & 7)
+    return behaviour.revision.build(Kind(message.notification.type), payload)
+
+
+class _Plan:
+    """What a message looks like in one slice, before there is one.
+
+    `size`: bytes of the slice; `head`: all but the payload, which comes `payload_at` bytes from the start;
+    `file_places` and `memfd_places`: where numbers of descriptors (32 bits) are to be written.
+    """
+
+    __slots__ = ("file_places", "head", "memfd_places", "payload_at", "size")
+
+    def __init__(self, message: Message, destination: Connection, attached: int) -> None:
+        behaviour = destination.behaviour
+        self.file_places: list[int] = []
+        self.memfd_places: list[int] = []
+        offsets: list[int] = []
+        parts = [notification_item(message, behaviour)]
+        place = end = _HEADER.size
+        if parts[0]:
+            end = place + int.from_bytes(parts[0][:8], "little")
+            place += len(parts[0])
+        for current in message.described():
+            item = self._item(current, place, offsets, behaviour)
+            if item:
+                end = place + int.from_bytes(item[:8], "little")
+                place += len(item)
+                parts.append(item)
+        metadata = message.process.export(destination.ids, attached, behaviour.revision, blank_capabilities=True)
+        metadata += message.connection.export(attached, behaviour)
+        size = place + _unpadded(metadata) if metadata else end
+        place += len(metadata)
+        self.payload_at = place
+        self.size = align8(place + message.payload_size)
+        head = bytearray(b"".join((_header(message, size, behaviour), *parts, metadata)))
+        payload = (part for part in message.parts if part.file is None)
+        for offset, part in zip(offsets, payload, strict=True):
+            where = U64 if part.start is None else place + part.start
+            head[offset : offset + 8] = where.to_bytes(8, "little")
+        self.head = bytes(head)
+
+    def _item(self, current: Item, place: int, offsets: list[int], behaviour: Behaviour) -> bytes:
+        """One of the sender's items, at `place`; nothing if the receiver's revision does not know it."""
+        kind, payload = Kind(current.type), current.payload
+        if kind == Kind.PAYLOAD_VEC:
+            kind = Kind.PAYLOAD_OFF
+            offsets.append(place + HEADER_SIZE + 8)
+        elif kind == Kind.PAYLOAD_MEMFD:
+            self.memfd_places.append(place + HEADER_SIZE + 16)
+            payload = payload[:16] + b"\xff" * 4 + payload[20:]
+        elif kind == Kind.FDS:
+            self.file_places += range(place + HEADER_SIZE, place + HEADER_SIZE + len(payload), 4)
+            payload = b"\xff" * len(payload)
+        return build_padded(behaviour.revision, kind, payload, current.padding)
+
+
+def _unpadded(items: bytes) -> int:
+    """Bytes of a list of items without the padding of the last one."""
+    position = last = 0
+    while position < len(items):
+        last = int.from_bytes(items[position : position + 8], "little")
+        position += align8(last)
+    return len(items) - (-last & 7)
+
+
+class _WholeEntry(QueueEntry):
+    """An entry of `OneSlice`; `payload` is the whole message."""
+
+    __slots__ = ("_plan",)
+
+    def __init__(self, message: Message, slice_: Slice, plan: _Plan) -> None:
+        super().__init__(message, slice_)
+        self.payload_offset = plan.payload_at
+        self._plan = plan
+
+    def install(self, pool: Pool, caller: Caller, attach_flags: int, *, descriptors: bool) -> tuple[Slice, int]:
+        """See `QueueEntry.install`: descriptors first, then memfds, each in order; -1 where there is none."""
+        assert self.payload is not None
+        message, plan = self.message, self._plan
+        memfds = [part.file for part in message.parts if part.file is not None]
+        places = zip((*plan.file_places, *plan.memfd_places), (*message.files, *memfds), strict=True)
+        complete = True
+        for place, file in places:
+            number = max(caller.install(file), -1) if descriptors else -1
+            complete = complete and (number >= 0 or not descriptors)
+            pool.memory.write(self.payload.offset + place, struct.pack("<i", number))
+        return self.payload.hold(), 0 if complete else abi.RECV_RETURN_INCOMPLETE_FDS

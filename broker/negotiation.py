@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How the final revision reads a command: one parser for all, and programs that ask what is supported.
+
+Every command has a table of flags and items (`broker.command.Command`). In order:
+
+1. as in version 3: the pointer is aligned and readable (EFAULT), the size fits (EINVAL, EMSGSIZE);
+2. no unknown flag (EINVAL); bit 63, NEGOTIATE, is always known;
+3. each item in turn lies within the command, is of a kind that the command takes, is well-formed, and is not the second
+   of a kind that may be there once (EINVAL, unless the kind has an errno of its own);
+4. a NEGOTIATE item, an array of item numbers, gets every number that the command does not take overwritten with 0;
+5. with bit 63 the supported flags are stored over the caller's, and the command is over: it has no other effect;
+6. otherwise required items must be there (EINVAL).
+
+`return_flags` are stored at the end, also of a command that failed in step 2 or later. Programs find out in this way
+whether there is a kdbus at all: by a BUS_MAKE with nothing but bit 63. Reference: final-revision.md, 1.3 and 1.4.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from broker.behaviour import Behaviour
+from broker.command import Command, Invocation, read_sized
+from broker.errors import BadItem, DuplicateItem, KdbusError, MissingItem, UnknownFlags
+from broker.item import HEADER_SIZE, Item
+from broker.outside import Caller
+from kdbus.abi.layout import align8
+from kdbus.abi.revision import Kind
+
+NEGOTIATE = 1 << 63
+
+_HEADER = struct.Struct("<QQ")
+
+
+def admit(command: Command, behaviour: Behaviour, caller: Caller, address: int) -> Invocation:
+    """Read and check the argument of `command` at `address`; see the module's essay.
+
+    `Invocation.negotiated` says that the command is over already. Raises BadAddress, CommandTooSmall, CommandTooLarge,
+    CommandChanged, UnknownFlags, BadItem, DuplicateItem, MissingItem, and what an item's check raises.
+    """
+    data = read_sized(caller, address, command.struct.size, command.maximum)
+    invocation = Invocation(command, behaviour, caller, address, data, [])
+    if command.stores_return_flags:
+        invocation.put("return_flags", 0)
+    try:
+        _check(invocation)
+    except KdbusError:
+        invocation.failed()
+        raise
+    return invocation
+
+
+def _check(invocation: Invocation) -> None:
+    command, flags = invocation.command, invocation.get("flags")
+    if flags & ~(command.flags | NEGOTIATE):
+        raise UnknownFlags
+    invocation.items, arrays = _parse(invocation)
+    invocation.negotiates = bool(arrays)
+    taken = {invocation.behaviour.revision.number_of(kind) for kind in (*command.items, Kind.NEGOTIATE)}
+    for place, array in arrays:
+        for number in range(0, len(array), 8):
+            if int.from_bytes(array[number : number + 8], "little") not in taken:
+                invocation.caller.write(invocation.address + place + number, bytes(8))
+    if flags & NEGOTIATE:
+        start, _ = command.struct.span("flags")
+        invocation.caller.write(invocation.address + start, command.flags.to_bytes(8, "little"))
+        invocation.negotiated = True
+        return
+    present = {entry.type for entry in invocation.items}
+    if any(rule.required and kind not in present for kind, rule in command.items.items()):
+        raise MissingItem
+
+
+def _parse(invocation: Invocation) -> tuple[list[Item], list[tuple[int, bytes]]]:
+    """The items, and of those that negotiate the place in the command and the payload."""
+    command, behaviour, data = invocation.command, invocation.behaviour, bytes(invocation.data)
+    items: list[Item] = []
+    arrays: list[tuple[int, bytes]] = []
+    seen: set[int] = set()
+    position, end = command.struct.size, len(data)
+    while position < end:
+        if end - position < HEADER_SIZE:
+            raise BadItem
+        size, number = _HEADER.unpack_from(data, position)
+        if size < HEADER_SIZE or size > end - position:
+            raise BadItem
+        kind = behaviour.revision.kind_of(number)
+        rule = command.items.get(kind)
+        if rule is None and kind != Kind.NEGOTIATE:
+            raise BadItem
+        payload = data[position + HEADER_SIZE : position + size]
+        check = behaviour.item_checks.get(kind)
+        if check is not None:
+            check(payload)
+        if kind in seen and (rule is None or not rule.repeats):
+            raise DuplicateItem
+        seen.add(kind)
+        following = position + align8(size)
+        if kind == Kind.NEGOTIATE:
+            arrays.append((position + HEADER_SIZE, payload))
+        else:
+            items.append(Item(kind, payload, data[position + size : following]))
+        position = following
+    return items, arrays

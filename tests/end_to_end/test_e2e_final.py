@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The final revision: the cases of `tests/programs/final.c`, end to end, and peers of two revisions on one bus."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tests.support.compiling import compile_program
+from tests.support.e2e import every_case, run_all, run_case
+from tests.support.users import User
+
+
+@every_case("final")
+def test_case(user: User, case: str, open_folder: Path) -> None:
+    run_case("final", case, user, open_folder)
+
+
+def test_without_flows(user: User, open_folder: Path) -> None:
+    run_all("final", user, open_folder, options=["--no-flows"])
+
+
+def test_in_path_mode(user: User, open_folder: Path) -> None:
+    run_all("final", user, open_folder, options=["--mode", "path"])
+
+
+def test_a_service_of_version_3_with_a_client_of_the_final_revision(user: User, open_folder: Path) -> None:
+    service = open_folder / "mixed-service"
+    client = open_folder / "mixed-client"
+    if not service.exists():
+        compile_program("mixed-service", open_folder)
+        compile_program("mixed-client", open_folder, revision="final")
+    serving = replace(user, environment={**user.environment, "CLIENT": str(client)})
+    outcome = serving.run(serving.kdbus("run", "--", str(service)), seconds=60)
+    assert (outcome.status, outcome.output) == (0, "client: HELLO FROM FINAL\nok 1 - serves_another_revision\n1..1\n")

@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The final revision of kdbus, as a program of its time meets it: what it asks, how it connects, and how messages, names,
+ * losses and notifications look. The helpers at the top are to this revision what e2e.h is to version 3.
+ */
+#include "cases.h"
+
+struct connection {
+	int fd;
+	__u64 id;
+	const char *pool;
+};
+
+static char bus_path[256];
+
+static void add_vector(struct buffer *buffer, const char *bytes, size_t size)
+{
+	__u64 vector[2] = { size, (__u64)(uintptr_t)bytes };
+
+	add(buffer, KDBUS_ITEM_PAYLOAD_VEC, vector, sizeof(vector));
+}
+
+/* Makes a bus; its descriptor stays open until the case ends. */
+static int make_bus(__u64 flags)
+{
+	struct kdbus_bloom_parameter bloom = { .size = BLOOM_SIZE, .n_hash = 8 };
+	struct buffer buffer;
+	struct kdbus_cmd *make = begin(&buffer, sizeof(*make));
+	static int serial;
+	char name[64];
+	int fd = open_control();
+
+	snprintf(name, sizeof(name), "%u-final-%d-%d", geteuid(), getpid(), ++serial);
+	snprintf(bus_path, sizeof(bus_path), ROOT "/%s/bus", name);
+	make->flags = flags;
+	add(&buffer, KDBUS_ITEM_BLOOM_PARAMETER, &bloom, sizeof(bloom));
+	add_u64(&buffer, KDBUS_ITEM_ATTACH_FLAGS_SEND, _KDBUS_ATTACH_ANY);
+	add_string(&buffer, KDBUS_ITEM_MAKE_NAME, name);
+	EQ(command(fd, KDBUS_CMD_BUS_MAKE, buffer.words), 0);
+	return fd;
+}
+
+static struct connection connect_with(__u64 flags, __u64 pool_size, __u64 wanted)
+{
+	struct kdbus_cmd_hello hello = {
+		.size = sizeof(hello),
+		.flags = flags,
+		.attach_flags_send = _KDBUS_ATTACH_ANY,
+		.attach_flags_recv = wanted,
+		.pool_size = pool_size,
+	};
+	struct connection connection = { .fd = open(bus_path, O_RDWR | O_CLOEXEC) };
+	struct kdbus_cmd_free give_back = { .size = sizeof(give_back) };
+	const struct kdbus_item *item;
+
+	CHECK(connection.fd >= 0);
+	EQ(command(connection.fd, KDBUS_CMD_HELLO, &hello), 0);
+	EQ(hello.attach_flags_send, _KDBUS_ATTACH_ANY);
+	connection.id = hello.id;
+	connection.pool = mmap(NULL, pool_size, PROT_READ, MAP_SHARED, connection.fd, 0);
+	CHECK(connection.pool != MAP_FAILED);
+	item = (const struct kdbus_item *)(connection.pool + hello.offset);
+	EQ(hello.items_size, 32);
+	EQ(item->type, KDBUS_ITEM_BLOOM_PARAMETER);
+	EQ(item->bloom_parameter.size, BLOOM_SIZE);
+	give_back.offset = hello.offset;
+	EQ(command(connection.fd, KDBUS_CMD_FREE, &give_back), 0);
+	return connection;
+}
+
+static struct connection hello(void)
+{
+	return connect_with(KDBUS_HELLO_ACCEPT_FD, POOL_SIZE, 0);
+}
+
+static void begin_message(struct buffer *buffer, __u64 destination, __u64 flags, __u64 cookie)
+{
+	struct kdbus_msg *message = begin(buffer, sizeof(*message));
+
+	message->dst_id = destination;
+	message->flags = flags;
+	message->cookie = cookie;
+	message->payload_type = KDBUS_PAYLOAD_DBUS;
+}
+
+static int send_buffer(const struct connection *connection, struct buffer *buffer, __u64 flags, struct kdbus_cmd_send *send)
+{
+	*send = (struct kdbus_cmd_send) {
+		.size = sizeof(*send),
+		.flags = flags,
+		.msg_address = (__u64)(uintptr_t)buffer->words,
+	};
+	return command(connection->fd, KDBUS_CMD_SEND, send);
+}
+
+static int send_text(const struct connection *connection, __u64 destination, const char *text, __u64 cookie)
+{
+	struct kdbus_cmd_send send;
+	struct buffer buffer;
+
+	begin_message(&buffer, destination, 0, cookie);
+	add_vector(&buffer, text, strlen(text) + 1);
+	return send_buffer(connection, &buffer, 0, &send);
+}
+
+static int receive(const struct connection *connection, struct kdbus_cmd_recv *recv, __u64 flags)
+{
+	*recv = (struct kdbus_cmd_recv) { .size = sizeof(*recv), .flags = flags, .dropped_msgs = 77 };
+	return command(connection->fd, KDBUS_CMD_RECV, recv);
+}
+
+static const struct kdbus_msg *get_message(const struct connection *connection)
+{
+	struct kdbus_cmd_recv recv;
+
+	EQ(wait_for(connection->fd, POLLIN) & POLLIN, POLLIN);
+	EQ(receive(connection, &recv, 0), 0);
+	return (const struct kdbus_msg *)(connection->pool + recv.msg.offset);
+}
+
+static const struct kdbus_item *item_of(const struct kdbus_msg *message, __u64 type)
+{
+	const struct kdbus_item *item = message->items;
+
+	for (; (const char *)item < (const char *)message + message->size; item = NEXT(item))
+		if (item->type == type)
+			return item;
+	return NULL;
+}
+
+static const char *text_of(const struct kdbus_msg *message)
+{
+	const struct kdbus_item *item = item_of(message, KDBUS_ITEM_PAYLOAD_OFF);
+
+	CHECK(item);
+	return (const char *)message + item->vec.offset;
+}
+
+static int free_offset(const struct connection *connection, __u64 offset)
+{
+	struct kdbus_cmd_free give_back = { .size = sizeof(give_back), .offset = offset };
+
+	return command(connection->fd, KDBUS_CMD_FREE, &give_back);
+}
+
+static int add_match(const struct connection *connection, __u64 cookie, __u64 type, const void *rule, size_t size)
+{
+	struct buffer buffer;
+	struct kdbus_cmd_match *match = begin(&buffer, sizeof(*match));
+
+	match->cookie = cookie;
+	add(&buffer, type, rule, size);
+	return command(connection->fd, KDBUS_CMD_MATCH_ADD, buffer.words);
+}
+
+static int acquire(const struct connection *connection, const char *name, __u64 flags, __u64 *result)
+{
+	struct buffer buffer;
+	struct kdbus_cmd *cmd = begin(&buffer, sizeof(*cmd));
+	int answer;
+
+	cmd->flags = flags;
+	add_string(&buffer, KDBUS_ITEM_NAME, name);
+	answer = command(connection->fd, KDBUS_CMD_NAME_ACQUIRE, buffer.words);
+	*result = cmd->return_flags;
+	return answer;
+}
+
+CASE(probe)
+{
+	struct kdbus_cmd cmd = { .size = sizeof(cmd), .flags = KDBUS_FLAG_NEGOTIATE };
+	int fd = open_control();
+
+	EQ(command(fd, KDBUS_CMD_BUS_MAKE, &cmd), 0);
+	EQ(cmd.flags, KDBUS_MAKE_ACCESS_GROUP | KDBUS_MAKE_ACCESS_WORLD);
+	cmd.flags = 1 << 20;
+	EQ(command(fd, KDBUS_CMD_BUS_MAKE, &cmd), -EINVAL);
+	EQ(command(fd, KDBUS_CMD_SEND, &cmd), -EBADFD);
+	EQ(command(fd, _IOW(KDBUS_IOCTL_MAGIC, 0xff, struct kdbus_cmd), &cmd), -ENOTTY);
+	cmd.size = 33000;
+	EQ(command(fd, KDBUS_CMD_BUS_MAKE, &cmd), -EMSGSIZE);
+}
+
+CASE(message)
+{
+	struct connection alice, bob;
+	const struct kdbus_msg *message;
+	struct kdbus_cmd_recv recv;
+
+	make_bus(0);
+	alice = hello();
+	bob = hello();
+	EQ(receive(&bob, &recv, 0), -EAGAIN);
+	EQ(recv.msg.offset, POOL_SIZE);
+	EQ(recv.dropped_msgs, 0);
+	EQ(send_text(&alice, bob.id, TEXT, 7), 0);
+	message = get_message(&bob);
+	EQ(message->src_id, alice.id);
+	EQ(message->cookie, 7);
+	EQ(message->size, sizeof(*message) + 32);
+	SAME(text_of(message), TEXT);
+	EQ(free_offset(&bob, (const char *)message - bob.pool), 0);
+	EQ(free_offset(&bob, (const char *)message - bob.pool), -ENXIO);
+	EQ(free_offset(&bob, POOL_SIZE), 0);
+	EQ(readiness(bob.fd) & POLLIN, 0);
+}
+
+CASE(order_of_items)
+{
+	struct connection alice, bob;
+	const struct kdbus_msg *message;
+	const struct kdbus_item *item;
+	struct kdbus_cmd_send send;
+	struct buffer buffer;
+	__u64 result;
+
+	make_bus(0);
+	alice = hello();
+	bob = hello();
+	EQ(acquire(&bob, "org.example.Bob", 0, &result), 0);
+	EQ(result, KDBUS_NAME_PRIMARY | KDBUS_NAME_ACQUIRED);
+	begin_message(&buffer, 0, 0, 1);
+	add_vector(&buffer, "first", 5);
+	add_string(&buffer, KDBUS_ITEM_DST_NAME, "org.example.Bob");
+	add_vector(&buffer, NULL, 9);
+	add_vector(&buffer, "last", 5);
+	EQ(send_buffer(&alice, &buffer, 0, &send), 0);
+	EQ(send.reply.offset, POOL_SIZE);
+	message = get_message(&bob);
+	item = message->items;
+	EQ(item->type, KDBUS_ITEM_PAYLOAD_OFF);
+	item = NEXT(item);
+	EQ(item->type, KDBUS_ITEM_DST_NAME);
+	SAME(item->str, "org.example.Bob");
+	item = NEXT(item);
+	EQ(item->vec.size, 9);
+	EQ(item->vec.offset, ~0ULL);
+	item = NEXT(item);
+	EQ(item->vec.offset % 8, (5 + 9) % 8);
+	SAME((const char *)message + item->vec.offset, "last");
+}
+
+CASE(descriptors)
+{
+	struct connection alice, bob;
+	const struct kdbus_msg *message;
+	struct kdbus_cmd_recv recv;
+	struct kdbus_cmd_send send;
+	struct buffer buffer;
+	int ends[2];
+
+	make_bus(0);
+	alice = hello();
+	bob = hello();
+	EQ(pipe(ends), 0);
+	begin_message(&buffer, bob.id, 0, 1);
+	add(&buffer, KDBUS_ITEM_FDS, &ends[1], sizeof(int));
+	EQ(send_buffer(&alice, &buffer, 0, &send), 0);
+	EQ(receive(&bob, &recv, KDBUS_RECV_PEEK), 0);
+	message = (const struct kdbus_msg *)(bob.pool + recv.msg.offset);
+	EQ(item_of(message, KDBUS_ITEM_FDS)->fds[0], -1);
+	message = get_message(&bob);
+	GE(item_of(message, KDBUS_ITEM_FDS)->fds[0], 0);
+	EQ(write(item_of(message, KDBUS_ITEM_FDS)->fds[0], "x", 1), 1);
+	EQ(wait_for(ends[0], POLLIN), POLLIN);
+}
+
+CASE(synchronous_call)
+{
+	struct connection alice, bob;
+	struct kdbus_cmd_send send;
+	struct buffer buffer;
+	const struct kdbus_msg *answer;
+	pid_t child;
+
+	make_bus(0);
+	alice = hello();
+	bob = hello();
+	child = start_child();
+	if (!child) {
+		const struct kdbus_msg *request = get_message(&bob);
+		struct kdbus_cmd_send reply;
+		struct buffer answered;
+
+		SAME(text_of(request), "question");
+		begin_message(&answered, alice.id, 0, 2);
+		((struct kdbus_msg *)answered.words)->cookie_reply = request->cookie;
+		add_vector(&answered, "answer", 7);
+		EQ(send_buffer(&bob, &answered, 0, &reply), 0);
+		EQ(send_buffer(&bob, &answered, 0, &reply), -EBADSLT);
+		finish_child(0);
+	}
+	begin_message(&buffer, bob.id, KDBUS_MSG_EXPECT_REPLY, 9);
+	((struct kdbus_msg *)buffer.words)->timeout_ns = 1;
+	add_vector(&buffer, "question", 9);
+	EQ(send_buffer(&alice, &buffer, KDBUS_SEND_SYNC_REPLY, &send), -ETIMEDOUT);
+	((struct kdbus_msg *)buffer.words)->timeout_ns = in_ms(PATIENCE);
+	EQ(send_buffer(&alice, &buffer, KDBUS_SEND_SYNC_REPLY, &send), 0);
+	answer = (const struct kdbus_msg *)(alice.pool + send.reply.offset);
+	SAME(text_of(answer), "answer");
+	EQ(free_offset(&alice, send.reply.offset), 0);
+	join(child);
+}
+
+CASE(losses)
+{
+	struct connection alice, bob;
+	struct kdbus_cmd_recv recv;
+	struct kdbus_cmd_send send;
+	struct buffer buffer;
+
+	make_bus(0);
+	alice = hello();
+	bob = connect_with(0, 4096, 0);
+	EQ(add_match(&bob, 1, KDBUS_ITEM_ID, &alice.id, sizeof(__u64)), 0);
+	begin_message(&buffer, KDBUS_DST_ID_BROADCAST, KDBUS_MSG_SIGNAL, 1);
+	add(&buffer, KDBUS_ITEM_BLOOM_FILTER, NULL, 8 + BLOOM_SIZE);
+	for (int i = 0; i < 10; i++)
+		EQ(send_buffer(&alice, &buffer, 0, &send), 0);
+	EQ(receive(&bob, &recv, 0), 0);
+	EQ(recv.return_flags, KDBUS_RECV_RETURN_DROPPED_MSGS);
+	GE(recv.dropped_msgs, 1);
+	EQ(item_of((const struct kdbus_msg *)(bob.pool + recv.msg.offset), KDBUS_ITEM_BLOOM_FILTER)->size, 24 + BLOOM_SIZE);
+	while (!receive(&bob, &recv, 0))
+		EQ(recv.return_flags, 0);
+	EQ(readiness(bob.fd) & POLLIN, 0);
+}
+
+CASE(own_broadcast_and_notification)
+{
+	struct kdbus_notify_id_change anybody = { .id = KDBUS_MATCH_ID_ANY };
+	struct connection alice, bob;
+	const struct kdbus_msg *message;
+	struct kdbus_cmd_send send;
+	struct buffer buffer;
+
+	make_bus(0);
+	alice = hello();
+	EQ(add_match(&alice, 1, KDBUS_ITEM_ID, &alice.id, sizeof(__u64)), 0);
+	EQ(add_match(&alice, 2, KDBUS_ITEM_ID_ADD, &anybody, sizeof(anybody)), 0);
+	begin_message(&buffer, KDBUS_DST_ID_BROADCAST, KDBUS_MSG_SIGNAL, 1);
+	add(&buffer, KDBUS_ITEM_BLOOM_FILTER, NULL, 8 + BLOOM_SIZE);
+	EQ(send_buffer(&alice, &buffer, 0, &send), 0);
+	EQ(get_message(&alice)->src_id, alice.id);
+	bob = hello();
+	message = get_message(&alice);
+	EQ(message->src_id, KDBUS_SRC_ID_KERNEL);
+	EQ(message->flags, KDBUS_MSG_SIGNAL);
+	EQ(message->size, 136);
+	EQ(item_of(message, KDBUS_ITEM_ID_ADD)->id_change.id, bob.id);
+	CHECK(item_of(message, KDBUS_ITEM_TIMESTAMP));
+}
+
+CASE(metadata)
+{
+	struct connection alice, bob;
+	const struct kdbus_msg *message;
+
+	make_bus(0);
+	alice = hello();
+	bob = connect_with(0, POOL_SIZE, KDBUS_ATTACH_CREDS | KDBUS_ATTACH_PIDS | KDBUS_ATTACH_PID_COMM);
+	EQ(send_text(&alice, bob.id, TEXT, 1), 0);
+	message = get_message(&bob);
+	EQ(item_of(message, KDBUS_ITEM_CREDS)->size, 16 + 64);
+	EQ(item_of(message, KDBUS_ITEM_CREDS)->creds.uid, getuid());
+	EQ(item_of(message, KDBUS_ITEM_PIDS)->pids.pid, getpid());
+	SAME(item_of(message, KDBUS_ITEM_PID_COMM)->str, "final");
+}
+
+CASE(who_it_is)
+{
+	struct connection alice = (make_bus(0), hello());
+	struct kdbus_cmd_info info = { .size = sizeof(info), .id = alice.id, .attach_flags = _KDBUS_ATTACH_ANY };
+	struct kdbus_cmd_list list = { .size = sizeof(list), .flags = KDBUS_LIST_UNIQUE };
+	const struct kdbus_info *found;
+
+	EQ(command(alice.fd, KDBUS_CMD_CONN_INFO, &info), 0);
+	found = (const struct kdbus_info *)(alice.pool + info.offset);
+	EQ(found->id, alice.id);
+	EQ(found->items[0].type, KDBUS_ITEM_CREDS);
+	info.id = 12345;
+	EQ(command(alice.fd, KDBUS_CMD_CONN_INFO, &info), -ENXIO);
+	EQ(command(alice.fd, KDBUS_CMD_BUS_CREATOR_INFO, &info), 0);
+	EQ(((const struct kdbus_info *)(alice.pool + info.offset))->items[0].type, KDBUS_ITEM_MAKE_NAME);
+	EQ(command(alice.fd, KDBUS_CMD_LIST, &list), 0);
+	EQ(list.list_size, sizeof(struct kdbus_info));
+	EQ(((const struct kdbus_info *)(alice.pool + list.offset))->id, alice.id);
+}
+
+CASE(leaving)
+{
+	struct connection alice = (make_bus(0), hello());
+	struct kdbus_cmd cmd = { .size = sizeof(cmd) };
+
+	EQ(send_text(&alice, alice.id, TEXT, 1), 0);
+	EQ(command(alice.fd, KDBUS_CMD_BYEBYE, &cmd), -EBUSY);
+	get_message(&alice);
+	EQ(command(alice.fd, KDBUS_CMD_BYEBYE, &cmd), 0);
+	EQ(command(alice.fd, KDBUS_CMD_BYEBYE, &cmd), -ECONNRESET);
+	EQ(readiness(alice.fd) & POLLHUP, POLLHUP);
+}
+
+CASE(custom_endpoint)
+{
+	struct buffer buffer;
+	struct kdbus_cmd *cmd = begin(&buffer, sizeof(*cmd));
+	char name[64];
+	int owner;
+
+	make_bus(0);
+	owner = open(bus_path, O_RDWR | O_CLOEXEC);
+	snprintf(name, sizeof(name), "%u-door", geteuid());
+	add_string(&buffer, KDBUS_ITEM_MAKE_NAME, name);
+	EQ(command(owner, KDBUS_CMD_ENDPOINT_MAKE, cmd), 0);
+	cmd = begin(&buffer, sizeof(*cmd));
+	add_string(&buffer, KDBUS_ITEM_NAME, "org.example.Bob");
+	add_access(&buffer, KDBUS_POLICY_ACCESS_WORLD, KDBUS_POLICY_TALK, 0);
+	EQ(command(owner, KDBUS_CMD_ENDPOINT_UPDATE, cmd), 0);
+	EQ(command(owner, KDBUS_CMD_HELLO, cmd), -EBADFD);
+}
