@@ -7,10 +7,10 @@ parser library would cost more time than starting the program does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from interposer.errors import UsageError
+from interposer.errors import UsageError, quoted
 
 
 class RunOptions(NamedTuple):
@@ -27,6 +27,19 @@ class RunOptions(NamedTuple):
     """Tell on stderr, at the end, how many calls were served, and where."""
 
 
+def see_help(subcommand: str) -> str:
+    """What to do about words that `kdbus SUBCOMMAND` does not understand."""
+    return f"see `kdbus {subcommand} --help`"
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Which of `known` somebody may have meant who wrote `word`; empty if none is like it."""
+    # Worth its time when something is wrong already, and only then.
+    from difflib import get_close_matches
+
+    return "".join(f"did you mean {nearest}?" for nearest in get_close_matches(word, list(known), 1))
+
+
 def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool]) -> tuple[dict[str, str], list[str]]:
     """Split `words` into options with their values, empty for those that take none, and what follows them.
 
@@ -41,12 +54,13 @@ def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool]) -> t
             break
         name, equals, value = word.partition("=")
         if name not in known:
-            raise UsageError(attempt, f"there is no {name!r}", "see --help")
+            advice = suggestion(name, known) or see_help(subcommand)
+            raise UsageError(attempt, f"there is no {quoted(name)}", advice)
         if known[name] and not equals:
             if not rest:
-                raise UsageError(attempt, f"{name!r} needs a value", "see --help")
+                raise UsageError(attempt, f"{name} needs a value", see_help(subcommand))
             value = rest.pop(0)
         elif equals and not known[name]:
-            raise UsageError(attempt, f"{name!r} takes no value", "see --help")
+            raise UsageError(attempt, f"{name} takes no value", see_help(subcommand))
         given[name] = value
     return given, rest
