@@ -33,8 +33,10 @@ class Bus(Node):
 
     is_directory = True
 
-    def __init__(self, domain: Domain, make: Invocation) -> None:
+    def __init__(self, domain: Domain, make: Invocation, *, any_name: bool = False) -> None:
         """Check a BUS_MAKE and make the bus, active, with its default endpoint.
+
+        `any_name`: whether it may have a name that is not its maker's.
 
         Raises BadItem, DuplicateItem, MissingItem (name and bloom parameters are needed), BadArgument (bloom size not
         8 to 4096 or no multiple of 8, no hash function, unknown attach flags), BadName, NodeExists, TooManyBuses, and
@@ -51,7 +53,8 @@ class Bus(Node):
         self.attach_flags_required = sanitize_attach_flags(required) if self.behaviour.requires_metadata else 0
         self.attach_flags_owner = sanitize_attach_flags(owner)
         who = caller.credentials()
-        domain.check_uid_prefix(name, who.euid)
+        if not any_name:
+            domain.check_uid_prefix(name, who.euid)
         self.flags = make.get("flags")
         text = name.decode("utf-8", "surrogateescape")
         super().__init__(text, node_mode(self.flags, 0o500), who.euid, who.egid)

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import interposer
 from interposer.errors import InterposerError, OutputFailed, UsageError, quoted
 from interposer.lasting import lasting_objects
-from interposer.options import RunOptions, parse, see_help, suggestion
+from interposer.options import Given, RunOptions, parse, see_help, suggestion
 
 if TYPE_CHECKING:
     from interposer.launch.launch import Launched, Mode
@@ -42,7 +42,7 @@ CONTROL_NODE = "/sys/fs/kdbus/control"
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
-_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False}
+_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True}
 _RUN_OPTIONS = {"--domain": True, "--mode": True, "--linger": False, **_VERBOSE_OPTIONS, **_SERVICE_OPTIONS}
 _SERVE_OPTIONS = {"--socket": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
@@ -138,13 +138,23 @@ def _complain(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _run(given: dict[str, str], command: list[str]) -> int:
+def _run(given: Given, command: list[str]) -> int:
+    buses = given.get("--make-bus", [])
     options = RunOptions(
-        flows="--no-flows" not in given, linger="--linger" in given, statistics="--statistics" in given
+        flows="--no-flows" not in given,
+        linger="--linger" in given,
+        statistics="--statistics" in given,
+        buses=tuple(buses),
     )
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", see_help("run"))
-    mode, domain = _mode(given.get("--mode")), given.get("--domain")
+    mode, domain = _mode(given.last("--mode")), given.last("--domain")
+    if domain is not None and buses:
+        raise UsageError(
+            "reading the options of `kdbus run`",
+            "the buses of --domain are its server's",
+            "give --make-bus to `kdbus serve`",
+        )
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()))
     if domain is not None:
         return _end_like(_join(domain, command, mode))
@@ -152,7 +162,7 @@ def _run(given: dict[str, str], command: list[str]) -> int:
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode)
+    launched = launch(command, mode, held=bool(buses))
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -189,38 +199,45 @@ def _join(path: str, command: Sequence[str], mode: Mode | None) -> int:
     return joined.run()
 
 
-def _serve(given: dict[str, str], _rest: list[str]) -> int:
-    if "--socket" not in given:
+def _serve(given: Given, _rest: list[str]) -> int:
+    path = given.last("--socket")
+    if path is None:
         raise UsageError("reading the options of `kdbus serve`", "there is no --socket PATH", see_help("serve"))
 
     with lasting_objects():
         from interposer.shared_domain.serve import serve
 
-    options = RunOptions(flows="--no-flows" not in given, statistics="--statistics" in given)
-    return serve(given["--socket"], options)
+    options = RunOptions(
+        flows="--no-flows" not in given, statistics="--statistics" in given, buses=tuple(given.get("--make-bus", []))
+    )
+    return serve(path, options)
 
 
 def _mode(word: str | None) -> Mode | None:
+    if word is None:
+        return None
     from interposer.launch.launch import Mode
 
     try:
-        return None if word is None else Mode(word)
+        return Mode(word)
     except ValueError:
         words = " and ".join(mode.value for mode in Mode)
         raise UsageError(
-            "reading the options of `kdbus run`", f"there is no mode {quoted(word or '')}", f"there are {words}"
+            "reading the options of `kdbus run`", f"there is no mode {quoted(word)}", f"there are {words}"
         ) from None
 
 
 def _supervise(launched: Launched, signals: _Signals, options: RunOptions) -> int:
     """The program's wait status. Raises the InterposerError that kept it from being executed."""
     signals.program_started(launched.pid)
-    error = launched.exec_error()
-    if error is not None:
-        os.waitpid(launched.pid, 0)
-        raise error
-    # Who lingers may be needed after the program's end.
-    status = None if options.linger else _wait_for_end_or_trap(launched)
+    if not options.buses:
+        error = launched.exec_error()
+        if error is not None:
+            os.waitpid(launched.pid, 0)
+            raise error
+    # Who lingers may be needed after the program's end, and buses before it begins.
+    needed = options.linger or options.buses
+    status = None if needed else _wait_for_end_or_trap(launched)
     if status is None:
         with lasting_objects():
             from interposer.supervisor.supervisor import run
@@ -305,7 +322,7 @@ def _die_of(number: int) -> int:
     return 128 + number
 
 
-def _doctor(given: dict[str, str], _rest: list[str]) -> int:
+def _doctor(given: Given, _rest: list[str]) -> int:
     from interposer import doctor
 
     text, works = doctor.report(as_json="--json" in given)
@@ -313,9 +330,9 @@ def _doctor(given: dict[str, str], _rest: list[str]) -> int:
     return 0 if works else 1
 
 
-def _include_dir(given: dict[str, str], _rest: list[str]) -> int:
+def _include_dir(given: Given, _rest: list[str]) -> int:
     include = os.path.join(os.path.dirname(os.path.realpath(interposer.__file__)), "include")
-    revision = given.get("--revision", "final")
+    revision = given.get("--revision", ["final"])[-1]
     known = sorted(os.listdir(include))
     if revision not in known:
         attempted = f"looking for the header of revision {quoted(revision)}"
@@ -330,7 +347,7 @@ class _Subcommand(NamedTuple):
     `options`: as for `interposer.options.parse`; --help is every subcommand's.
     """
 
-    act: Callable[[dict[str, str], list[str]], int]
+    act: Callable[[Given, list[str]], int]
     options: Mapping[str, bool]
     runs_a_program: bool = False
 

@@ -39,6 +39,11 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  is slower and needs no privileges; without this option, the first of the two that can be had, also
                  with --domain, whose programs may differ in this
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
+  --make-bus NAME
+                 have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
+                 have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
+                 name gets the user's id in front. Such as: kdbus run --make-bus system --make-bus user --
+                 busctl --address=kernel:path=/sys/fs/kdbus/0-system/bus list
   --statistics   tell on stderr, at the end, how many calls were served, and how
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
   -v, --verbose  tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
@@ -54,6 +59,10 @@ Keep a kdbus, until SIGTERM, SIGINT or SIGHUP, that programs join with `kdbus ru
 usage: kdbus serve --socket PATH [OPTIONS]
 
   --socket PATH  where to listen; the socket is there when the kdbus is ready to be joined
+  --make-bus NAME
+                 have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
+                 have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
+                 name gets the user's id in front
   --statistics   tell on stderr, at the end, how many calls were served, and how
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
   -h, --help     print this

@@ -25,6 +25,8 @@ class RunOptions(NamedTuple):
     """Serve until the last process of the tree has ended, instead of ending with the program."""
     statistics: bool = False
     """Tell on stderr, at the end, how many calls were served, and where."""
+    buses: tuple[str, ...] = ()
+    """Names of buses that exist from the start."""
 
 
 def see_help(subcommand: str) -> str:
@@ -40,12 +42,20 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return "".join(f"did you mean {nearest}?" for nearest in get_close_matches(word, list(known), 1))
 
 
-def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool]) -> tuple[dict[str, str], list[str]]:
-    """Split `words` into options with their values, empty for those that take none, and what follows them.
+class Given(dict[str, list[str]]):
+    """The options that were given: by name, the values in the order of the command line, empty for one without."""
+
+    def last(self, name: str) -> str | None:
+        """The value that counts where an option makes sense once; None if it was not given."""
+        return self[name][-1] if name in self else None
+
+
+def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool]) -> tuple[Given, list[str]]:
+    """Split `words` into options, and what follows them.
 
     `known`: by option, whether it takes a value. Raises UsageError.
     """
-    given: dict[str, str] = {}
+    given = Given()
     rest = list(words)
     attempt = f"reading the options of `kdbus {subcommand}`"
     while rest and rest[0].startswith("-") and rest[0] != "-":
@@ -62,5 +72,5 @@ def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool]) -> t
             value = rest.pop(0)
         elif equals and not known[name]:
             raise UsageError(attempt, f"{name} takes no value", see_help(subcommand))
-        given[name] = value
+        given.setdefault(name, []).append(value)
     return given, rest

@@ -208,17 +208,17 @@ class Launched:
         return self._exec_error
 
 
-def launch(command: Sequence[str], mode: Mode | None = None) -> Launched:
+def launch(command: Sequence[str], mode: Mode | None = None, *, held: bool = False) -> Launched:
     """Start `command` (the program, looked up in PATH as execvp(3) does, and its arguments), to be supervised by us.
 
-    `mode` None: the first of the two that can be had here.
+    `mode` None: the first of the two that can be had here. `held`: it is not executed before `Launched.execute`.
     Where the program needs a user namespace, the calling process joins it, for good, and has all capabilities in
     it, which making nodes in the read-only folder of kdbusfs takes; so the caller must then have one thread.
     Raises what `launch_held` raises.
     """
     if mode is not Mode.PATH:
         try:
-            return _launch_mounted(command)
+            return _launch_mounted(command, held=held)
         except NO_VIEW:
             if mode is Mode.MOUNT:
                 raise
@@ -226,14 +226,14 @@ def launch(command: Sequence[str], mode: Mode | None = None) -> Launched:
 
     folder = PrivateFolder()
     try:
-        return _launch(command, Mode.PATH, None, folder, held=False)
+        return _launch(command, Mode.PATH, None, folder, held=held)
     except BaseException:
         folder.remove()
         raise
 
 
-def _launch_mounted(command: Sequence[str]) -> Launched:
-    launched = launch_held(command, None, held=False)
+def _launch_mounted(command: Sequence[str], *, held: bool) -> Launched:
+    launched = launch_held(command, None, held=held)
     try:
         launched.join_user_namespace()
     except InterposerError:

@@ -134,6 +134,8 @@ class Server:
         self._members: dict[Tree, _Member] = {}
         self._kdbus = folders.kdbus
         self._shown = self._show(self._kdbus)
+        if options.buses:
+            self._supervisor.make_buses(self._domain, options.buses)
         for_all = self._mounts is not None or os.geteuid() == 0
         self._listening = domain_socket.listen(self._path, _FOR_ALL if for_all else _FOR_ONE)
         self._inode = os.lstat(self._path).st_ino

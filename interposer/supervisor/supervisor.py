@@ -26,7 +26,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import trio
@@ -101,6 +101,12 @@ class Supervisor:
 
     def _new_domain(self, ids: Ids, nodes: NodeEvents) -> Domain:
         return Domain(SystemClock(), os.urandom, self._mask.current, ids, nodes)
+
+    def make_buses(self, domain: Domain, names: Sequence[str]) -> None:
+        """Make these buses (`--make-bus`). Raises UsageError."""
+        from interposer.supervisor.own_buses import make_buses
+
+        make_buses(domain, names, self.shared.namespaces)
 
     def _node_of(self, status: os.stat_result) -> tuple[str, ...] | None:
         for mounted in self.shared.domains:
@@ -429,6 +435,13 @@ def run(launched: Launched, options: RunOptions) -> int:
             tree.mounts.follow(mounted, launched.pid)
         else:
             tree.show_folder(files, launched.kdbus_directory, launched.module_directory)
+        if options.buses:
+            supervisor.make_buses(mounted.domain, options.buses)
+            launched.execute()
+            error = launched.exec_error()
+            if error is not None:
+                os.waitpid(launched.pid, 0)
+                raise error
         return trio.run(_run, supervisor, program, options.linger)
     finally:
         supervisor.close()
