@@ -60,6 +60,7 @@ from interposer.errors import (
     SysUnavailable,
     ViewFailed,
     pack,
+    quoted,
     unpack,
 )
 from interposer.launch import filter as seccomp_filter
@@ -342,7 +343,7 @@ def install_filter(program: Sequence[seccomp_filter.Instruction]) -> tuple[int, 
 
 def explain_exec_failure(path: str, error_number: int) -> InterposerError:
     """The typed error for execve(2) of `path`, which exists or whose existence is in doubt, failing so."""
-    attempted = f"running {path!r}"
+    attempted = f"running {quoted(path)}"
     if error_number == errno.ENOENT:
         return ProgramNotFound(
             attempted,
@@ -461,7 +462,8 @@ def _explain(command: Sequence[str], failures: bytes) -> InterposerError:
         if found is None or int(number) != errno.EACCES:
             found = explain_exec_failure(os.fsdecode(path), int(number))
     where = "" if "/" in command[0] else " in PATH"
-    return found or ProgramNotFound(f"running {command[0]!r}", f"there is no such program{where}", "check its name")
+    attempted = f"running {quoted(command[0])}"
+    return found or ProgramNotFound(attempted, f"there is no such program{where}", "check its name")
 
 
 def _read_header(path: str) -> bytes:
