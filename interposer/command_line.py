@@ -24,15 +24,15 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import interposer
-from interposer.errors import InterposerError, UsageError
+from interposer.errors import InterposerError, OutputFailed, UsageError, quoted
 from interposer.lasting import lasting_objects
-from interposer.options import RunOptions, parse
+from interposer.options import Given, RunOptions, parse, see_help, suggestion
 
 if TYPE_CHECKING:
     from interposer.launch.launch import Launched, Mode
@@ -42,45 +42,11 @@ CONTROL_NODE = "/sys/fs/kdbus/control"
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
-_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, **_HELP_OPTIONS}
+_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True}
 _RUN_OPTIONS = {"--domain": True, "--mode": True, "--linger": False, **_VERBOSE_OPTIONS, **_SERVICE_OPTIONS}
 _SERVE_OPTIONS = {"--socket": True, **_SERVICE_OPTIONS}
-
-HELP = """\
-kdbus runs programs written for kdbus on an ordinary Linux kernel.
-
-usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
-       kdbus serve --socket PATH [OPTIONS]
-       kdbus doctor [--json]
-       kdbus include-dir [--revision 3|final]
-       kdbus --help | --version
-
-  run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
-  serve        keep a kdbus that programs join with `kdbus run --domain PATH`, until SIGTERM; a server that root starts
-               serves all users, an ordinary user's serves that user; who joins trusts the server
-  doctor       tell whether that works here, how, and what would make it better
-  include-dir  print the folder of linux/kdbus.h, to build kdbus programs with: cc -I"$(kdbus include-dir)"; that of
-               the final revision (August 2015), unless --revision asks for version 3 (January 2015)
-
-options of `kdbus run`:
-  --domain PATH join the kdbus of `kdbus serve --socket PATH`, instead of having one of its own
-  -v, --verbose tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
-  --make-bus NAME
-                have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
-                have made (may be repeated; for `kdbus serve`, too): `system` is 0-system, open to all users, `user` is
-                UID-user, and any other name gets the user's id in front. Such as: kdbus run --make-bus system \\
-                --make-bus user -- busctl --address=kernel:path=/sys/fs/kdbus/0-system/bus list
-  --statistics  tell on stderr, at the end, how many calls were served, and how (for `kdbus serve`, too)
-  --linger      stay until the last process that PROGRAM has started has ended, daemons among them
-  --mode MODE   `mount`: show /sys/fs/kdbus in a mount namespace; `path`: answer calls that name a path in it, which
-                is slower and needs no privileges; without this option, the first of the two that can be had, also with
-                --domain, whose programs may differ in this
-  --no-flows    serve every call in the broker, none natively: slower, to compare and to debug (for `kdbus serve`, too)
-
-Options end at the first word that is none, so PROGRAM's own need no `--`. `kdbus run` ends as PROGRAM does: with its
-exit status, or by the same signal. Its own failures: 127 PROGRAM is not found, 126 it cannot be executed, 125 all else.
-`kdbus doctor` ends with 0 if `kdbus run` can work here, else with 1.
-"""
+_DOCTOR_OPTIONS = {"--json": False}
+_INCLUDE_DIR_OPTIONS = {"--revision": True}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except InterposerError as error:
-        print(f"kdbus: {error}", file=sys.stderr)
+        _complain(f"kdbus: {error}")
         return error.exit_status
     except KeyboardInterrupt:
         return _die_of(signal.SIGINT)
@@ -109,28 +75,71 @@ def _dispatch(words: list[str]) -> int:
         raise UsageError("reading the command line", "there is no subcommand", "`kdbus --help` lists them")
     word, rest = words[0], words[1:]
     if word in _SUBCOMMANDS:
-        return _SUBCOMMANDS[word](rest)
-    if word in ("-h", "--help", "help"):
-        print(HELP, end="")
-    elif word == "--version":
-        print(f"kdbus {interposer.__version__}")
-    else:
-        what = "option" if word.startswith("-") else "subcommand"
-        raise UsageError("reading the command line", f"there is no {what} {word!r}", "`kdbus --help` lists them")
+        subcommand = _SUBCOMMANDS[word]
+        given, rest = parse(word, rest, {**subcommand.options, **_HELP_OPTIONS})
+        if given.keys() & _HELP_OPTIONS.keys():
+            return _help([word])
+        if rest and not subcommand.runs_a_program:
+            _too_many(word, rest[0])
+        return subcommand.act(given, rest)
+    if word == "help":
+        return _help(rest)
+    if word in _HELP_OPTIONS:
+        return _help([])
+    if word in ("-V", "--version"):
+        _print(f"kdbus {interposer.__version__}\n")
+        return 0
+    what, known = ("option", _OPTIONS) if word.startswith("-") else ("subcommand", (*_SUBCOMMANDS, "help"))
+    advice = suggestion(word, known) or "`kdbus --help` lists them"
+    raise UsageError("reading the command line", f"there is no {what} {quoted(word)}", advice)
+
+
+def _help(topics: list[str]) -> int:
+    from interposer.help import OVERVIEW, PAGES
+
+    if len(topics) > 1:
+        _too_many("help", topics[1])
+    if topics and topics[0] not in PAGES and topics[0] != "help":
+        raise UsageError(
+            "looking for help",
+            f"there is no subcommand {quoted(topics[0])}",
+            suggestion(topics[0], PAGES) or "`kdbus --help` lists them",
+        )
+    _print(PAGES.get(topics[0], OVERVIEW) if topics else OVERVIEW)
     return 0
 
 
-def _nothing_more(subcommand: str, words: list[str]) -> None:
-    if words:
-        raise UsageError(f"reading the arguments of `kdbus {subcommand}`", f"{words[0]!r} is too many", "see --help")
+def _too_many(subcommand: str, word: str) -> NoReturn:
+    raise UsageError(
+        f"reading the arguments of `kdbus {subcommand}`", f"{quoted(word)} is too many", see_help(subcommand)
+    )
 
 
-def _run(words: list[str]) -> int:
-    buses: list[str] = []
-    given, command = parse("run", words, _RUN_OPTIONS, {"--make-bus": buses})
-    if given.keys() & _HELP_OPTIONS.keys():
-        print(HELP, end="")
-        return 0
+def _print(text: str) -> None:
+    """Write `text` to stdout, all of it and now. Raises OutputFailed.
+
+    Past Python's buffer, which would be written when it is too late to tell that it cannot be. Where whoever reads it
+    has seen enough, as in `kdbus help | head -1`, this process ends as others do there: without a word, of SIGPIPE.
+    """
+    data = text.encode("utf-8", "surrogateescape")
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except BrokenPipeError:
+        sys.exit(_die_of(signal.SIGPIPE))
+    except OSError as error:
+        raise OutputFailed("writing to standard output", os.strerror(error.errno or 0), _OUTPUT_ADVICE) from error
+
+
+def _complain(line: str) -> None:
+    """Write `line` to stderr, if there is one that takes it."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
+
+
+def _run(given: Given, command: list[str]) -> int:
+    buses = given.get("--make-bus", [])
     options = RunOptions(
         flows="--no-flows" not in given,
         linger="--linger" in given,
@@ -138,8 +147,8 @@ def _run(words: list[str]) -> int:
         buses=tuple(buses),
     )
     if not command:
-        raise UsageError("reading the arguments of `kdbus run`", "there is no program", "see --help")
-    mode, domain = _mode(given.get("--mode")), given.get("--domain")
+        raise UsageError("reading the arguments of `kdbus run`", "there is no program", see_help("run"))
+    mode, domain = _mode(given.last("--mode")), given.last("--domain")
     if domain is not None and buses:
         raise UsageError(
             "reading the options of `kdbus run`",
@@ -170,9 +179,8 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
 
     if nested.is_nested():
         if verbose:
-            print(
-                f"kdbus: an outer `kdbus run` serves this process tree; running {command[0]!r} in its domain",
-                file=sys.stderr,
+            _complain(
+                f"kdbus: an outer `kdbus run` serves this process tree; running {quoted(command[0])} in its domain"
             )
         nested.run_nested(command, domain)
 
@@ -191,34 +199,31 @@ def _join(path: str, command: Sequence[str], mode: Mode | None) -> int:
     return joined.run()
 
 
-def _serve(words: list[str]) -> int:
-    buses: list[str] = []
-    given, rest = parse("serve", words, _SERVE_OPTIONS, {"--make-bus": buses})
-    _nothing_more("serve", rest)
-    if given.keys() & _HELP_OPTIONS.keys():
-        print(HELP, end="")
-        return 0
-    if "--socket" not in given:
-        raise UsageError("reading the options of `kdbus serve`", "there is no --socket PATH", "see --help")
+def _serve(given: Given, _rest: list[str]) -> int:
+    path = given.last("--socket")
+    if path is None:
+        raise UsageError("reading the options of `kdbus serve`", "there is no --socket PATH", see_help("serve"))
 
     with lasting_objects():
         from interposer.shared_domain.serve import serve
 
     options = RunOptions(
-        flows="--no-flows" not in given, statistics="--statistics" in given, buses=tuple(buses)
+        flows="--no-flows" not in given, statistics="--statistics" in given, buses=tuple(given.get("--make-bus", []))
     )
-    return serve(given["--socket"], options)
+    return serve(path, options)
 
 
 def _mode(word: str | None) -> Mode | None:
+    if word is None:
+        return None
     from interposer.launch.launch import Mode
 
     try:
-        return None if word is None else Mode(word)
+        return Mode(word)
     except ValueError:
         words = " and ".join(mode.value for mode in Mode)
         raise UsageError(
-            "reading the options of `kdbus run`", f"there is no mode {word!r}", f"there are {words}"
+            "reading the options of `kdbus run`", f"there is no mode {quoted(word)}", f"there are {words}"
         ) from None
 
 
@@ -308,8 +313,6 @@ def _die_of(number: int) -> int:
     """
     import resource
 
-    sys.stdout.flush()
-    sys.stderr.flush()
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (1 if hard else 0, hard))
     if number not in (signal.SIGKILL, signal.SIGSTOP):
@@ -319,39 +322,44 @@ def _die_of(number: int) -> int:
     return 128 + number
 
 
-def _doctor(words: list[str]) -> int:
-    options, rest = parse("doctor", words, {"--json": False, **_HELP_OPTIONS})
-    _nothing_more("doctor", rest)
-    if options.keys() & _HELP_OPTIONS.keys():
-        print(HELP, end="")
-        return 0
-
+def _doctor(given: Given, _rest: list[str]) -> int:
     from interposer import doctor
 
-    return doctor.report(sys.stdout, as_json="--json" in options)
+    text, works = doctor.report(as_json="--json" in given)
+    _print(text)
+    return 0 if works else 1
 
 
-def _include_dir(words: list[str]) -> int:
-    options, rest = parse("include-dir", words, {"--revision": True, **_HELP_OPTIONS})
-    _nothing_more("include-dir", rest)
-    if options.keys() & _HELP_OPTIONS.keys():
-        print(HELP, end="")
-        return 0
+def _include_dir(given: Given, _rest: list[str]) -> int:
     include = os.path.join(os.path.dirname(os.path.realpath(interposer.__file__)), "include")
-    revision = options.get("--revision", "final")
+    revision = given.get("--revision", ["final"])[-1]
     known = sorted(os.listdir(include))
     if revision not in known:
-        raise UsageError(f"looking for the header of revision {revision!r}", "there is none", f"try {', '.join(known)}")
-    print(os.path.join(include, revision))
+        attempted = f"looking for the header of revision {quoted(revision)}"
+        raise UsageError(attempted, "there is none", f"try {', '.join(known)}")
+    _print(os.path.join(include, revision) + "\n")
     return 0
 
 
-_SUBCOMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": _run,
-    "serve": _serve,
-    "doctor": _doctor,
-    "include-dir": _include_dir,
+class _Subcommand(NamedTuple):
+    """What a subcommand does with the options that are given and the words behind them, and which options it has.
+
+    `options`: as for `interposer.options.parse`; --help is every subcommand's.
+    """
+
+    act: Callable[[Given, list[str]], int]
+    options: Mapping[str, bool]
+    runs_a_program: bool = False
+
+
+_SUBCOMMANDS = {
+    "run": _Subcommand(_run, _RUN_OPTIONS, runs_a_program=True),
+    "serve": _Subcommand(_serve, _SERVE_OPTIONS),
+    "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
+    "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),
 }
+_OPTIONS = (*_HELP_OPTIONS, "-V", "--version")
+_OUTPUT_ADVICE = "make room, raise the limit of the size of files (ulimit -f), or write elsewhere"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from interposer.errors import InterposerError
 from interposer.launch import view
@@ -36,8 +36,8 @@ from interposer.shared_domain.admission import try_to_inspect, yama_scope
 from native import identity, memory
 from native.notification import Listener, Notification
 
-SCHEMA = 1
-"""Version of the JSON lines; it grows when a field changes its meaning or goes away."""
+SCHEMA = 2
+"""Version of the JSON object; it grows when a field changes its meaning or goes away."""
 
 PATIENCE_S = 10
 """How long a child may take before it counts as stuck, in seconds."""
@@ -134,32 +134,30 @@ def judge(findings: list[Finding]) -> Verdict:
     return Verdict(True, "mount", f"a mount namespace can be had {by_name['mount namespace'].detail}")
 
 
-def report(output: TextIO, as_json: bool) -> int:
-    """Write the findings and the verdict to `output`; 0 if `kdbus run` can work, else 1.
+def report(as_json: bool) -> tuple[str, bool]:
+    """The findings and the verdict as text that ends a line, and whether `kdbus run` can work.
 
-    JSON: one object per line, each with `schema` and `record`. Record `finding` has name, ok, needed, detail, advice
-    (empty when there is none to follow); the last line, record `verdict`, has ok, mode (`mount`, `path` or null) and
-    reason.
+    JSON: one object on one line. `schema` is a number; `findings` has objects with name, ok, needed, detail, advice
+    (empty when there is none to follow); ok, mode (`mount`, `path` or null) and reason are the verdict.
     """
     findings = examine()
     verdict = judge(findings)
     if as_json:
-        for finding in findings:
-            print(json.dumps({"schema": SCHEMA, "record": "finding", **asdict(finding)}), file=output)
-        print(json.dumps({"schema": SCHEMA, "record": "verdict", **asdict(verdict)}), file=output)
+        found = [asdict(finding) for finding in findings]
+        return json.dumps({"schema": SCHEMA, **asdict(verdict), "findings": found}) + "\n", verdict.ok
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        mark = "ok" if finding.ok else "MISSING" if finding.needed else "without"
+        lines.append(f"{finding.name:{width}}  {mark:7}  {finding.detail}")
+        if finding.advice:
+            lines.append(f"{'':{width}}           {finding.advice}")
+    lines.append("")
+    if verdict.ok:
+        lines.append(f"kdbus run works here, in {verdict.mode} mode: {verdict.reason}.")
     else:
-        width = max(len(finding.name) for finding in findings)
-        for finding in findings:
-            mark = "ok" if finding.ok else "MISSING" if finding.needed else "without"
-            print(f"{finding.name:{width}}  {mark:7}  {finding.detail}", file=output)
-            if finding.advice:
-                print(f"{'':{width}}           {finding.advice}", file=output)
-        print(file=output)
-        if verdict.ok:
-            print(f"kdbus run works here, in {verdict.mode} mode: {verdict.reason}.", file=output)
-        else:
-            print(f"kdbus run does not work here; {verdict.reason}.", file=output)
-    return 0 if verdict.ok else 1
+        lines.append(f"kdbus run does not work here; {verdict.reason}.")
+    return "\n".join(lines) + "\n", verdict.ok
 
 
 def _simple(name: str, needed: bool, probe: Callable[[], str], advice: str = "") -> Finding:

@@ -39,6 +39,10 @@ class UsageError(InterposerError):
     """The command line cannot be understood."""
 
 
+class OutputFailed(InterposerError):
+    """What was asked for cannot be written to standard output."""
+
+
 class UnsupportedMachine(InterposerError):
     """There is no table of system calls for this machine's architecture."""
 
@@ -93,6 +97,12 @@ class ProgramNotExecutable(InterposerError):
 
 class ForeignProgram(InterposerError):
     """The program is for another architecture."""
+
+
+def quoted(text: str) -> str:
+    """`text` in quotes, on one line: what cannot be printed is escaped, a byte that is no UTF-8 as the byte it is."""
+    shown = (each if each.isprintable() else repr(each)[1:-1].replace("\\udc", "\\x") for each in text)
+    return f"'{''.join(shown)}'"
 
 
 _CLASSES: dict[str, type[InterposerError]] = {

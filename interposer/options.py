@@ -7,10 +7,10 @@ parser library would cost more time than starting the program does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from interposer.errors import UsageError
+from interposer.errors import UsageError, quoted
 
 
 class RunOptions(NamedTuple):
@@ -29,18 +29,33 @@ class RunOptions(NamedTuple):
     """Names of buses that exist from the start."""
 
 
-def parse(
-    subcommand: str,
-    words: Sequence[str],
-    known: Mapping[str, bool],
-    repeatable: Mapping[str, list[str]] | None = None,
-) -> tuple[dict[str, str], list[str]]:
-    """Split `words` into options with their values, empty for those that take none, and what follows them.
+def see_help(subcommand: str) -> str:
+    """What to do about words that `kdbus SUBCOMMAND` does not understand."""
+    return f"see `kdbus {subcommand} --help`"
 
-    `known`: by option, whether it takes a value; the last one counts. `repeatable`: lists that get every value that
-    such an option is given. Raises UsageError.
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Which of `known` somebody may have meant who wrote `word`; empty if none is like it."""
+    # Worth its time when something is wrong already, and only then.
+    from difflib import get_close_matches
+
+    return "".join(f"did you mean {nearest}?" for nearest in get_close_matches(word, list(known), 1))
+
+
+class Given(dict[str, list[str]]):
+    """The options that were given: by name, the values in the order of the command line, empty for one without."""
+
+    def last(self, name: str) -> str | None:
+        """The value that counts where an option makes sense once; None if it was not given."""
+        return self[name][-1] if name in self else None
+
+
+def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool]) -> tuple[Given, list[str]]:
+    """Split `words` into options, and what follows them.
+
+    `known`: by option, whether it takes a value. Raises UsageError.
     """
-    given: dict[str, str] = {}
+    given = Given()
     rest = list(words)
     attempt = f"reading the options of `kdbus {subcommand}`"
     while rest and rest[0].startswith("-") and rest[0] != "-":
@@ -49,14 +64,13 @@ def parse(
             break
         name, equals, value = word.partition("=")
         if name not in known:
-            raise UsageError(attempt, f"there is no {name!r}", "see --help")
+            advice = suggestion(name, known) or see_help(subcommand)
+            raise UsageError(attempt, f"there is no {quoted(name)}", advice)
         if known[name] and not equals:
             if not rest:
-                raise UsageError(attempt, f"{name!r} needs a value", "see --help")
+                raise UsageError(attempt, f"{name} needs a value", see_help(subcommand))
             value = rest.pop(0)
         elif equals and not known[name]:
-            raise UsageError(attempt, f"{name!r} takes no value", "see --help")
-        given[name] = value
-        if repeatable is not None and name in repeatable:
-            repeatable[name].append(value)
+            raise UsageError(attempt, f"{name} takes no value", see_help(subcommand))
+        given.setdefault(name, []).append(value)
     return given, rest

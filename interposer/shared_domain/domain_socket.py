@@ -23,6 +23,7 @@ to inspect the launcher, which a server need not have.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -136,11 +137,22 @@ def listen(path: str, mode: int) -> socket.socket:
         os.link(prepared, path)
     except OSError as error:
         listening.close()
-        raise DomainUnavailable(attempted, str(error), "choose a place where you may make files") from error
+        raise _cannot_listen(attempted, path, error) from error
     finally:
         if bound:
             os.unlink(prepared)
     return listening
+
+
+def _cannot_listen(attempted: str, path: str, error: OSError) -> DomainUnavailable:
+    """The error for a socket that cannot be made at `path`."""
+    folder = os.path.dirname(path) or "."
+    if error.errno == errno.ENOENT:
+        return DomainUnavailable(attempted, f"there is no folder {folder}", "make it, or choose another place")
+    if error.errno == errno.ENOTDIR:
+        return DomainUnavailable(attempted, f"{folder} is no folder", "choose another place")
+    reason = f"in {folder}: {os.strerror(error.errno or 0)}"
+    return DomainUnavailable(attempted, reason, "choose a place where you may make files")
 
 
 def _remove_stale(attempted: str, path: str) -> None:
@@ -157,7 +169,7 @@ def _remove_stale(attempted: str, path: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(path)
     except OSError as error:
-        raise DomainUnavailable(attempted, str(error), "choose another name") from error
+        raise _cannot_listen(attempted, path, error) from error
     else:
         raise DomainUnavailable(attempted, "somebody listens there already", "join that domain, or choose another name")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import interposer
-from interposer import command_line
+from interposer import command_line, help
 from tests.support.users import User
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -66,6 +66,15 @@ def test_options_end_at_the_program() -> None:
         ([], 125, "no subcommand"),
         (["include-dir", "extra"], 125, "'extra'"),
         (["doctor", "--xml"], 125, "--xml"),
+        (["run", "--lingr", "true"], 125, "did you mean --linger?"),
+        (["rum", "true"], 125, "did you mean run?"),
+        (["--versoin"], 125, "did you mean --version?"),
+        (["help", "serv"], 125, "did you mean serve?"),
+        (["help", "run", "serve"], 125, "'serve' is too many"),
+        (["serve", "--frobnicate"], 125, "`kdbus serve --help`"),
+        (["run", os.fsdecode(b"/\xff")], 127, r"running '/\xff': there is no such program"),
+        (["serve", "--socket", "/nonexistent/x"], 125, "there is no folder /nonexistent; make it"),
+        (["serve", "--socket", "/etc/passwd/x"], 125, "/etc/passwd is "),
     ],
 )
 def test_own_failures(words: list[str], status: int, part: str) -> None:
@@ -82,15 +91,53 @@ def test_nested_run_is_in_the_outer_domain() -> None:
         assert ended.stderr.startswith(said) and bool(ended.stderr) == bool(said)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["doctor", "--help"]])
-def test_help_goes_to_stdout(words: list[str]) -> None:
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], ["help", "help"]])
+def test_overview_goes_to_stdout(words: list[str]) -> None:
     ended = kdbus(*words)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "kdbus run" in ended.stdout
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, help.OVERVIEW, "")
+    assert all(f"\n  {subcommand} " in ended.stdout for subcommand in command_line._SUBCOMMANDS)
 
 
-def test_version() -> None:
-    assert kdbus("--version").stdout == f"kdbus {interposer.__version__}\n"
+@pytest.mark.parametrize("subcommand", list(command_line._SUBCOMMANDS))
+def test_each_subcommand_has_a_page_of_its_own(subcommand: str) -> None:
+    for words in ([subcommand, "--help"], [subcommand, "-h"], ["help", subcommand]):
+        ended = kdbus(*words)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, help.PAGES[subcommand], "")
+    options = {*command_line._SUBCOMMANDS[subcommand].options, "-h", "--help"}
+    told = {
+        word.rstrip(",")
+        for line in help.PAGES[subcommand].splitlines()
+        if line.startswith("  -")
+        for word in line.split()[:2]
+        if word.startswith("-")
+    }
+    assert told == options
+
+
+def test_output_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    for words in (["--help"], ["--version"], ["doctor"], ["doctor", "--json"], ["include-dir"]):
+        with open("/dev/full", "w") as full:
+            ended = subprocess.run([*KDBUS, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert ended.returncode == 125
+        assert ended.stderr.startswith("kdbus: writing to standard output: No space left on device")
+        assert ended.stderr.count("\n") == 1
+    limited = 'ulimit -f 0; exec "$@" > "$0"'
+    program = ["sh", "-c", limited, str(tmp_path / "file"), *KDBUS, "--help"]
+    ended = subprocess.run(program, capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert ended.returncode == 125 and "File too large" in ended.stderr and "ulimit -f" in ended.stderr
+
+
+def test_reader_that_has_seen_enough() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe:
+        ended = subprocess.run([*KDBUS, "--help"], stdout=pipe, stderr=subprocess.PIPE, cwd=PROJECT, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_version(option: str) -> None:
+    assert kdbus(option).stdout == f"kdbus {interposer.__version__}\n"
 
 
 def test_include_folder_has_the_header() -> None:

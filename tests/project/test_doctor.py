@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -50,14 +49,13 @@ def test_this_machine_works(user: User) -> None:
     assert "mount mode" in outcome.output
 
 
-def test_json_lines(user: User) -> None:
+def test_json_is_one_object(user: User) -> None:
     outcome = user.run(user.kdbus("doctor", "--json"), folder=PROJECT)
-    lines = [json.loads(line) for line in outcome.output.splitlines()]
-    assert {line["schema"] for line in lines} == {1}
-    *findings, verdict = lines
-    assert {line["name"] for line in findings if line["needed"]} == NEEDED
-    assert all(line["record"] == "finding" and isinstance(line["detail"], str) for line in findings)
-    assert verdict == {"schema": 1, "record": "verdict", "ok": True, "mode": "mount", "reason": verdict["reason"]}
+    found = json.loads(outcome.output)
+    assert found.keys() == {"schema", "findings", "ok", "mode", "reason"}
+    assert (found["schema"], found["ok"], found["mode"]) == (2, True, "mount")
+    assert {finding["name"] for finding in found["findings"] if finding["needed"]} == NEEDED
+    assert all(isinstance(finding["detail"], str) for finding in found["findings"])
 
 
 def test_examining_leaves_nothing_behind() -> None:
@@ -101,7 +99,7 @@ def test_missing_namespaces_are_explained(tmp_path: Path) -> None:
 def test_serving_does_not_need_what_containers_forbid(user: User, open_folder: Path) -> None:
     profile = compile_program("docker_profile", open_folder, "-O2")
     outcome = user.run([str(profile), *user.kdbus("doctor", "--json")], folder=PROJECT)
-    found = {line["name"]: line for line in map(json.loads, outcome.output.splitlines()) if "name" in line}
+    found = {line["name"]: line for line in json.loads(outcome.output)["findings"]}
     assert (found["pidfd_getfd"]["ok"], found["view of /sys"]["ok"], found["serve"]["ok"]) == (False, False, True)
 
 
@@ -112,15 +110,14 @@ def test_report_of_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         Finding("wait killable", False, False, "not known to this kernel", "newer"),
     ]
     monkeypatch.setattr(doctor, "examine", lambda: findings)
-    output = io.StringIO()
-    assert doctor.report(output, as_json=False) == 1
-    text = output.getvalue()
+    text, works = doctor.report(as_json=False)
+    assert not works
     assert "ptrace seize     MISSING  Operation not permitted" in text
     assert "wait killable    without  not known" in text
     assert "start it with CAP_SYS_PTRACE" in text
     assert "does not work here; missing: ptrace seize." in text
     monkeypatch.setattr(doctor, "examine", lambda: [findings[0], findings[2]])
-    assert doctor.report(output, as_json=False) == 0
+    assert doctor.report(as_json=False)[1]
 
 
 def test_probe_that_hangs_does_not_hang_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
