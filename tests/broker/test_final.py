@@ -499,3 +499,17 @@ def test_conn_info_by_name_and_id(alice: FinalPeer, bob: FinalPeer) -> None:
         alice.issue("CONN_INFO")
     with fails(BadArgument, errno.EINVAL):
         alice.issue("CONN_INFO", id=bob.id, attach_flags=1 << 40)
+
+
+def test_hello_looks_at_names_before_privilege(world: World) -> None:
+    with fails(BadArgument, errno.EINVAL):
+        FinalPeer(world, uid=1001, flags=2)
+    with fails(NotPermitted, errno.EPERM):
+        FinalPeer(world, uid=1001, flags=2, items=[string_item(ITEM["NAME"], NAME)])
+
+
+def test_a_connection_is_who_opened_its_file(world: World, alice: FinalPeer) -> None:
+    opened, _ = world.open()
+    other = Caller(opened.handle, world.caller(1001))
+    hello = other.issue("HELLO", flags=1, pool_size=1 << 16, attach_flags_send=BROADCAST)
+    assert alice.connection.bus.connections[hello["id"]].credentials.uid == 1000
