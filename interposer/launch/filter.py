@@ -27,8 +27,8 @@ are the same on both. Calls of any other architecture are let through untouched,
 carry bit 30 and therefore equal none of the table. Weakness: 32-bit ARM programs on AArch64 are thus not served.
 
 Only the low 32 bits of an argument are looked at. All arguments of the table are `int` or `unsigned int` in the
-kernel, save the flags and protection of mmap, of which no bit above 31 is defined, and its length. Both machines of the table are
-little-endian, so the low half comes first.
+kernel, save those of mmap: flags and protection, of which no bit above 31 is defined, and the length, of which the
+lowest bits tell. Both machines of the table are little-endian, so the low half comes first.
 
 Alternative considered: libseccomp. It writes the same program, but binds the project to one more library, and this
 one is small enough to be read and interpreted by its test.
