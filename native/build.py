@@ -41,6 +41,7 @@ except ImportError:
 
 SOURCES = (
     "notification.c",
+    "caretaker.c",
     "memory.c",
     "pool.c",
     "identity.c",

@@ -198,6 +198,7 @@ struct flow_table {
 
 struct kdbus_engine {
     struct pollfd *pollers; // the listeners, and behind them the others
+    struct kdbus_received **received; // of each listener, NULL where there is no caretaker
     size_t listener_count;
     size_t turn; // whose call is served first
     int hang_ups;

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from errno import EINTR, EINVAL, ENOMEM
 
 from native.library import failure, ffi, lib
-from native.notification import EndOfTargets, Notification, unpack
+from native.notification import EndOfTargets, Listener, Notification, unpack
 from native.pool import Pool
 
 NEVER = (1 << 64) - 1
@@ -188,10 +188,12 @@ class Engine:
         due."""
         lib.kdbus_engine_look(self._engine, now_ns)
 
-    def listen(self, listeners: Sequence[int]) -> None:
-        """Receive from these descriptors from now on. A call of one may be answered while another one's is served, so
+    def listen(self, listeners: Sequence[Listener]) -> None:
+        """Receive from these listeners from now on. A call of one may be answered while another one's is served, so
         none of them may be closed before the next `listen`. Raises OSError(ENOMEM)."""
-        result = lib.kdbus_engine_listen(self._engine, ffi.new("int[]", list(listeners)), len(listeners))
+        descriptors = ffi.new("int[]", [listener.fileno() for listener in listeners])
+        received = ffi.new("struct kdbus_received *[]", [listener.received for listener in listeners])
+        result = lib.kdbus_engine_listen(self._engine, descriptors, received, len(listeners))
         self._check(result, "listen to the trees of processes")
 
     @property

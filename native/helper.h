@@ -103,9 +103,17 @@ struct kdbus_notification {
 // kernel has none.
 int kdbus_listener_prepare(int listener);
 
+// Which calls of a listener the supervisor has received, in memory that it shares with the caretaker.
+struct kdbus_received {
+    uint64_t first; // ids; 0 is none
+    uint64_t newest;
+};
+
 // Waits up to `timeout_ns` (negative: without limit) for a trapped call: 1 with `notification` filled, 0 when there
-// is none, 2 when there can be none any more (the last target is gone), -EINTR when a signal came first.
-int kdbus_listener_receive(int listener, int64_t timeout_ns, struct kdbus_notification *notification);
+// is none, 2 when there can be none any more (the last target is gone), -EINTR when a signal came first. The id is
+// noted in `received`, unless that is NULL.
+int kdbus_listener_receive(int listener, struct kdbus_received *received, int64_t timeout_ns,
+                           struct kdbus_notification *notification);
 
 // Answers: `value`, or -`error` if `error` is not 0. -ENOENT when nobody waits for the answer any more.
 int kdbus_listener_respond(int listener, uint64_t id, int64_t value, int32_t error);
@@ -119,6 +127,18 @@ int kdbus_listener_add_descriptor(int listener, uint64_t id, int descriptor, int
 
 // 1 while the target still waits for the answer, else 0.
 int kdbus_listener_is_valid(int listener, uint64_t id);
+
+// -- caretaker.c: who answers when the supervisor has ended ----------------------------------------------------------
+
+// A system call of an architecture (AUDIT_ARCH_*).
+struct kdbus_call {
+    uint32_t architecture;
+    int32_t number;
+};
+
+// Forks the caretaker of `listener`, which must be the only thread's doing: `calls` (8 at most) are kdbus's own. Returns
+// its process id, with `*received` (never unmapped) for all that receives from this listener.
+int kdbus_start_caretaker(int listener, const struct kdbus_call *calls, size_t count, struct kdbus_received **received);
 
 // -- memory.c: the memory of another process -----------------------------------------------------------------------
 
@@ -284,7 +304,8 @@ void kdbus_engine_allow_files(struct kdbus_engine *engine, uint64_t count);
 int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words);
 uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine);
 void kdbus_engine_look(struct kdbus_engine *engine, uint64_t now_ns);
-int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, size_t count);
+int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, struct kdbus_received *const *received,
+                        size_t count);
 void kdbus_engine_attend(struct kdbus_engine *engine, int descriptor);
 int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
                      struct kdbus_notification *notification, int *listener);
@@ -314,7 +335,11 @@ int kdbus_set_parent_death_signal(int signal);
 
 // Receives the call that waits at a listener which poll(2) has found to be ready; result as of kdbus_listener_receive.
 // RECV waits whatever the flags of the descriptor are, so it is only asked when there is something.
-int kdbus_listener_take(const struct pollfd *poller, struct kdbus_notification *notification);
+int kdbus_listener_take(const struct pollfd *poller, struct kdbus_received *received,
+                        struct kdbus_notification *notification);
+
+// Notes that the call `id` has been received; `received` may be NULL.
+void kdbus_note_received(struct kdbus_received *received, uint64_t id);
 
 // As kdbus_same_file, for a caller that knows its own thread id, `self`.
 int kdbus_same_file_as(int self, int pid, int descriptor, int epoll, int target);

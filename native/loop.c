@@ -26,7 +26,7 @@ int flow_prepare_loop(struct kdbus_engine *engine, int hang_ups)
     engine->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (engine->timer < 0)
         return -errno;
-    return kdbus_engine_listen(engine, NULL, 0);
+    return kdbus_engine_listen(engine, NULL, NULL, 0);
 }
 
 void flow_end_loop(struct kdbus_engine *engine)
@@ -34,24 +34,34 @@ void flow_end_loop(struct kdbus_engine *engine)
     if (engine->timer >= 0)
         close(engine->timer);
     free(engine->pollers);
+    free(engine->received);
 }
 
 // The listeners that kdbus_engine_run receives from; they stay the caller's.
-int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, size_t count)
+int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, struct kdbus_received *const *received,
+                        size_t count)
 {
     struct pollfd *pollers = calloc(count + OTHERS, sizeof(*pollers));
+    struct kdbus_received **copy = calloc(count + 1, sizeof(*copy)); // never of nothing
 
-    if (!pollers)
+    if (!pollers || !copy) {
+        free(pollers);
+        free(copy);
         return -ENOMEM;
-    for (size_t i = 0; i < count; i++)
+    }
+    for (size_t i = 0; i < count; i++) {
         pollers[i] = (struct pollfd){.fd = listeners[i], .events = POLLIN};
+        copy[i] = received[i];
+    }
     // After the listeners: a file that was closed before the call that makes a listener ready has hung up by the time
     // that this is looked at. And once only, as looking uses up some of it (interposer/traps/mount_watch.py).
     pollers[count + HANG_UPS] = (struct pollfd){.fd = engine->hang_ups, .events = POLLIN};
     pollers[count + TIMER] = (struct pollfd){.fd = engine->timer, .events = POLLIN};
     pollers[count + ATTENTION] = (struct pollfd){.fd = engine->attention, .events = POLLIN};
     free(engine->pollers);
+    free(engine->received);
     engine->pollers = pollers;
+    engine->received = copy;
     engine->listener_count = count;
     engine->turn = 0;
     return 0;
@@ -113,7 +123,7 @@ int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t tur
         if (!ready)
             return 0;
         *listener = engine->listener = ready->fd;
-        result = kdbus_listener_take(ready, notification);
+        result = kdbus_listener_take(ready, engine->received[ready - engine->pollers], notification);
         if (result != 1)
             return result;
         if (!engine->lent_any || hung_up || !flow_serve(engine, notification))

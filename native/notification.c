@@ -46,7 +46,8 @@ int kdbus_listener_prepare(int listener)
     return 1;
 }
 
-int kdbus_listener_receive(int listener, int64_t timeout_ns, struct kdbus_notification *notification)
+int kdbus_listener_receive(int listener, struct kdbus_received *received, int64_t timeout_ns,
+                           struct kdbus_notification *notification)
 {
     struct pollfd poller = {.fd = listener, .events = POLLIN};
     struct timespec timeout = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
@@ -55,10 +56,11 @@ int kdbus_listener_receive(int listener, int64_t timeout_ns, struct kdbus_notifi
     if (listener < 0)
         return -EBADF; // poll would ignore it, and wait
     ready = ppoll(&poller, 1, timeout_ns < 0 ? NULL : &timeout, NULL);
-    return ready <= 0 ? (ready < 0 ? -errno : 0) : kdbus_listener_take(&poller, notification);
+    return ready <= 0 ? (ready < 0 ? -errno : 0) : kdbus_listener_take(&poller, received, notification);
 }
 
-int kdbus_listener_take(const struct pollfd *poller, struct kdbus_notification *notification)
+int kdbus_listener_take(const struct pollfd *poller, struct kdbus_received *received,
+                        struct kdbus_notification *notification)
 {
     union request request;
 
@@ -70,6 +72,7 @@ int kdbus_listener_take(const struct pollfd *poller, struct kdbus_notification *
     memset(&request, 0, sizeof(request)); // the kernel insists on zeros
     if (ioctl(poller->fd, SECCOMP_IOCTL_NOTIF_RECV, &request))
         return errno == ENOENT ? 0 : -errno; // the target died, or was interrupted, since the poll
+    kdbus_note_received(received, request.notification.id);
     notification->id = request.notification.id;
     notification->pid = request.notification.pid;
     notification->flags = request.notification.flags;

@@ -27,8 +27,12 @@ from errno import EINTR, ENOENT
 from os import O_CLOEXEC
 from os import close as close_descriptor
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from native.library import failure, ffi, lib
+
+if TYPE_CHECKING:
+    from native._helper import CData
 
 _LAYOUT = struct.Struct("=QIIiIQ6Q")
 """`struct kdbus_notification` of helper.h: id, pid, flags, number, architecture, instruction pointer, arguments."""
@@ -70,11 +74,14 @@ class Listener:
     """One notification descriptor.
 
     `descriptor` is owned from now on: `close` closes it. If the constructor raises, it is still the caller's.
-    Raises OSError: EBADF or ENOTTY or EINVAL if it is no notification descriptor, E2BIG if the kernel's structures
-    have outgrown this program.
+    `received`: see there. Raises OSError: EBADF or ENOTTY or EINVAL if it is no notification descriptor, E2BIG if the
+    kernel's structures have outgrown this program.
     """
 
-    __slots__ = ("_buffer", "_descriptor", "_notification", "synchronous_wake_up", "touched")
+    __slots__ = ("_buffer", "_descriptor", "_notification", "received", "synchronous_wake_up", "touched")
+
+    received: CData
+    """Where it is noted which calls were received (`native.caretaker`); NULL: nowhere."""
 
     touched: int
     """The call whose thread was woken last by giving it a descriptor; it has waited in state D since, not S."""
@@ -82,12 +89,13 @@ class Listener:
     synchronous_wake_up: bool
     """Whether the kernel wakes synchronously (fast): SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, received: CData | None = None) -> None:
         result = lib.kdbus_listener_prepare(descriptor)
         if result < 0:
             raise failure(result, f"use descriptor {descriptor} as a seccomp listener")
         self.synchronous_wake_up = result == 1
         self.touched = 0
+        self.received = ffi.NULL if received is None else received
         self._descriptor = descriptor
         self._notification = ffi.new("struct kdbus_notification *")
         self._buffer = ffi.buffer(self._notification)
@@ -103,7 +111,7 @@ class Listener:
         signal handlers run while it waits; an exception from one ends the waiting.
         Raises EndOfTargets once no process is left under the filter, OSError(EBADF) after `close`.
         """
-        result = lib.kdbus_listener_receive(self._descriptor, timeout_ns, self._notification)
+        result = lib.kdbus_listener_receive(self._descriptor, self.received, timeout_ns, self._notification)
         if result == -EINTR:
             result = self._receive_again(timeout_ns)
         if result == 1:
@@ -124,7 +132,7 @@ class Listener:
         result = -EINTR
         while result == -EINTR:
             left = -1 if timeout_ns < 0 else max(0, deadline - time.monotonic_ns())
-            result = lib.kdbus_listener_receive(self._descriptor, left, self._notification)
+            result = lib.kdbus_listener_receive(self._descriptor, self.received, left, self._notification)
         return result
 
     def respond_value(self, id: int, value: int) -> bool:

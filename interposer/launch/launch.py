@@ -14,7 +14,8 @@ One SOCK_SEQPACKET pair carries all that the child has to say, in at most two me
     X + errno and path, repeated  after D: what execve(2) said of each; the parent makes an error of it
     end of file                   after D: the program runs, as the pair closes on exec
 
-A program that joins a server's domain is executed only when it is told so, by a byte in the other direction. In path
+The program is executed only when it is told so, by a byte in the other direction: once there is a caretaker
+(`native.caretaker`), who answers its calls if the supervisor is killed; or a server, whose domain it joins. In path
 mode the server has the folder that it is shown.
 
 Nothing that happens between the filter and the exec is trapped (`filter` names no call that this file makes there; in
@@ -66,6 +67,7 @@ from interposer.launch import filter as seccomp_filter
 from interposer.launch import view
 from interposer.launch.guarantee import forced
 from native import namespace, seccomp
+from native.caretaker import Caretaker
 
 if TYPE_CHECKING:
     from interposer.launch.private_folder import PrivateFolder
@@ -115,6 +117,8 @@ class Launched:
     own_user_namespace    descriptor of it if it was made for the program, else -1
     waits_killable        whether the filter has SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     module_directory      path mode only: descriptor of the folder that the program finds at /sys/module/kdbus
+    caretaker             answers when this process has ended; None where a server has the listener, or if there was
+                          no room for a process
 
     All descriptors close on exec. Whoever takes one over closes it. The folders are -1 where a server has them.
     """
@@ -144,8 +148,16 @@ class Launched:
         if folder is not None:
             self.kdbus_directory, self.module_directory = folder.kdbus, folder.module
             self.parameters_directory = view.open_parameters(folder.module)
+        self.caretaker: Caretaker | None = None
         self._report: socket.socket | None = report
         self._exec_error: InterposerError | None = None
+
+    def start_caretaker(self) -> None:
+        """Have calls answered when this process has ended, which has one thread as yet (`native.caretaker`)."""
+        own = [(each.audit, each.system_calls["ioctl"]) for each in seccomp_filter.this_architecture().all]
+        with suppress(OSError):
+            # Without it all is well until this process ends.
+            self.caretaker = Caretaker(self.listener, own)
 
     def join_user_namespace(self) -> None:
         """Enter the program's user namespace, if one was made, for good. Raises `LaunchFailed`."""
@@ -161,7 +173,7 @@ class Launched:
         self.own_user_namespace = -1
 
     def execute(self) -> None:
-        """Let a program that was launched `held` be executed."""
+        """Let the program be executed."""
         assert self._report is not None
         with suppress(OSError):
             # If it has died meanwhile, `exec_error` and wait(2) tell.
@@ -226,14 +238,21 @@ def launch(command: Sequence[str], mode: Mode | None = None, *, held: bool = Fal
 
     folder = PrivateFolder()
     try:
-        return _launch(command, Mode.PATH, None, folder, held=held)
+        launched = _launch(command, Mode.PATH, None, folder)
     except BaseException:
         folder.remove()
         raise
+    launched.start_caretaker()
+    if not held:
+        launched.execute()
+    return launched
 
 
 def _launch_mounted(command: Sequence[str], *, held: bool) -> Launched:
-    launched = launch_held(command, None, held=held)
+    launched = launch_held(command, None)
+    launched.start_caretaker()
+    if not held:
+        launched.execute()
     try:
         launched.join_user_namespace()
     except InterposerError:
@@ -242,24 +261,22 @@ def _launch_mounted(command: Sequence[str], *, held: bool) -> Launched:
     return launched
 
 
-def launch_held(command: Sequence[str], mirror: view.Mirror | None, *, held: bool = True) -> Launched:
-    """As `launch`, but the program is not executed before `Launched.execute` (if `held`), and nothing is joined.
+def launch_held(command: Sequence[str], mirror: view.Mirror | None) -> Launched:
+    """As `launch`, but the program is not executed before `Launched.execute`, and nothing is joined.
 
     `mirror`: what to show at /sys/fs/kdbus and the parameters, closed here in any case.
     Raises what `view` raises, `FilterUnavailable`, `AlreadySupervised`, `UnsupportedMachine` or `LaunchFailed`; then no
     child is left. That the program cannot be executed is told by `Launched.exec_error`.
     """
-    return _launch(command, Mode.MOUNT, mirror, None, held=held)
+    return _launch(command, Mode.MOUNT, mirror, None)
 
 
 def launch_held_in_path_mode(command: Sequence[str]) -> Launched:
     """As `launch_held`, but in path mode, with the private folder of a server, which is not needed here."""
-    return _launch(command, Mode.PATH, None, None, held=True)
+    return _launch(command, Mode.PATH, None, None)
 
 
-def _launch(
-    command: Sequence[str], mode: Mode, mirror: view.Mirror | None, folder: PrivateFolder | None, *, held: bool
-) -> Launched:
+def _launch(command: Sequence[str], mode: Mode, mirror: view.Mirror | None, folder: PrivateFolder | None) -> Launched:
     """`mirror` is for mount mode, `folder` for path mode; it stays the caller's if this raises."""
     traps = seccomp_filter.mount_mode_traps if mode is Mode.MOUNT else seccomp_filter.path_mode_traps
     program = seccomp_filter.build_for([(each, traps(each)) for each in seccomp_filter.this_architecture().all])
@@ -271,7 +288,7 @@ def _launch(
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _become(command, program, theirs, ignores_children, mirror, held, mounts=mode is Mode.MOUNT)
+        _become(command, program, theirs, ignores_children, mirror, mounts=mode is Mode.MOUNT)
     theirs.close()
     for mount in mirror or ():
         os.close(mount)
@@ -358,7 +375,6 @@ def _become(
     report: socket.socket,
     ignores_children: bool,
     mirror: view.Mirror | None,
-    held: bool,
     mounts: bool,
 ) -> NoReturn:
     """The child's whole life."""
@@ -377,7 +393,7 @@ def _become(
         listener, waits_killable = install_filter(program)
         flags = (_KILLABLE if waits_killable else b"") + (_USER_NAMESPACE if own else b"")
         socket.send_fds(report, [_DESCRIPTORS + flags], [listener, *own, *built])
-        if held and report.recv(1) != _GO:
+        if report.recv(1) != _GO:
             raise LaunchFailed("preparing the program's process", "whoever launched it has ended")
         report.send(_NOT_EXECUTED + _execute(candidates, command))
     except InterposerError as error:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`kdbus run --domain PATH`: starting a program whose calls a server answers (`interposer.shared_domain.serve`).
 
-The program is started as always, but held before it is executed, until the server has taken over its listener. Then
-nothing is left to do here but what is owed to the program as its parent (`interposer.launch.program`), and to be there
-for the day on which the server ends: it then gives the listener back, and every call is let through to the kernel.
+The program is started as always, and executed when the server has taken over its listener. Then nothing is left to do
+here but what is owed to the program as its parent (`interposer.launch.program`), and to be there for the day on which
+the server ends: it then gives the listener back, and every call is let through to the kernel.
 kdbus is gone for the program, but it can still open files.
 
 The launcher keeps no duplicate of the listener meanwhile. It would keep calls waiting for ever that a killed server has

@@ -74,6 +74,7 @@ from interposer.supervisor.tree import Tree
 from interposer.target.budget import Budget, Charge, OverBudget, use_descriptors
 from interposer.target.ids import own_namespace, parent_namespace
 from interposer.traps.traps import MountedDomain
+from native.notification import Listener
 
 _PRESENT = (("control",),)
 _FOR_ALL, _FOR_ONE = 0o666, 0o600
@@ -227,7 +228,8 @@ class Server:
             except OverBudget:
                 raise self._too_many(peer.user) from None
             try:
-                listener = offered.give_away(offered.listener)
+                listener = Listener(offered.listener)
+                offered.give_away(offered.listener)
                 tree = self._supervisor.add(listener, waits_killable=offered.waits_killable)
             except BaseException:
                 charge.give_back()

@@ -41,7 +41,7 @@ from interposer.target.caller import TargetCaller
 from interposer.target.files import TargetFile
 from kdbus.abi import revision3 as abi
 from native.flow import Engine
-from native.notification import Notification
+from native.notification import Listener, Notification
 from native.pool import Pool
 
 _SEND, _RECV, _FREE = (abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
@@ -118,7 +118,7 @@ class Flows:
         """The listener that the last result or error of `receive` is about."""
         return self._engine.listener
 
-    def listen(self, listeners: Sequence[int]) -> None:
+    def listen(self, listeners: Sequence[Listener]) -> None:
         """Receive from these listeners from now on; nothing is lent."""
         self._engine.listen(listeners)
 

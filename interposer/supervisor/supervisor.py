@@ -53,7 +53,7 @@ from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.traps.exactly_once import Probe
 from interposer.traps.traps import MountedDomain, failure_of
 from native.identity import can_compare, can_fetch
-from native.notification import EndOfTargets, Notification
+from native.notification import EndOfTargets, Listener, Notification
 
 _TURN_NS = 5_000_000
 """How long traps, and waiting for the next one, may keep the loop from everything else."""
@@ -118,14 +118,14 @@ class Supervisor:
     def _mounted(self, ids: Ids, files: NodeFiles) -> MountedDomain:
         return MountedDomain(self._new_domain(ids, files), files)
 
-    def add(self, listener: int, *, waits_killable: bool) -> Tree:
+    def add(self, listener: Listener, *, waits_killable: bool) -> Tree:
         """Serve the calls of `listener`, which is owned from now on. Raises OSError."""
         tree = Tree(listener, waits_killable, self.shared)
         if self._kernel_keeps_promise:
             tree.kernel_keeps_promise()
         self._flows.recall()
-        self._trees[listener] = tree
-        self._flows.listen(list(self._trees))
+        self._trees[listener.fileno()] = tree
+        self._flows.listen([each.listener for each in self._trees.values()])
         for descriptor in tree.news():
             self._news.register(descriptor, select.EPOLLIN)
         self._allow_flows()
@@ -144,7 +144,7 @@ class Supervisor:
         for descriptor in tree.news():
             # Closing would not do: a short-lived child may have a duplicate.
             self._news.unregister(descriptor)
-        self._flows.listen(list(self._trees))
+        self._flows.listen([each.listener for each in self._trees.values()])
         tree.close()
         for other in self._trees.values():
             other.waiting.finish_ready()
@@ -430,7 +430,8 @@ def run(launched: Launched, options: RunOptions) -> int:
         files = NodeFiles(launched.kdbus_directory, (("control",),))
         mounted = MountedDomain(supervisor.new_domain(files), files)
         supervisor.shared.domains.append(mounted)
-        tree = supervisor.add(launched.listener, waits_killable=launched.waits_killable)
+        received = None if launched.caretaker is None else launched.caretaker.received
+        tree = supervisor.add(Listener(launched.listener, received), waits_killable=launched.waits_killable)
         if launched.mode is Mode.MOUNT:
             tree.mounts.follow(mounted, launched.pid)
         else:

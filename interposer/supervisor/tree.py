@@ -56,13 +56,13 @@ class Shared:
 class Tree:
     """The processes under one listener."""
 
-    def __init__(self, listener: int, waits_killable: bool, shared: Shared) -> None:
-        """Takes over the descriptor `listener`. `waits_killable`: see `interposer.launch.launch.Launched`. Raises
+    def __init__(self, listener: Listener, waits_killable: bool, shared: Shared) -> None:
+        """Takes over `listener`. `waits_killable`: see `interposer.launch.launch.Launched`. Raises
         OSError."""
         self._path_calls: PathCalls | None = None
         self._shared = shared
         self.queue: deque[Notification] = deque()
-        self.listener = Listener(listener)
+        self.listener = listener
         self.waiting = WaitingCalls(self.listener, self._finish)
         self._answers = Answers(self.listener, _guarantee(waits_killable), self.queue.append)
         self._traps = Traps(

@@ -9,26 +9,45 @@ import struct
 import pytest
 
 from broker.errors import (
+    BadArgument,
     BadItem,
+    DescriptorsRefused,
     DuplicateItem,
     KdbusError,
     MissingItem,
     NameTaken,
     NoMessage,
+    NoSuchConnection,
     NoSuchMatch,
+    NoSuchName,
     NoSuchSlice,
     NotNameOwner,
+    NotPermitted,
     QueueFull,
     ReplyNotExpected,
     TimedOut,
     UnknownCommand,
     UnknownFlags,
+    WrongConnectionKind,
     WrongState,
+    errno_of,
 )
 from broker.handle import ControlHandle
 from kdbus.abi import final, revision3
 from tests.support.final_peer import BROADCAST, ITEM, NEGOTIATE, Caller, FinalPeer, command, make_bus
-from tests.support.outside import Peer, World, bloom_bits, fails, item, parse_items, string_item, words_item
+from tests.support.outside import (
+    FakeFile,
+    Peer,
+    World,
+    bloom_bits,
+    fails,
+    item,
+    memfd,
+    parse_items,
+    string_item,
+    words_item,
+    world_access,
+)
 
 NAME = b"org.example.Name"
 PRIMARY, ACQUIRED, IN_QUEUE = 0x20, 0x40, 8
@@ -365,3 +384,132 @@ def test_a_message_negotiates(alice: FinalPeer) -> None:
     asks = alice.caller.memory.put(command("kdbus_msg", flags=NEGOTIATE))
     with fails(UnknownFlags, errno.EINVAL):
         alice.issue("SEND", msg_address=asks)
+
+
+# Activators, monitors, custom endpoints
+
+
+def activator(world: World, *, pool_size: int = 1 << 20) -> FinalPeer:
+    access = words_item(ITEM["POLICY_ACCESS"], 3, 1, 0)
+    return FinalPeer(world, flags=2, items=[string_item(ITEM["NAME"], NAME), access], pool_size=pool_size)
+
+
+def entries(peer: FinalPeer, flags: int) -> list[tuple[int, int | None]]:
+    """(id, flags of the claim) of each entry of LIST."""
+    found = peer.issue("LIST", flags=flags)
+    data, result = peer.memory(found["offset"], found["list_size"]), []
+    while data:
+        size, owner, _ = struct.unpack_from("<3Q", data)
+        names = [struct.unpack_from("<Q", payload)[0] for _, payload in parse_items(data[24:size])]
+        result.append((owner, names[0] if names else None))
+        data = data[size:]
+    return result
+
+
+def test_messages_wait_with_the_activator_and_move_to_the_owner(
+    world: World, alice: FinalPeer, bob: FinalPeer
+) -> None:
+    waiting = activator(world)
+    alice.send(NAME, b"first", cookie=1)
+    alice.send(NAME, b"second", cookie=2, flags=1, timeout_ns=world.clock.monotonic + SECOND)
+    assert waiting.recv(flags=1).payload == b"first"
+    assert bob.acquire(NAME, QUEUE) == QUEUE | PRIMARY | ACQUIRED
+    assert [bob.recv().payload for _ in range(2)] == [b"first", b"second"]
+    with fails(NoMessage):
+        waiting.recv()
+    bob.send(alice.id, b"answer", cookie_reply=2)
+    assert alice.recv().payload == b"answer"
+    # What the owner has not read goes back with the name.
+    alice.send(NAME, b"third")
+    bob.issue("NAME_RELEASE", [string_item(ITEM["NAME"], NAME)])
+    assert waiting.recv(flags=1).payload == b"third"
+
+
+def test_an_activator_that_lost_its_name_waits_for_it(world: World, alice: FinalPeer) -> None:
+    waiting = activator(world)
+    assert entries(alice, 4) == [(waiting.id, 0x10 | PRIMARY)]
+    alice.acquire(NAME)
+    assert sorted(entries(alice, 2 | 4)) == sorted([(alice.id, PRIMARY), (waiting.id, 0x10 | IN_QUEUE)])
+    assert sorted(entries(alice, 1)) == sorted([(alice.id, None), (waiting.id, None)])
+
+
+def test_a_second_activator_is_refused(world: World) -> None:
+    activator(world)
+    with pytest.raises(KdbusError) as raised:
+        activator(world)
+    assert errno_of(raised.value) == errno.EEXIST
+
+
+def test_messages_between_an_activator_of_version_3_and_an_owner_of_the_final_revision(
+    world: World, alice: FinalPeer, bob: FinalPeer
+) -> None:
+    waiting = world.activator(NAME, world_access(1))
+    alice.send(NAME, b"hello", cookie=1)
+    bob.acquire(NAME)
+    received = bob.recv()
+    assert received.payload == b"hello" and received.items[0][0] == ITEM["DST_NAME"]
+    alice.send(NAME, b"again", cookie=2)
+    bob.issue("NAME_RELEASE", [string_item(ITEM["NAME"], NAME)])
+    assert waiting.recv().payload == b"again"
+
+
+def test_a_monitor_sees_all_and_is_not_listed(world: World, alice: FinalPeer, bob: FinalPeer) -> None:
+    monitor = FinalPeer(world, flags=8)
+    alice.send(bob.id, b"secret", cookie=1)
+    assert monitor.recv().payload == b"secret"
+    assert monitor.id not in dict(entries(alice, 1))
+    with fails(WrongConnectionKind, errno.EOPNOTSUPP):
+        monitor.issue("SEND")
+
+
+def test_descriptors_are_not_installed_for_who_does_not_accept_them(world: World, alice: FinalPeer) -> None:
+    plain = FinalPeer(world, flags=0)
+    number = alice.caller.open(FakeFile())
+    with fails(DescriptorsRefused, errno.ECOMM):
+        alice.send(plain.id, items=[item(ITEM["FDS"], struct.pack("<i", number))])
+    sealed = alice.caller.open(memfd(16))
+    alice.send(plain.id, items=[item(ITEM["PAYLOAD_MEMFD"], struct.pack("<QQiI", 0, 16, sealed, 0))])
+    received = plain.recv()
+    assert struct.unpack("<QQiI", received.items[0][1]) == (0, 16, -1, 0)
+
+
+def test_a_custom_endpoint_hears_of_connections(world: World, alice: FinalPeer) -> None:
+    opened, _ = world.open()
+    owner = Caller(opened.handle, opened.caller)
+    owner.issue("ENDPOINT_MAKE", [string_item(ITEM["MAKE_NAME"], b"1000-door")], flags=2)
+    guest = FinalPeer(world, endpoint="1000-door", uid=1001)
+    guest.issue("MATCH_ADD", [words_item(ITEM["ID_ADD"], BROADCAST, 0)])
+    newcomer = FinalPeer(world)
+    assert struct.unpack("<2Q", guest.recv().items[0][1]) == (newcomer.id, 1)
+    with fails(NotPermitted, errno.EPERM):
+        guest.send(alice.id)
+
+
+def test_conn_info_by_name_and_id(alice: FinalPeer, bob: FinalPeer) -> None:
+    bob.acquire(NAME)
+    name = string_item(ITEM["NAME"], NAME)
+    found = alice.issue("CONN_INFO", [name], attach_flags=1 << 4)
+    size, owner, flags = struct.unpack_from("<3Q", alice.memory(found["offset"], found["info_size"]))
+    assert (size, owner, flags) == (found["info_size"], bob.id, 1)
+    with fails(NoSuchName, errno.ESRCH):
+        alice.issue("CONN_INFO", [name], id=alice.id)
+    with fails(NoSuchConnection, errno.ENXIO):
+        alice.issue("CONN_INFO", id=999)
+    with fails(BadArgument, errno.EINVAL):
+        alice.issue("CONN_INFO")
+    with fails(BadArgument, errno.EINVAL):
+        alice.issue("CONN_INFO", id=bob.id, attach_flags=1 << 40)
+
+
+def test_hello_looks_at_names_before_privilege(world: World) -> None:
+    with fails(BadArgument, errno.EINVAL):
+        FinalPeer(world, uid=1001, flags=2)
+    with fails(NotPermitted, errno.EPERM):
+        FinalPeer(world, uid=1001, flags=2, items=[string_item(ITEM["NAME"], NAME)])
+
+
+def test_a_connection_is_who_opened_its_file(world: World, alice: FinalPeer) -> None:
+    opened, _ = world.open()
+    other = Caller(opened.handle, world.caller(1001))
+    hello = other.issue("HELLO", flags=1, pool_size=1 << 16, attach_flags_send=BROADCAST)
+    assert alice.connection.bus.connections[hello["id"]].credentials.uid == 1000

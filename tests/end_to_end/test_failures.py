@@ -60,12 +60,13 @@ def _running(user: User, command: list[str], place: Path) -> Iterator[subprocess
         process.wait()
 
 
-def _expect(process: subprocess.Popen[bytes], line: bytes) -> None:
+def _expect(process: subprocess.Popen[bytes], *lines: bytes) -> None:
+    """The next line is one of these."""
     assert process.stdout is not None
     poll = select.poll()
     poll.register(process.stdout, select.POLLIN)
-    assert poll.poll(_SECONDS * 1000), f"{line!r} has not come"
-    assert process.stdout.readline() == line + b"\n"
+    assert poll.poll(_SECONDS * 1000), f"{lines!r} has not come"
+    assert process.stdout.readline().rstrip(b"\n") in lines
 
 
 def _family(process: int) -> list[int]:
@@ -86,7 +87,7 @@ def _await_end(family: list[int]) -> None:
 
 @pytest.mark.parametrize("mode", ["mount", "path"])
 def test_killed(user: User, mode: str, open_folder: Path) -> None:
-    """SIGKILL: calls fail with ENOSYS from then on; the program is otherwise left alone."""
+    """SIGKILL: kdbus is gone from then on; the program is otherwise left alone."""
     place = open_folder / f"killed-{mode}-{user.identity}"
     mounts = Path("/proc/self/mounts").read_text()
     with _running(user, user.kdbus("run", "--mode", mode, "--", _survivor(open_folder), "open_"), place) as process:
@@ -95,20 +96,44 @@ def test_killed(user: User, mode: str, open_folder: Path) -> None:
         process.wait()
         assert process.stdin is not None
         process.stdin.close()
-        _expect(process, b"open ENOSYS")
+        if mode == "mount":
+            _expect(process, b"open ok")
+            _expect(process, b"command ESHUTDOWN")
+        else:
+            _expect(process, b"open ENOENT")
         _await_end(family)
     assert os.listdir(place) == []
     assert Path("/proc/self/mounts").read_text() == mounts
 
 
-@pytest.mark.parametrize(("case", "line"), [("wait_", b"send ENOSYS"), ("poll_", b"hung up ENOSYS")])
-def test_killed_while_programs_wait(user: User, case: str, line: bytes, open_folder: Path) -> None:
-    """Who waits for a reply or in poll(2) is woken."""
+@pytest.mark.parametrize(
+    ("case", "lines"), [("wait_", (b"send ENOTTY", b"send ESHUTDOWN")), ("poll_", (b"hung up ESHUTDOWN",))]
+)
+def test_killed_while_programs_wait(user: User, case: str, lines: tuple[bytes, ...], open_folder: Path) -> None:
+    """Who waits for a reply or in poll(2) is woken. A SEND may come before or after its supervisor's end."""
     place = open_folder / f"waiting-{case}-{user.identity}"
     with _running(user, user.kdbus("run", "--", _survivor(open_folder), case), place) as process:
         family = _family(process.pid)
         process.kill()
-        _expect(process, line)
+        _expect(process, *lines)
+        _await_end(family)
+    assert os.listdir(place) == []
+
+
+@pytest.mark.parametrize("mode", ["mount", "path"])
+@pytest.mark.parametrize("killed", [False, True])
+def test_left_behind(user: User, mode: str, killed: bool, open_folder: Path) -> None:
+    """A daemon that outlives `kdbus run` does what it did before, and finds kdbus gone; nobody else stays."""
+    place = open_folder / f"left-{mode}-{killed}-{user.identity}"
+    options = ["--mode", mode, *(["--linger"] if killed else [])]
+    with _running(user, user.kdbus("run", *options, "--", _survivor(open_folder), "left_"), place) as process:
+        family = _family(process.pid) if killed else []
+        if killed:
+            process.kill()
+        assert process.wait(_SECONDS) == (-signal.SIGKILL if killed else 0)
+        # Its stdin ends with that of the daemon, and its output with nobody's but the daemon's.
+        output, _ = process.communicate(timeout=_SECONDS)
+        assert output.endswith(b"map ok\nopen ok\nstat ok\ncommand ESHUTDOWN\n")
         _await_end(family)
     assert os.listdir(place) == []
 

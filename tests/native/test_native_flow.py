@@ -51,7 +51,7 @@ class Lent:
         """Serve all calls that a process makes in `body`, which is given its descriptor of the connection."""
         target = start_target(lambda: body(self.theirs.fileno()), traps_of("ioctl"))
         self.engine.bind(self.index, target.pid, self.theirs.fileno())
-        self.engine.listen([target.listener.fileno()])
+        self.engine.listen([target.listener])
         self.run_to_end_of(target)
 
     def run_to_end_of(self, target: Target) -> None:
@@ -140,7 +140,7 @@ def test_processes_of_several_trees_call_by_turns(lent: Lent) -> None:
         os.close(pipe_end)
     left = {target.listener.fileno(): target for target in targets}
     while left:
-        lent.engine.listen(list(left))
+        lent.engine.listen([each.listener for each in left.values()])
         with pytest.raises(EndOfTargets):
             lent.engine.run(time.monotonic_ns() + PATIENCE_NS, PATIENCE_NS)
         target = left.pop(lent.engine.listener)
@@ -165,7 +165,7 @@ def test_trees_take_turns() -> None:
     with select.epoll() as hang_ups:
         engine = Engine(hang_ups.fileno(), 8)
         busy, other = (start_target(body, traps_of("ioctl")) for body in (two_calls, one_call))
-        engine.listen([busy.listener.fileno(), other.listener.fileno()])
+        engine.listen([busy.listener, other.listener])
         served = []
         for waiting in ((busy, other), (busy, other), (busy,)):
             for target in waiting:
@@ -206,7 +206,7 @@ def test_a_served_call_ends_a_long_wait_after_a_turn(lent: Lent) -> None:
     lent.lend(readable=False)
     target = start_target(lambda: receive(lent.theirs.fileno()), traps_of("ioctl"))
     lent.engine.bind(lent.index, target.pid, lent.theirs.fileno())
-    lent.engine.listen([target.listener.fileno()])
+    lent.engine.listen([target.listener])
     wait_for_call(target)
     stop = time.monotonic_ns() + PATIENCE_NS
     assert lent.engine.run(stop, 1) is None

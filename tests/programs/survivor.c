@@ -2,7 +2,8 @@
 /*
  * A program whose supervisor fails. Says "ready", and then what it meets:
  *
- *     survivor open_         waits for the end of its stdin; then opens the control node
+ *     survivor open_         waits for the end of its stdin; then opens the control node, and uses what it got
+ *     survivor left_         leaves a daemon, which waits for the end of its stdin; then does what programs do
  *     survivor wait_         waits in a synchronous SEND that nobody answers
  *     survivor poll_         waits for its connection to hang up
  *     survivor commands      issues a command many times, and says when the result changes
@@ -28,10 +29,37 @@ static void say_result(const char *what, int result)
 PART(open_)
 {
 	char byte;
+	int fd;
 
 	say("ready");
 	EQ(read(0, &byte, 1), 0);
-	say_result("open", open(ROOT "/control", O_RDWR) < 0 ? -errno : 0);
+	fd = open(ROOT "/control", O_RDWR);
+	say_result("open", fd < 0 ? -errno : 0);
+	if (fd >= 0)
+		say_result("command", command(fd, KDBUS_CMD_BYEBYE, NULL));
+}
+
+PART(left_)
+{
+	struct bus bus = new_bus(0);
+	struct connection one = hello(bus.path);
+	struct stat status;
+	char byte;
+	int fd;
+
+	if (fork()) {
+		say("ready");
+		_exit(0);
+	}
+	setsid();
+	EQ(read(0, &byte, 1), 0);
+	fd = open("/proc/self/exe", O_RDONLY);
+	CHECK(fd >= 0);
+	say_result("map", mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0) == MAP_FAILED ? -errno : 0);
+	say_result("open", open("/dev/null", O_RDWR) < 0 ? -errno : 0);
+	say_result("stat", stat("/dev/null", &status) ? -errno : 0);
+	say_result("command", command(one.fd, KDBUS_CMD_BYEBYE, NULL));
+	_exit(0);
 }
 
 PART(wait_)
