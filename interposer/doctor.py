@@ -45,7 +45,7 @@ PATIENCE_S = 10
 
 _CALLED_WITH = b"kdbus-doctor"
 _TRAPPED_REQUEST = 0x9500
-_TRAP = Trap("ioctl", Condition(1, 0xFFFFFFFF, (_TRAPPED_REQUEST,)))
+_TRAP = Trap("ioctl", (Condition(1, 0xFFFFFFFF, (_TRAPPED_REQUEST,)),))
 """A call that no container forbids."""
 _ANSWER_ERROR = errno.EXDEV
 _F_SEAL_FUTURE_WRITE = 0x10

@@ -13,7 +13,8 @@ The entries, and why:
   opens of a node slip through, yield the plain file that stands there, and are caught by its first ioctl. O_TMPFILE
   contains O_DIRECTORY. O_WRONLY in the same way: the module parameter may be opened so.
 - `openat2`, always: its flags are in memory. It is rare.
-- `mmap` that is shared and file-backed: a pool is mapped so. Writable ones too, as kdbus refuses them with EPERM.
+- `mmap` of what can be a pool or a part of it: shared and file-backed, not writable, in whole pages. Databases map
+  files writable, others whole files of any length; and no program expects EINTR from mmap, which a trap makes possible.
 - `mount` and `umount2`: a new kdbusfs is a new domain. `fsopen`: it cannot be made with the new calls.
 - In path mode, where nothing is mounted (`interposer.traps.path_mode`): all opens, and the other calls that look at
   what a path leads to. fstatat and statx only without AT_EMPTY_PATH, since that is how C libraries do fstat.
@@ -26,8 +27,8 @@ are the same on both. Calls of any other architecture are let through untouched,
 carry bit 30 and therefore equal none of the table. Weakness: 32-bit ARM programs on AArch64 are thus not served.
 
 Only the low 32 bits of an argument are looked at. All arguments of the table are `int` or `unsigned int` in the
-kernel, save the flags of mmap, of which no bit above 31 is defined. Both machines of the table are
-little-endian, so the low half comes first.
+kernel, save those of mmap: flags and protection, of which no bit above 31 is defined, and the length, of which the
+lowest bits tell. Both machines of the table are little-endian, so the low half comes first.
 
 Alternative considered: libseccomp. It writes the same program, but binds the project to one more library, and this
 one is small enough to be read and interpreted by its test.
@@ -69,10 +70,13 @@ O_RDWR = 0o2
 O_CREAT = 0o100
 O_PATH = 0o10000000
 AT_EMPTY_PATH = 0x1000
+PROT_WRITE = 0x2
 MAP_TYPE = 0xF
 MAP_SHARED = 0x1
 MAP_SHARED_VALIDATE = 0x3
 MAP_ANONYMOUS = 0x20
+SMALLEST_PAGE = 4096
+"""Of both machines; where pages are larger, more is trapped than need be."""
 
 
 _PATH_CALLS = (
@@ -231,24 +235,29 @@ class Condition(NamedTuple):
 
 
 class Trap(NamedTuple):
-    """A system call that stops, always or when its one condition holds. A call has at most one entry."""
+    """A system call that stops when all its conditions hold. A call has at most one entry."""
 
     system_call: str
-    condition: Condition | None = None
+    conditions: tuple[Condition, ...] = ()
 
 
 def mount_mode_traps(architecture: Architecture) -> tuple[Trap, ...]:
     """What is trapped when the target has its own mounted /sys/fs/kdbus; the frequent calls first."""
-    file_mapped_shared = Condition(3, MAP_TYPE | MAP_ANONYMOUS, (MAP_SHARED, MAP_SHARED_VALIDATE))
+    pool_mapped = (
+        Condition(3, MAP_TYPE | MAP_ANONYMOUS, (MAP_SHARED, MAP_SHARED_VALIDATE)),
+        Condition(2, PROT_WRITE, (0,)),
+        Condition(1, SMALLEST_PAGE - 1, (0,)),
+    )
     kdbus_command = Condition(1, IOCTL_TYPE_MASK << IOCTL_TYPE_SHIFT, (KDBUS_IOCTL_MAGIC << IOCTL_TYPE_SHIFT,))
-    opened_like_a_node = O_ACCMODE | O_CREAT | O_PATH | architecture.o_directory
+    access = O_ACCMODE | O_CREAT | O_PATH | architecture.o_directory
+    opened_like_a_node = access, (O_RDWR, O_WRONLY)
     return (
-        Trap("ioctl", kdbus_command),
-        Trap("openat", Condition(2, opened_like_a_node, (O_RDWR, O_WRONLY))),
-        Trap("mmap", file_mapped_shared),
-        Trap("mmap2", file_mapped_shared),
+        Trap("ioctl", (kdbus_command,)),
+        Trap("openat", (Condition(2, *opened_like_a_node),)),
+        Trap("mmap", pool_mapped),
+        Trap("mmap2", pool_mapped),
         Trap("old_mmap"),
-        Trap("open", Condition(1, opened_like_a_node, (O_RDWR, O_WRONLY))),
+        Trap("open", (Condition(1, *opened_like_a_node),)),
         Trap("openat2"),
         Trap("mount"),
         Trap("umount2"),
@@ -261,9 +270,9 @@ def path_mode_traps(architecture: Architecture) -> tuple[Trap, ...]:
     """What is trapped in path mode: the same, but all opens, and the other calls that name a path."""
     return (
         Trap("openat"),
-        Trap("newfstatat", Condition(3, AT_EMPTY_PATH, (0,))),
-        Trap("fstatat64", Condition(3, AT_EMPTY_PATH, (0,))),
-        Trap("statx", Condition(2, AT_EMPTY_PATH, (0,))),
+        Trap("newfstatat", (Condition(3, AT_EMPTY_PATH, (0,)),)),
+        Trap("fstatat64", (Condition(3, AT_EMPTY_PATH, (0,)),)),
+        Trap("statx", (Condition(2, AT_EMPTY_PATH, (0,)),)),
         *(Trap(name) for name in _PATH_CALLS),
         *(trap for trap in mount_mode_traps(architecture) if trap.system_call not in ("open", "openat")),
     )
@@ -304,7 +313,7 @@ def build_for(parts: Sequence[tuple[Architecture, Sequence[Trap]]]) -> list[Inst
         for trap in traps:
             number = architecture.system_calls.get(trap.system_call)
             if number is not None:
-                decision = _decide(trap.condition)
+                decision = _decide(trap.conditions)
                 part += [(JUMP_IF_EQUAL, 0, len(decision), number), *decision]
         part.append((RETURN, 0, 0, ALLOW))
         if len(part) > LONGEST_JUMP:
@@ -314,18 +323,16 @@ def build_for(parts: Sequence[tuple[Architecture, Sequence[Trap]]]) -> list[Inst
     return program
 
 
-def _decide(condition: Condition | None) -> list[Instruction]:
+def _decide(conditions: Sequence[Condition]) -> list[Instruction]:
     """The instructions that return the answer for a call whose number has matched."""
-    if condition is None:
-        return [(RETURN, 0, 0, NOTIFY)]
-    comparisons: list[Instruction] = []
-    for position, value in enumerate(condition.values):
-        # A match jumps over the remaining comparisons and the ALLOW behind them.
-        comparisons.append((JUMP_IF_EQUAL, len(condition.values) - position, 0, value))
-    return [
-        (LOAD_WORD, 0, 0, OFFSET_ARGUMENTS + 8 * condition.argument),
-        (AND, 0, 0, condition.mask),
-        *comparisons,
-        (RETURN, 0, 0, ALLOW),
-        (RETURN, 0, 0, NOTIFY),
-    ]
+    program: list[Instruction] = []
+    for condition in conditions:
+        program += [
+            (LOAD_WORD, 0, 0, OFFSET_ARGUMENTS + 8 * condition.argument),
+            (AND, 0, 0, condition.mask),
+        ]
+        for position, value in enumerate(condition.values):
+            # A match jumps over the remaining comparisons and the ALLOW behind them.
+            program.append((JUMP_IF_EQUAL, len(condition.values) - position, 0, value))
+        program.append((RETURN, 0, 0, ALLOW))
+    return [*program, (RETURN, 0, 0, NOTIFY)]

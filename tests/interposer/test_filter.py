@@ -144,11 +144,37 @@ def test_openat_on_aarch64(flags: int, expected: int) -> None:
         (0x00, ALLOW),
     ],
 )
-@pytest.mark.parametrize("protection", [1, 3])
-def test_mmap_by_flags(flags: int, expected: int, protection: int) -> None:
-    assert decide(AUDIT_X86_64, X86["mmap"], 0, 4096, protection, flags, 3, 0) == expected
-    assert decide(AUDIT_I386, I386["mmap2"], 0, 4096, protection, flags, 3, 0) == expected
-    assert decide(AUDIT_AARCH64, ARM["mmap"], 0, 4096, protection, flags, 3, 0) == expected
+def test_mmap_by_flags(flags: int, expected: int) -> None:
+    assert decide_mmap(4096, 1, flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("length", "protection", "expected"),
+    [
+        (4096, 1, NOTIFY),  # PROT_READ
+        (4096, 0, NOTIFY),  # PROT_NONE
+        (4096, 5, NOTIFY),  # PROT_READ | PROT_EXEC
+        (4096, 2, ALLOW),  # PROT_WRITE
+        (4096, 3, ALLOW),
+        (4096, 7, ALLOW),
+        (1 << 24, 1, NOTIFY),
+        (1 << 32, 1, NOTIFY),
+        (4095, 1, ALLOW),
+        (4097, 1, ALLOW),
+        ((1 << 24) + 8, 1, ALLOW),
+    ],
+)
+def test_mmap_of_what_can_be_a_pool(length: int, protection: int, expected: int) -> None:
+    for flags in (1, 3):
+        assert decide_mmap(length, protection, flags) == expected
+        assert decide_mmap(length, protection, flags, offset=1 << 20) == expected, "a part of it"
+
+
+def decide_mmap(length: int, protection: int, flags: int, offset: int = 0) -> int:
+    """What the filter says of a mapping, the same on all architectures."""
+    calls = [(AUDIT_X86_64, X86["mmap"]), (AUDIT_I386, I386["mmap2"]), (AUDIT_AARCH64, ARM["mmap"])]
+    (answer,) = {decide(audit, number, 0, length, protection, flags, 3, offset) for audit, number in calls}
+    return answer
 
 
 @pytest.mark.parametrize("name", ["stat", "newfstatat", "statx", "access", "readlink", "chdir", "getcwd", "statfs"])

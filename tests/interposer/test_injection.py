@@ -104,7 +104,7 @@ def test_pool_is_mapped_and_nothing_else_changes(start: Start, pool: Pool) -> No
 
 def test_failures_of_the_call_are_passed_on(start: Start, pool: Pool) -> None:
     target = start("fails")
-    assert serve_all(target, pool) == {Outcome.REFUSED: 3}
+    assert serve_all(target, pool) == {Outcome.REFUSED: 2}
     assert target.wait() == 0
 
 
