@@ -179,7 +179,7 @@ class EndpointHandle(Handle):
 
     def _update_endpoint(self, update: Invocation) -> None:
         assert self.owned is not None
-        if update.behaviour.identity_of_opener and not self.owned.active:
+        if update.behaviour.numbers_before_state and not self.owned.active:
             raise NodeShutDown
         self.owned.set_policy(update)
         update.finish()
@@ -219,7 +219,7 @@ class EndpointHandle(Handle):
                 raise WrongConnectionKind
             connection.bye()
             return None
-        if known is None and behaviour.identity_of_opener:
+        if known is None and behaviour.numbers_before_state:
             raise UnknownCommand
         if not connection.active:
             raise Disconnected
