@@ -30,6 +30,18 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, sig
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+QUICK = ("abi", "broker", "native")
+"""Folders of tests that run in this process, or nearly so: the rules of the bus, its tables, and the helper in C."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `pytest -m quick` runs, by folder."""
+    quick = [PROJECT / "tests" / folder for folder in QUICK]
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in quick):
+            item.add_marker(pytest.mark.quick)
+
+
 @pytest.fixture(scope="session")
 def open_folder() -> Iterator[Path]:
     """A temporary folder that every user can read, unlike pytest's own."""
