@@ -1,6 +1,44 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Declares the C extension to setuptools; everything else stands in pyproject.toml, which has no key for it."""
+"""What pyproject.toml has no keys for: where the application is installed, and the C extension.
 
-from setuptools import setup
+In the checkout `broker`, `interposer` and `native` stand at the top. Installed under these names they would collide
+with anybody's, so they go into a private folder of the package `kdbus`, which only the command `kdbus` puts on its path
+(scripts/kdbus). They import each other by the same names in both places.
 
-setup(cffi_modules=["native/build.py:ffibuilder"])
+The extension is built for the stable ABI (cffi's doing), hence one wheel for all versions of Python from 3.11 on; not
+so where Python has none, with free threads or reference counts of all objects.
+"""
+
+import sys
+import sysconfig
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+APPLICATION = ("broker", "interposer", "native")
+PRIVATE = "kdbus._application"
+
+STABLE_ABI = not (hasattr(sys, "gettotalrefcount") or sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+
+class BuildModules(build_py):
+    """Leaves out the module that builds the extension, which is of no use without the C files."""
+
+    def find_package_modules(self, package, package_dir):
+        """(package, module, file) of each module to install."""
+        found = super().find_package_modules(package, package_dir)
+        return [each for each in found if each[:2] != (f"{PRIVATE}.native", "build")]
+
+
+found = find_packages(include=[pattern for name in APPLICATION for pattern in (name, f"{name}.*")])
+
+setup(
+    packages=[*find_packages(include=["kdbus", "kdbus.*"]), *(f"{PRIVATE}.{name}" for name in found)],
+    package_dir={f"{PRIVATE}.{name}": name for name in APPLICATION},
+    package_data={"kdbus": ["py.typed"], f"{PRIVATE}.interposer": ["include/**"]},
+    include_package_data=False,
+    scripts=["scripts/kdbus"],
+    cffi_modules=["native/build.py:ffibuilder"],
+    cmdclass={"build_py": BuildModules},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE_ABI else {},
+)

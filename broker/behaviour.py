@@ -60,6 +60,10 @@ class Behaviour:
     # The caller's.
     names_before_privilege: bool
     """HELLO looks at names before it asks for privilege, and at claimed identities after."""
+    update_by_kind: bool
+    """UPDATE looks at what to send, then at what to receive, then at policy, in whichever order the items stand."""
+    numbers_before_state: bool
+    """A number that is no command is ENOTTY whatever has become of the handle; a dead endpoint takes no policy."""
     identity_of_opener: bool
     """A connection has the credentials of who opened its file, not of who called HELLO."""
     results_as_list: bool
@@ -84,6 +88,8 @@ class Behaviour:
     matches_per_connection: int
 
     # The receiver's.
+    files_if_accepted: bool
+    """Without ACCEPT_FD no descriptor is installed, not even of a memfd."""
     own_broadcasts: bool
     """A connection gets its own broadcasts, if it wants them."""
     hears_ids_everywhere: bool

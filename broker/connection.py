@@ -96,6 +96,11 @@ class Opener:
     capable: bool
 
 
+_ORDER_OF_UPDATE = {Kind.ATTACH_FLAGS_SEND: 0, Kind.ATTACH_FLAGS_RECV: 1, Kind.NAME: 2, Kind.POLICY_ACCESS: 2}
+"""When UPDATE looks at the kinds of its items, if that is not in the items' own order. Names and accesses keep theirs,
+as each access belongs to the name before it."""
+
+
 def kind_of(flags: int) -> str:
     """The kind that KDBUS_HELLO_* flags ask for. Raises BadArgument for more than one special kind."""
     kinds = [kind for flag, kind in _SPECIAL_KINDS if flags & flag]
@@ -245,6 +250,11 @@ class Connection:
         hello.put("offset", slice_.offset)
         hello.put("items_size", slice_.size)
         hello.put_bytes("id128", self.bus.id128)
+
+    @property
+    def installs_files(self) -> bool:
+        """Whether descriptors in messages are installed in who receives them here."""
+        return bool(self.flags & abi.HELLO_ACCEPT_FD) or not self.behaviour.files_if_accepted
 
     @property
     def empty_offset(self) -> int:
@@ -414,8 +424,8 @@ class Connection:
         send = receive = None
         policy = False
         items = invocation.items
-        if self.behaviour.names_before_privilege:
-            items = sorted(items, key=lambda entry: entry.type)  # flags to send, flags to receive, policy
+        if self.behaviour.update_by_kind:
+            items = sorted(items, key=lambda entry: _ORDER_OF_UPDATE[Kind(entry.type)])
         for current in items:
             if current.type in (Kind.ATTACH_FLAGS_SEND, Kind.ATTACH_FLAGS_RECV):
                 if self.kind == command.POLICY_HOLDER or (self.is_activator and current.type == Kind.ATTACH_FLAGS_SEND):

@@ -53,6 +53,8 @@ class Domain(Node):
         self.sequence = 0
         self._last_bus_id = 0
         self._users: dict[int, User] = {}
+        self.spoken: set[str] = set()
+        """Names of the revisions that programs have spoken here; whoever has several domains may make it one set."""
         self.active = True
         control = Control("control", node_mode(MAKE_ACCESS_WORLD, 0o600), 0, 0)
         control.link(self)

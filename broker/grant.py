@@ -14,11 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from broker.metadata import PROCESS_FLAGS
-from broker.outside import Caller
+from broker.outside import Caller, Ids
 from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:
     from broker.connection import Connection
+    from broker.domain import Domain
 
 
 class Grant(Protocol):
@@ -28,8 +29,12 @@ class Grant(Protocol):
         """KDBUS_ATTACH_* of what a message from `source`, sent by `caller`, has for `destination`."""
         ...
 
-    def told(self, wanted: int, whose: Connection) -> int:
-        """What of the `wanted` metadata of a connection the bus tells on request."""
+    def told(self, wanted: int, allowed: int, domain: Domain) -> int:
+        """What of the `wanted` metadata is told on request, if `allowed` is what their owner lets out."""
+        ...
+
+    def reader(self, connection: Connection, caller: Caller) -> Ids:
+        """The namespaces that the answer to a request of `caller` on `connection` is for."""
         ...
 
 
@@ -39,8 +44,11 @@ class Agreed:
     def attached(self, source: Connection, destination: Connection, caller: Caller) -> int:
         return source.attach_flags_send & destination.attach_flags_recv
 
-    def told(self, wanted: int, whose: Connection) -> int:
-        return whose.bus.domain.exported(wanted & whose.attach_flags_send)
+    def told(self, wanted: int, allowed: int, domain: Domain) -> int:
+        return domain.exported(wanted & allowed)
+
+    def reader(self, connection: Connection, caller: Caller) -> Ids:
+        return caller.ids
 
 
 _IMPLICIT = (
@@ -63,5 +71,8 @@ class Visible:
             granted |= PROCESS_FLAGS
         return wanted & granted
 
-    def told(self, wanted: int, whose: Connection) -> int:
-        return wanted & whose.attach_flags_send
+    def told(self, wanted: int, allowed: int, domain: Domain) -> int:
+        return wanted & allowed
+
+    def reader(self, connection: Connection, caller: Caller) -> Ids:
+        return connection.ids

@@ -85,6 +85,11 @@ class Handle:
         """Do what the command says, or UnknownCommand for None."""
         raise NotImplementedError
 
+    def _pin(self, domain: Domain, behaviour: Behaviour) -> None:
+        """From now on the handle speaks that revision."""
+        self.behaviour = behaviour
+        domain.spoken.add(behaviour.revision.name)
+
     def map(self, length: int, *, writable: bool) -> PoolMemory:
         """What mmap(2) of `length` bytes maps. Raises NoMapping, NotMappable or MappingTooLarge."""
         raise NoMapping
@@ -121,7 +126,7 @@ class ControlHandle(Handle):
                 self.bus.deactivate()
                 self.bus = None
                 raise
-        self.behaviour = behaviour
+        self._pin(self._domain, behaviour)
         return None
 
     def close(self) -> None:
@@ -158,7 +163,7 @@ class EndpointHandle(Handle):
         if not invocation.negotiated:
             with command.answering(behaviour, invocation):
                 run(invocation)
-            self.behaviour = behaviour
+            self._pin(self.endpoint.bus.domain, behaviour)
         return None
 
     def _setup_command(self, known: Command) -> Callable[[Invocation], None]:
@@ -174,7 +179,7 @@ class EndpointHandle(Handle):
 
     def _update_endpoint(self, update: Invocation) -> None:
         assert self.owned is not None
-        if update.behaviour.identity_of_opener and not self.owned.active:
+        if update.behaviour.numbers_before_state and not self.owned.active:
             raise NodeShutDown
         self.owned.set_policy(update)
         update.finish()
@@ -214,7 +219,7 @@ class EndpointHandle(Handle):
                 raise WrongConnectionKind
             connection.bye()
             return None
-        if known is None and behaviour.identity_of_opener:
+        if known is None and behaviour.numbers_before_state:
             raise UnknownCommand
         if not connection.active:
             raise Disconnected

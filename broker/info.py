@@ -23,7 +23,6 @@ from broker.errors import BadArgument, BadItem, BadName, DuplicateItem, MissingI
 from broker.item import Item
 from broker.metadata import ConnectionMetadata, claim_flags, owned_name, sanitize_attach_flags
 from broker.names import NameEntry, is_valid_name
-from broker.outside import Ids
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
 
@@ -145,11 +144,6 @@ def _wanted(invocation: Invocation) -> int:
     return invocation.get("flags")
 
 
-def _reader(connection: Connection, invocation: Invocation) -> Ids:
-    """Whose namespaces the result is for: those of the connection, or of the thread that asks."""
-    return connection.ids if connection.behaviour.identity_of_opener else invocation.caller.ids
-
-
 def _find_by_id_or_name(connection: Connection, invocation: Invocation) -> Connection:
     """Whom CONN_INFO is about: an id, or if that is 0 a name."""
     wanted = invocation.get("id")
@@ -195,10 +189,11 @@ def connection_info(connection: Connection, invocation: Invocation) -> None:
     find = _find_by_name_or_id if behaviour.name_beats_id else _find_by_id_or_name
     wanted = _wanted(invocation)
     peer = find(connection, invocation)
-    flags = behaviour.grant.told(wanted, peer)
+    flags = behaviour.grant.told(wanted, peer.attach_flags_send, connection.bus.domain)
     current = ConnectionMetadata()
     current.collect(((name, entry.flags) for name, entry in peer.names.items()), peer.description, flags)
-    items = peer.metadata.export(_reader(connection, invocation), flags, behaviour.revision)
+    reader = behaviour.grant.reader(connection, invocation.caller)
+    items = peer.metadata.export(reader, flags, behaviour.revision)
     items += current.export(flags, behaviour)
     _publish(connection, invocation, struct.pack("<3Q", 24 + len(items), peer.id, peer.flags) + items, "info_size")
 
@@ -207,10 +202,8 @@ def bus_creator_info(connection: Connection, invocation: Invocation) -> None:
     """BUS_CREATOR_INFO: a `kdbus_info` with the bus's id, flags and name, and about who made it. Raises PoolFull,
     BadAddress."""
     bus = connection.bus
-    revision = connection.behaviour.revision
-    flags = _wanted(invocation) & bus.attach_flags_owner
-    if connection.behaviour.returns_required_flags:
-        flags = bus.domain.exported(flags)
+    revision, grant = connection.behaviour.revision, connection.behaviour.grant
+    flags = grant.told(_wanted(invocation), bus.attach_flags_owner, bus.domain)
     items = revision.build(Kind.MAKE_NAME, bus.name_bytes + b"\0")
-    items += bus.metadata.export(_reader(connection, invocation), flags, revision)
+    items += bus.metadata.export(grant.reader(connection, invocation.caller), flags, revision)
     _publish(connection, invocation, struct.pack("<3Q", 24 + len(items), bus.id, bus.flags) + items, "info_size")

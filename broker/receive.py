@@ -95,10 +95,8 @@ def _take(connection: Connection, entry: QueueEntry, invocation: Invocation) -> 
     """Hand a message out; returns its offset, its size in the pool, and KDBUS_RECV_RETURN_* flags."""
     peek = bool(invocation.get("flags") & abi.RECV_PEEK)
     attach_flags = connection.bus.domain.exported(connection.attach_flags_recv)
-    accepts = connection.flags & abi.HELLO_ACCEPT_FD or not connection.behaviour.losses_wake
-    slice_, return_flags = entry.install(
-        connection.pool, invocation.caller, attach_flags, descriptors=bool(accepts) and not peek
-    )
+    descriptors = connection.installs_files and not peek
+    slice_, return_flags = entry.install(connection.pool, invocation.caller, attach_flags, descriptors=descriptors)
     slice_.publish()
     slice_.release()
     if not peek:

@@ -129,7 +129,8 @@ class Wait:
             if reply.answer is None:
                 raise reply.error if reply.error is not None else Disconnected()
             flags = connection.bus.domain.exported(connection.attach_flags_recv)
-            slice_, return_flags = reply.answer.install(connection.pool, caller, flags, descriptors=True)
+            descriptors = connection.installs_files
+            slice_, return_flags = reply.answer.install(connection.pool, caller, flags, descriptors=descriptors)
             slice_.publish()
             slice_.release()
             connection.last_received = reply.answer.message

@@ -33,6 +33,7 @@ from interposer.launch import view
 from interposer.launch.filter import Condition, Trap, build, this_architecture
 from interposer.launch.launch import install_filter
 from interposer.shared_domain.admission import try_to_inspect, yama_scope
+from kdbus.abi.revision import REVISIONS
 from native import identity, memory
 from native.notification import Listener, Notification
 
@@ -118,6 +119,7 @@ def examine() -> list[Finding]:
         _in_child(_try_serving, (("serve", False, _SERVE_ADVICE),))[0],
         _simple("sealed memory", True, _seal_memory, "needs Linux 5.1: F_SEAL_FUTURE_WRITE"),
         Finding("Yama", True, False, _yama()),
+        Finding("revisions of kdbus", True, False, ", ".join(revision.name for revision in REVISIONS)),
     ]
     return findings
 

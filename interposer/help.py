@@ -44,7 +44,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front. Such as: kdbus run --make-bus system --make-bus user --
                  busctl --address=kernel:path=/sys/fs/kdbus/0-system/bus list
-  --statistics   tell on stderr, at the end, how many calls were served, and how
+  --statistics   tell on stderr, at the end, how many calls were served, and how, and
+                 which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
   -v, --verbose  tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
   -h, --help     print this
@@ -63,7 +64,8 @@ usage: kdbus serve --socket PATH [OPTIONS]
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front
-  --statistics   tell on stderr, at the end, how many calls were served, and how
+  --statistics   tell on stderr, at the end, how many calls were served, and how, and
+                 which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
   -h, --help     print this
 

@@ -136,14 +136,17 @@ def declarations(header: str) -> str:
     return body + "".join(f"#define {name} ...\n" for name in CONSTANTS)
 
 
-def make_builder(folder: Path) -> FFI:
-    """The cffi builder for the sources in `folder` (setuptools wants them relative to the working directory)."""
+def make_builder(folder: Path, module: str = "native._helper") -> FFI:
+    """The cffi builder of `module` from the sources in `folder` (setuptools wants them relative to the working folder).
+
+    Python goes by the last part of the name; setuptools puts the file where the whole name leads.
+    """
     extra = shlex.split(os.environ.get("KDBUS_CFLAGS", ""))
     warnings = WARNING_FLAGS if os.environ.get("KDBUS_WERROR") == "1" else ()
     builder = FFI()
     builder.cdef(declarations((folder / "helper.h").read_text(encoding="ascii")))
     builder.set_source(
-        "native._helper",
+        module,
         '#include "helper.h"\n',
         sources=[str(folder / name) for name in SOURCES],
         include_dirs=[str(folder)],
@@ -198,4 +201,7 @@ if _missing is not None:
 if __name__ == "__main__":
     main()
 elif __name__ == "__cffi__":
-    ffibuilder = make_builder(Path(os.path.relpath(Path(__file__).resolve().parent)))
+    # The private folder that setup.py installs the application into.
+    ffibuilder = make_builder(
+        Path(os.path.relpath(Path(__file__).resolve().parent)), "kdbus._application.native._helper"
+    )

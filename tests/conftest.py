@@ -19,6 +19,10 @@ from tests.support.users import User, current_user, readable_folder, unprivilege
 hypothesis.settings.register_profile("project", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("project")
 
+# `python -m interposer` finds the checkout's packages from every folder; only `kdbus` is installed under its own name.
+PROJECT = Path(__file__).resolve().parents[1]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in what a script starts with `&`. Programs would inherit it, and shells cannot trap what they ignore.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -80,6 +80,8 @@ class Supervisor:
         self._probe = Probe() if probe and forced() is None else None
         self._kernel_keeps_promise = False
         self._calls_for_broker = 0
+        self._spoken: set[str] = set()
+        """Names of the revisions that programs have spoken, in whichever domain."""
         self._news = select.epoll()
         self._trees: dict[int, Tree] = {}
         self._turn = 0
@@ -100,7 +102,9 @@ class Supervisor:
         return self._new_domain(self._own_ids, nodes)
 
     def _new_domain(self, ids: Ids, nodes: NodeEvents) -> Domain:
-        return Domain(SystemClock(), os.urandom, self._mask.current, ids, nodes)
+        domain = Domain(SystemClock(), os.urandom, self._mask.current, ids, nodes)
+        domain.spoken = self._spoken
+        return domain
 
     def make_buses(self, domain: Domain, names: Sequence[str]) -> None:
         """Make these buses (`--make-bus`). Raises UsageError."""
@@ -409,6 +413,7 @@ class Supervisor:
         if self._options.statistics:
             natively = self._flows.served
             print(f"kdbus: {self._calls_for_broker} calls served by the broker, {natively} natively", file=sys.stderr)
+            print(f"kdbus: revisions spoken: {', '.join(sorted(self._spoken)) or 'none'}", file=sys.stderr)
         self._flows.close()
         self._news.close()
         if self._probe is not None:

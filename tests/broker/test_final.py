@@ -16,6 +16,7 @@ from broker.errors import (
     KdbusError,
     MissingItem,
     NameTaken,
+    NodeShutDown,
     NoMessage,
     NoSuchConnection,
     NoSuchMatch,
@@ -513,3 +514,34 @@ def test_a_connection_is_who_opened_its_file(world: World, alice: FinalPeer) -> 
     other = Caller(opened.handle, world.caller(1001))
     hello = other.issue("HELLO", flags=1, pool_size=1 << 16, attach_flags_send=BROADCAST)
     assert alice.connection.bus.connections[hello["id"]].credentials.uid == 1000
+
+
+def test_update_looks_at_what_to_send_first_and_changes_nothing_if_it_fails(alice: FinalPeer) -> None:
+    before = alice.connection.attach_flags_send
+    policy = string_item(ITEM["NAME"], NAME)
+    with fails(BadArgument, errno.EINVAL):
+        alice.issue("UPDATE", [policy, words_item(ITEM["ATTACH_FLAGS_SEND"], 1 << 40)])
+    with fails(WrongConnectionKind, errno.EOPNOTSUPP):
+        alice.issue("UPDATE", [words_item(ITEM["ATTACH_FLAGS_SEND"], 0), policy])
+    assert alice.connection.attach_flags_send == before
+
+
+def test_an_ended_endpoint_takes_no_policy(world: World) -> None:
+    opened, _ = world.open()
+    owner = Caller(opened.handle, opened.caller)
+    owner.issue("ENDPOINT_MAKE", [string_item(ITEM["MAKE_NAME"], b"1000-door")])
+    world.default_bus().close()
+    with fails(NodeShutDown, errno.ESHUTDOWN):
+        owner.issue("ENDPOINT_UPDATE")
+
+
+def test_a_loss_alone_makes_readable_and_is_told_with_eagain(world: World, alice: FinalPeer) -> None:
+    """The signal does not fit into what the user may have of so small a pool."""
+    bob = FinalPeer(world, pool_size=4096)
+    bob.issue("MATCH_ADD", [words_item(ITEM["ID"], BROADCAST)])
+    alice.send(BROADCAST, bytes(1000), items=[item(ITEM["BLOOM_FILTER"], bytes(8) + bloom_bits(1))], flags=4)
+    assert bob.events.readable
+    with fails(NoMessage, errno.EAGAIN):
+        bob.issue("RECV")
+    assert bob.members("kdbus_cmd_recv")["dropped_msgs"] == 1 and bob.members("kdbus_cmd")["return_flags"] == 2
+    assert not bob.events.readable

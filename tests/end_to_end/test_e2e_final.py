@@ -20,6 +20,14 @@ def test_without_flows(user: User, open_folder: Path) -> None:
     run_all("final", user, open_folder, options=["--no-flows"])
 
 
+def test_statistics_name_the_revisions(user: User, open_folder: Path) -> None:
+    program = open_folder / "final"
+    if not program.exists():
+        compile_program("final", open_folder, "-O2", revision="final")
+    outcome = user.run(user.kdbus("run", "--statistics", "--", str(program), "message"), seconds=60)
+    assert "kdbus: revisions spoken: final\n" in outcome.output
+
+
 def test_in_path_mode(user: User, open_folder: Path) -> None:
     run_all("final", user, open_folder, options=["--mode", "path"])
 

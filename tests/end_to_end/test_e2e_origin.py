@@ -12,7 +12,7 @@ from tests.support.compiling import compile_program
 from tests.support.e2e import every_case, run_case, run_with_and_without_flows
 from tests.support.users import User
 
-_STATISTICS = re.compile(r"kdbus: (\d+) calls served by the broker, (\d+) natively\n")
+_STATISTICS = re.compile(r"kdbus: (\d+) calls served by the broker, (\d+) natively\n(?:kdbus: revisions spoken: .*\n)?")
 
 
 @every_case("origin")

@@ -117,7 +117,9 @@ def test_each_subcommand_has_a_page_of_its_own(subcommand: str) -> None:
 def test_output_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     for words in (["--help"], ["--version"], ["doctor"], ["doctor", "--json"], ["include-dir"]):
         with open("/dev/full", "w") as full:
-            ended = subprocess.run([*KDBUS, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+            ended = subprocess.run(
+                [*KDBUS, *words], stdout=full, stderr=subprocess.PIPE, text=True, cwd=PROJECT, check=False
+            )
         assert ended.returncode == 125
         assert ended.stderr.startswith("kdbus: writing to standard output: No space left on device")
         assert ended.stderr.count("\n") == 1

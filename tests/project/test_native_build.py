@@ -61,7 +61,7 @@ def test_setuptools_finds_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(NATIVE.parent)
     module = runpy.run_path("native/build.py", run_name="__cffi__")
     name, _, _, options = module["ffibuilder"]._assigned_source
-    assert name == "native._helper"
+    assert name == "kdbus._application.native._helper"
     # Absolute paths would not be taken into a source distribution.
     assert all(not Path(source).is_absolute() and Path(source).exists() for source in options["sources"])
 

@@ -117,7 +117,12 @@ def unprivileged_user(folder: Path) -> User:
 
     `folder` is readable for everybody; copies of what that user cannot read where it is are put there.
     """
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(PROJECT),
+    }
     in_place = User("an ordinary user", UNPRIVILEGED_ID, sys.executable, environment)
     if _can_run(in_place, _TRY_IMPORTS):
         return in_place

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is distributed and installed: complete, in nobody's way, and deaf to the Python environment of its user.
+
+The distributions are built as pip would build them, the wheel from the unpacked source distribution, and the wheel is
+installed into a virtual environment that borrows the dependencies of this one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+_BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
+_PATIENCE_S = 120
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
+def _build(kind: str, source: Path, target: Path) -> tuple[Path, str]:
+    """Build the distribution; its file, and what was said on stderr."""
+    command = [sys.executable, "-c", _BUILD, kind, str(target)]
+    built = subprocess.run(command, cwd=source, env=_ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return target / built.stdout.splitlines()[-1], built.stderr
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, unpacked."""
+    folder = tmp_path_factory.mktemp("sdist")
+    file, _ = _build("build_sdist", PROJECT, folder)
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / file.name.removesuffix(".tar.gz")
+
+
+@pytest.fixture(scope="module")
+def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file, said = _build("build_wheel", unpacked, tmp_path_factory.mktemp("wheel"))
+    assert "warning" not in said.lower(), said
+    return file
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command `kdbus` of a virtual environment that the wheel is installed in."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], env=_ENVIRONMENT, check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    # Folders that are named so are searched, but their own .pth files are not: this project's is not found there.
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin" / "kdbus"
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_source_distribution_is_complete(unpacked: Path) -> None:
+    built = {"build", "__pycache__", ".hypothesis"}
+    kept = {
+        name
+        for top in ("benchmarks", "broker", "docs", "interposer", "kdbus", "native", "samples", "scripts", "tests")
+        for name in (f"{top}/{file}" for file in _files(PROJECT / top))
+        if not built & set(Path(name).parts) and not name.endswith((".so", ".o", "_helper.c"))
+    }
+    assert {"samples/Makefile", "native/helper.h", "tests/support/e2e.py", "tests/programs/e2e.h"} <= kept
+    assert kept <= _files(unpacked)
+    assert {"bootstrap", "setup.py", "pyproject.toml", ".ci/run", "LICENSE", "README.md"} <= _files(unpacked)
+    assert os.access(unpacked / "bootstrap", os.X_OK)
+    assert not {name for name in _files(unpacked) if name.endswith((".so", ".pyc"))}
+
+
+def test_wheel_collides_with_nobody(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert {top.partition("-")[0] for top in tops} == {"kdbus", "kdbus_interposer"}
+    assert not [name for name in names if name.endswith((".c", "helper.h", "native/build.py"))]
+    assert {"3", "final"} == {name.split("/")[-3] for name in names if name.endswith("kdbus.h")}
+
+
+def test_wheel_is_for_all_versions(wheel: Path) -> None:
+    if sysconfig.get_config_var("Py_GIL_DISABLED") or hasattr(sys, "gettotalrefcount"):
+        pytest.skip("this Python has no stable ABI")
+    assert "-cp311-abi3-" in wheel.name
+
+
+def _run(installed: Path, folder: Path, given: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """The environment of a program that `kdbus run` was given `given` for; it has called kdbus, too."""
+    code = "import os; os.open('/dev/null', os.O_RDWR)"
+    script = f"{sys.executable} -ISc \"{code}\" && exec env -0"
+    ended = subprocess.run(
+        [installed, "run", "--", "sh", "-c", script],
+        cwd=folder,
+        env=given,
+        capture_output=True,
+        timeout=_PATIENCE_S,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    # What the shell adds.
+    entries = dict(entry.split(b"=", 1) for entry in ended.stdout.split(b"\0") if entry)
+    return {name: value for name, value in entries.items() if name not in (b"PWD", b"_", b"SHLVL", b"OLDPWD")}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {b"PYTHONPATH": b"."},
+        {b"PYTHONPATH": b".", b"LC_ALL": b"C"},
+        {b"PYTHONPATH": b".", b"LC_CTYPE": b"C"},
+        {b"PYTHONSAFEPATH": b"1"},
+        {b"PYTHONWARNINGS": b"error"},
+        {b"PYTHONHOME": os.fsencode(sys.base_prefix)},
+        {b"PYTHONOPTIMIZE": b"2", b"PYTHONUTF8": b"0", b"LC_ALL": b"POSIX"},
+        {b"LC_ALL": b"xx_YY.unknown", b"ODD": b"\xff\n="},
+    ],
+    ids=lambda variables: b",".join(variables).decode() or "none",
+)
+def test_environment_is_the_programs(installed: Path, tmp_path: Path, variables: dict[bytes, bytes]) -> None:
+    for name in ("broker", "interposer", "kdbus", "native", "trio", "cffi", "errno", "socket"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} of the program was imported')\n")
+    given = {b"PATH": os.fsencode(os.environ["PATH"]), **variables}
+    assert _run(installed, tmp_path, given) == given
+
+
+def test_modules_beside_the_command_are_not_imported(installed: Path, tmp_path: Path) -> None:
+    stranger = installed.parent / "broker.py"
+    stranger.write_text("raise SystemExit('imported')\n")
+    try:
+        assert _run(installed, tmp_path, {b"PATH": os.fsencode(os.environ["PATH"])})
+    finally:
+        stranger.unlink()
+
+
+def test_arguments_are_handed_on_byte_by_byte(installed: Path, tmp_path: Path) -> None:
+    words = [b"\xff\xfe", "\u00e9".encode(), b"", b"-x"]
+    for variables in ({b"LC_ALL": b"C"}, {b"LC_ALL": b"POSIX", b"PYTHONPATH": b"."}, {b"PYTHONUTF8": b"0"}):
+        command = [os.fsencode(installed), b"run", b"printf", b"%s\\n", *words]
+        environment = {b"PATH": os.fsencode(os.environ["PATH"]), **variables}
+        ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
+        assert ended.stdout.split(b"\n")[:-1] == words
