@@ -43,8 +43,9 @@ CONTROL_NODE = "/sys/fs/kdbus/control"
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
 _SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True}
-_RUN_OPTIONS = {"--domain": True, "--mode": True, "--linger": False, **_VERBOSE_OPTIONS, **_SERVICE_OPTIONS}
-_SERVE_OPTIONS = {"--socket": True, **_SERVICE_OPTIONS}
+_JOIN_OPTIONS = {"--domain": True, "--wait": True}
+_RUN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_VERBOSE_OPTIONS, **_SERVICE_OPTIONS}
+_SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 
@@ -155,9 +156,12 @@ def _run(given: Given, command: list[str]) -> int:
             "the buses of --domain are its server's",
             "give --make-bus to `kdbus serve`",
         )
+    wait_s = _seconds(given.last("--wait"))
+    if wait_s and domain is None:
+        raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()))
     if domain is not None:
-        return _end_like(_join(domain, command, mode))
+        return _end_like(_join(domain, command, mode, wait_s))
 
     from interposer.launch.launch import launch
 
@@ -185,12 +189,15 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
         nested.run_nested(command, domain)
 
 
-def _join(path: str, command: Sequence[str], mode: Mode | None) -> int:
-    """Run `command` in the domain of a server; its wait status."""
+def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float) -> int:
+    """Run `command` in the domain of a server, which may come up within `wait_s` seconds; its wait status."""
+    from interposer.shared_domain.domain_socket import connect
     from interposer.shared_domain.join import join
 
+    # While there is no program, signals end us.
+    connection = connect(path, wait_s)
     signals = _Signals()
-    joined = join(path, command, mode)
+    joined = join(path, connection, command, mode)
     signals.program_started(joined.launched.pid)
     error = joined.launched.exec_error()
     if error is not None:
@@ -200,17 +207,13 @@ def _join(path: str, command: Sequence[str], mode: Mode | None) -> int:
 
 
 def _serve(given: Given, _rest: list[str]) -> int:
-    path = given.last("--socket")
-    if path is None:
-        raise UsageError("reading the options of `kdbus serve`", "there is no --socket PATH", see_help("serve"))
-
     with lasting_objects():
         from interposer.shared_domain.serve import serve
 
     options = RunOptions(
         flows="--no-flows" not in given, statistics="--statistics" in given, buses=tuple(given.get("--make-bus", []))
     )
-    return serve(path, options)
+    return serve(given.last("--socket"), options, given.last("--ready-fd"))
 
 
 def _mode(word: str | None) -> Mode | None:
@@ -225,6 +228,19 @@ def _mode(word: str | None) -> Mode | None:
         raise UsageError(
             "reading the options of `kdbus run`", f"there is no mode {quoted(word)}", f"there are {words}"
         ) from None
+
+
+def _seconds(word: str | None) -> float:
+    """What --wait says; 0 without it."""
+    try:
+        seconds = 0.0 if word is None else float(word)
+        if 0 <= seconds < float("inf"):
+            return seconds
+    except ValueError:
+        pass
+    raise UsageError(
+        "reading the options of `kdbus run`", f"--wait {quoted(word or '')} is no number of seconds", see_help("run")
+    )
 
 
 def _supervise(launched: Launched, signals: _Signals, options: RunOptions) -> int:

@@ -35,6 +35,8 @@ Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus.
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 
   --domain PATH  join the kdbus of `kdbus serve --socket PATH`, instead of having one of its own
+  --wait SECONDS
+                 with --domain: wait so long for the server to come up
   --mode MODE    `mount`: show /sys/fs/kdbus in a mount namespace; `path`: answer calls that name a path in it, which
                  is slower and needs no privileges; without this option, the first of the two that can be had, also
                  with --domain, whose programs may differ in this
@@ -59,7 +61,10 @@ Keep a kdbus, until SIGTERM, SIGINT or SIGHUP, that programs join with `kdbus ru
 
 usage: kdbus serve --socket PATH [OPTIONS]
 
-  --socket PATH  where to listen; the socket is there when the kdbus is ready to be joined
+  --socket PATH  where to listen; the socket is there when the kdbus is ready to be joined; not needed where a service
+                 manager passes one (LISTEN_FDS, with ListenSequentialPacket= in the unit)
+  --ready-fd N   write a newline to descriptor N, and close it, when the kdbus is ready to be joined; a service manager
+                 is told by sd_notify(3), and a terminal by a line
   --make-bus NAME
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other

@@ -23,9 +23,11 @@ hypothesis.settings.load_profile("project")
 PROJECT = Path(__file__).resolve().parents[1]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As in what a script starts with `&`. Programs would inherit it, and shells cannot trap what they ignore.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# What was started with `&` in a script, or by nohup, ignores signals. Programs would inherit it, and shells cannot trap
+# what they were started to ignore. (SIGPIPE and SIGXFSZ are ignored by Python itself, and given back by `subprocess`.)
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCHLD):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from contextlib import suppress
 
 import trio
 
+from interposer.heeded import heeded
+
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGCONT)
 IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
 _FROM_TERMINAL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
@@ -50,7 +52,7 @@ class Program:
             os.close(descriptor)
 
     async def _pass_signals_on(self) -> None:
-        with trio.open_signal_receiver(*PASSED_ON) as signals:
+        with trio.open_signal_receiver(*heeded(*PASSED_ON)) as signals:
             async for number in signals:
                 if number == signal.SIGCONT and self._continued:
                     self._continued = False

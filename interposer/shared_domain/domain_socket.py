@@ -28,6 +28,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ LONGEST_MESSAGE = 65536
 MOST_DESCRIPTORS = 8
 LONGEST_PATH = 107
 """Bytes of `sun_path`, without its terminating zero."""
+_LOOK_AGAIN_S = 0.02
+"""How often `connect` looks whether a server has come up."""
 
 WELCOME, JOIN, ACCEPTED, REFUSED, BYE = b"W", b"J", b"A", b"E", b"B"
 KILLABLE, USER_NAMESPACE, FOLDER, PATH_MODE = b"K", b"U", b"F", b"P"
@@ -101,20 +104,26 @@ def kind_of(descriptor: int) -> str:
     return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
-def connect(path: str) -> socket.socket:
-    """A connection to the server of `path`. Raises DomainUnavailable."""
+def connect(path: str, wait_s: float = 0) -> socket.socket:
+    """A connection to the server of `path`, which may come up within `wait_s` seconds. Raises DomainUnavailable."""
     attempted = f"joining the domain at {path}"
     _check_length(attempted, path)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        connection.connect(path)
-    except OSError as error:
-        connection.close()
-        advice = f"start a server: kdbus serve --socket {path}"
-        if isinstance(error, PermissionError):
-            advice = "the owner of the socket decides who may join; `ls -l` shows its permissions"
-        raise DomainUnavailable(attempted, os.strerror(error.errno or 0), advice) from error
-    return connection
+    stop = time.monotonic() + wait_s
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.connect(path)
+        except OSError as error:
+            connection.close()
+            if isinstance(error, (FileNotFoundError, ConnectionRefusedError)) and time.monotonic() < stop:
+                # Folders of the path may not exist yet, so there is nothing to watch.
+                time.sleep(_LOOK_AGAIN_S)
+                continue
+            advice = f"start a server: kdbus serve --socket {path}"
+            if isinstance(error, PermissionError):
+                advice = "the owner of the socket decides who may join; `ls -l` shows its permissions"
+            raise DomainUnavailable(attempted, os.strerror(error.errno or 0), advice) from error
+        return connection
 
 
 def listen(path: str, mode: int) -> socket.socket:

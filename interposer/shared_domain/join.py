@@ -92,13 +92,12 @@ async def _let_through(descriptor: int) -> None:
                 listener.respond_continue(notification.id)
 
 
-def join(path: str, command: Sequence[str], mode: Mode | None = None) -> Joined:
+def join(path: str, connection: socket.socket, command: Sequence[str], mode: Mode | None = None) -> Joined:
     """Start `command` in the domain of the server at `path`; see `interposer.launch.launch.launch_held` for the rest.
 
-    `mode` None: the first of the two that can be had here. Raises DomainUnavailable, and what `launch_held` raises;
-    then no child is left.
+    `connection`: to that server, owned from now on. `mode` None: the first of the two that can be had here. Raises
+    DomainUnavailable, and what `launch_held` raises; then no child is left.
     """
-    connection = domain_socket.connect(path)
     try:
         launched = _launch(path, command, connection, mode)
     except BaseException:

@@ -37,13 +37,13 @@ Alternative considered: private folders of the launchers, kept equal like those.
 launchers, and could not be had of other users, who might keep nodes from being made in theirs.
 
 *Ends.* A tree is served until its last process has ended, whatever becomes of its launcher. SIGTERM, SIGINT and SIGHUP
-end the server as an unmount ends a kdbusfs: calls that wait are answered, connections hang up, nodes vanish. Then
-each launcher gets its listener back and lets all calls through, since without a listener the kernel would fail
-whatever the filter traps (ENOSYS), opens of plain files among them. That is what happens to a tree whose launcher has
-ended, or when the server is killed.
+(unless it was started to ignore them, `heeded`) end the server as an unmount ends a kdbusfs: calls that wait are
+answered, connections hang up, nodes vanish. Then each launcher gets its listener back and lets all calls through, since
+without a listener the kernel would fail whatever the filter traps (ENOSYS), opens of plain files among them. That is
+what happens to a tree whose launcher has ended, or when the server is killed.
 
-*Ready.* The socket appears under its name when the server is ready to be joined. Where NOTIFY_SOCKET is set, READY=1 is
-sent there as well (sd_notify(3)), so a systemd unit can be of `Type=notify`.
+*Ready.* The socket appears under its name when the server is ready to be joined; who else is told, and how a service
+manager may listen before there is a server, is in `interposer.shared_domain.readiness`.
 
 Weaknesses: an ordinary user's server offers no mount(2) of further kdbusfs, and its parameter cannot be changed. In
 path mode the sudden death of the server (SIGKILL) makes all calls that name a path fail, as nobody has the listener. A
@@ -61,14 +61,16 @@ from dataclasses import dataclass
 
 import trio
 
-from interposer.errors import DomainUnavailable, InterposerError, pack
+from interposer.errors import DomainUnavailable, InterposerError, UsageError, pack
+from interposer.heeded import heeded
 from interposer.launch import view
 from interposer.launch.private_folder import PrivateFolder
 from interposer.nodes.filesystem import NodeFiles, NodeMirrors
-from interposer.options import RunOptions
+from interposer.options import RunOptions, see_help
 from interposer.shared_domain import domain_socket
 from interposer.shared_domain.admission import Offered, check
 from interposer.shared_domain.domain_socket import Message
+from interposer.shared_domain.readiness import Readiness, passed_socket
 from interposer.supervisor.supervisor import Supervisor
 from interposer.supervisor.tree import Tree
 from interposer.target.budget import Budget, Charge, OverBudget, use_descriptors
@@ -103,12 +105,16 @@ class _Member:
 class Server:
     """One domain, and the trees that have joined it."""
 
-    def __init__(self, path: str, options: RunOptions) -> None:
-        """Listen at `path`. Moves this process into a mount namespace of its own, if it may.
+    def __init__(
+        self, path: str, options: RunOptions, readiness: Readiness, passed: socket.socket | None = None
+    ) -> None:
+        """Listen at `path`, or on `passed`. Moves this process into a mount namespace of its own, if it may.
 
         Raises DomainUnavailable, PrivateFolderUnavailable, SysUnavailable, ViewFailed.
         """
-        self._path = path
+        self._path = path if passed is None else os.fsdecode(passed.getsockname())
+        self._readiness = readiness
+        self._passed = passed
         self._mounts: view.SharedMounts | None = None
         self._private: PrivateFolder | None = None
         folders: view.SharedMounts | PrivateFolder
@@ -138,6 +144,11 @@ class Server:
         if options.buses:
             self._supervisor.make_buses(self._domain, options.buses)
         for_all = self._mounts is not None or os.geteuid() == 0
+        self._inode: int | None = None
+        if self._passed is not None:
+            # Its name, permissions and end are the service manager's.
+            self._listening = self._passed
+            return
         self._listening = domain_socket.listen(self._path, _FOR_ALL if for_all else _FOR_ONE)
         self._inode = os.lstat(self._path).st_ino
 
@@ -152,12 +163,13 @@ class Server:
     async def run(self) -> None:
         """Serve until a signal asks for the end, and end the domain."""
         async with trio.open_nursery() as nursery:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            ends = heeded(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            with trio.open_signal_receiver(*ends) as signals:
                 nursery.start_soon(self._supervisor.serve)
                 nursery.start_soon(self._accept, nursery)
-                _notify(b"READY=1")
+                self._readiness.ready(self._path)
                 await anext(signals)
-                _notify(b"STOPPING=1")
+                self._readiness.stopping()
                 self._end_domain()
                 nursery.cancel_scope.cancel()
 
@@ -290,7 +302,7 @@ class Server:
         """Leave nothing behind."""
         self._listening.close()
         with suppress(OSError):
-            if os.lstat(self._path).st_ino == self._inode:
+            if self._inode is not None and os.lstat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
         self._supervisor.close()
         self._mask.close()
@@ -311,19 +323,21 @@ async def _receive(connection: socket.socket) -> Message | None:
             continue
 
 
-def _notify(state: bytes) -> None:
-    """Tell whoever manages services, if anybody does; see sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address:
-        name = "\0" + address[1:] if address.startswith("@") else address
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-            manager.sendto(state, name)
+def serve(path: str | None, options: RunOptions, ready_fd: str | None) -> int:
+    """`kdbus serve`: the exit status.
 
-
-def serve(path: str, options: RunOptions) -> int:
-    """`kdbus serve --socket PATH`: the exit status."""
+    `path`: where to listen; None: with the socket that a service manager has passed. `ready_fd`: as for `Readiness`.
+    Raises UsageError, and what `Server` raises.
+    """
+    readiness = Readiness(ready_fd)
+    passed = passed_socket()
+    if passed is None and path is None:
+        raise UsageError("reading the options of `kdbus serve`", "there is no --socket PATH", see_help("serve"))
+    if passed is not None and path is not None:
+        reason = "the service manager has passed a socket, and --socket asks for another"
+        raise UsageError("reading the options of `kdbus serve`", reason, "leave one out")
     use_descriptors()
-    server = Server(path, options)
+    server = Server(path or "", options, readiness, passed)
     try:
         trio.run(server.run)
     finally:

@@ -226,7 +226,7 @@ def test_hot_calls_are_served_natively_across_trees(place: Place, user: User, op
     assert service.line() == "ready"
     assert place.ask(user, f"{uid(user)}-x", 3000) == (0, ["plain"])
     server.kill(signal.SIGTERM)
-    words = server.end()[1].split()
+    words = server.end()[1].splitlines()[0].split()
     assert (words[0], words[-1]) == ("kdbus:", "natively")
     natively = int(words[-2])
     if "--no-flows" in options:
