@@ -11,7 +11,8 @@ The entries, and why:
 - `ioctl` of magic 0x95, the type byte of every kdbus command (ioctl encoding: `_IOC_TYPE`, bits 8 to 15).
 - `open` and `openat` that ask for O_RDWR without O_CREAT, O_DIRECTORY or O_PATH: how a kdbus node is opened. Other
   opens of a node slip through, yield the plain file that stands there, and are caught by its first ioctl. O_TMPFILE
-  contains O_DIRECTORY. O_WRONLY in the same way: the module parameter may be opened so.
+  contains O_DIRECTORY. O_WRONLY in the same way, as the module parameter may be opened so, but not in mount mode where
+  all programs are one ordinary user's, who may not write it.
 - `openat2`, always: its flags are in memory. It is rare.
 - `mmap` of what can be a pool or a part of it: shared and file-backed, not writable, in whole pages. Databases map
   files writable, others whole files of any length; and no program expects EINTR from mmap, which a trap makes possible.
@@ -241,16 +242,23 @@ class Trap(NamedTuple):
     conditions: tuple[Condition, ...] = ()
 
 
-def mount_mode_traps(architecture: Architecture) -> tuple[Trap, ...]:
-    """What is trapped when the target has its own mounted /sys/fs/kdbus; the frequent calls first."""
+def one_user_traps(architecture: Architecture) -> tuple[Trap, ...]:
+    """As `mount_mode_traps`, where nobody may write the module parameter, as all targets are an ordinary user's."""
+    return mount_mode_traps(architecture, (O_RDWR,))
+
+
+def mount_mode_traps(architecture: Architecture, accesses: tuple[int, ...] = (O_RDWR, O_WRONLY)) -> tuple[Trap, ...]:
+    """What is trapped when the target has its own mounted /sys/fs/kdbus; the frequent calls first.
+
+    `accesses`: the access modes with which something that matters may be opened.
+    """
     pool_mapped = (
         Condition(3, MAP_TYPE | MAP_ANONYMOUS, (MAP_SHARED, MAP_SHARED_VALIDATE)),
         Condition(2, PROT_WRITE, (0,)),
         Condition(1, SMALLEST_PAGE - 1, (0,)),
     )
     kdbus_command = Condition(1, IOCTL_TYPE_MASK << IOCTL_TYPE_SHIFT, (KDBUS_IOCTL_MAGIC << IOCTL_TYPE_SHIFT,))
-    access = O_ACCMODE | O_CREAT | O_PATH | architecture.o_directory
-    opened_like_a_node = access, (O_RDWR, O_WRONLY)
+    opened_like_a_node = O_ACCMODE | O_CREAT | O_PATH | architecture.o_directory, accesses
     return (
         Trap("ioctl", (kdbus_command,)),
         Trap("openat", (Condition(2, *opened_like_a_node),)),

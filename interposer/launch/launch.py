@@ -278,8 +278,7 @@ def launch_held_in_path_mode(command: Sequence[str]) -> Launched:
 
 def _launch(command: Sequence[str], mode: Mode, mirror: view.Mirror | None, folder: PrivateFolder | None) -> Launched:
     """`mirror` is for mount mode, `folder` for path mode; it stays the caller's if this raises."""
-    traps = seccomp_filter.mount_mode_traps if mode is Mode.MOUNT else seccomp_filter.path_mode_traps
-    program = seccomp_filter.build_for([(each, traps(each)) for each in seccomp_filter.this_architecture().all])
+    architectures = seccomp_filter.this_architecture().all
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ignores_children = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
     if ignores_children:
@@ -288,7 +287,7 @@ def _launch(command: Sequence[str], mode: Mode, mirror: view.Mirror | None, fold
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _become(command, program, theirs, ignores_children, mirror, mounts=mode is Mode.MOUNT)
+        _become(command, architectures, theirs, ignores_children, mirror, mounts=mode is Mode.MOUNT)
     theirs.close()
     for mount in mirror or ():
         os.close(mount)
@@ -371,7 +370,7 @@ def explain_exec_failure(path: str, error_number: int) -> InterposerError:
 
 def _become(
     command: Sequence[str],
-    program: Sequence[seccomp_filter.Instruction],
+    architectures: Sequence[seccomp_filter.Architecture],
     report: socket.socket,
     ignores_children: bool,
     mirror: view.Mirror | None,
@@ -390,7 +389,16 @@ def _become(
             view.build_mirror(own_user_namespace, mirror)
         own = [os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)] if own_user_namespace else []
         candidates = _candidates(command[0])
-        listener, waits_killable = install_filter(program)
+        if not mounts:
+            traps = seccomp_filter.path_mode_traps
+        elif own_user_namespace and os.geteuid() != 0:
+            # Nobody can become another user in it, root for instance.
+            traps = seccomp_filter.one_user_traps
+        else:
+            traps = seccomp_filter.mount_mode_traps
+        listener, waits_killable = install_filter(
+            seccomp_filter.build_for([(each, traps(each)) for each in architectures])
+        )
         flags = (_KILLABLE if waits_killable else b"") + (_USER_NAMESPACE if own else b"")
         socket.send_fds(report, [_DESCRIPTORS + flags], [listener, *own, *built])
         if report.recv(1) != _GO:

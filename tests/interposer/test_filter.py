@@ -123,6 +123,15 @@ def test_open_and_openat_by_flags(flags: int, expected: int) -> None:
     assert decide(AUDIT_I386, I386["openat"], 0xFFFFFF9C, 0x1000, flags) == expected
 
 
+def test_where_nobody_may_write_the_parameter_writing_alone_is_not_trapped() -> None:
+    def decision(flags: int) -> int:
+        traps = seccomp_filter.one_user_traps(seccomp_filter.X86_64)
+        data = struct.pack("<iIQ6Q", X86["openat"], AUDIT_X86_64, 0, 0xFFFFFF9C, 0x1000, flags, 0, 0, 0)
+        return interpret(seccomp_filter.build(seccomp_filter.X86_64, traps), data)
+
+    assert [decision(flags) for flags in (O_WRONLY, O_WRONLY | O_TRUNC, O_RDWR, 0)] == [ALLOW, ALLOW, NOTIFY, ALLOW]
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"), [*OPEN_CASES, (O_RDWR | O_DIRECTORY_ARM, ALLOW), (O_RDWR | 0o200000, NOTIFY)]
 )
