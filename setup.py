@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What pyproject.toml has no keys for: where the application is installed, and the C extension.
 
-In the checkout `broker`, `interposer` and `native` stand at the top. Installed under these names they would collide
-with anybody's, so they go into a private folder of the package `kdbus`, which only the command `kdbus` puts on its path
-(scripts/kdbus). They import each other by the same names in both places.
+In the checkout `broker`, `interposer`, `native` and their like stand at the top. Installed under these names they would
+collide with anybody's, so they go into a private folder of the package `kdbus`, which only the command `kdbus` puts on
+its path (scripts/kdbus). They import each other by the same names in both places.
 
 The extension is built for the stable ABI (cffi's doing), hence one wheel for all versions of Python from 3.11 on; not
 so where Python has none, with free threads or reference counts of all objects.
@@ -15,7 +15,6 @@ import sysconfig
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-APPLICATION = ("broker", "interposer", "native")
 PRIVATE = "kdbus._application"
 
 STABLE_ABI = not (hasattr(sys, "gettotalrefcount") or sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -30,11 +29,12 @@ class BuildModules(build_py):
         return [each for each in found if each[:2] != (f"{PRIVATE}.native", "build")]
 
 
-found = find_packages(include=[pattern for name in APPLICATION for pattern in (name, f"{name}.*")])
+library = find_packages(include=["kdbus", "kdbus.*"])
+application = find_packages(exclude=["kdbus", "kdbus.*", "tests", "tests.*", "benchmarks", "benchmarks.*"])
 
 setup(
-    packages=[*find_packages(include=["kdbus", "kdbus.*"]), *(f"{PRIVATE}.{name}" for name in found)],
-    package_dir={f"{PRIVATE}.{name}": name for name in APPLICATION},
+    packages=[*library, *(f"{PRIVATE}.{name}" for name in application)],
+    package_dir={f"{PRIVATE}.{name}": name for name in application if "." not in name},
     package_data={"kdbus": ["py.typed"], f"{PRIVATE}.interposer": ["include/**"]},
     include_package_data=False,
     scripts=["scripts/kdbus"],

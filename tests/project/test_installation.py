@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.project.test_imports import PACKAGES
+
 PROJECT = Path(__file__).resolve().parents[2]
 _BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 _PATIENCE_S = 120
@@ -88,6 +90,8 @@ def test_wheel_collides_with_nobody(wheel: Path) -> None:
     tops = {name.partition("/")[0] for name in names}
     assert {top.partition("-")[0] for top in tops} == {"kdbus", "kdbus_interposer"}
     assert not [name for name in names if name.endswith((".c", "helper.h", "native/build.py"))]
+    application = {name.split("/")[2] for name in names if name.startswith("kdbus/_application/")}
+    assert application == set(PACKAGES) - {"kdbus"}
     assert {"3", "final"} == {name.split("/")[-3] for name in names if name.endswith("kdbus.h")}
 
 
