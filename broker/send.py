@@ -40,6 +40,7 @@ from broker.errors import (
     NoSuchName,
     NotPermitted,
     OnlyActivator,
+    QueueFull,
     ReplyNotExpected,
     ReplyRefused,
     TimedOut,
@@ -273,11 +274,14 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
         if reply is not None:
             reply.drop()
         raise
-    except KdbusError:
+    except KdbusError as error:
         if silent:
             return None
         if reply is not None:
             reply.drop()
+        if isinstance(error, QueueFull):
+            # All that a flow depends on was decided before; it may well be the first message of many (`broker.flow`).
+            source.last_sent = sent, destination, name
         raise
     except BaseException:
         if reply is not None:

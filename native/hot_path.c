@@ -5,8 +5,9 @@
 // Each of the three first finds out whether it can serve the call, reading all that it needs from the target once, and
 // only then changes anything. A call is the broker's (result 0) as soon as anything is unusual: a size other than that
 // of the bare structure, an unknown flag, an item that is neither a plain vector, nor a sealed memfd, nor a
-// destination, a receiver that is not lent, no flow, a full queue or pool, an address that cannot be read or written.
-// What the broker then reads is what it decides on.
+// destination, a receiver that is not lent, no flow, a full pool, an address that cannot be read or written.
+// What the broker then reads is what it decides on. That a sender's user has no room left in a queue is decided here:
+// whoever is refused tries again, and would keep from being served here what makes room.
 //
 // Crossings into the kernel per call: the notification and its answer, one kcmp(2) to be sure of the descriptor,
 // one process_vm_readv(2) for the command, and for a SEND also the message where the last one of this descriptor was;
@@ -33,16 +34,19 @@ static struct flow_reply *find_reply(struct kdbus_engine *engine, const struct f
     return NULL;
 }
 
-// Index of the charge that a message of `user` costs, -1 for none, -2 if the broker has to decide.
+// What a message costs, other than the index of a charge.
+enum { CHARGE_NONE = -1, CHARGE_REFUSED = -2, CHARGE_OF_BROKER = -3 };
+
+// Index of the charge that a message of `user` costs, or one of the above (broker/quota.py).
 static int find_charge(const struct flow_connection *receiver, uint64_t user)
 {
-    int unused = -2;
+    int unused = CHARGE_OF_BROKER;
 
     if (receiver->message_count < LENT_UNACCOUNTED)
-        return -1;
+        return CHARGE_NONE;
     for (int i = 0; i < LENT_USERS; i++) {
         if (receiver->charges[i].count && receiver->charges[i].user == user)
-            return receiver->charges[i].count < LENT_PER_USER ? i : -2;
+            return receiver->charges[i].count < LENT_PER_USER ? i : CHARGE_REFUSED;
         if (!receiver->charges[i].count && unused < 0)
             unused = i;
     }
@@ -130,6 +134,22 @@ static void finish_send(struct kdbus_engine *engine, const struct kdbus_notifica
     kdbus_listener_respond(engine->listener, call->id, 0, written ? 0 : EFAULT);
 }
 
+// The SEND is refused, for the receiver's queue is full. As the broker does it: what was copied goes, and nothing else is
+// left of the message than that it was counted.
+static void refuse_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
+                        struct flow_connection *source, struct flow_connection *receiver, struct flow_entry *entry)
+{
+    if (entry->payload) {
+        lent_pool_release(&receiver->pool, entry->payload);
+        receiver->dirty = LENT_CHANGED;
+    }
+    flow_close_files(entry);
+    free(entry);
+    engine->sequences[source->domain]++;
+    source->dirty = LENT_CHANGED; // the sequence number goes with it
+    kdbus_listener_respond(engine->listener, call->id, 0, ENOBUFS);
+}
+
 static int serve_send(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding)
 {
     const uint64_t expected[] = {SEND_SYNC_REPLY | FLAG_KERNEL, MSG_FLAGS | FLAG_KERNEL};
@@ -169,8 +189,10 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         if (!origin)
             return 0;
     }
-    charge = answered && answered->sync ? -1 : find_charge(receiver, source->user);
-    if (charge < -1 || receiver->message_count >= LENT_MESSAGES)
+    charge = answered && answered->sync ? CHARGE_NONE : find_charge(receiver, source->user);
+    // A refused answer uses up its permission, which is the broker's business, like a queue that is full altogether.
+    if (charge == CHARGE_OF_BROKER || (charge == CHARGE_REFUSED && answered) ||
+        receiver->message_count >= LENT_MESSAGES)
         return 0;
     if (!hot_write_back(call->pid, call->arguments[2], command, SEND_KERNEL_FLAGS, expected, 2))
         return 0;
@@ -189,6 +211,10 @@ static int serve_send(struct kdbus_engine *engine, const struct kdbus_notificati
         flow_close_files(entry);
         free(entry);
         return 0;
+    }
+    if (charge == CHARGE_REFUSED) {
+        refuse_send(engine, call, source, receiver, entry);
+        return 1;
     }
     if (answered && answered->sync) {
         int finished = finish_wait(engine, answered, entry);

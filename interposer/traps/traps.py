@@ -169,7 +169,12 @@ class Traps:
             if not caller.is_waiting():
                 # What was found is somebody else's, who has the thread's number by now.
                 raise Interrupted
-            wait = handle.broker.ioctl(request & 0xFFFFFFFF, argument, caller)
+            try:
+                wait = handle.broker.ioctl(request & 0xFFFFFFFF, argument, caller)
+            except KdbusError:
+                # Or who is refused from the start would never be known, and be refused here for good.
+                self._served(notification, handle, caller)
+                raise
             self._served(notification, handle, caller)
             if wait is None:
                 return 0
