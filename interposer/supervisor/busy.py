@@ -24,7 +24,9 @@ from collections.abc import Callable, Iterable
 MOST = 4096
 """Weight that is lent at most, that of the connections used last."""
 _IDLE = 32
-"""After how many lendings in which it was not used a connection is no longer lent."""
+"""A connection is no longer lent when, without it, so many times as many uses were noted as there are connections: had
+all taken turns, each would have been used so often. Lendings do not tell: one that ends at once uses nobody, and where
+most do, all who take turns would be forgotten before their turn comes."""
 _WORTH_IT = 2
 """Calls that have to be served before the broker is needed again, for lending to have paid; and one more for each
 `PER_CALL` of weight."""
@@ -39,7 +41,8 @@ class Busy:
 
     def __init__(self) -> None:
         self._idle: dict[int, int] = {}
-        """How often each has been chosen since it was used; the last ones used last."""
+        """How many uses had been noted when each was used last; the last ones used last."""
+        self._uses = 0
         self._weights: dict[int, int] = {}
         """Of those that were chosen last."""
         self._weight = 0
@@ -53,7 +56,8 @@ class Busy:
     def used(self, number: int) -> None:
         """A call was served on that connection."""
         self._idle.pop(number, None)
-        self._idle[number] = 0
+        self._uses += 1
+        self._idle[number] = self._uses
         if len(self._idle) > MOST:
             del self._idle[next(iter(self._idle))]
 
@@ -71,20 +75,21 @@ class Busy:
         return True
 
     def choose(self, waiting: Callable[[int], int]) -> list[int]:
-        """Those to be lent, the last ones used first. All age.
+        """Those to be lent, the last ones used first; who has been idle for too long is forgotten.
 
         `waiting`: the weight of what goes with a connection; where that is too much, it is left out.
         """
         room = MOST
         self._weights = {}
-        for number, idle in reversed(list(self._idle.items())):
+        oldest = self._uses - _IDLE * len(self._idle)
+        for number, last in reversed(list(self._idle.items())):
+            if last < oldest:
+                del self._idle[number]
+                continue
             weight = 1 + waiting(number)
             if weight <= room:
                 room -= weight
                 self._weights[number] = weight
-            self._idle[number] = idle + 1
-            if idle == _IDLE:
-                del self._idle[number]
         return list(self._weights)
 
     def lent(self, numbers: Iterable[int], flows: int) -> None:
