@@ -6,7 +6,7 @@ of its pool; used or not. That is its *weight*: handing out one unit and taking 
 call saves that is served natively. So two things are decided here, from what has been used and from what lending has
 been worth.
 
-*Which*: those that were used lately, by a call that the broker served, or natively in one of the last lendings. A small
+*Which*: those that were used lately, by a call that the broker served, or natively while lent, counted in uses of all of them. A small
 fixed number would be a cliff: where one more connection takes turns, hardly any call would find both of its ends lent.
 The bound is there because whoever needs the broker next waits until everything is back.
 

@@ -74,6 +74,15 @@ def test_all_receivers_of_a_signal_are_served_natively(user: User, open_folder: 
     assert int(found[2]) > 4 * int(found[1]), outcome.output
 
 
+def test_a_full_queue_refuses_natively(user: User, open_folder: Path) -> None:
+    """Who is refused tries again at once; that must neither cost the broker anything nor take back what is lent."""
+    program = compile_program("quota", open_folder)
+    outcome = user.trusting.run(user.kdbus("run", "--statistics", "--", str(program), "refused_over_and_over"))
+    found = _STATISTICS.search(outcome.output)
+    assert outcome.status == 0 and found is not None, outcome.output
+    assert int(found[2]) > 400, outcome.output
+
+
 @pytest.mark.parametrize(
     ("program", "case"),
     [

@@ -4,6 +4,8 @@
  */
 #include "e2e.h"
 
+#include <sched.h>
+
 #define NAME "org.example.Name"
 
 CASE(the_17th_bus)
@@ -143,6 +145,72 @@ CASE(the_33rd_message_of_one_user)
 	EQ(SEND(&sender, .to = receiver.id), 0);
 	EQ(SEND(&sender, .to = receiver.id), 0);
 	EQ(SEND(&sender, .to = receiver.id), -ENOBUFS);
+}
+
+#define CLIENTS 40
+#define CALLS_OF_A_CLIENT 20
+
+/*
+ * More clients than the queue takes, each with a process of its own: all come through, each call is answered once, and
+ * nothing but ENOBUFS is said to those who have to try again.
+ */
+CASE(more_clients_than_the_queue_takes)
+{
+	struct bus bus = new_bus(0);
+	struct connection service = hello(bus.path);
+	pid_t children[CLIENTS];
+	int answered = 0;
+
+	for (int i = 0; i < CLIENTS; i++) {
+		children[i] = start_child();
+		if (children[i])
+			continue;
+		struct connection client = hello(bus.path);
+
+		for (__u64 cookie = 1; cookie <= CALLS_OF_A_CLIENT; cookie++) {
+			const struct kdbus_msg *message;
+			int result;
+
+			while ((result = SEND(&client, .to = service.id, .cookie = cookie, .deadline = FOREVER,
+					      .flags = KDBUS_MSG_EXPECT_REPLY)) == -ENOBUFS)
+				sched_yield();
+			EQ(result, 0);
+			message = await_message(&client);
+			EQ(message->cookie_reply, cookie);
+			done(&client, message);
+			EQ(receive_code(&client, 0), -EAGAIN);
+		}
+		finish_child(0);
+	}
+	while (answered < CLIENTS * CALLS_OF_A_CLIENT) {
+		const struct kdbus_msg *message = await_message(&service);
+		__u64 from = message->src_id, cookie = message->cookie;
+
+		done(&service, message);
+		EQ(SEND(&service, .to = from, .reply_to = cookie), 0);
+		answered++;
+	}
+	for (int i = 0; i < CLIENTS; i++)
+		join(children[i]);
+	EQ(receive_code(&service, 0), -EAGAIN);
+}
+
+/* The first 16 were free: that they are taken gives no charge back, so the sender is refused again and again. */
+CASE(refused_over_and_over)
+{
+	struct bus bus = new_bus(0);
+	struct connection sender = hello(bus.path), receiver = hello(bus.path);
+
+	for (int i = 0; i < 32; i++)
+		EQ(SEND(&sender, .to = receiver.id), 0);
+	for (int round = 0; round < 16; round++) {
+		for (int i = 0; i < 40; i++)
+			EQ(SEND(&sender, .to = receiver.id), -ENOBUFS);
+		done(&receiver, receive(&receiver));
+	}
+	EQ(SEND(&sender, .to = receiver.id), -ENOBUFS);
+	done(&receiver, receive(&receiver));
+	EQ(SEND(&sender, .to = receiver.id), 0);
 }
 
 CASE(a_drained_queue_starts_anew)
