@@ -23,7 +23,7 @@ def test_without_flows(user: User, open_folder: Path) -> None:
 def test_statistics_name_the_revisions(user: User, open_folder: Path) -> None:
     program = open_folder / "final"
     if not program.exists():
-        compile_program("final", open_folder, "-O2", revision="final")
+        compile_program("final", open_folder, "-O2")
     outcome = user.run(user.kdbus("run", "--statistics", "--", str(program), "message"), seconds=60)
     assert "kdbus: revisions spoken: final\n" in outcome.output
 
@@ -35,9 +35,9 @@ def test_in_path_mode(user: User, open_folder: Path) -> None:
 def test_a_service_of_version_3_with_a_client_of_the_final_revision(user: User, open_folder: Path) -> None:
     service = open_folder / "mixed-service"
     client = open_folder / "mixed-client"
-    if not service.exists():
-        compile_program("mixed-service", open_folder)
-        compile_program("mixed-client", open_folder, revision="final")
+    for program in (service, client):
+        if not program.exists():
+            compile_program(program.name, open_folder)
     serving = replace(user, environment={**user.environment, "CLIENT": str(client)})
     outcome = serving.run(serving.kdbus("run", "--", str(service)), seconds=60)
     assert (outcome.status, outcome.output) == (0, "client: HELLO FROM FINAL\nok 1 - serves_another_revision\n1..1\n")

@@ -26,7 +26,7 @@ def test_a_program_connects_to_such_a_bus(user: User, open_folder: Path) -> None
     """The client says HELLO, and then finds nobody of that id, which is its status 2."""
     client = open_folder / "client-alone"
     if not client.exists():
-        compile_program("mixed-client", open_folder, revision="final").rename(client)
+        compile_program("mixed-client", open_folder).rename(client)
     command = [str(client), "/sys/fs/kdbus/0-system/bus", "99"]
     assert user.run(user.kdbus("run", "--make-bus", "system", "--", *command), seconds=60).status == 2
     assert user.run(user.kdbus("run", "--make-bus", "other", "--", *command), seconds=60).status == 1

@@ -33,9 +33,10 @@ OTHERS = sorted(
     path.stem
     for path in PROGRAMS.glob("*.c")
     if re.search(r"^CASE\(", path.read_text(), re.MULTILINE)
-    and path.stem not in (CALLS, "i386", "mounts", "namespaces", "traced")
+    and path.stem not in (CALLS, "i386", "mixed-service", "mounts", "namespaces", "traced")
 )
-"""Programs of cases, but those that are about mounts, user namespaces, and threads traced by others."""
+"""Programs of cases, but those that are about mounts, user namespaces, and threads traced by others, and one that has a
+test of its own."""
 
 NEEDS_PTRACE_CAPABILITY = {"undumpable", "other_users"}
 """Cases in which a process cannot be inspected by a supervisor of the same user, or by root with fewer capabilities."""

@@ -24,8 +24,6 @@ from tests.support.users import User
 
 _CASE = re.compile(r"^(ROOT_)?CASE\((\w+)\)", re.MULTILINE)
 _SECONDS = 60
-_WRITTEN_FOR = {"final": "final"}
-"""The revision of the kdbus API that a program is written for, if it is not version 3."""
 
 
 def every_case(program: str) -> pytest.MarkDecorator:
@@ -71,5 +69,4 @@ def _cases(program: str, user: str) -> list[str]:
 
 def _compiled(program: str, folder: Path) -> Path:
     target = folder / program
-    revision = _WRITTEN_FOR.get(program, "3")
-    return target if target.exists() else compile_program(program, folder, "-O2", revision=revision)
+    return target if target.exists() else compile_program(program, folder, "-O2")
