@@ -379,7 +379,7 @@ struct kdbus_cmd_recv {
 	__u64 kernel_flags;
 	__s64 priority;			/* with KDBUS_RECV_USE_PRIORITY */
 	union {
-		__u64 offset;		/* out, but it has to be 0 before: struct kdbus_msg in the pool; to be freed */
+		__u64 offset;		/* out, but 0 before: struct kdbus_msg in the pool; to be freed */
 		__u64 dropped_msgs;	/* how many were lost; version 2's kernel did not fill it in */
 	};
 } __attribute__((aligned(8)));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later WITH Linux-syscall-note */
 /*
  * linux/kdbus.h: the programming interface of kdbus in February 2015, between versions 3 and 4 of the patches.
- * systemd 219 was built for it. Most of it is as in version 4; credentials, and what is told about connections, are not.
+ * systemd 219 was built for it. Most of it is as in version 4; credentials and CONN_INFO are not.
  *
  * Names, numbers and layouts are those of the original, so that programs of the time compile without a change; the
  * words are new. Where documentation and source of the original disagree, the comments here follow the source, because
@@ -323,7 +323,7 @@ struct kdbus_cmd_hello {
 	__u64 size;
 	__u64 flags;			/* KDBUS_HELLO_* */
 	__u64 return_flags;
-	__u64 attach_flags_send;	/* KDBUS_ATTACH_*; ECONNREFUSED without all that the bus demands */
+	__u64 attach_flags_send;	/* KDBUS_ATTACH_*; ECONNREFUSED without what the bus demands */
 	__u64 attach_flags_recv;	/* KDBUS_ATTACH_* */
 	__u64 bus_flags;		/* out: flags of BUS_MAKE */
 	__u64 id;			/* out: id of this connection */

@@ -317,7 +317,7 @@ struct kdbus_cmd_hello {
 	__u64 size;
 	__u64 flags;			/* KDBUS_HELLO_* */
 	__u64 return_flags;
-	__u64 attach_flags_send;	/* KDBUS_ATTACH_*; ECONNREFUSED without all that the bus demands */
+	__u64 attach_flags_send;	/* KDBUS_ATTACH_*; ECONNREFUSED without what the bus demands */
 	__u64 attach_flags_recv;	/* KDBUS_ATTACH_* */
 	__u64 bus_flags;		/* out: flags of BUS_MAKE */
 	__u64 id;			/* out: id of this connection */
