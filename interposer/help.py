@@ -16,7 +16,7 @@ kdbus runs programs written for kdbus on an ordinary Linux kernel.
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus doctor [--json]
-       kdbus include-dir [--revision 3|final]
+       kdbus include-dir [--revision R]
        kdbus help [SUBCOMMAND]
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
@@ -91,10 +91,11 @@ Ends with 0 if `kdbus run` can work here, else with 1; with 125 if that could no
 _INCLUDE_DIR = """\
 Print the folder of linux/kdbus.h, to build kdbus programs with: cc -I"$(kdbus include-dir)" program.c
 
-usage: kdbus include-dir [--revision 3|final]
+usage: kdbus include-dir [--revision R]
 
-  --revision R   `final`: the header of the last revision (August 2015), which is the default; `3`: that of version 3
-                 of the API (January 2015)
+  --revision R   whose header: `final`, the last revision (August 2015), which is the default; `4` (March 2015, systemd
+                 220); `219` (February 2015, systemd 219); `3` (January 2015); `2` (November 2014). Programs that are
+                 built with `219` or `2` are not served by `kdbus run` yet
   -h, --help     print this
 """
 

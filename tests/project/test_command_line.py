@@ -145,10 +145,11 @@ def test_version(option: str) -> None:
 def test_include_folder_has_the_header() -> None:
     folder = Path(kdbus("include-dir").stdout.removesuffix("\n"))
     assert (folder / "linux" / "kdbus.h").is_file() and folder.name == "final"
-    older = Path(kdbus("include-dir", "--revision", "3").stdout.removesuffix("\n"))
-    assert (older / "linux" / "kdbus.h").is_file() and older.name == "3"
+    for revision in ("2", "3", "219", "4"):
+        other = Path(kdbus("include-dir", "--revision", revision).stdout.removesuffix("\n"))
+        assert (other / "linux" / "kdbus.h").is_file() and other.name == revision
     unknown = kdbus("include-dir", "--revision", "5")
-    assert unknown.returncode == 125 and "try 3, final" in unknown.stderr
+    assert unknown.returncode == 125 and "try 2, 219, 3, 4, final" in unknown.stderr
 
 
 def test_environment_is_untouched() -> None:
