@@ -134,8 +134,8 @@ static void finish_send(struct kdbus_engine *engine, const struct kdbus_notifica
     kdbus_listener_respond(engine->listener, call->id, 0, written ? 0 : EFAULT);
 }
 
-// The SEND is refused, for the receiver's queue is full. As the broker does it: what was copied goes, and nothing else is
-// left of the message than that it was counted.
+// The SEND is refused, for the receiver's queue is full. As the broker does it: what was copied goes, and nothing else
+// is left of the message than that it was counted.
 static void refuse_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
                         struct flow_connection *source, struct flow_connection *receiver, struct flow_entry *entry)
 {

@@ -6,9 +6,9 @@ of its pool; used or not. That is its *weight*: handing out one unit and taking 
 call saves that is served natively. So two things are decided here, from what has been used and from what lending has
 been worth.
 
-*Which*: those that were used lately, by a call that the broker served, or natively while lent, counted in uses of all of them. A small
-fixed number would be a cliff: where one more connection takes turns, hardly any call would find both of its ends lent.
-The bound is there because whoever needs the broker next waits until everything is back.
+*Which*: those that were used lately, by a call that the broker served, or natively while lent, counted in uses of all
+of them. A small fixed number would be a cliff: where one more connection takes turns, hardly any call would find both
+of its ends lent. The bound is there because whoever needs the broker next waits until everything is back.
 
 *When*: lending is wasted if the broker is needed again at once. If that happens several times in a row, it is tried
 ever more rarely, until it pays again; in the end so rarely that all attempts together cost no more than the calls
