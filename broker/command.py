@@ -201,5 +201,5 @@ def receive(command: Command, behaviour: Behaviour, caller: Caller, address: int
     check_flags(caller, address + struct.span("kernel_flags")[0], flags, command.flags)
     invocation.put("return_flags", 0)
     if len(data) > struct.size:
-        invocation.items = item.parse(bytes(data[struct.size :]))
+        invocation.items = item.parse(bytes(data[struct.size :]), behaviour.item_checks)
     return invocation

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 
-from broker import errors, item
+from broker import errors, item, limits
 from broker.behaviour import Behaviour
 from broker.command import (
     ANY_KIND,
@@ -32,8 +32,6 @@ from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import FINAL as REVISION
 from kdbus.abi.revision import Kind
 
-_LARGEST = 32 << 10
-"""Bytes of any command."""
 _ONE = ItemRule()
 _MANY = ItemRule(repeats=True)
 _NEEDED = ItemRule(required=True)
@@ -54,7 +52,7 @@ def _command(
     return REVISION.requests[name], Command(
         name,
         layout,
-        _LARGEST,
+        limits.LARGE_COMMAND_SIZE,
         flags=flags,
         kinds=kinds,
         write_back=write_back,

@@ -16,7 +16,7 @@ Reference: ipc/kdbus/item.c.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from broker import limits
@@ -172,28 +172,36 @@ FINAL_CHECKS: Checks = {
 """The same in the final revision."""
 
 
-def parse(data: bytes) -> list[Item]:
-    """The items in `data`, each checked.
+def walk(data: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:
+    """Each item in `data`: where its payload begins, its number, the payload, and what stands up to the next one.
 
     `data` is what follows the command's fixed part; its length need not be a multiple of 8, as the padding of the
     last item may be missing. As no item may go past the end, the last one's padded end is always that of `data`.
-
-    Raises BadItem, NameTooLong, BadName or BadDescriptor, for the first bad item in the list.
+    Raises BadItem when it comes to one that does not fit in.
     """
-    items: list[Item] = []
     position, end = 0, len(data)
     while position < end:
         if end - position < HEADER_SIZE:
             raise BadItem
-        size, item_type = _HEADER.unpack_from(data, position)
+        size, number = _HEADER.unpack_from(data, position)
         if size < HEADER_SIZE or size > end - position:
             raise BadItem
-        payload = data[position + HEADER_SIZE : position + size]
-        check = VERSION3_CHECKS.get(item_type)
+        start, following = position + HEADER_SIZE, position + align8(size)
+        yield start, number, data[start : position + size], data[position + size : following]
+        position = following
+
+
+def parse(data: bytes, checks: Checks = VERSION3_CHECKS) -> list[Item]:
+    """The items in `data`, each checked, of a command that takes any; see `walk`.
+
+    Raises BadItem, NameTooLong, BadName or BadDescriptor, for the first bad item in the list.
+    """
+    items: list[Item] = []
+    for _, number, payload, _ in walk(data):
+        check = checks.get(number)
         if check is not None:
             check(payload)
-        items.append(Item(item_type, payload))
-        position += align8(size)
+        items.append(Item(number, payload))
     return items
 
 

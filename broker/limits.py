@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The limits of version 3 (reference: ipc/kdbus/limits.h). Sizes are in bytes.
+"""The limits of version 3, most of which the final revision shares (reference: ipc/kdbus/limits.h). Sizes are in bytes.
 
 Programs observe these: the n-th message, name or match gets the errno. Limits of our own, which the original did not
 need, do not belong here.
@@ -34,5 +34,7 @@ REQUESTS_PER_CONNECTION: Final = 128
 """Requests that wait for a reply."""
 CONNECTIONS_PER_USER: Final = 1024
 BUSES_PER_USER: Final = 16
+DESCRIPTORS_PER_USER: Final = 16
+"""The final revision: so many descriptors may one message carry, and one user have in one queue."""
 PAGE_SIZE: Final = 4096
 """Pool sizes are multiples of it (PAGE_SIZE of the architectures served here)."""

@@ -236,7 +236,7 @@ def from_command(invocation: Invocation, source_id: int, bloom_size: int) -> Mes
     _, flags, priority, destination, source, payload_type, cookie, timeout = _HEADER.unpack_from(data)
     known = abi.MESSAGE_EXPECT_REPLY | abi.MESSAGE_NO_AUTO_START | abi.MESSAGE_SIGNAL
     check_flags(caller, invocation.address + invocation.command.struct.span("kernel_msg_flags")[0], flags, known)
-    items = item.parse(data[_HEADER.size :])
+    items = item.parse(data[_HEADER.size :], invocation.behaviour.item_checks)
     if payload_type == abi.PAYLOAD_KERNEL:
         raise BadArgument
     if flags & abi.MESSAGE_EXPECT_REPLY:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import struct
 
+from broker import limits
 from broker.command import Command, Invocation, ItemRule
 from broker.connection import Connection
 from broker.errors import (
@@ -49,7 +50,7 @@ from kdbus.abi.revision import FINAL, Kind
 _MESSAGE = Command(
     "message",
     FINAL.structs["kdbus_msg"],
-    32 << 10,
+    limits.LARGE_COMMAND_SIZE,
     flags=abi.MESSAGE_EXPECT_REPLY | abi.MESSAGE_NO_AUTO_START | abi.MESSAGE_SIGNAL,
     items={
         Kind.PAYLOAD_VEC: ItemRule(repeats=True),
@@ -60,8 +61,6 @@ _MESSAGE = Command(
     },
 )
 _MEMFDS = 16
-_DESCRIPTORS = 16
-_PAYLOAD = 2 << 20
 _END_OF_ADDRESSES = (1 << 47) - (1 << 12)
 """Where the addresses of user space end (x86-64; TASK_SIZE_MAX in arch/x86/include/asm/page_64_types.h)."""
 
@@ -141,7 +140,7 @@ def _examine(message: Message, bloom_size: int) -> None:
                 raise TooManyItems
         elif current.type == Kind.FDS:
             has_files = True
-            if len(current.payload) // 4 > _DESCRIPTORS:
+            if len(current.payload) // 4 > limits.DESCRIPTORS_PER_USER:
                 raise TooManyDescriptors
         elif current.type == Kind.BLOOM_FILTER:
             set_bloom_filter(message, current, bloom_size)
@@ -161,7 +160,7 @@ def _examine(message: Message, bloom_size: int) -> None:
 
 def _examine_vector(current: Item, total: int) -> int:
     size, address = current.u64(0), current.u64(1)
-    if total + size > _PAYLOAD:
+    if total + size > limits.MESSAGE_PAYLOAD:
         raise PayloadTooLarge
     if address and address + size > _END_OF_ADDRESSES:
         raise BadAddress

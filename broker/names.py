@@ -98,7 +98,7 @@ class Claim(NamedTuple):
 
 
 def _place(connection: Connection, entry: NameEntry | None) -> Waiter | None:
-    """The place of the connection in the queue for a name, if it has one."""
+    """The place of the connection in the queue for a name, the first if it has several, None if it has none."""
     return next((waiter for waiter in connection.waiting_for if waiter.entry is entry), None)
 
 
@@ -119,10 +119,10 @@ class NameRegistry:
         return self._entries.get(name)
 
     def acquire(self, connection: Connection, name: bytes, flags: int) -> Claim:
-        """Give `connection` the name, or a place in its queue, and say what it has now. Raises NameAlreadyOwned,
-        NameTaken, TooManyNames (it
-        has too many places already), BadArgument (an activator has one name only), or PoolFull when the activator's
-        messages do not fit into the new owner's pool.
+        """Give `connection` the name, or a place in its queue, and say what it has now.
+
+        Raises NameAlreadyOwned, NameTaken, TooManyNames (it has too many places already), BadArgument (an activator has
+        one name only), or PoolFull when the activator's messages do not fit into the new owner's pool.
         """
         try:
             return self._acquire(connection, name, flags)
@@ -224,11 +224,10 @@ class NameRegistry:
                 return
         finally:
             self._bus.notifications.flush()
-        for waiter in connection.waiting_for:
-            if waiter.entry is entry:
-                self._dequeue(waiter)
-                return
-        raise NotNameOwner
+        waiter = _place(connection, entry)
+        if waiter is None:
+            raise NotNameOwner
+        self._dequeue(waiter)
 
     def _release(self, entry: NameEntry) -> None:
         while entry.waiters:

@@ -17,19 +17,14 @@ whether there is a kdbus at all: by a BUS_MAKE with nothing but bit 63. Referenc
 
 from __future__ import annotations
 
-import struct
-
 from broker.behaviour import Behaviour
 from broker.command import Command, Invocation, read_sized
 from broker.errors import BadItem, DuplicateItem, KdbusError, MissingItem, UnknownFlags
-from broker.item import HEADER_SIZE, Item
+from broker.item import Item, walk
 from broker.outside import Caller
-from kdbus.abi.layout import align8
 from kdbus.abi.revision import Kind
 
 NEGOTIATE = 1 << 63
-
-_HEADER = struct.Struct("<QQ")
 
 
 def admit(command: Command, behaviour: Behaviour, caller: Caller, address: int) -> Invocation:
@@ -73,32 +68,23 @@ def _check(invocation: Invocation) -> None:
 
 def _parse(invocation: Invocation) -> tuple[list[Item], list[tuple[int, bytes]]]:
     """The items, and of those that negotiate the place in the command and the payload."""
-    command, behaviour, data = invocation.command, invocation.behaviour, bytes(invocation.data)
+    command, behaviour, fixed = invocation.command, invocation.behaviour, invocation.command.struct.size
     items: list[Item] = []
     arrays: list[tuple[int, bytes]] = []
     seen: set[int] = set()
-    position, end = command.struct.size, len(data)
-    while position < end:
-        if end - position < HEADER_SIZE:
-            raise BadItem
-        size, number = _HEADER.unpack_from(data, position)
-        if size < HEADER_SIZE or size > end - position:
-            raise BadItem
+    for start, number, payload, padding in walk(bytes(invocation.data[fixed:])):
         kind = behaviour.revision.kind_of(number)
         rule = command.items.get(kind)
         if rule is None and kind != Kind.NEGOTIATE:
             raise BadItem
-        payload = data[position + HEADER_SIZE : position + size]
         check = behaviour.item_checks.get(kind)
         if check is not None:
             check(payload)
         if kind in seen and (rule is None or not rule.repeats):
             raise DuplicateItem
         seen.add(kind)
-        following = position + align8(size)
         if kind == Kind.NEGOTIATE:
-            arrays.append((position + HEADER_SIZE, payload))
+            arrays.append((fixed + start, payload))
         else:
-            items.append(Item(kind, payload, data[position + size : following]))
-        position = following
+            items.append(Item(kind, payload, padding))
     return items, arrays

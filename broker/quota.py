@@ -116,7 +116,6 @@ class QueueQuota:
 
 
 _MESSAGES_PER_USER = 256
-_DESCRIPTORS_PER_USER = 16
 _MOST_BYTES = (1 << 32) - 1
 
 
@@ -165,7 +164,7 @@ class ShareQuota:
         most = (self._half - self.used + share.size) // 3
         if most - share.size < size or share.size + size > _MOST_BYTES or share.messages >= _MESSAGES_PER_USER:
             raise QueueFull
-        if share.files + files > _DESCRIPTORS_PER_USER:
+        if share.files + files > limits.DESCRIPTORS_PER_USER:
             raise TooManyDescriptors
         self._shares[user] = share
         share.size += size

@@ -199,10 +199,7 @@ def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float) -
     signals = _Signals()
     joined = join(path, connection, command, mode)
     signals.program_started(joined.launched.pid)
-    error = joined.launched.exec_error()
-    if error is not None:
-        os.waitpid(joined.launched.pid, 0)
-        raise error
+    joined.launched.check_executed()
     return joined.run()
 
 
@@ -247,10 +244,7 @@ def _supervise(launched: Launched, signals: _Signals, options: RunOptions) -> in
     """The program's wait status. Raises the InterposerError that kept it from being executed."""
     signals.program_started(launched.pid)
     if not options.buses:
-        error = launched.exec_error()
-        if error is not None:
-            os.waitpid(launched.pid, 0)
-            raise error
+        launched.check_executed()
     # Who lingers may be needed after the program's end, and buses before it begins.
     needed = options.linger or options.buses
     status = None if needed else _wait_for_end_or_trap(launched)

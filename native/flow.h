@@ -18,7 +18,8 @@
 #define LENT_UNACCOUNTED 16
 #define LENT_PER_USER 16
 #define LENT_USERS 8       // users with charges in one queue; more are left to the broker
-#define LENT_PATIENCE_NS 10000000ULL // how long a call may wait before its thread is looked at (interposer/supervisor/waiting.py)
+// How long a call may wait before its thread is looked at (interposer/supervisor/waiting.py).
+#define LENT_PATIENCE_NS 10000000ULL
 #define LENT_PARTS 16      // payload items of one message
 #define LENT_NAME 256      // a well-known name with its zero
 #define LENT_DOMAINS 16

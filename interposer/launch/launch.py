@@ -219,6 +219,13 @@ class Launched:
                 self._exec_error = _explain(self._command, message[1:])
         return self._exec_error
 
+    def check_executed(self) -> None:
+        """Raise what `exec_error` tells, once the child has been reaped."""
+        error = self.exec_error()
+        if error is not None:
+            os.waitpid(self.pid, 0)
+            raise error
+
 
 def launch(command: Sequence[str], mode: Mode | None = None, *, held: bool = False) -> Launched:
     """Start `command` (the program, looked up in PATH as execvp(3) does, and its arguments), to be supervised by us.

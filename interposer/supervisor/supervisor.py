@@ -444,10 +444,7 @@ def run(launched: Launched, options: RunOptions) -> int:
         if options.buses:
             supervisor.make_buses(mounted.domain, options.buses)
             launched.execute()
-            error = launched.exec_error()
-            if error is not None:
-                os.waitpid(launched.pid, 0)
-                raise error
+            launched.check_executed()
         return trio.run(_run, supervisor, program, options.linger)
     finally:
         supervisor.close()

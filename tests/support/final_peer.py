@@ -125,7 +125,8 @@ class FinalPeer(Caller):
         caller = world.caller(uid)
         self.events = FakeEvents()
         handle = open_node(world.domain, ((bus or world.default_bus()).name, endpoint), caller, self.events)
-        super().__init__(handle, caller)  # type: ignore[arg-type]
+        assert isinstance(handle, EndpointHandle)
+        super().__init__(handle, caller)
         self.world = world
         self.hello = self.issue(
             "HELLO",
