@@ -92,7 +92,7 @@ def test_wheel_collides_with_nobody(wheel: Path) -> None:
     assert not [name for name in names if name.endswith((".c", "helper.h", "native/build.py"))]
     application = {name.split("/")[2] for name in names if name.startswith("kdbus/_application/")}
     assert application == set(PACKAGES) - {"kdbus"}
-    assert {"3", "final"} == {name.split("/")[-3] for name in names if name.endswith("kdbus.h")}
+    assert {"2", "3", "219", "4", "final"} == {name.split("/")[-3] for name in names if name.endswith("kdbus.h")}
 
 
 def test_wheel_is_for_all_versions(wheel: Path) -> None:
