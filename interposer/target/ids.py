@@ -104,7 +104,7 @@ class ThreadFolder:
 
     def root(self) -> tuple[int, int, int]:
         """Device, inode and mount id of the root directory."""
-        descriptor = self.open(b"root", os.O_PATH | os.O_DIRECTORY)
+        descriptor = self.open_held(b"root", os.O_PATH | os.O_DIRECTORY)
         try:
             status = os.fstat(descriptor)
             information = read_file(f"/proc/self/fdinfo/{descriptor}")
@@ -130,6 +130,17 @@ class ThreadFolder:
                 os.close(descriptor)
             raise
 
+    def open_held(self, name: bytes, flags: int) -> int:
+        """As `open`, for what every living thread holds: its root, its namespaces.
+
+        Where such a link leads nowhere, the thread is ending, and has let go of them before the call that it was killed
+        in is known to be over: ProcessLookupError.
+        """
+        try:
+            return self.open(name, flags)
+        except FileNotFoundError as error:
+            raise self._gone() from error
+
     def checked(self, access: Callable[[], Result]) -> Result:
         """What `access` returns or raises, if the thread is still there afterwards."""
         try:
@@ -143,7 +154,10 @@ class ThreadFolder:
 
     def _check(self) -> None:
         if not self._is_valid():
-            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), os.fsdecode(self._prefix))
+            raise self._gone()
+
+    def _gone(self) -> ProcessLookupError:
+        return ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), os.fsdecode(self._prefix))
 
 
 @cache
@@ -238,7 +252,7 @@ class UserNamespaces:
         if identity in self._foreign:
             self._foreign.move_to_end(identity)
             return identity
-        descriptor = folder.open(b"ns/user", os.O_RDONLY)
+        descriptor = folder.open_held(b"ns/user", os.O_RDONLY)
         self._foreign[identity] = _Namespace(descriptor)
         if len(self._foreign) > self._limit:
             os.close(self._foreign.popitem(last=False)[1].descriptor)

@@ -197,7 +197,7 @@ class TargetProcess:
         """The pid namespaces that see the thread, the supervisor's first, the thread's own last."""
         if self._ids.pid_namespace == own_namespace(b"pid"):
             return [own_namespace(b"pid")]
-        return _chain(self._folder.open(b"ns/pid", os.O_RDONLY), len(self._status.thread_numbers))
+        return _chain(self._folder.open_held(b"ns/pid", os.O_RDONLY), len(self._status.thread_numbers))
 
     def _parent_numbers(self) -> tuple[int, ...]:
         parent = self._status.parent

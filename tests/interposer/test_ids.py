@@ -193,3 +193,12 @@ def test_nothing_is_believed_of_a_thread_that_is_gone(access: Callable[[ThreadFo
 def test_missing_file_of_a_living_thread_is_missing() -> None:
     with pytest.raises(FileNotFoundError):
         folder_of(os.getpid()).read(b"no such file")
+
+
+def test_a_thread_that_is_ending_is_gone() -> None:
+    """A process that has ended and was not reaped has a number, which is its own, and no root any more."""
+    zombie = fork(lambda: None)
+    os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(ProcessLookupError):
+        folder_of(zombie).root()
+    os.waitpid(zombie, 0)
