@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from kdbus.abi.revision import FINAL, Kind
 from tracing.escaping import escaped
@@ -73,7 +73,7 @@ FORMS: Final[Mapping[str, tuple[str, ...]]] = {
         "a name that breaks the rules for names",
     ),
     "NameTooLong": ("{count} bytes are over the limit of {limit}", "a node's name over its limit"),
-    "MissingItem": ("the command needs this item", "an item that the command needs is not there"),
+    "MissingItem": ("needed, and not there",),
     "DuplicateItem": ('"{name}" has an entry already', "given twice"),
     "NodeExists": ("{node} exists already", "a bus or endpoint of that name exists already"),
     "TooManyBuses": ("user {user} has {count} of {limit} {unit}", "the user's limit of buses or endpoints"),
@@ -269,7 +269,7 @@ def item_name(kind: object) -> str:
         return f"type {kind:#x}" if isinstance(kind, int) else "item"
 
 
-def reason(error: str, facts: Mapping[str, object]) -> str:
+def reason(error: str, facts: Mapping[str, Any]) -> str:
     """Why the call failed. `error` is the name of a class of `broker.errors`, `facts` are the error's."""
     found = {name: value() if callable(value) else value for name, value in facts.items()}
     shown = {name: _show(name, value) for name, value in found.items() if value is not None}
