@@ -271,11 +271,12 @@ def item_name(kind: object) -> str:
 
 def reason(error: str, facts: Mapping[str, Any]) -> str:
     """Why the call failed. `error` is the name of a class of `broker.errors`, `facts` are the error's."""
-    found = {name: value() if callable(value) else value for name, value in facts.items()}
+    found: dict[str, Any] = {name: value() if callable(value) else value for name, value in facts.items()}
     shown = {name: _show(name, value) for name, value in found.items() if value is not None}
     for form in FORMS[error]:
         wanted = {field for _, field, _, _ in string.Formatter().parse(form) if field}
-        if wanted <= shown.keys() and _CONDITIONS.get(form, lambda _: True)(found):
+        condition = _CONDITIONS.get(form)
+        if wanted <= shown.keys() and (condition is None or condition(found)):
             return _place(found) + form.format_map(shown)
     raise AssertionError(f"no form of {error} that needs no fact")
 
