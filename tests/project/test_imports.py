@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The direction of imports, over every file of the project's packages.
 
-    kdbus.abi <- broker <- interposer -> native
+    kdbus.abi <- broker <- interposer -> native, tracing -> kdbus.abi
 
 and nothing else. Inside `interposer`, the rooms stand on floors (`FLOORS`), and a room imports only those below it.
 
@@ -25,13 +25,14 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = ("broker", "interposer", "kdbus", "native")
+PACKAGES = ("broker", "interposer", "kdbus", "native", "tracing")
 
 MAY_IMPORT = {
     "kdbus": {"kdbus"},
     "broker": {"broker", "kdbus"},
     "native": {"native"},
-    "interposer": {"interposer", "broker", "kdbus", "native"},
+    "tracing": {"tracing", "kdbus"},
+    "interposer": {"interposer", "broker", "kdbus", "native", "tracing"},
 }
 
 FLOORS = (
@@ -120,7 +121,7 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
         top = name.partition(".")[0]
         if top in (*PACKAGES, "tests", "samples"):
             allowed = top in MAY_IMPORT[package] and (top != "interposer" or may_climb(module, name))
-            if (package == "broker" and top == "kdbus") or module.startswith("kdbus.abi"):
+            if (package in ("broker", "tracing") and top == "kdbus") or module.startswith("kdbus.abi"):
                 allowed = allowed and name.startswith("kdbus.abi")
             if module.startswith("kdbus.dbus"):
                 allowed = allowed and name.startswith(("kdbus.abi", "kdbus.dbus"))
