@@ -43,8 +43,8 @@ def signatures(*, dbus: bool = False) -> st.SearchStrategy[str]:
 
 
 def values(kind: Type, *, dbus: bool = False) -> st.SearchStrategy[Any]:
-    """Values of that type, as they come out of unmarshalling; without NaN, which equals nothing, and subnormal numbers, which
-    GLib cannot read as text."""
+    """Values of that type, as they come out of unmarshalling; without NaN, which equals nothing, and without subnormal
+    numbers, which GLib cannot read as text."""
     if kind.code in _INTEGERS:
         return st.integers(*_INTEGERS[kind.code])
     if kind.code == "b":
