@@ -8,7 +8,6 @@ test lends, takes back at once what it lent, and looks at what programs would se
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,15 +16,14 @@ import pytest
 from broker import flow as flow_module
 from broker.errors import TimedOut
 from broker.flow import SLICES, Flow, flow, is_lendable, lendable
-from broker.lending import LENT_COUNTERS, LentWait, Returned, hand_out, take_back
+from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
 from broker.metadata import ConnectionMetadata, ProcessMetadata
 from broker.origin import Origins
 from broker.outside import File
-from broker.quota import User
-from broker.reply import Reply
 from kdbus.abi import revision3 as abi
 from tests.support.building import cancel_item, string_item
-from tests.support.fakes import FakeFile, FakeReference
+from tests.support.fakes import FakeFile
+from tests.support.lending import Descriptors, lend_and_take_back
 from tests.support.outside import (
     SECOND,
     Peer,
@@ -37,66 +35,6 @@ from tests.support.outside import (
     memfd_item,
     vector_item,
 )
-
-
-class Descriptors:
-    """Gives out numbers for files, and takes them back."""
-
-    def __init__(self) -> None:
-        self.files: dict[int, FakeReference] = {}
-
-    def give(self, file: File) -> int:
-        """A number that stands for another reference to the file."""
-        assert isinstance(file, FakeReference)
-        number = 100 + len(self.files)
-        self.files[number] = FakeReference(file.file)
-        return number
-
-    def open(self, descriptor: int) -> File:
-        """The reference that was given; once."""
-        return self.files.pop(descriptor)
-
-
-def lend_and_take_back(
-    world: World, *peers: Peer, waits: Mapping[Reply, LentWait] | None = None, unchanged: Sequence[Peer] = ()
-) -> Returned:
-    """Lend the connections of `peers`, with their `waits`, and take them back unchanged.
-
-    To those of `unchanged` nothing happens, so their requests count meanwhile.
-    """
-    counts = [peer.connection.request_count for peer in unchanged]
-    waits = {} if waits is None else waits
-    connections = {number: peer.connection for number, peer in enumerate(peers)}
-    assert lendable(connections.values(), waits) == list(connections.values())
-    users: dict[int, User] = {}
-    files = Descriptors()
-    origins = Origins()
-
-    def number_of(user: User) -> int:
-        users[id(user)] = user
-        return id(user)
-
-    words, kept = hand_out(
-        [(number, peer, False) for number, peer in connections.items()],
-        [world.domain.messages],
-        number_of,
-        origins,
-        files.give,
-        waits,
-    )
-    for connection in connections.values():
-        assert (
-            not len(connection.queue)
-            and not connection.request_count
-            and not any(not reply.sync for reply in connection.owed)
-        )
-    assert [peer.connection.request_count for peer in unchanged] == counts
-    assert all(0 <= word < 1 << 64 for word in words)
-    returned = take_back(words, [world.domain.messages], connections, users, kept, origins, files.open)
-    assert not files.files
-    assert len(returned.waits) == len(waits)
-    assert [connection for connection, _ in returned.readable] == list(connections.values())
-    return returned
 
 
 def pair(world: World) -> tuple[Peer, Peer]:

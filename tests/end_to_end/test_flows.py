@@ -20,7 +20,7 @@ from kdbus.abi import revision3 as abi
 from tests.support.compiling import compile_program
 from tests.support.users import PROJECT, User
 
-SEEDS = (1, 2, 3, 4, 9, 10)
+SEEDS = (2, 4, 5, 12, 13, 16)
 """Such that nobody's queue is full of notifications for most of the time, which are not lent."""
 STEPS = 4000
 _STATISTICS = re.compile(r"kdbus: (\d+) calls served by the broker, (\d+) natively\n(?:kdbus: revisions spoken: .*\n)?")
