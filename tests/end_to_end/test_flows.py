@@ -17,6 +17,7 @@ from broker import limits
 from broker.flow import SLICES
 from interposer.supervisor.flows import MOST_PAIRS
 from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import REVISIONS, Revision
 from tests.support.compiling import compile_program
 from tests.support.users import PROJECT, User
 
@@ -153,19 +154,11 @@ def test_native_numbers_are_those_of_the_table(name: str, number: int) -> None:
     assert native_number(name) == number
 
 
-@pytest.mark.parametrize(
-    ("first", "struct", "members"),
-    [
-        ("SEND", "kdbus_cmd_send", "size flags kernel_flags kernel_msg_flags return_flags msg_address reply"),
-        ("RECV", "kdbus_cmd_recv", "size flags kernel_flags return_flags priority dropped_msgs msg"),
-        ("FREE", "kdbus_cmd_free", "size offset flags kernel_flags return_flags"),
-        ("MSG", "kdbus_msg", "size flags priority dst_id src_id payload_type cookie timeout_ns"),
-    ],
-)
-def test_native_words_are_those_of_the_table(first: str, struct: str, members: str) -> None:
+@pytest.mark.parametrize("revision", REVISIONS, ids=lambda revision: revision.name)
+def test_native_words_of_a_message_are_those_of_the_tables(revision: Revision) -> None:
     text = (PROJECT / "native" / "hot_path.h").read_text(encoding="ascii")
-    enumerators = re.search(rf"enum {{ ({first}_SIZE[^}}]*) }}", text)
-    assert enumerators is not None
-    offsets = [abi.STRUCTS[struct].span(member)[0] for member in members.split()]
-    assert offsets == [8 * place for place in range(len(offsets))]
-    assert len(enumerators[1].split(",")) in (len(offsets), len(offsets) + 1)
+    enumerators = re.search(r"enum { (MSG_SIZE[^}]*) }", text)
+    members = "size flags priority dst_id src_id payload_type cookie timeout_ns".split()
+    assert enumerators is not None and len(enumerators[1].split(",")) == len(members) + 1
+    offsets = [revision.structs["kdbus_msg"].span(member)[0] for member in members]
+    assert offsets == [8 * place for place in range(len(members))]
