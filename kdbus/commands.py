@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kdbus import items
-from kdbus.abi.layout import U64, Struct
+from kdbus.abi.layout import U64, Struct, align8
 from kdbus.abi.revision import FINAL, Kind, Revision
 from kdbus.dialect import DIALECTS
 from kdbus.errors import Malformed
@@ -233,7 +233,7 @@ class Commands:
             name = names[0] if names else name
             entry = Listed(layout.get(body, owner), HelloFlag(layout.get(body, flags)), name.name or None, name.flags)
             found.append(entry)
-            body = body[items.align8(size) :]
+            body = body[align8(size) :]
         return found
 
     def connection_info(self, whom: int | str, attach: Attach) -> Command:

@@ -91,9 +91,7 @@ _CLASSES: Final[dict[int, type[Error]]] = {
     errno.ENOBUFS: QueueFull,
     errno.EXFULL: QueueFull,
     errno.ENOTTY: Unsupported,
-    errno.EBADMSG: Error,
 }
-_NOT_REPLIES: Final = "nobody waits for this reply, or the policy does not allow to talk to the receiver"
 _MEDIUM: Final = 124
 """EMEDIUMTYPE, which the module errno does not know."""
 
@@ -126,17 +124,18 @@ _MEANINGS: Final[dict[tuple[str, int], str]] = {
     ("SEND", _MEDIUM): "what was given as a memfd is none",
     ("SEND", errno.ECOMM): "the receiver accepts no descriptors",
     ("SEND", errno.EREMOTEIO): "the reply had descriptors, which this connection does not accept",
-    ("SEND", errno.EOPNOTSUPP): "this kind of connection cannot send, or a descriptor that cannot be passed (unix sockets "
-    "and kdbus itself)",
+    ("SEND", errno.EOPNOTSUPP): "this kind of connection cannot send, or a descriptor cannot be passed (one of a unix "
+    "socket, or of kdbus)",
     ("SEND", errno.EMLINK): "too many requests of this connection wait for replies",
     ("SEND", errno.EMFILE): "more descriptors than one message or one user may have under way",
     ("SEND", errno.E2BIG): "too many parts",
-    ("SEND", errno.EPERM): _NOT_REPLIES,
+    ("SEND", errno.EPERM): "nobody waits for this reply, or the policy does not allow to talk to the receiver",
     ("SEND", errno.EBADSLT): "nobody waits for this reply (any more)",
     ("SEND", errno.EPIPE): "the receiver ended, or dropped the request, before it replied",
     ("SEND", errno.ETIMEDOUT): "no reply before the deadline",
     ("SEND", errno.ECANCELED): "the call was cancelled",
     ("SEND", errno.ECONNRESET): "the connection, or the receiver's, has ended",
+    ("RECV", errno.ETIMEDOUT): "no message came",
     ("RECV", errno.EAGAIN): "no message is queued",
     ("RECV", errno.ENOMSG): "no message of that priority is queued",
     ("RECV", errno.EOVERFLOW): "messages were lost",

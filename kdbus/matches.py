@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Rules of matches: which broadcasts and notifications a connection wants.
 
-A match (`Connection.match_add`) has any number of rules, and all of them must hold. Rules about senders and bloom filters
-never hold for notifications, those about notifications never for messages.
+A match (`Connection.add_match`) has any number of rules, and all of them must hold. Rules about senders and bloom
+filters never hold for notifications, those about notifications never for messages.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kdbus import items
-from kdbus.abi.layout import U64, align8, signed64
+from kdbus.abi.layout import U64
 from kdbus.abi.revision import Kind, Revision
 from kdbus.commands import item
 from kdbus.dialect import Dialect
@@ -65,12 +65,12 @@ class BloomFilter:
 
 @dataclass(slots=True)
 class Outgoing:
-    """A message to be sent. `destination`: an id, a name, or both.
+    """A message to be sent, to an id or a name. `owner`: the id that the name's owner must have, or 0.
 
     `last_word` is the deadline of a request (CLOCK_MONOTONIC, ns), or the cookie that a reply is to.
     """
 
-    destination: int | str | tuple[int, str]
+    destination: int | str
     pieces: Sequence[Memory | MemfdRange] = ()
     cookie: int = 0
     flags: int = 0
@@ -80,15 +80,14 @@ class Outgoing:
     descriptors: Sequence[int] = ()
     bloom: BloomFilter | None = None
     owner: int = 0
-    """The sender's id, or 0: the bus fills it in."""
 
     def build(self, revision: Revision) -> bytearray:
         """The message as bytes. ValueError: a name with a zero character."""
-        if isinstance(self.destination, tuple):
-            identity, name = self.destination
+        identity, content = self.owner, b""
+        if isinstance(self.destination, str):
+            content = item(revision, Kind.DST_NAME, text(self.destination))
         else:
-            identity, name = (0, self.destination) if isinstance(self.destination, str) else (self.destination, None)
-        content = b"" if name is None else item(revision, Kind.DST_NAME, text(name))
+            identity = self.destination
         for piece in self.pieces:
             if isinstance(piece, Memory):
                 content += item(revision, Kind.PAYLOAD_VEC, struct.pack("<2Q", piece.size, piece.address))
@@ -105,7 +104,7 @@ class Outgoing:
             self.flags,
             self.priority,
             identity,
-            self.owner,
+            0,  # The bus fills the sender in.
             self.payload_type,
             self.cookie,
             self.last_word,
@@ -186,7 +185,7 @@ def descriptors_in(revision: Revision, pool: memoryview, offset: int) -> list[in
     (size,) = struct.unpack_from("<Q", pool, offset)
     found: list[int] = []
     try:
-        for kind, content in items.walk(revision, pool[offset + HEADER : offset + max(HEADER, min(size, U64))], "RECV"):
+        for kind, content in items.walk(revision, pool[offset + HEADER : offset + size], "RECV"):
             if kind == Kind.PAYLOAD_MEMFD and len(content) >= 20:
                 found += struct.unpack_from("<i", content, 16)
             elif kind == Kind.FDS:
@@ -214,7 +213,3 @@ def _memfd(content: memoryview, command: str) -> MemfdRange:
 def _numbers(content: memoryview) -> list[int]:
     count = len(content) // 4
     return list(struct.unpack_from(f"<{count}i", content))
-
-
-assert align8(HEADER) == HEADER == _MESSAGE.size
-assert signed64(U64) == -1

@@ -11,7 +11,7 @@ from kdbus import matches
 from kdbus.abi.revision import FINAL, VERSION3
 from kdbus.commands import Command, Commands, negotiation
 from kdbus.flags import Access, AccessType, Attach, HelloFlag, ListFlag, MakeFlag, NameFlag, ReceiveFlag
-from kdbus.message import BloomFilter, Memory, MemfdRange, Outgoing
+from kdbus.message import BloomFilter, MemfdRange, Memory, Outgoing
 from kdbus.values import BloomParameters, Credentials, Listed, Pids, Policy, Rule
 
 OLD = Commands(VERSION3)
