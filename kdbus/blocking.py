@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The blocking face: connections whose waiting holds up the thread.
 
-Timeouts are in seconds; None waits for ever. A connection may be used by several threads, as every command is one call to
-the kernel, but each message goes to one of them.
+Timeouts are in seconds; None waits for ever. A connection may be used by several threads, as every command is one call
+to the kernel, but each message goes to one of them.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ def wait_for_name(bus: str, name: str, timeout: float | None = None, *, root: st
 
     On a connection of its own, so that no message of another is taken for it.
     """
-    with connect(bus, root=root, flags=HelloFlag(0)) as connection:
+    with connect(bus, root=root, flags=HelloFlag.NONE) as connection:
         # First ask to be told, then look: it may appear in between.
         connection.add_match(matches.NameAppears(name))
         connection.add_match(matches.NameChangesHands(name))
         try:
-            info = connection.info(name, Attach(0))
+            info = connection.info(name, Attach.NONE)
             if not info.flags & HelloFlag.ACTIVATOR:
                 return info.id
         except NotFound:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Commands as bytes, and their results read back: the core of the library, which does no input or output.
 
-`Commands` builds for one revision what an ioctl takes: a request number and a buffer, which the kernel changes in place.
-What the call returned is then read from the same buffer, and lists and infos from the part of the pool that it names.
-Whoever runs the command is `kdbus.system`.
+`Commands` builds for one revision what an ioctl takes: a request number and a buffer, which the kernel changes in
+place. What the call returned is then read from the same buffer, and lists and infos from the part of the pool that it
+names. Whoever runs the command is `kdbus.system`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,12 @@ class Commands:
         self.dialect = DIALECTS[revision]
 
     def bus_make(
-        self, name: str, bloom: BloomParameters, flags: MakeFlag, creator: Attach = Attach(0), required: Attach = Attach(0)
+        self,
+        name: str,
+        bloom: BloomParameters,
+        flags: MakeFlag,
+        creator: Attach = Attach.NONE,
+        required: Attach = Attach.NONE,
     ) -> Command:
         """A bus. `creator`: metadata that BUS_CREATOR_INFO may tell; `required`: what every connection must tell."""
         if required and not self.dialect.requires_metadata:
@@ -225,7 +230,7 @@ class Commands:
             size = layout.get(body, "size") if len(body) >= layout.size else 0
             if not layout.size <= size <= len(body):
                 raise Malformed("LIST", meaning=f"an entry of {size} bytes where {len(body)} are left")
-            name = OwnedName("", NameFlag(0))
+            name = OwnedName("", NameFlag.NONE)
             reader = items.MetadataReader(self.revision, "LIST")
             for kind, content in items.walk(self.revision, body[layout.size : size], "LIST"):
                 reader.take(kind, content)

@@ -2,10 +2,10 @@
 """What can go wrong, as exceptions that name the command, its subject, and what the errno means for that command.
 
 All are `Error`, which is an OSError. Those that callers tell apart have classes of their own, which are also the
-classes that Python has for such errors (`TimedOut` is a TimeoutError). One errno means different things: ESRCH is a name
-without an owner for SEND, and a name that is not ours for NAME_RELEASE. So the meanings stand in a table by command,
-behind which another holds for all commands. Revisions differ in which errno they choose (docs/revisions.md); both
-choices are in the tables, as none means two things to one command.
+classes that Python has for such errors (`TimedOut` is a TimeoutError). One errno means different things: ESRCH is a
+name without an owner for SEND, and a name that is not ours for NAME_RELEASE. So the meanings stand in a table by
+command, behind which another holds for all commands. Revisions differ in which errno they choose (docs/revisions.md);
+both choices are in the tables, as none means two things to one command.
 """
 
 from __future__ import annotations
@@ -98,13 +98,13 @@ _MEDIUM: Final = 124
 _MEANINGS: Final[dict[tuple[str, int], str]] = {
     ("BUS_MAKE", errno.EEXIST): "there is a bus of that name",
     ("BUS_MAKE", errno.EMFILE): "this user has as many buses as it may have",
-    ("BUS_MAKE", errno.EINVAL): "the name must begin with the user id and '-', and consist of letters, digits, '_', '-' "
+    ("BUS_MAKE", errno.EINVAL): "the name must begin with the user id and '-', and have only letters, digits, '_', '-' "
     "and '.'; a bloom filter has 8 to 4096 bytes, a multiple of 8",
     ("ENDPOINT_MAKE", errno.EEXIST): "the bus has an endpoint of that name",
     ("ENDPOINT_MAKE", errno.EINVAL): "the name must begin with the user id and '-'",
     ("ENDPOINT_MAKE", errno.EPERM): "only the owner of a bus makes endpoints",
-    ("HELLO", errno.EINVAL): "kind of connection, names, policies or the size of the pool (a multiple of the page size) "
-    "do not go together",
+    ("HELLO", errno.EINVAL): "the kind of connection, its names and policies, or the size of the pool (a multiple of "
+    "the page size) are wrong",
     ("HELLO", errno.EFAULT): "the size of the pool is no multiple of the page size",
     ("HELLO", errno.EPERM): "only the owner of a bus may be activator, policy holder or monitor, or claim an identity",
     ("HELLO", errno.EMFILE): "this user has as many connections as it may have",

@@ -25,6 +25,7 @@ PAYLOAD_DBUS: Final = 0x4442757344427573
 class MakeFlag(IntFlag):
     """Who besides its maker may open a bus or endpoint."""
 
+    NONE = 0
     ACCESS_GROUP = 1
     ACCESS_WORLD = 2
 
@@ -33,6 +34,7 @@ class HelloFlag(IntFlag):
     """What a connection is. Without ACTIVATOR, POLICY_HOLDER and MONITOR, of which one excludes the others, it is an
     ordinary one."""
 
+    NONE = 0
     ACCEPT_FD = 1
     ACTIVATOR = 2
     POLICY_HOLDER = 4
@@ -42,6 +44,7 @@ class HelloFlag(IntFlag):
 class Attach(IntFlag):
     """Kinds of metadata: what a connection tells about itself, and what it wants to be told about others."""
 
+    NONE = 0
     TIMESTAMP = 1
     CREDS = 2
     PIDS = 4
@@ -62,6 +65,7 @@ class Attach(IntFlag):
 class MessageFlag(IntFlag):
     """Of a message."""
 
+    NONE = 0
     EXPECT_REPLY = 1
     NO_AUTO_START = 2
     SIGNAL = 4
@@ -70,6 +74,7 @@ class MessageFlag(IntFlag):
 class ReceiveFlag(IntFlag):
     """How to receive."""
 
+    NONE = 0
     PEEK = 1
     DROP = 2
     USE_PRIORITY = 4
@@ -78,6 +83,7 @@ class ReceiveFlag(IntFlag):
 class NameFlag(IntFlag):
     """The first three ask how to acquire a name; all of them tell how a name is held."""
 
+    NONE = 0
     REPLACE_EXISTING = 1
     ALLOW_REPLACEMENT = 2
     QUEUE = 4
@@ -90,6 +96,7 @@ class NameFlag(IntFlag):
 class ListFlag(IntFlag):
     """What to list."""
 
+    NONE = 0
     UNIQUE = 1
     NAMES = 2
     ACTIVATORS = 4

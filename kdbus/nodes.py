@@ -30,8 +30,8 @@ def own_name(name: str) -> str:
 
 
 def speaks_final(root: str = ROOT) -> bool:
-    """Whether the final revision is spoken there; False: an earlier one. Asks without any effect. Raises Error if there is
-    no kdbus."""
+    """Whether the final revision is spoken there; False: an earlier one. Asks without any effect. Raises Error if there
+    is no kdbus."""
     node = Node(f"{root}/control")
     try:
         node.run(negotiation())
@@ -82,7 +82,7 @@ class Endpoint(_Made):
         self,
         bus: str,
         name: str,
-        flags: MakeFlag = MakeFlag(0),
+        flags: MakeFlag = MakeFlag.NONE,
         policies: Iterable[Policy] = (),
         *,
         root: str = ROOT,
@@ -112,11 +112,11 @@ class Bus(_Made):
     def __init__(
         self,
         name: str,
-        flags: MakeFlag = MakeFlag(0),
+        flags: MakeFlag = MakeFlag.NONE,
         *,
         bloom: BloomParameters | None = None,
         creator: Attach = Attach.ALL,
-        required: Attach = Attach(0),
+        required: Attach = Attach.NONE,
         root: str = ROOT,
         revision: Revision | None = None,
     ) -> None:
@@ -136,15 +136,15 @@ class Bus(_Made):
             raise
 
     def make_endpoint(
-        self, name: str, flags: MakeFlag = MakeFlag(0), policies: Iterable[Policy] = ()
+        self, name: str, flags: MakeFlag = MakeFlag.NONE, policies: Iterable[Policy] = ()
     ) -> Endpoint:
         """Make a custom endpoint. As Endpoint."""
         return Endpoint(self.name, name, flags, policies, root=self.root, revision=self._commands.revision)
 
 
 def open_endpoint(bus: str, endpoint: str, root: str, revision: Revision | None) -> tuple[Node, Commands]:
-    """An endpoint's node, for HELLO, and the commands of its revision. `bus`: a name, or the path of an endpoint's node.
-    Raises Error."""
+    """An endpoint's node, for HELLO, and the commands of its revision. `bus`: a name, or the path of an endpoint's
+    node. Raises Error."""
     if "/" in bus:
         root = os.path.dirname(os.path.dirname(bus))
         path = bus

@@ -63,7 +63,7 @@ class Peer:
         flags: HelloFlag = HelloFlag.ACCEPT_FD,
         pool_size: int = POOL_SIZE,
         attach_send: Attach = Attach.ALL,
-        attach_receive: Attach = Attach(0),
+        attach_receive: Attach = Attach.NONE,
         description: str | None = None,
         policies: Iterable[Policy] = (),
         creds: Credentials | None = None,
@@ -113,10 +113,10 @@ class Peer:
         """Send to an id or a name; returns the message's cookie. It is in the receiver's queue, or on its way to an
         activator, afterwards.
 
-        With `timeout`, in seconds, a reply is expected until then: it comes as a message whose `reply_to` is the cookie,
-        or else a notification does (ReplyTimeout, ReplyDead).
+        With `timeout`, in seconds, a reply is expected until then: it comes as a message whose `reply_to` is the
+        cookie, or else a notification does (ReplyTimeout, ReplyDead).
         """
-        flags, last_word = MessageFlag(0), 0
+        flags, last_word = MessageFlag.NONE, 0
         if timeout is not None:
             flags, last_word = MessageFlag.EXPECT_REPLY, deadline_ns(timeout)
         return self._send(destination, payload, flags, last_word, options)
@@ -124,7 +124,7 @@ class Peer:
     def reply(self, request: Message, *payload: Payload, **options: Unpack[Options]) -> int:
         """Reply to a request; returns the cookie. Raises Error (EBADSLT, or Denied in version 3) if nobody waits for it
         any more."""
-        return self._send(request.sender, payload, MessageFlag(0), request.cookie, options)
+        return self._send(request.sender, payload, MessageFlag.NONE, request.cookie, options)
 
     def signal(
         self,
@@ -144,7 +144,7 @@ class Peer:
         and no descriptors come with it. Raises Malformed for a message that contradicts itself; its part of the pool is
         given back and its descriptors are closed.
         """
-        flags = ReceiveFlag.PEEK if peek else ReceiveFlag(0)
+        flags = ReceiveFlag.PEEK if peek else ReceiveFlag.NONE
         with self._pool.receiving():
             command, lost = self._receive(flags, priority)
             if command is None:
@@ -152,13 +152,13 @@ class Peer:
             return self._message(command.place("msg"), "RECV", lost=lost, peeked=peek)
 
     def drop_nowait(self, priority: int | None = None) -> bool:
-        """Throw the next message away; whoever expects a reply is told. False: there was none. (The final revision cannot
-        choose by priority: Error, EINVAL.)"""
+        """Throw the next message away; whoever expects a reply is told. False: there was none. (The final revision
+        cannot choose by priority: Error, EINVAL.)"""
         return self._receive(ReceiveFlag.DROP, priority)[0] is not None
 
     # ---- names and information
 
-    def acquire_name(self, name: str, flags: NameFlag = NameFlag(0)) -> bool:
+    def acquire_name(self, name: str, flags: NameFlag = NameFlag.NONE) -> bool:
         """Acquire a name: True if it is ours now (or was), False if we wait for it (QUEUE). Raises Exists or Denied."""
         command = self._commands.name_acquire(name, flags)
         try:
@@ -291,7 +291,7 @@ class Peer:
             destination,
             parts,
             cookie,
-            flags | options.get("flags", MessageFlag(0)),
+            flags | options.get("flags", MessageFlag.NONE),
             last_word,
             options.get("payload_type", PAYLOAD_DBUS),
             options.get("priority", 0),

@@ -5,8 +5,8 @@ themselves.
 A part (a message, say) is given back with FREE, after which the bus overwrites it. Forgotten ones fill the pool until
 nobody can send any more; one that is given back too early changes under its reader. So a part is tied to an object that
 all views of it refer to, directly or through other views, and FREE is issued when that object dies. It is a ctypes
-array over the whole pool, made for this part: `memoryview` keeps what it views alive, and Python can watch the end of an
-array.
+array over the whole pool, made for this part: `memoryview` keeps what it views alive, and Python can watch the end of
+an array.
 
 What is parsed is looked at through another view (`whole`), so that an exception, whose traceback holds views, holds no
 part. Parts are counted by offset, as a message that was peeked at and then received is one part, given out twice and

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A received message, as users of the library see it: values, views of the payload, descriptors.
 
-It owns a part of the pool, and the descriptors that came along. Both are given back by `release`, at the end of a `with`
-block, or when the message is forgotten. Views of the payload that are still held keep the part of the pool, so they never
-change under their reader; descriptors that are wanted for longer are taken (`Descriptor.take`).
+It owns a part of the pool, and the descriptors that came along. Both are given back by `release`, at the end of a
+`with` block, or when the message is forgotten. Views of the payload that are still held keep the part of the pool, so
+they never change under their reader; descriptors that are wanted for longer are taken (`Descriptor.take`).
 """
 
 from __future__ import annotations

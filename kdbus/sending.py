@@ -2,8 +2,8 @@
 """What can be sent as payload, and how it becomes the parts of a message.
 
 Bytes are sent from where they lie: the bus copies them while SEND runs, so they are held until then and no longer. What
-cannot be pointed at (a read-only view of something that is not `bytes`) is copied first. Large payloads, or such as go to
-many receivers, are better sent as a `Memfd`, which nobody copies.
+cannot be pointed at (a read-only view of something that is not `bytes`) is copied first. Large payloads, or such as go
+to many receivers, are better sent as a `Memfd`, which nobody copies.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def test_matches() -> None:
     check(OLD.match_remove(5), 0x40289571, words(40, 5, 0, 0, 0))
     check(NEW.match_remove(5), 0x402095B1, words(32, 0, 0, 5))
     check(OLD.match_add(5, [], replace=True), 0x40289570, words(40, 5, 1, 0, 0))
-    rules = [
+    rules: list[matches.MatchRule] = [
         matches.Bloom((bytes(8), b"\xff" * 8)),
         matches.FromId(7),
         matches.FromName("a.bcd"),

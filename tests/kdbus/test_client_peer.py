@@ -16,7 +16,6 @@ from kdbus.abi.revision import FINAL, VERSION3, Revision
 from kdbus.commands import Command, Commands
 from kdbus.errors import failure
 from kdbus.peer import Peer
-from kdbus.system import Memory
 
 POOL = 4096
 Answer = Callable[[Command], None]
@@ -45,7 +44,7 @@ class FakeDevice:
         else:
             self.answers.pop(0)(command)
 
-    def map(self, size: int) -> Memory:
+    def map(self, size: int) -> ctypes.Array[ctypes.c_ubyte]:
         return (ctypes.c_ubyte * size).from_buffer(self.pool)
 
     def fileno(self) -> int:
@@ -138,10 +137,10 @@ def test_message_is_freed_when_it_is_closed() -> None:
     assert received is not None
     assert bytes(received.payload) == b"hello"
     assert device.freed == []
-    received.close()
-    received.close()
+    received.release()
+    received.release()
     assert device.freed == [512]
-    with pytest.raises(ValueError, match="was closed"):
+    with pytest.raises(ValueError, match="was released"):
         _ = received.payload
 
 
@@ -160,7 +159,7 @@ def test_view_keeps_its_part_of_the_pool() -> None:
     received = peer.receive_nowait()
     assert received is not None
     part = received.payload[1:3]
-    received.close()
+    received.release()
     del received
     gc.collect()
     assert device.freed == []
@@ -179,7 +178,7 @@ def test_nothing_is_freed_after_the_end() -> None:
     peer.close()
     assert received is not None
     assert bytes(received.payload) == b"hello"
-    received.close()
+    received.release()
     assert device.freed == []
 
 
@@ -192,7 +191,7 @@ def test_descriptors_are_closed_with_the_message_unless_taken() -> None:
     taken = received.descriptors[0].take()
     with pytest.raises(kdbus.Error, match="could not be installed"):
         received.descriptors[2].fileno()
-    received.close()
+    received.release()
     os.close(taken)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(second)
@@ -205,7 +204,7 @@ def test_descriptors_in_a_peeked_message_mean_nothing() -> None:
     device.deliver(512, message(words(20, 4) + struct.pack("<2i", 0, 0)))
     received = peer.receive_nowait(peek=True)
     assert received is not None
-    received.close()
+    received.release()
     os.fstat(0)
 
 
