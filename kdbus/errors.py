@@ -103,8 +103,8 @@ _MEANINGS: Final[dict[tuple[str, int], str]] = {
     ("ENDPOINT_MAKE", errno.EEXIST): "the bus has an endpoint of that name",
     ("ENDPOINT_MAKE", errno.EINVAL): "the name must begin with the user id and '-'",
     ("ENDPOINT_MAKE", errno.EPERM): "only the owner of a bus makes endpoints",
-    ("HELLO", errno.EINVAL): "the kind of connection, its names and policies, or the size of the pool (a multiple of "
-    "the page size) are wrong",
+    ("HELLO", errno.EINVAL): "the kind of connection, its name, policies or description (letters, digits, '_', '-', "
+    "'.'), or the size of the pool (a multiple of the page size) are wrong",
     ("HELLO", errno.EFAULT): "the size of the pool is no multiple of the page size",
     ("HELLO", errno.EPERM): "only the owner of a bus may be activator, policy holder or monitor, or claim an identity",
     ("HELLO", errno.EMFILE): "this user has as many connections as it may have",
