@@ -14,7 +14,7 @@ from tests.support.users import User
 _SECONDS = 120
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def programs(open_folder: Path) -> Path:
     """A folder, which every user can read, with such programs in it as modules."""
     folder = open_folder / "client"
