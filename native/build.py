@@ -59,6 +59,7 @@ SOURCES = (
     "outgoing.c",
     "incoming.c",
     "hot_path.c",
+    "shares.c",
     "loop.c",
 )
 
