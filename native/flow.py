@@ -197,7 +197,7 @@ class Engine:
         self._check(result, "listen to the trees of processes")
 
     def put(self, listener: Listener, notification: Notification) -> bool:
-        """A call that was received from `listener` otherwise: `run` serves it in its turn. False: there is no memory."""
+        """A call that was received from `listener` otherwise: `run` serves it in its turn. False if memory is out."""
         pack_into(self._buffer, notification)
         return int(lib.kdbus_engine_put(self._engine, listener.fileno(), self._notification)) == 0
 

@@ -86,7 +86,7 @@ class Supervisor:
         self._news = select.epoll()
         self._trees: dict[int, Tree] = {}
         self._next: tuple[Tree, Notification] | None = None
-        """A call that was received while trio slept. It is the broker's, and nothing is received before it is served."""
+        """A call that was received while trio slept: the broker's, and nothing is received before it is served."""
         self._sleep = -1
         """What trio sleeps on, once it does."""
         self._ended: Callable[[Tree], None] = lambda _: None
