@@ -11,7 +11,7 @@ from __future__ import annotations
 from broker import delivery, limits
 from broker.command import Invocation
 from broker.connection import Connection
-from broker.domain import Domain
+from broker.domain import Domain, MessageCounter
 from broker.endpoint import Endpoint
 from broker.errors import BadArgument, BadItem, DuplicateItem, MissingItem
 from broker.item import Item
@@ -46,9 +46,10 @@ class Bus(Node):
         name, self.bloom, required, owner = _read_items(make.items)
         self.bloom_size = int.from_bytes(self.bloom[:8], "little")
         if not 8 <= self.bloom_size <= limits.BLOOM_SIZE or self.bloom_size % 8:
-            raise BadArgument
+            rule = f"size {self.bloom_size} is no multiple of 8 up to {limits.BLOOM_SIZE}"
+            raise BadArgument(kind=Kind.BLOOM_PARAMETER, rule=rule)
         if self.bloom[8:] == bytes(8):
-            raise BadArgument
+            raise BadArgument(kind=Kind.BLOOM_PARAMETER, rule="n_hash 0")
         self.behaviour = make.behaviour
         self.attach_flags_required = sanitize_attach_flags(required) if self.behaviour.requires_metadata else 0
         self.attach_flags_owner = sanitize_attach_flags(owner)
@@ -60,6 +61,7 @@ class Bus(Node):
         super().__init__(text, node_mode(self.flags, 0o500), who.euid, who.egid)
         self.name_bytes = name
         self.domain = domain
+        self.messages = MessageCounter() if self.behaviour.ids_of_domain else domain.messages
         self.id = domain.next_bus_id()
         self.id128 = _random_uuid(domain)
         self.connections: dict[int, Connection] = {}
@@ -71,7 +73,6 @@ class Bus(Node):
         self.metadata = ProcessMetadata()
         self._counts = False
         self._last_connection_id = 0
-        self._sequence = 0
         self._last_endpoint_id = 0
         self.link(domain)
         try:
@@ -95,13 +96,6 @@ class Bus(Node):
             return self.domain.next_bus_id()
         self._last_connection_id += 1
         return self._last_connection_id
-
-    def next_sequence(self) -> int:
-        """The sequence number of the next message."""
-        if not self.behaviour.ids_of_domain:
-            return self.domain.next_sequence()
-        self._sequence += 1
-        return self._sequence
 
     def next_endpoint_id(self) -> int:
         """The id of the next endpoint."""
@@ -130,12 +124,13 @@ def _read_items(items: list[Item]) -> tuple[bytes, bytes, int, int]:
     found: dict[int, Item] = {}
     for current in items:
         if current.type not in _TAKEN:
-            raise BadItem
+            raise BadItem(item=current, kind=current.type, rule="BUS_MAKE does not take it")
         if current.type in found:
-            raise DuplicateItem
+            raise DuplicateItem(item=current, kind=current.type)
         found[current.type] = current
-    if Kind.MAKE_NAME not in found or Kind.BLOOM_PARAMETER not in found:
-        raise MissingItem
+    for kind in (Kind.MAKE_NAME, Kind.BLOOM_PARAMETER):
+        if kind not in found:
+            raise MissingItem(kind=kind)
     required = found.get(Kind.ATTACH_FLAGS_RECV)
     owner = found.get(Kind.ATTACH_FLAGS_SEND)
     return (

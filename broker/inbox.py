@@ -21,11 +21,12 @@ call. Reference: queue.c and pool.c; message.c (`kdbus_staging_emit`), final-rev
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from broker import limits
 from broker.errors import DescriptorsRefused, Disconnected, PoolShareExceeded, QueueFull
-from broker.item import HEADER_SIZE, Item, build_padded
+from broker.item import HEADER_SIZE, Item, build_padded, unpadded, walk
 from broker.outside import Caller
 from broker.pool import Pool, Slice
 from broker.queue import QueueEntry
@@ -44,6 +45,9 @@ _HEADER = struct.Struct("<QQqQQQQQ")
 
 class Inbox(Protocol):
     """One of the two."""
+
+    whole: bool
+    """Whether a message is complete in its receiver's pool once it is sent, whoever receives it."""
 
     def accept(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
@@ -67,28 +71,41 @@ class Inbox(Protocol):
         `user`, if to anybody. Raises what `accept` raises, and then leaves it as it was."""
         ...
 
+    def restore(
+        self, message: Message, slice_: Slice | None, memfd_places: Sequence[int], behaviour: Behaviour
+    ) -> QueueEntry:
+        """The entry that `accept` made once, of a receiver of that behaviour: its `payload`, held once, and its
+        `memfd_places`."""
+        ...
+
 
 def _check_receiver(destination: Connection, sent: Message) -> None:
     if not destination.active:
-        raise Disconnected
+        raise Disconnected(connection=destination.id)
     if sent.files and not destination.flags & abi.HELLO_ACCEPT_FD:
-        raise DescriptorsRefused
+        raise DescriptorsRefused(connection=destination.id)
+
+
+def _queue_full(destination: Connection, **facts: object) -> QueueFull:
+    return QueueFull(connection=destination.id, waiting=destination.queue.counts_by_sender, **facts)
 
 
 class TwoSlices:
     """The payload at SEND, header and items at RECV."""
 
+    whole = False
+
     def accept(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
     ) -> QueueEntry:
         if len(destination.queue) >= limits.MESSAGES_PER_CONNECTION:
-            raise QueueFull
+            raise _queue_full(destination, count=len(destination.queue), limit=limits.MESSAGES_PER_CONNECTION)
         entry = self.answer(destination, sent, caller, user, attached)
         try:
             entry.charge = destination.quota.charge(user, len(destination.queue), sent.payload_size, len(sent.files))
-        except QueueFull:
+        except QueueFull as error:
             entry.discard()
-            raise
+            raise _queue_full(destination, **error.facts) from None
         return entry
 
     def answer(
@@ -99,7 +116,7 @@ class TwoSlices:
             return PartedEntry(sent, None, destination.behaviour)
         pool = destination.pool
         if pool.remaining // 2 < sent.payload_size < pool.remaining:
-            raise PoolShareExceeded
+            raise PoolShareExceeded(connection=destination.id, count=sent.payload_size, limit=pool.remaining // 2)
         slice_ = pool.allocate(sent.payload_size)
         sent.copy_to(slice_, 0, caller)
         return PartedEntry(sent, slice_, destination.behaviour)
@@ -111,16 +128,26 @@ class TwoSlices:
             entry.payload = destination.pool.move_here(entry.payload)
         return entry
 
+    def restore(
+        self, message: Message, slice_: Slice | None, memfd_places: Sequence[int], behaviour: Behaviour
+    ) -> QueueEntry:
+        return PartedEntry(message, slice_, behaviour)
+
 
 class OneSlice:
     """Everything at SEND but the numbers of descriptors."""
+
+    whole = True
 
     def accept(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
     ) -> QueueEntry:
         _check_receiver(destination, sent)
         plan = _Plan(sent, destination, attached)
-        charge = destination.quota.charge(user, len(destination.queue), plan.size, len(sent.files))
+        try:
+            charge = destination.quota.charge(user, len(destination.queue), plan.size, len(sent.files))
+        except QueueFull as error:
+            raise _queue_full(destination, **error.facts) from None
         try:
             slice_ = destination.pool.allocate(plan.size)
             slice_.pool.memory.write(slice_.offset, plan.head + bytes(plan.size - len(plan.head)))
@@ -130,7 +157,8 @@ class OneSlice:
             if charge is not None:
                 charge.give_back()
             raise
-        entry = _WholeEntry(sent, slice_, plan)
+        entry = _WholeEntry(sent, slice_, plan.payload_at, destination.behaviour)
+        entry.file_places, entry.memfd_places = plan.file_places, plan.memfd_places
         entry.charge = charge
         return entry
 
@@ -139,10 +167,20 @@ class OneSlice:
     def move(self, entry: QueueEntry, destination: Connection, user: User | None) -> QueueEntry:
         return _rebuilt(entry, destination, user)
 
+    def restore(
+        self, message: Message, slice_: Slice | None, memfd_places: Sequence[int], behaviour: Behaviour
+    ) -> QueueEntry:
+        assert slice_ is not None
+        entry = _WholeEntry(message, slice_, slice_.size - align8(message.payload_size), behaviour)
+        entry.memfd_places = memfd_places
+        return entry
+
 
 def _rebuilt(entry: QueueEntry, destination: Connection, user: User | None) -> QueueEntry:
     """A new entry out of one in another pool, which is discarded; the request that it may be stays expected."""
     message = entry.message
+    if isinstance(entry, _WholeEntry):
+        entry.read_items()
     attached = message.process.valid | message.connection.valid
     if entry.payload is not None:
         message.copy, message.copy_offset = entry.payload.hold(), entry.payload_offset
@@ -262,7 +300,7 @@ class _Plan:
                 parts.append(item)
         metadata = message.process.export(destination.ids, attached, behaviour.revision, blank_capabilities=True)
         metadata += message.connection.export(attached, behaviour)
-        size = place + _unpadded(metadata) if metadata else end
+        size = place + unpadded(metadata) if metadata else end
         place += len(metadata)
         self.payload_at = place
         self.size = align8(place + message.payload_size)
@@ -288,31 +326,36 @@ class _Plan:
         return build_padded(behaviour.revision, kind, payload, current.padding)
 
 
-def _unpadded(items: bytes) -> int:
-    """Bytes of a list of items without the padding of the last one."""
-    position = last = 0
-    while position < len(items):
-        last = int.from_bytes(items[position : position + 8], "little")
-        position += align8(last)
-    return len(items) - (-last & 7)
-
-
 class _WholeEntry(QueueEntry):
     """An entry of `OneSlice`; `payload` is the whole message."""
 
-    __slots__ = ("_plan",)
+    __slots__ = ("_behaviour", "file_places")
 
-    def __init__(self, message: Message, slice_: Slice, plan: _Plan) -> None:
+    def __init__(self, message: Message, slice_: Slice, payload_at: int, behaviour: Behaviour) -> None:
         super().__init__(message, slice_)
-        self.payload_offset = plan.payload_at
-        self._plan = plan
+        self.payload_offset = payload_at
+        self.file_places: Sequence[int] = ()
+        self._behaviour = behaviour
+
+    def read_items(self) -> None:
+        """Give the message the items that it was sent with, out of the pool, if it has not kept them."""
+        message, slice_ = self.message, self.payload
+        assert slice_ is not None
+        if message.items or not (message.parts or message.destination_name):
+            return
+        data = slice_.pool.memory.read(slice_.offset + _HEADER.size, self.payload_offset - _HEADER.size)
+        for _, number, payload, padding in walk(data):
+            kind = self._behaviour.revision.kind_of(number)
+            if kind not in (Kind.PAYLOAD_OFF, Kind.PAYLOAD_MEMFD, Kind.DST_NAME):
+                break  # metadata follow
+            message.items.append(Item(Kind.PAYLOAD_VEC if kind == Kind.PAYLOAD_OFF else kind, payload, padding))
 
     def install(self, pool: Pool, caller: Caller, attach_flags: int, *, descriptors: bool) -> tuple[Slice, int]:
         """See `QueueEntry.install`: descriptors first, then memfds, each in order; -1 where there is none."""
         assert self.payload is not None
-        message, plan = self.message, self._plan
+        message = self.message
         memfds = [part.file for part in message.parts if part.file is not None]
-        places = zip((*plan.file_places, *plan.memfd_places), (*message.files, *memfds), strict=True)
+        places = zip((*self.file_places, *self.memfd_places), (*message.files, *memfds), strict=True)
         complete = True
         for place, file in places:
             number = max(caller.install(file), -1) if descriptors else -1

@@ -11,6 +11,8 @@ ipc/kdbus/queue.c.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from broker.errors import NoMessage, NoMessageOfPriority
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 class QueueEntry:
     """One message in one receiver's queue, or attached to a synchronous reply."""
 
-    __slots__ = ("charge", "message", "name_id", "payload", "payload_offset", "reply")
+    __slots__ = ("charge", "memfd_places", "message", "name_id", "payload", "payload_offset", "reply")
 
     def __init__(self, message: Message, payload: Slice | None) -> None:
         """`payload`: the slice in which the payload lies, held once; None if there is nothing to copy."""
@@ -34,6 +36,9 @@ class QueueEntry:
         self.payload = payload
         self.payload_offset = 0
         """Where in that slice it begins, in bytes."""
+        self.memfd_places: Sequence[int] = ()
+        """Where in that slice the numbers of the message's memfds go when it is received, in bytes; none if that is
+        decided only then."""
         self.name_id = message.name_id
         self.reply: Reply | None = None
         self.charge: Charge | ShareCharge | None = None
@@ -94,6 +99,10 @@ class Queue:
         self._heap.clear()
         return entries
 
+    def counts_by_sender(self) -> dict[int, int]:
+        """How many messages wait, by the id of the connection that sent them."""
+        return Counter(entry.message.source for entry in self._entries)
+
     def peek(self, priority: int | None) -> QueueEntry:
         """The next entry; with a `priority`, the most urgent one, which must be at least as urgent as that.
 
@@ -106,7 +115,7 @@ class Queue:
         self._skip_removed()
         first = self._heap[0]
         if first[0] > priority:
-            raise NoMessageOfPriority
+            raise NoMessageOfPriority(priority=priority)
         return first[2]
 
     def remove(self, entry: QueueEntry) -> None:

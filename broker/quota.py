@@ -41,19 +41,20 @@ class User:
     def add_bus(self) -> None:
         """Count one more bus. Raises TooManyBuses."""
         if self.buses >= limits.BUSES_PER_USER:
-            raise TooManyBuses
+            raise TooManyBuses(user=self.uid, count=self.buses, limit=limits.BUSES_PER_USER, unit="buses")
         self.buses += 1
 
     def add_endpoint(self) -> None:
         """Count one more custom endpoint. Raises TooManyBuses."""
         if self.endpoints >= bounds.ENDPOINTS_PER_USER:
-            raise TooManyBuses
+            limit = bounds.ENDPOINTS_PER_USER
+            raise TooManyBuses(user=self.uid, count=self.endpoints, limit=limit, unit="endpoints")
         self.endpoints += 1
 
     def add_connection(self) -> None:
         """Count one more connection. Raises TooManyConnections."""
         if self.connections >= limits.CONNECTIONS_PER_USER:
-            raise TooManyConnections
+            raise TooManyConnections(user=self.uid, count=self.connections, limit=limits.CONNECTIONS_PER_USER)
         self.connections += 1
 
 
@@ -84,6 +85,10 @@ class Quota(Protocol):
         """
         ...
 
+    def record(self, user: User | None, size: int, files: int) -> Charge | ShareCharge:
+        """A charge that has been decided already, elsewhere (`broker.lending`)."""
+        ...
+
 
 class QueueQuota:
     """What each user has been charged in one receiver's queue."""
@@ -98,11 +103,12 @@ class QueueQuota:
         if user is None or waiting < limits.MESSAGES_UNACCOUNTED:
             return None
         if self.charged.get(user, 0) >= limits.MESSAGES_PER_USER:
-            raise QueueFull
-        return self.record(user)
+            raise QueueFull(user=user.uid, count=self.charged[user], limit=limits.MESSAGES_PER_USER)
+        return self.record(user, size, files)
 
-    def record(self, user: User) -> Charge:
-        """A charge that has been decided already."""
+    def record(self, user: User | None, size: int, files: int) -> Charge:
+        """See `Quota`; the bus itself is never charged."""
+        assert user is not None
         self.charged[user] = self.charged.get(user, 0) + 1
         return Charge(self, user)
 
@@ -159,14 +165,21 @@ class ShareQuota:
     def charge(self, user: User | None, waiting: int, size: int, files: int) -> ShareCharge:
         """See `Quota`. Raises QueueFull (ENOBUFS) or TooManyDescriptors (EMFILE)."""
         share = self._shares.get(user) or _Share()
+        uid = None if user is None else user.uid
         if self._half < self.used:
-            raise QueueFull
+            raise QueueFull(user=uid, used=self.used, limit=self._half)
         most = (self._half - self.used + share.size) // 3
-        if most - share.size < size or share.size + size > _MOST_BYTES or share.messages >= _MESSAGES_PER_USER:
-            raise QueueFull
+        if most - share.size < size or share.size + size > _MOST_BYTES:
+            raise QueueFull(user=uid, used=share.size, limit=most, size=size)
+        if share.messages >= _MESSAGES_PER_USER:
+            raise QueueFull(user=uid, count=share.messages, limit=_MESSAGES_PER_USER)
         if share.files + files > limits.DESCRIPTORS_PER_USER:
-            raise TooManyDescriptors
-        self._shares[user] = share
+            raise TooManyDescriptors(user=uid, count=share.files + files, limit=limits.DESCRIPTORS_PER_USER)
+        return self.record(user, size, files)
+
+    def record(self, user: User | None, size: int, files: int) -> ShareCharge:
+        """See `Quota`."""
+        share = self._shares.setdefault(user, _Share())
         share.size += size
         share.messages += 1
         share.files += files
