@@ -154,11 +154,12 @@ def metadata_tell_of_the_sender(scene: Scene) -> None:
     assert told.auxgroups is not None and set(told.auxgroups) == set(os.getgroups())
     assert [owned.name for owned in told.names] == ["org.example.Sender"]
     assert told.description == "the-sender"
-    with open("/proc/self/comm") as file:
-        assert told.pid_comm == file.read().rstrip("\n")
-    assert told.exe == os.readlink("/proc/self/exe")
-    assert told.caps is not None and told.caps.bounding >> (told.caps.last + 1) == 0
-    assert told.cgroup is None or told.cgroup.startswith("/")
+    if scene.is_final:  # In version 3, what the module lets out by default is less.
+        with open("/proc/self/comm") as file:
+            assert told.pid_comm == told.tid_comm == file.read().rstrip("\n")
+        assert told.exe == os.readlink("/proc/self/exe")
+        assert told.caps is not None and told.caps.bounding >> (told.caps.last + 1) == 0
+        assert told.cgroup is None or told.cgroup.startswith("/")
     receiver.update(attach_receive=Attach.PIDS)
     sender.send(receiver.id, b"x")
     with receiver.receive(PATIENCE) as message:
@@ -179,20 +180,22 @@ def policies_say_who_may(scene: Scene) -> None:
         kdbus.Policy("org.example.Free", (kdbus.Rule(kdbus.Access.OWN),)),
         kdbus.Policy("org.example.Mine", (kdbus.Rule(kdbus.Access.OWN, kdbus.AccessType.USER, os.geteuid() + 1),)),
     ]
+    holder = scene.connect(
+        flags=HelloFlag.POLICY_HOLDER,
+        policies=[kdbus.Policy("org.example.*", (kdbus.Rule(kdbus.Access.TALK, kdbus.AccessType.GROUP, 0),))],
+    )
+    fails(kdbus.Error, errno.EOPNOTSUPP, lambda: holder.send(holder.id, b"x"))
     with scene.bus.make_endpoint(kdbus.own_name("guarded"), policies=policy) as endpoint:
         guest = scene.connect(endpoint=endpoint.name)
+        # What an endpoint allows, the bus has to allow as well.
+        fails(kdbus.Denied, errno.EPERM, lambda: guest.acquire_name("org.example.Free"))
+        holder.update(policies=[kdbus.Policy("org.example.*", (kdbus.Rule(kdbus.Access.OWN),))])
         assert guest.acquire_name("org.example.Free")
         fails(kdbus.Denied, errno.EPERM, lambda: guest.acquire_name("org.example.Other"))
         fails(kdbus.Denied, errno.EPERM, lambda: guest.acquire_name("org.example.Mine"))
         endpoint.update([kdbus.Policy("org.example.Other", (kdbus.Rule(kdbus.Access.OWN),))])
         assert guest.acquire_name("org.example.Other")
     fails(kdbus.Disconnected, errno.ECONNRESET, guest.receive_nowait)
-    holder = scene.connect(
-        flags=HelloFlag.POLICY_HOLDER,
-        policies=[kdbus.Policy("org.example.*", (kdbus.Rule(kdbus.Access.TALK, kdbus.AccessType.GROUP, 0),))],
-    )
-    holder.update(policies=[kdbus.Policy("org.example.*", (kdbus.Rule(kdbus.Access.OWN),))])
-    fails(kdbus.Error, errno.EOPNOTSUPP, lambda: holder.send(holder.id, b"x"))
 
 
 if __name__ == "__main__":
