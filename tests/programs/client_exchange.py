@@ -178,11 +178,11 @@ def an_identity_is_claimed(scene: Scene) -> None:
 def policies_say_who_may(scene: Scene) -> None:
     policy = [
         kdbus.Policy("org.example.Free", (kdbus.Rule(kdbus.Access.OWN),)),
-        kdbus.Policy("org.example.Mine", (kdbus.Rule(kdbus.Access.OWN, kdbus.AccessType.USER, os.geteuid() + 1),)),
+        kdbus.Policy("org.example.Mine", (kdbus.Rule(kdbus.Access.TALK, kdbus.AccessType.USER, os.geteuid()),)),
     ]
     holder = scene.connect(
         flags=HelloFlag.POLICY_HOLDER,
-        policies=[kdbus.Policy("org.example.*", (kdbus.Rule(kdbus.Access.TALK, kdbus.AccessType.GROUP, 0),))],
+        policies=[kdbus.Policy("org.example.*", (kdbus.Rule(kdbus.Access.TALK, kdbus.AccessType.GROUP, os.getegid()),))],
     )
     fails(kdbus.Error, errno.EOPNOTSUPP, lambda: holder.send(holder.id, b"x"))
     with scene.bus.make_endpoint(kdbus.own_name("guarded"), policies=policy) as endpoint:

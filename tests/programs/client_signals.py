@@ -145,12 +145,14 @@ def losses_are_counted(scene: Scene) -> None:
 
 @case
 def a_bus_of_its_own_parameters(scene: Scene) -> None:
-    name = kdbus.own_name("small")
-    with kdbus.Bus(name, kdbus.MakeFlag.ACCESS_WORLD, bloom=kdbus.BloomParameters(8, 1), revision=scene.revision):
-        with kdbus.connect(name, revision=scene.revision) as connection:
-            assert connection.bloom == kdbus.BloomParameters(8, 1)
-            assert connection.bus_flags == kdbus.MakeFlag.ACCESS_WORLD
-            connection.signal(b"x", bloom=bytes(8))
+    name, parameters = kdbus.own_name("small"), kdbus.BloomParameters(8, 1)
+    with (
+        kdbus.Bus(name, kdbus.MakeFlag.ACCESS_WORLD, bloom=parameters, revision=scene.revision),
+        kdbus.connect(name, revision=scene.revision) as connection,
+    ):
+        assert connection.bloom == parameters
+        assert connection.bus_flags == kdbus.MakeFlag.ACCESS_WORLD
+        connection.signal(b"x", bloom=bytes(8))
 
 
 if __name__ == "__main__":
