@@ -180,10 +180,8 @@ def policies_say_who_may(scene: Scene) -> None:
         kdbus.Policy("org.example.Free", (kdbus.Rule(kdbus.Access.OWN),)),
         kdbus.Policy("org.example.Mine", (kdbus.Rule(kdbus.Access.TALK, kdbus.AccessType.USER, os.geteuid()),)),
     ]
-    holder = scene.connect(
-        flags=HelloFlag.POLICY_HOLDER,
-        policies=[kdbus.Policy("org.example.*", (kdbus.Rule(kdbus.Access.TALK, kdbus.AccessType.GROUP, os.getegid()),))],
-    )
+    talk = kdbus.Rule(kdbus.Access.TALK, kdbus.AccessType.GROUP, os.getegid())
+    holder = scene.connect(flags=HelloFlag.POLICY_HOLDER, policies=[kdbus.Policy("org.example.*", (talk,))])
     fails(kdbus.Error, errno.EOPNOTSUPP, lambda: holder.send(holder.id, b"x"))
     with scene.bus.make_endpoint(kdbus.own_name("guarded"), policies=policy) as endpoint:
         guest = scene.connect(endpoint=endpoint.name)
