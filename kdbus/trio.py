@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, Unpack
+from collections.abc import Awaitable, Callable
+from typing import Final, Self, Unpack
 
 import trio
 
@@ -77,20 +77,21 @@ class Connection(Peer):
             raise error
         return self._arrived.popleft()
 
-    async def __aiter__(self) -> AsyncIterator[Message]:
+    def __aiter__(self) -> Self:
         """Every message, until the connection ends."""
-        while True:
-            try:
-                message = await self.receive()
-            except Disconnected:
-                return
-            yield message
+        return self
+
+    async def __anext__(self) -> Message:
+        try:
+            return await self.receive()
+        except Disconnected:
+            raise StopAsyncIteration from None
 
     async def call(
         self,
         destination: int | str,
         *payload: Payload,
-        timeout: float = CALL_TIMEOUT,
+        timeout: float = CALL_TIMEOUT,  # noqa: ASYNC109 (the bus has to know it)
         **options: Unpack[Options],
     ) -> Message:
         """Send a request and wait for the reply. If the task is cancelled, a reply that comes later is thrown away.
@@ -117,9 +118,7 @@ class Connection(Peer):
             raise failure("SEND", errno.EPIPE, str(destination))
         return reply
 
-    async def serve(
-        self, handler: Callable[[Message], Awaitable[Payload | None]], *, tasks: int = 100
-    ) -> None:
+    async def serve(self, handler: Callable[[Message], Awaitable[Payload | None]], *, tasks: int = 100) -> None:
         """Run `handler` for each message, in a task of its own, until the connection ends or this is cancelled.
 
         What it returns is the reply, if one is expected; that nobody waits for it any more is not its failure. The
