@@ -3,8 +3,8 @@
 
 The form is that of `trace.schema.json`, which is installed beside this module and named by `schema`: an integer that
 grows when something changes that a reader may have relied on, and stays when members are added. Times are integers in
-nanoseconds. Numbers that have a meaning keep their value beside it: flags are `{"value", "flags", "unknown"}`, constants
-`{"value", "name"}`. Bytes that are no text are `{"hex"}`.
+nanoseconds. Numbers that have a meaning keep their value beside it: flags are `{"value", "flags", "unknown"}`,
+constants `{"value", "name"}`. Bytes that are no text are `{"hex"}`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _call(shown: Shown) -> dict[str, Any]:
         if members:
             found[name] = as_value(members)
     if shown.pool:
-        found["pool"] = as_value(shown.pool)
+        found["pool"] = [as_value(each) for each in shown.pool]
     if record.payload_size:
         found["payload"] = {"size": record.payload_size, "hex": record.payload.hex()}
     return found

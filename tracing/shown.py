@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kdbus.abi.decode import (
+    Flags,
     Item,
     Members,
     Text,
@@ -14,6 +16,7 @@ from kdbus.abi.decode import (
     decode_items,
     decode_message,
     decode_sized,
+    flags_of,
     results_of,
 )
 from kdbus.abi.revision import REVISIONS, Revision
@@ -34,7 +37,7 @@ class Shown:
     results: Members = field(default_factory=dict)
     """Those that the kernel has stored."""
     message: Members = field(default_factory=dict)
-    pool: list[Value] = field(default_factory=list)
+    pool: Sequence[Value | Item] = ()
     """What else was left in the pool."""
 
 
@@ -56,13 +59,25 @@ def show(record: Record) -> Shown:
     return shown
 
 
-def _pool(revision: Revision, record: Record) -> list[Value]:
+def _pool(revision: Revision, record: Record) -> Sequence[Value | Item]:
     if record.command in _LISTS and "kdbus_name_info" in revision.structs:
-        return decode_sized(revision, "kdbus_name_info", record.pool[8:])  # behind the list's size
+        size = int.from_bytes(record.pool[:8], "little")
+        return decode_sized(revision, "kdbus_name_info", record.pool[8:size])
     if record.command in _LISTS or record.command in _INFORMATION:
-        return decode_sized(revision, "kdbus_info", record.pool)
-    start = 8 if "kdbus_item_list" in revision.structs else 0
-    return [decode_items(revision, record.pool[start:])]
+        listed = decode_sized(revision, "kdbus_info", record.pool)
+        if record.command == "BUS_CREATOR_INFO":
+            _as_bus_flags(revision, listed)
+        return listed
+    if "kdbus_item_list" in revision.structs:
+        return decode_items(revision, record.pool[8 : int.from_bytes(record.pool[:8], "little")])
+    return decode_items(revision, record.pool)
+
+
+def _as_bus_flags(revision: Revision, listed: Sequence[Value]) -> None:
+    """Flags of a bus are those that it was made with."""
+    for members in listed:
+        if isinstance(members, dict) and isinstance(flags := members.get("flags"), Flags):
+            members["flags"] = flags_of(revision, flags.value, "KDBUS_MAKE_")
 
 
 def items_of(members: Members) -> list[Item]:

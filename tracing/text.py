@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdbus.abi.decode import Address, Flags, Item, Members, Named, Text, Value
+from kdbus.abi.layout import signed64
 from tracing.escaping import escaped, quoted
 from tracing.record import Event, Phase, Record
 from tracing.shown import Shown
@@ -66,11 +67,13 @@ class TextWriter:
         self._last_ns: int | None = None
         self._names: Mapping[int, Sequence[str]] = {}
         """Those of the present record, if they are wanted."""
+        self._now_ns = 0
 
     def lines(self, shown: Shown) -> str:
         """The lines of a record, with newlines."""
         record = shown.record
         self._names = record.names if self._style.names else {}
+        self._now_ns = record.monotonic_ns
         line = self._front(record) + self._body(shown) + self._end(record)
         notes = "".join(f"\n    {self._dim('# ' + escaped(note.encode()))}" for note in record.notes)
         return line + notes + "\n"
@@ -115,7 +118,8 @@ class TextWriter:
             front = f"<... {record.command} resumed>"
             return f"{front} {self._handle(record)}{' => ' + results if results else ''})"
         parts = [self._handle(record)]
-        members = self._members(shown.arguments, shown.message if record.command == "SEND" else {})
+        sent = {name: value for name, value in shown.message.items() if name != "src_id" or value != _NOBODY}
+        members = self._members(shown.arguments, sent if record.command == "SEND" else {})
         if record.before or members != "{}":
             parts.append(members)
         elif record.address:
@@ -171,6 +175,8 @@ class TextWriter:
             result = str(record.value)
             if record.event is Event.OPEN:
                 result += f"<{escaped(record.node.encode())}>"
+            elif record.event is Event.MAP:
+                result = "mapped"
         return f" = {result}{self._duration(record)}"
 
     def _duration(self, record: Record) -> str:
@@ -179,12 +185,13 @@ class TextWriter:
         seconds, rest = divmod(record.duration_ns, 1_000_000_000)
         return f" <{seconds}.{rest:09}>" if self._style.precise else f" <{seconds}.{rest // 1000:06}>"
 
-    def _members(self, members: Members, message: Members | None = None) -> str:
+    def _members(self, members: Members, message: Members | None = None, *, whole: bool = True) -> str:
+        """A structure. `message`: what its msg_address points at. `whole`: it begins with its own size."""
         parts = []
         for name, value in members.items():
             if name == "msg_address" and message:
                 parts.append(f"msg={self._members(message)}")
-            elif self._style.everything or not (name == "size" or _is_nothing(value)):
+            elif self._style.everything or name == "offset" or not ((name == "size" and whole) or _is_nothing(value)):
                 parts.append(f"{name}={self._value(value, name)}")
         return "{" + ", ".join(parts) + "}"
 
@@ -209,6 +216,8 @@ class TextWriter:
         if isinstance(value, int):
             names = self._names.get(value) if name in _IDS else None
             owned = f"<{' '.join(escaped(each.encode()) for each in names)}>" if names else ""
+            if name == "timeout_ns" and value:
+                return f"{value} /* in {(signed64(value) - self._now_ns) / 1e9:.3f} s */"
             return hex(value) if name in _HEXADECIMAL else f"{value}{owned}"
         return "[" + ", ".join(self._value(each) for each in value) + "]"
 
@@ -216,11 +225,15 @@ class TextWriter:
         if item.name is None and item.number is None:
             return f"no item: {self._value(item.value)}"
         name = item.name or f"type {item.number:#x}"
+        if isinstance(item.value, dict):
+            return f"{name} {self._members(item.value, whole=False)}"
         return name if item.value == b"" else f"{name} {self._value(item.value)}"
 
 
+_NOBODY = Named(0, "KDBUS_SRC_ID_KERNEL")
+"""What stands in a message that is sent, as the kernel fills in the sender."""
 _IDS = frozenset(("dst_id", "src_id", "id"))
-_HEXADECIMAL = frozenset(("inheritable", "permitted", "effective", "bounding"))
+_HEXADECIMAL = frozenset(("inheritable", "permitted", "effective", "bounding", "payload_type"))
 
 
 def _is_nothing(value: Value) -> bool:

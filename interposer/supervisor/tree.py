@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from broker.outside import Ids
 from broker.send import Wait
@@ -37,6 +38,9 @@ from interposer.traps.path_mode import PathCalls
 from interposer.traps.traps import MountedDomain, Traps
 from native.notification import Listener, Notification
 
+if TYPE_CHECKING:
+    from interposer.traps.tap import Tap
+
 Serve = Callable[[Notification], None]
 
 
@@ -49,6 +53,7 @@ class Shared:
     flows: Flows
     parameter: AttachFlagsMask
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
+    tap: Tap | None = None
     domains: list[MountedDomain] = field(default_factory=list)
     """Every file system that shows the nodes of a domain; a domain may be shown by several."""
 
@@ -63,7 +68,8 @@ class Tree:
         self._shared = shared
         self.queue: deque[Notification] = deque()
         self.listener = listener
-        self.waiting = WaitingCalls(self.listener, self._finish)
+        interrupted = None if shared.tap is None else shared.tap.interrupted
+        self.waiting = WaitingCalls(self.listener, self._finish, interrupted)
         self._answers = Answers(self.listener, _guarantee(waits_killable), self.queue.append)
         self._traps = Traps(
             self.listener,
@@ -75,6 +81,7 @@ class Tree:
             self.queue.append,
             self._served,
             shared.parameter,
+            shared.tap,
         )
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
         self.detours = self._traps.detours
@@ -137,7 +144,10 @@ class Tree:
     def _finish(self, notification: Notification, wait: Wait) -> None:
         def serve() -> int:
             caller = self._traps.caller(notification)
-            wait.finish(caller)
+            if self._shared.tap is None:
+                wait.finish(caller)
+            else:
+                self._shared.tap.finish(wait, caller)
             self._shared.flows.note_answer(notification.pid, wait.connection, caller)
             return 0
 
