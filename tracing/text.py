@@ -17,9 +17,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kdbus.abi.decode import Address, Flags, Item, Members, Named, Text, Value
+from kdbus.abi.decode import COMMANDS, Address, Flags, Item, Members, Named, Text, Value
 from kdbus.abi.layout import signed64
-from tracing.escaping import escaped, quoted
+from tracing.escaping import harmless, quoted
 from tracing.record import Event, Phase, Record
 from tracing.shown import Shown
 
@@ -75,7 +75,7 @@ class TextWriter:
         self._names = record.names if self._style.names else {}
         self._now_ns = record.monotonic_ns
         line = self._front(record) + self._body(shown) + self._end(record)
-        notes = "".join(f"\n    {self._dim('# ' + escaped(note.encode()))}" for note in record.notes)
+        notes = "".join(f"\n    {self._dim('# ' + harmless(note))}" for note in record.notes)
         return line + notes + "\n"
 
     def _dim(self, text: str) -> str:
@@ -103,7 +103,7 @@ class TextWriter:
         if record.event is Event.CALL:
             return self._call(shown)
         if record.event is Event.OPEN:
-            return f'open("{escaped(record.node.encode())}")'
+            return f'open("{harmless(record.node)}")'
         if record.event is Event.MAP:
             return f"mmap({self._handle(record)}, {record.length})"
         if record.event is Event.DROPPED:
@@ -119,7 +119,11 @@ class TextWriter:
             return f"{front} {self._handle(record)}{' => ' + results if results else ''})"
         parts = [self._handle(record)]
         sent = {name: value for name, value in shown.message.items() if name != "src_id" or value != _NOBODY}
-        members = self._members(shown.arguments, sent if record.command == "SEND" else {})
+        results_only = COMMANDS[record.command].results if record.command in COMMANDS else ()
+        given = {
+            name: value for name, value in shown.arguments.items() if name not in results_only or not _is_nothing(value)
+        }
+        members = self._members(given, sent if record.command == "SEND" else {})
         if record.before or members != "{}":
             parts.append(members)
         elif record.address:
@@ -132,10 +136,10 @@ class TextWriter:
 
     def _handle(self, record: Record) -> str:
         number = "" if record.descriptor is None else str(record.descriptor)
-        what = [escaped(record.node.encode())] if record.node else []
+        what = [harmless(record.node)] if record.node else []
         if record.connection is not None:
             what.append(str(record.connection))
-            what += [escaped(name.encode()) for name in record.names.get(record.connection, ())]
+            what += [harmless(name) for name in record.names.get(record.connection, ())]
         return f"{number}<{' '.join(what)}>" if what else number or "?"
 
     def _results(self, shown: Shown) -> str:
@@ -169,12 +173,12 @@ class TextWriter:
         if record.errno or record.error:
             result = "? " if record.errno == 512 else "-1 " if record.errno else "?"
             text = f"{result}{errno_name(record.errno) if record.errno else ''}"
-            reason = f" ({escaped(record.reason.encode())})" if record.reason else ""
+            reason = f" ({harmless(record.reason)})" if record.reason else ""
             result = f"{_RED}{text}{_PLAIN}{reason}" if self._style.colour else text + reason
         else:
             result = str(record.value)
             if record.event is Event.OPEN:
-                result += f"<{escaped(record.node.encode())}>"
+                result += f"<{harmless(record.node)}>"
             elif record.event is Event.MAP:
                 result = "mapped"
         return f" = {result}{self._duration(record)}"
@@ -215,7 +219,7 @@ class TextWriter:
             return self._item(value)
         if isinstance(value, int):
             names = self._names.get(value) if name in _IDS else None
-            owned = f"<{' '.join(escaped(each.encode()) for each in names)}>" if names else ""
+            owned = f"<{' '.join(harmless(each) for each in names)}>" if names else ""
             if name == "timeout_ns" and value:
                 return f"{value} /* in {(signed64(value) - self._now_ns) / 1e9:.3f} s */"
             return hex(value) if name in _HEXADECIMAL else f"{value}{owned}"

@@ -45,6 +45,7 @@ from interposer.traps.watched import (
 )
 from kdbus.abi.revision import REVISIONS, Revision
 from native.notification import Notification
+from tracing.escaping import harmless
 from tracing.reason import reason
 from tracing.record import Event, Phase, Record
 
@@ -285,7 +286,7 @@ def _fail(record: Record, error: Exception) -> None:
         record.reason = reason(record.error, error.facts)
     else:
         record.errno = (isinstance(error, OSError) and error.errno) or 0
-        record.error, record.reason = type(error).__name__, str(error)
+        record.error, record.reason = type(error).__name__, harmless(str(error))
 
 
 def _said(connection: Connection) -> str:
