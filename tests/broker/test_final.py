@@ -123,9 +123,7 @@ def test_item_numbers_are_negotiated_and_the_command_is_done(alice: FinalPeer) -
         ([item(0x7777)], BadItem),
     ],
 )
-def test_nearly_every_fault_of_an_item_is_einval(
-    alice: FinalPeer, items: list[bytes], error: type[KdbusError]
-) -> None:
+def test_nearly_every_fault_of_an_item_is_einval(alice: FinalPeer, items: list[bytes], error: type[KdbusError]) -> None:
     with fails(error, errno.EINVAL):
         alice.issue("NAME_ACQUIRE", items, return_flags=7)
     assert alice.members("kdbus_cmd")["return_flags"] == 0
@@ -407,9 +405,7 @@ def entries(peer: FinalPeer, flags: int) -> list[tuple[int, int | None]]:
     return result
 
 
-def test_messages_wait_with_the_activator_and_move_to_the_owner(
-    world: World, alice: FinalPeer, bob: FinalPeer
-) -> None:
+def test_messages_wait_with_the_activator_and_move_to_the_owner(world: World, alice: FinalPeer, bob: FinalPeer) -> None:
     waiting = activator(world)
     alice.send(NAME, b"first", cookie=1)
     alice.send(NAME, b"second", cookie=2, flags=1, timeout_ns=world.clock.monotonic + SECOND)
