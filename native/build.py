@@ -54,11 +54,16 @@ SOURCES = (
     "flow.c",
     "evidence.c",
     "origin.c",
+    "quota.c",
     "waiting.c",
     "caller.c",
     "outgoing.c",
     "incoming.c",
+    "whole.c",
+    "hot_send.c",
+    "hot_receive.c",
     "hot_path.c",
+    "shares.c",
     "loop.c",
 )
 

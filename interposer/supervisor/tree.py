@@ -15,11 +15,13 @@ module has no answer for is left to the kernel.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
+<<<<<<< HEAD
 from typing import TYPE_CHECKING
+=======
+from functools import partial
+>>>>>>> main
 
 from broker.outside import Ids
 from broker.send import Wait
@@ -66,11 +68,16 @@ class Tree:
         OSError."""
         self._path_calls: PathCalls | None = None
         self._shared = shared
-        self.queue: deque[Notification] = deque()
         self.listener = listener
+<<<<<<< HEAD
         interrupted = None if shared.tap is None else shared.tap.interrupted
         self.waiting = WaitingCalls(self.listener, self._finish, interrupted)
         self._answers = Answers(self.listener, _guarantee(waits_killable), self.queue.append)
+=======
+        self._pump = partial(shared.flows.put, listener)
+        self.waiting = WaitingCalls(self.listener, self._finish)
+        self._answers = Answers(self.listener, _guarantee(waits_killable), self._pump)
+>>>>>>> main
         self._traps = Traps(
             self.listener,
             self._answers,
@@ -78,7 +85,7 @@ class Tree:
             shared.namespaces,
             shared.domains,
             self.waiting.add,
-            self.queue.append,
+            self._pump,
             self._served,
             shared.parameter,
             shared.tap,
@@ -101,7 +108,7 @@ class Tree:
 
         `files`: the nodes in `kdbus`. `module` is owned from now on.
         """
-        self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self.queue.append)
+        self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self._pump)
         self._mostly_elsewhere |= _by_number(self._path_calls.handlers())
 
     def kernel_keeps_promise(self) -> None:
@@ -157,10 +164,6 @@ class Tree:
     def close(self) -> None:
         """End the domains that were mounted here, and let go of everything. Nothing is lent."""
         self.waiting.close()
-        while self.queue:
-            # Whoever has the listener next does not see them any more.
-            with suppress(OSError):
-                self.listener.respond_continue(self.queue.popleft().id)
         self.detours.close()
         self.mounts.close()
         if self._path_calls is not None:
