@@ -27,13 +27,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-<<<<<<< HEAD
-from contextlib import closing
-from typing import TYPE_CHECKING
-=======
 from contextlib import closing, suppress
 from itertools import chain
->>>>>>> main
+from typing import TYPE_CHECKING
 
 import trio
 

@@ -17,11 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-<<<<<<< HEAD
-from typing import TYPE_CHECKING
-=======
 from functools import partial
->>>>>>> main
+from typing import TYPE_CHECKING
 
 from broker.outside import Ids
 from broker.send import Wait
@@ -69,15 +66,10 @@ class Tree:
         self._path_calls: PathCalls | None = None
         self._shared = shared
         self.listener = listener
-<<<<<<< HEAD
+        self._pump = partial(shared.flows.put, listener)
         interrupted = None if shared.tap is None else shared.tap.interrupted
         self.waiting = WaitingCalls(self.listener, self._finish, interrupted)
-        self._answers = Answers(self.listener, _guarantee(waits_killable), self.queue.append)
-=======
-        self._pump = partial(shared.flows.put, listener)
-        self.waiting = WaitingCalls(self.listener, self._finish)
         self._answers = Answers(self.listener, _guarantee(waits_killable), self._pump)
->>>>>>> main
         self._traps = Traps(
             self.listener,
             self._answers,
