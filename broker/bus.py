@@ -71,7 +71,8 @@ class Bus(Node):
         self.metadata = ProcessMetadata()
         self._counts = False
         self._last_connection_id = 0
-        self._sequence = 0
+        self.sequence = 0
+        """How many messages there were, where the bus counts them itself."""
         self._last_endpoint_id = 0
         self.link(domain)
         try:
@@ -100,8 +101,8 @@ class Bus(Node):
         """The sequence number of the next message."""
         if not self.behaviour.ids_of_domain:
             return self.domain.next_sequence()
-        self._sequence += 1
-        return self._sequence
+        self.sequence += 1
+        return self.sequence
 
     def next_endpoint_id(self) -> int:
         """The id of the next endpoint."""

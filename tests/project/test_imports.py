@@ -41,6 +41,7 @@ FLOORS = (
     "handles",
     "launch",
     "traps",
+    "watching",
     "supervisor",
     "shared_domain",
 )
