@@ -84,7 +84,7 @@ class DomainUnavailable(InterposerError):
 
 
 class NothingToWatch(InterposerError):
-    """There is no kdbus to be watched, or not the one that is meant, or it is not this user's, or it does not answer."""
+    """There is no kdbus to watch, or not the one that is meant, or it is not this user's, or it does not answer."""
 
 
 class ProgramNotFound(InterposerError):

@@ -114,15 +114,17 @@ class Control:
     async def _converse(self, line: _Line, user: int) -> None:
         from interposer.watching import wire
 
+        reason = None
         if not places.may_watch(user):
             reason = f"uid {user} may not watch what uid {os.geteuid()} runs"
-            await line.say(wire.line_of({"record": "error", "reason": reason}))
-            return
-        if self._count > _MOST:
+        elif self._count > _MOST:
             reason = f"{_MOST} watch already"
+        if reason is not None:
+            # What is closed with something unread is reset, and the answer lost.
+            await line.hear(wire.LONGEST_QUESTION, _PATIENCE_S)
             await line.say(wire.line_of({"record": "error", "reason": reason}))
             return
-        while (data := await line.hear(wire.LONGEST_QUESTION)) is not None:
+        while (data := await line.hear(wire.LONGEST_QUESTION, _IDLE_S)) is not None:
             question = wire.record_of(data)
             version = question.get("watch")
             if version != wire.VERSION:
@@ -177,9 +179,9 @@ class _Line:
         self._connection = connection
         self._rest = b""
 
-    async def hear(self, longest: int) -> bytes | None:
+    async def hear(self, longest: int, patience_s: float) -> bytes | None:
         """The next line, None at the end."""
-        with trio.fail_after(_IDLE_S):
+        with trio.fail_after(patience_s):
             while b"\n" not in self._rest:
                 if len(self._rest) > longest:
                     raise ValueError("too long")

@@ -10,6 +10,7 @@ Nothing that comes is trusted: an answer has bounds, in size and in time, and is
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -22,6 +23,8 @@ from interposer.watching import places, wire
 from interposer.watching.wire import Record
 
 _PATIENCE_S = 20.0
+_SHORT_PATIENCE_S = 3.0
+"""Where it is asked what there is: one that is stopped must not hold up who looks for others."""
 _MOST_BYTES = 1 << 28
 """Of one answer: far more than there can be connections for."""
 _CREDENTIALS = struct.Struct("=3i")
@@ -46,18 +49,28 @@ class Watching:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the conversation."""
         self._connection.close()
 
     def _failed(self, reason: str, advice: str = "") -> NothingToWatch:
         self._connection.close()
         return NothingToWatch(self._attempted, reason, advice)
 
+    def introduce(self) -> Record:
+        """What the supervisor says of itself. Raises NothingToWatch."""
+        self._connection.settimeout(_SHORT_PATIENCE_S)
+        about = self.ask(wire.SUPERVISOR)
+        self._connection.settimeout(_PATIENCE_S)
+        return about[0] if about else {}
+
     def ask(self, question: str) -> list[Record]:
         """All sheets of the answer but the last, which says that they are all. Raises NothingToWatch."""
-        return list(self.answers(question))
+        return list(self._answers(question))
 
-    def answers(self, question: str) -> Iterator[Record]:
-        """The same, as they come."""
+    def _answers(self, question: str) -> Iterator[Record]:
         try:
             self._connection.sendall(wire.line_of({"watch": wire.VERSION, "ask": question}))
             left = _MOST_BYTES
@@ -73,7 +86,9 @@ class Watching:
                     raise wire.Nonsense("the answer does not end")
                 yield record
         except TimeoutError:
-            raise self._failed(f"no answer within {_PATIENCE_S:g} s", "is it stopped, or very busy?") from None
+            raise self._failed(
+                f"no answer within {self._connection.gettimeout():g} s", "is it stopped, or very busy?"
+            ) from None
         except OSError as error:
             raise self._failed(os.strerror(error.errno or 0), "it may have ended") from error
         except wire.Nonsense as error:
@@ -86,7 +101,7 @@ class Watching:
         while not parts[1]:
             data = self._connection.recv(1 << 16)
             if not data:
-                raise ConnectionResetError(104, "the conversation has ended")
+                raise ConnectionResetError(errno.ECONNRESET, "it has ended")
             parts = data.partition(b"\n")
             chunks.append(parts[0])
             size += len(parts[0])
@@ -106,9 +121,9 @@ def watch(domain: str | None = None, process: int | None = None) -> Watching:
     if len(found) == 1:
         return found[0][0]
     for watching, _ in found:
-        watching.__exit__()
+        watching.close()
     if not found:
-        advice = "start one: `kdbus serve`, or `kdbus run`, which can be watched from its program's first call of kdbus on"
+        advice = "start one: `kdbus serve`, or `kdbus run`, which is there from its program's first call of kdbus on"
         raise NothingToWatch(_ATTEMPTED, f"uid {os.geteuid()} runs none", advice)
     choices = ", ".join(f"-p {watching.process} ({_described(about)})" for watching, about in found)
     raise NothingToWatch(_ATTEMPTED, f"there are {len(found)}", f"choose one: {choices}")
@@ -141,7 +156,7 @@ def _of_domain(found: list[tuple[Watching, Record]], domain: str) -> Watching:
         if chosen is None and isinstance(served, str) and os.path.realpath(served) == wanted:
             chosen = watching
         else:
-            watching.__exit__()
+            watching.close()
     if chosen is not None:
         return chosen
     attempted = f"looking for the kdbus at {printable(domain)}"
@@ -161,7 +176,7 @@ def _advice() -> str:
     """Which there are, for who has named another."""
     found = list(_all())
     for watching, _ in found:
-        watching.__exit__()
+        watching.close()
     choices = ", ".join(f"-p {watching.process} ({_described(about)})" for watching, about in found)
     return f"there are {choices}" if found else "there is none that you may watch"
 
@@ -182,8 +197,7 @@ def _all() -> Iterator[tuple[Watching, Record]]:
                 for process in places.processes(folder):
                     with suppress(OSError, NothingToWatch):
                         watching = Watching(places.connect(folder, process), user, process)
-                        about = watching.ask(wire.SUPERVISOR)
-                        yield watching, about[0] if about else {}
+                        yield watching, watching.introduce()
 
 
 def _users() -> list[int]:

@@ -3,7 +3,7 @@
 
 The folder is `kdbus-UID`, with mode 0700, in the first of these that takes it: XDG_RUNTIME_DIR, /run/user/UID, /run
 (root's), TMPDIR, /tmp. Who looks for sockets looks into all of them, as the environment of who watches need not be that
-of who is watched. So no argument is needed where one kdbus runs.
+of who is watched. So no argument is needed where one kdbus runs. KDBUS_RUNTIME_DIR, where it is set, stands for all.
 
 *Who may.* The folder is closed to all but its owner and root, and so is each socket (mode 0600); that is the kernel's
 doing, and it holds in user namespaces too. Besides, the supervisor asks who has connected (`may_watch`).
@@ -35,6 +35,9 @@ _BACKLOG = 8
 
 def candidates(user: int) -> list[str]:
     """The folders in which a user's folder may be."""
+    only = os.environ.get("KDBUS_RUNTIME_DIR")
+    if only:
+        return [os.path.abspath(only)]
     own = f"/run/user/{user}"
     named = [os.environ.get("XDG_RUNTIME_DIR"), own, "/run" if user == 0 else None, os.environ.get("TMPDIR"), "/tmp"]
     return list(dict.fromkeys(folder for folder in named if folder and os.path.isabs(folder)))
