@@ -22,6 +22,7 @@ it is the one that acts, and those that the connection had at HELLO if somebody 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from broker.outside import Credentials
@@ -35,6 +36,14 @@ if TYPE_CHECKING:
 
 def _on_any_name(database: PolicyDatabase, who: Credentials, whom: Connection, access: int) -> bool:
     return any(database.query(who, name) >= access for name in whom.names)
+
+
+def refused_by(connection: Connection, who: Credentials, names: Iterable[bytes], access: int) -> str:
+    """Whose policy keeps `connection`, acting as `who`, from that access to all of `names`: "endpoint X" or "bus Y"."""
+    endpoint = connection.endpoint
+    if endpoint.has_policy and all(endpoint.policy.query(who, name) < access for name in names):
+        return f"endpoint {endpoint.name}"
+    return f"bus {connection.bus.name}"
 
 
 def may_own(connection: Connection, who: Credentials, name: bytes) -> bool:

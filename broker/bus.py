@@ -46,9 +46,10 @@ class Bus(Node):
         name, self.bloom, required, owner = _read_items(make.items)
         self.bloom_size = int.from_bytes(self.bloom[:8], "little")
         if not 8 <= self.bloom_size <= limits.BLOOM_SIZE or self.bloom_size % 8:
-            raise BadArgument
+            rule = f"size {self.bloom_size} is no multiple of 8 up to {limits.BLOOM_SIZE}"
+            raise BadArgument(kind=Kind.BLOOM_PARAMETER, rule=rule)
         if self.bloom[8:] == bytes(8):
-            raise BadArgument
+            raise BadArgument(kind=Kind.BLOOM_PARAMETER, rule="n_hash 0")
         self.behaviour = make.behaviour
         self.attach_flags_required = sanitize_attach_flags(required) if self.behaviour.requires_metadata else 0
         self.attach_flags_owner = sanitize_attach_flags(owner)
@@ -131,12 +132,13 @@ def _read_items(items: list[Item]) -> tuple[bytes, bytes, int, int]:
     found: dict[int, Item] = {}
     for current in items:
         if current.type not in _TAKEN:
-            raise BadItem
+            raise BadItem(item=current, kind=current.type, rule="BUS_MAKE does not take it")
         if current.type in found:
-            raise DuplicateItem
+            raise DuplicateItem(item=current, kind=current.type)
         found[current.type] = current
-    if Kind.MAKE_NAME not in found or Kind.BLOOM_PARAMETER not in found:
-        raise MissingItem
+    for kind in (Kind.MAKE_NAME, Kind.BLOOM_PARAMETER):
+        if kind not in found:
+            raise MissingItem(kind=kind)
     required = found.get(Kind.ATTACH_FLAGS_RECV)
     owner = found.get(Kind.ATTACH_FLAGS_SEND)
     return (

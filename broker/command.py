@@ -149,8 +149,9 @@ def answering(behaviour: Behaviour, invocation: Invocation | None = None) -> Ite
     try:
         try:
             yield
-        except KdbusError:
+        except KdbusError as error:
             if invocation is not None:
+                error.locate(invocation.items)
                 invocation.failed()
             raise
     except KdbusError as error:
@@ -162,7 +163,7 @@ def check_flags(caller: Caller, address: int, flags: int, known: int) -> None:
     """Store the `known` flags and bit 63 at `address`, then refuse others. Raises BadAddress or UnknownFlags."""
     caller.write(address, (known | abi.FLAG_KERNEL).to_bytes(8, "little"))
     if flags & ~known:
-        raise UnknownFlags
+        raise UnknownFlags(flags=flags & ~known)
 
 
 def read_sized(caller: Caller, address: int, minimum: int, maximum: int) -> bytearray:
@@ -171,16 +172,16 @@ def read_sized(caller: Caller, address: int, minimum: int, maximum: int) -> byte
     Raises BadAddress, CommandTooSmall, CommandTooLarge or CommandChanged.
     """
     if address & 7:
-        raise BadAddress
+        raise BadAddress(address=address, rule="not aligned to 8 bytes")
     try:
         data = caller.read(address, minimum)
     except BadAddress:
         data = caller.read(address, 8)
     size = int.from_bytes(data[:8], "little")
     if size < minimum:
-        raise CommandTooSmall
+        raise CommandTooSmall(count=size, limit=minimum)
     if size > maximum:
-        raise CommandTooLarge
+        raise CommandTooLarge(count=size, limit=maximum)
     if size == len(data):
         return bytearray(data)
     data = caller.read(address, size)

@@ -96,6 +96,8 @@ class Opener:
     capable: bool
 
 
+_CLAIMS_NEED_PRIVILEGE = "only who is privileged on the bus may claim an identity"
+
 _ORDER_OF_UPDATE = {Kind.ATTACH_FLAGS_SEND: 0, Kind.ATTACH_FLAGS_RECV: 1, Kind.NAME: 2, Kind.POLICY_ACCESS: 2}
 """When UPDATE looks at the kinds of its items, if that is not in the items' own order. Names and accesses keep theirs,
 as each access belongs to the name before it."""
@@ -105,7 +107,7 @@ def kind_of(flags: int) -> str:
     """The kind that KDBUS_HELLO_* flags ask for. Raises BadArgument for more than one special kind."""
     kinds = [kind for flag, kind in _SPECIAL_KINDS if flags & flag]
     if len(kinds) > 1:
-        raise BadArgument
+        raise BadArgument(rule=f"flags for {' and '.join(kinds)} at once")
     return kinds[0] if kinds else command.ORDINARY
 
 
@@ -138,14 +140,15 @@ class Connection:
             self.description = self._check_items(hello.items, claims=False)
             self._check_kind()
             if not self.privileged and any(entry.type in _CLAIMS for entry in hello.items):
-                raise NotPermitted
+                raise NotPermitted(rule=_CLAIMS_NEED_PRIVILEGE)
         else:
             self._check_kind()
             self.description = self._check_items(hello.items, claims=True)
         self.attach_flags_send = sanitize_attach_flags(hello.get("attach_flags_send"))
         self.attach_flags_recv = sanitize_attach_flags(hello.get("attach_flags_recv"))
-        if bus.attach_flags_required & ~self.attach_flags_send:
-            raise AttachFlagsRefused
+        missing = bus.attach_flags_required & ~self.attach_flags_send
+        if missing:
+            raise AttachFlagsRefused(attach_flags=missing)
         self.credentials = opener.credentials if self.behaviour.identity_of_opener else caller.credentials()
         self.ids = caller.ids.kept() if self.behaviour.identity_of_opener else caller.ids
         """How the one who called HELLO numbers users and processes; of use later only where it is kept."""
@@ -185,15 +188,15 @@ class Connection:
 
     def _check_kind(self) -> None:
         if self.kind == command.MONITOR and self.endpoint.has_policy:
-            raise WrongConnectionKind
+            raise WrongConnectionKind(rule="no monitors on a custom endpoint")
         if self.kind != command.ORDINARY and not self.privileged:
-            raise NotPermitted
+            raise NotPermitted(rule=f"only who is privileged on the bus may be a connection of kind {self.kind}")
 
     def _new_pool(self, hello: Invocation) -> Pool:
         """The pool, as a file whose name tells the description. A file cannot have 2^63 bytes or more."""
         size = hello.get("pool_size")
         if size >> 63:
-            raise BadArgument
+            raise BadArgument(rule=f"pool_size {size}")
         label = b"" if self.description is None else b":" + self.description
         return Pool(hello.caller.new_pool(b"kdbus-conn" + label, size), size)
 
@@ -207,24 +210,25 @@ class Connection:
         name = description = None
         for current in items:
             if current.type not in _HELLO_ITEMS:
-                raise BadItem
+                raise BadItem(item=current, kind=current.type, rule="HELLO does not take it")
             if current.type == Kind.NAME:
                 if self.kind not in (command.ACTIVATOR, command.POLICY_HOLDER) or name is not None:
-                    raise BadArgument
+                    rule = "only activators and policy holders have one" if name is None else "a second one"
+                    raise BadArgument(item=current, kind=current.type, rule=rule)
                 name = current.text()
                 if not is_valid_name(name, wildcard=True):
-                    raise BadName
+                    raise BadName(item=current, kind=current.type, name=name)
             elif current.type in _CLAIMS:
                 if claims and not self.privileged:
-                    raise NotPermitted
+                    raise NotPermitted(item=current, kind=current.type, rule=_CLAIMS_NEED_PRIVILEGE)
                 if current.type == Kind.PIDS and len(current.payload) != 24:
-                    raise BadArgument
+                    raise BadArgument(item=current, kind=current.type, rule="not 24 bytes of payload")
             elif current.type == Kind.CONN_DESCRIPTION:
                 if description is not None:
-                    raise BadArgument
+                    raise BadArgument(item=current, kind=current.type, rule="a second one")
                 description = current.text()
         if self.kind in (command.ACTIVATOR, command.POLICY_HOLDER) and name is None:
-            raise BadArgument
+            raise BadArgument(rule=f"a connection of kind {self.kind} needs a NAME item")
         return description
 
     def _collect_metadata(self, hello: Invocation) -> None:
@@ -286,7 +290,7 @@ class Connection:
         Raises NodeShutDown, and what acquiring a name and setting a policy raise.
         """
         if not self.endpoint.active:
-            raise NodeShutDown
+            raise NodeShutDown(node=self.endpoint.path)
         self.bus.add_connection(self)
         self.endpoint.connections[self.id] = self
         self.active = True
@@ -307,9 +311,9 @@ class Connection:
     def bye(self) -> None:
         """BYEBYE. Raises AlreadyDisconnected or MessagesPending."""
         if not self.active:
-            raise AlreadyDisconnected
+            raise AlreadyDisconnected(connection=self.id)
         if len(self.queue):
-            raise MessagesPending
+            raise MessagesPending(count=len(self.queue))
         self.disconnect()
 
     def disconnect(self) -> None:
@@ -324,7 +328,7 @@ class Connection:
             self.events.disconnected()
         for reply in list(self.replies):
             if reply.sync and reply.waiting:
-                reply.wake_up(Disconnected())
+                reply.wake_up(Disconnected(connection=self.id))
         bus.policy.remove_owner(self)
         bus.remove_connection(self)
         self.endpoint.connections.pop(self.id, None)
@@ -339,7 +343,7 @@ class Connection:
         for requester in sorted({reply.requester for reply in self.owed}, key=lambda peer: peer.id):
             for reply in [expected for expected in requester.replies if expected.replier is self]:
                 if reply.sync:
-                    reply.wake_up(PeerGone())
+                    reply.wake_up(PeerGone(connection=self.id, rule="it has ended"))
                 else:
                     bus.notifications.reply_dead(requester.id, reply.cookie)
                 reply.unlink()
@@ -429,7 +433,7 @@ class Connection:
         for current in items:
             if current.type in (Kind.ATTACH_FLAGS_SEND, Kind.ATTACH_FLAGS_RECV):
                 if self.kind == command.POLICY_HOLDER or (self.is_activator and current.type == Kind.ATTACH_FLAGS_SEND):
-                    raise WrongConnectionKind
+                    raise WrongConnectionKind(item=current, kind=current.type, connection_kind=self.kind)
                 flags = sanitize_attach_flags(current.u64())
                 if current.type == Kind.ATTACH_FLAGS_SEND:
                     send = flags
@@ -437,16 +441,17 @@ class Connection:
                     receive = flags
             elif current.type in (Kind.NAME, Kind.POLICY_ACCESS):
                 if self.kind != command.POLICY_HOLDER:
-                    raise WrongConnectionKind
+                    raise WrongConnectionKind(item=current, kind=current.type, connection_kind=self.kind)
                 policy = True
             else:
-                raise BadItem
+                raise BadItem(item=current, kind=current.type, rule="UPDATE does not take it")
         if policy:
             ids = invocation.caller.ids
             self.bus.policy.set(invocation.items, ids, self, single=True, wildcards=True)
         if send is not None:
-            if self.bus.attach_flags_required & ~send:
-                raise BadArgument
+            missing = self.bus.attach_flags_required & ~send
+            if missing:
+                raise BadArgument(kind=Kind.ATTACH_FLAGS_SEND, attach_flags=missing, rule="the bus requires more")
             self.attach_flags_send = send
         if receive is not None:
             self.attach_flags_recv = receive

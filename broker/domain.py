@@ -93,4 +93,4 @@ class Domain(Node):
         know."""
         local = self.ids.from_uid(euid)
         if local is None or not name.startswith(b"%d-" % local):
-            raise BadName
+            raise BadName(name=name, prefix=local)

@@ -6,13 +6,14 @@ number. The kernel often answers different failures with the same number, and te
 the table below is part of the ABI. It is version 3's; what a later revision answers differently stands in its
 `broker.behaviour.Behaviour`, and a failed command's error is marked with that (`KdbusError.errnos`).
 
-Classes rather than one class with a code: a test can then ask for the reason, not just for its number.
+Classes rather than one class with a code: a test can then ask for the reason, not just for its number. What else a
+person needs in order to see why (which item, whose messages, which policy) is in the error's facts.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 ERESTARTSYS = 512
 """What the kernel uses between itself and signal delivery: restart the call, or EINTR (include/linux/errno.h)."""
@@ -22,9 +23,26 @@ class KdbusError(Exception):
     """A command failed; `errno_of` gives the number that the program sees.
 
     `errnos`: what the caller's revision answers otherwise than version 3.
+    `facts`: what a person has to know to see why, by name: ids and counts as numbers, names as bytes, `rule` as a
+    phrase where the class alone leaves several. One that is costly to find is a function that gives it, and is called
+    only if somebody asks, before the broker does anything else. `tracing.reason` makes sentences of them.
     """
 
     errnos: Mapping[type[KdbusError], int] = {}
+
+    def __init__(self, **facts: object) -> None:
+        super().__init__()
+        self.facts = facts
+
+    def locate(self, items: Sequence[object]) -> None:
+        """Say which of the `items` of a command or message the fact `item` is: `at`, counted from 1, `of` how many."""
+        wanted = self.facts.get("item")
+        if wanted is None or "at" in self.facts:
+            return
+        for number, each in enumerate(items, 1):
+            if each is wanted:
+                self.facts.update(at=number, of=len(items))
+                return
 
 
 class BadAddress(KdbusError):

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker import command, info, limits
-from broker.access import may_own
+from broker.access import may_own, refused_by
 from broker.behaviour import Behaviour
 from broker.bus import Bus
 from broker.command import Command, Invocation
@@ -112,9 +112,9 @@ class ControlHandle(Handle):
         if known is None:
             raise UnknownCommand
         if known.name != "BUS_MAKE":
-            raise WrongState
+            raise WrongState(command=known.name, state="an open control node")
         if self.bus is not None:
-            raise HandleInUse
+            raise HandleInUse(state=f"the bus {self.bus.name}")
         make = behaviour.admit(known, behaviour, caller, argument)
         if make.negotiated:
             return None
@@ -158,7 +158,7 @@ class EndpointHandle(Handle):
             raise UnknownCommand
         run = self._setup_command(known)
         if known.name == "ENDPOINT_MAKE" and not self.privileged:
-            raise NotPermitted
+            raise NotPermitted(rule="only who is privileged on the bus may make endpoints")
         invocation = behaviour.admit(known, behaviour, caller, argument)
         if not invocation.negotiated:
             with command.answering(behaviour, invocation):
@@ -175,12 +175,13 @@ class EndpointHandle(Handle):
             return self._hello
         elif known.name == "ENDPOINT_MAKE":
             return self._make_endpoint
-        raise WrongState
+        state = "not yet a connection" if self.owned is None else f"the endpoint {self.owned.name}"
+        raise WrongState(command=known.name, state=state)
 
     def _update_endpoint(self, update: Invocation) -> None:
         assert self.owned is not None
         if update.behaviour.numbers_before_state and not self.owned.active:
-            raise NodeShutDown
+            raise NodeShutDown(node=self.owned.path)
         self.owned.set_policy(update)
         update.finish()
 
@@ -196,7 +197,7 @@ class EndpointHandle(Handle):
     def _hello(self, hello: Invocation) -> None:
         size = hello.get("pool_size")
         if size == 0 or size % limits.PAGE_SIZE:
-            raise BadPoolSize
+            raise BadPoolSize(count=size, limit=limits.PAGE_SIZE)
         connection = Connection(self.endpoint, hello, self._opener)
         try:
             connection.connect(hello)
@@ -216,20 +217,20 @@ class EndpointHandle(Handle):
         command."""
         if known is not None and not known.struct.size:
             if connection.kind not in known.kinds:
-                raise WrongConnectionKind
+                raise WrongConnectionKind(command=known.name, connection_kind=connection.kind)
             connection.bye()
             return None
         if known is None and behaviour.numbers_before_state:
             raise UnknownCommand
         if not connection.active:
-            raise Disconnected
+            raise Disconnected(connection=connection.id)
         if known is None:
             raise UnknownCommand
         run = _COMMANDS.get(known.name)
         if run is None:
-            raise WrongState
+            raise WrongState(command=known.name, state=f"the connection {connection.id}")
         if connection.kind not in known.kinds:
-            raise WrongConnectionKind
+            raise WrongConnectionKind(command=known.name, connection_kind=connection.kind)
         invocation = behaviour.admit(known, behaviour, caller, argument)
         if invocation.negotiated:
             if known.name == "SEND":
@@ -265,9 +266,9 @@ class EndpointHandle(Handle):
 
     def map(self, length: int, *, writable: bool) -> PoolMemory:
         if self.connection is None or writable:
-            raise NotMappable
+            raise NotMappable(rule="writable" if writable else "not a connection")
         if length > self.connection.pool.size:
-            raise MappingTooLarge
+            raise MappingTooLarge(count=length, limit=self.connection.pool.size)
         return self.connection.pool.memory
 
     def close(self) -> None:
@@ -297,13 +298,13 @@ def open_node(domain: Domain, path: tuple[str, ...], caller: Caller, events: Con
         owns = not node.has_policy and who.euid == node.bus.uid
         capable = not node.has_policy and caller.process.has_capability(CAP_IPC_OWNER, domain.ids.user_namespace)
         return EndpointHandle(node, events, Opener(who, privileged=owns or capable, capable=capable))
-    raise NodeShutDown
+    raise NodeShutDown(node=path)
 
 
 def _free(connection: Connection, invocation: Invocation) -> None:
     """FREE: give a slice back. It takes no items (BadItem); NoSuchSlice."""
     if invocation.items:
-        raise BadItem
+        raise BadItem(item=invocation.items[0], kind=invocation.items[0].type, rule="FREE takes no items")
     offset = invocation.get("offset")
     if not connection.behaviour.empty_is_pool_size or offset != connection.empty_offset:
         connection.pool.free_offset(offset)
@@ -319,12 +320,15 @@ def _name_acquire(connection: Connection, invocation: Invocation) -> None:
     behaviour = connection.behaviour
     name = info.required_name(invocation.items)
     if not behaviour.one_claim_per_name and len(connection.names) >= limits.NAMES_PER_CONNECTION:
-        raise TooManyNames
-    if not may_own(connection, invocation.caller.credentials(), name):
-        raise NotPermitted
+        raise TooManyNames(count=len(connection.names), limit=limits.NAMES_PER_CONNECTION)
+    who = invocation.caller.credentials()
+    if not may_own(connection, who, name):
+        policy = refused_by(connection, who, (name,), abi.POLICY_OWN)
+        raise NotPermitted(access="OWN", names=(name,), policy=policy)
     if behaviour.one_claim_per_name and not connection.claims(name):
         if len(connection.names) + len(connection.waiting_for) >= limits.NAMES_PER_CONNECTION:
-            raise TooManyNames
+            count = len(connection.names) + len(connection.waiting_for)
+            raise TooManyNames(count=count, limit=limits.NAMES_PER_CONNECTION)
         invocation.put("return_flags", invocation.get("flags") & behaviour.stored_name_flags)
     claim = connection.bus.names.acquire(connection, name, invocation.get("flags"))
     if behaviour.one_claim_per_name:

@@ -70,9 +70,13 @@ class Inbox(Protocol):
 
 def _check_receiver(destination: Connection, sent: Message) -> None:
     if not destination.active:
-        raise Disconnected
+        raise Disconnected(connection=destination.id)
     if sent.files and not destination.flags & abi.HELLO_ACCEPT_FD:
-        raise DescriptorsRefused
+        raise DescriptorsRefused(connection=destination.id)
+
+
+def _queue_full(destination: Connection, **facts: object) -> QueueFull:
+    return QueueFull(connection=destination.id, waiting=destination.queue.counts_by_sender, **facts)
 
 
 class TwoSlices:
@@ -82,13 +86,13 @@ class TwoSlices:
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
     ) -> QueueEntry:
         if len(destination.queue) >= limits.MESSAGES_PER_CONNECTION:
-            raise QueueFull
+            raise _queue_full(destination, count=len(destination.queue), limit=limits.MESSAGES_PER_CONNECTION)
         entry = self.answer(destination, sent, caller, user, attached)
         try:
             entry.charge = destination.quota.charge(user, len(destination.queue), sent.payload_size, len(sent.files))
-        except QueueFull:
+        except QueueFull as error:
             entry.discard()
-            raise
+            raise _queue_full(destination, **error.facts) from None
         return entry
 
     def answer(
@@ -99,7 +103,7 @@ class TwoSlices:
             return PartedEntry(sent, None, destination.behaviour)
         pool = destination.pool
         if pool.remaining // 2 < sent.payload_size < pool.remaining:
-            raise PoolShareExceeded
+            raise PoolShareExceeded(connection=destination.id, count=sent.payload_size, limit=pool.remaining // 2)
         slice_ = pool.allocate(sent.payload_size)
         sent.copy_to(slice_, 0, caller)
         return PartedEntry(sent, slice_, destination.behaviour)
@@ -120,7 +124,10 @@ class OneSlice:
     ) -> QueueEntry:
         _check_receiver(destination, sent)
         plan = _Plan(sent, destination, attached)
-        charge = destination.quota.charge(user, len(destination.queue), plan.size, len(sent.files))
+        try:
+            charge = destination.quota.charge(user, len(destination.queue), plan.size, len(sent.files))
+        except QueueFull as error:
+            raise _queue_full(destination, **error.facts) from None
         try:
             slice_ = destination.pool.allocate(plan.size)
             slice_.pool.memory.write(slice_.offset, plan.head + bytes(plan.size - len(plan.head)))

@@ -32,9 +32,10 @@ def required_name(items: list[Item]) -> bytes:
     try:
         name = item.unique(items, Kind.NAME).text()
     except (MissingItem, DuplicateItem) as error:
-        raise BadItem from error
+        missing = isinstance(error, MissingItem)
+        raise BadItem(**error.facts, rule="there is none" if missing else "a second one") from error
     if not is_valid_name(name, wildcard=False):
-        raise BadName
+        raise BadName(kind=Kind.NAME, name=name)
     return name
 
 
@@ -58,7 +59,8 @@ def name_list(connection: Connection, invocation: Invocation) -> None:
     Connections come in the order of their ids. Raises BadItem (it takes no items), PoolFull or BadAddress.
     """
     if invocation.items:
-        raise BadItem
+        first = invocation.items[0]
+        raise BadItem(item=first, kind=first.type, rule="NAME_LIST takes no items")
     flags = invocation.get("flags")
     who = invocation.caller.credentials()
     parts = [b""]
@@ -158,24 +160,24 @@ def _find_by_name_or_id(connection: Connection, invocation: Invocation) -> Conne
     if invocation.items:
         peer = _find_name(connection, invocation, invocation.items[-1].text()).owner
         if wanted not in (0, peer.id):
-            raise NoSuchName
+            raise NoSuchName(name=invocation.items[-1].text(), owner=peer.id)
         return peer
     if not wanted:
-        raise BadArgument
+        raise BadArgument(rule="neither id nor name")
     return _find_id(connection, invocation, wanted)
 
 
 def _find_name(connection: Connection, invocation: Invocation, name: bytes) -> NameEntry:
     entry = connection.bus.names.find(name)
     if entry is None or not may_see_name(connection, invocation.caller.credentials(), name):
-        raise NoSuchName
+        raise NoSuchName(name=name, hidden=entry is not None)
     return entry
 
 
 def _find_id(connection: Connection, invocation: Invocation, wanted: int) -> Connection:
     found = connection.bus.connections.get(wanted)
     if found is None or not may_see(connection, invocation.caller.credentials(), found):
-        raise NoSuchConnection
+        raise NoSuchConnection(connection=wanted, hidden=found is not None)
     return found
 
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from broker import limits
-from broker.errors import BadDescriptor, BadItem, BadName, DuplicateItem, MissingItem, NameTooLong
+from broker.errors import BadDescriptor, BadItem, BadName, DuplicateItem, KdbusError, MissingItem, NameTooLong
 from kdbus.abi.layout import align8
 from kdbus.abi.revision import Kind, Revision
 
@@ -64,63 +65,72 @@ def check_node_name(name: bytes) -> None:
     """
     inner = name[1:-1].replace(b"-", b"_").replace(b".", b"_")
     if not name or not (LETTERS | DIGITS | {0x5F}).issuperset(name[:1] + inner + name[-1:]):
-        raise BadName
+        raise BadName(name=name)
 
 
 def _exactly(size: int) -> Callable[[bytes], None]:
     def check(payload: bytes) -> None:
         if len(payload) != size:
-            raise BadItem
+            raise BadItem(rule=f"{len(payload)} bytes of payload instead of {size}")
 
     return check
 
 
 def _multiple_of_4(payload: bytes) -> None:
     if len(payload) % 4:
-        raise BadItem
+        raise BadItem(rule=f"{len(payload)} bytes of payload are no multiple of 4")
 
 
 def _string(payload: bytes) -> None:
     if not is_terminated(payload):
-        raise BadItem
+        raise BadItem(rule="no string with just one zero, at its end")
+
+
+_of_16_bytes = _exactly(16)
+_of_24_bytes = _exactly(24)
+
+
+def _not_empty(size: bytes) -> None:
+    if size == bytes(8):
+        raise BadItem(rule="size 0")
 
 
 def _vector(payload: bytes) -> None:
-    if len(payload) != 16 or payload[:8] == bytes(8):
-        raise BadItem
+    _of_16_bytes(payload)
+    _not_empty(payload[:8])
 
 
 def _memfd(payload: bytes) -> None:
-    if len(payload) != 24 or payload[8:16] == bytes(8):
-        raise BadItem
+    _of_24_bytes(payload)
+    _not_empty(payload[8:16])
     if payload[19] & 0x80:
-        raise BadDescriptor
+        raise BadDescriptor(descriptor=int.from_bytes(payload[16:20], "little", signed=True))
 
 
 def _node_name(payload: bytes) -> None:
     if len(payload) < 2:
-        raise BadItem
+        raise BadItem(rule="no name")
     if len(payload) > limits.NODE_NAME_LENGTH + 1:
-        raise NameTooLong
+        raise NameTooLong(count=len(payload) - 1, limit=limits.NODE_NAME_LENGTH)
     _string(payload)
     check_node_name(payload[:-1])
 
 
 def _bloom_filter(payload: bytes) -> None:
     if len(payload) < 8:
-        raise BadItem
+        raise BadItem(rule=f"{len(payload)} bytes of payload are less than the generation's 8")
 
 
 def _name_change(payload: bytes) -> None:
     if len(payload) < 32:
-        raise BadItem
+        raise BadItem(rule=f"{len(payload)} bytes of payload instead of at least 32")
     if len(payload) > 32:
         _string(payload[32:])
 
 
 def _multiple_of_8(payload: bytes) -> None:
     if len(payload) % 8:
-        raise BadItem
+        raise BadItem(rule=f"{len(payload)} bytes of payload are no multiple of 8")
 
 
 Checks = Mapping[int, Callable[[bytes], None]]
@@ -182,10 +192,10 @@ def walk(data: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:
     position, end = 0, len(data)
     while position < end:
         if end - position < HEADER_SIZE:
-            raise BadItem
+            raise BadItem(at_byte=position, rule=f"only {end - position} bytes are left for its header")
         size, number = _HEADER.unpack_from(data, position)
         if size < HEADER_SIZE or size > end - position:
-            raise BadItem
+            raise BadItem(at_byte=position, rule=f"size {size} with {end - position} bytes left")
         start, following = position + HEADER_SIZE, position + align8(size)
         yield start, number, data[start : position + size], data[position + size : following]
         position = following
@@ -200,18 +210,36 @@ def parse(data: bytes, checks: Checks = VERSION3_CHECKS) -> list[Item]:
     for _, number, payload, _ in walk(data):
         check = checks.get(number)
         if check is not None:
-            check(payload)
+            try:
+                check(payload)
+            except KdbusError as error:
+                raise place(error, number, len(items), data) from None
         items.append(Item(number, payload))
     return items
+
+
+def place(error: KdbusError, kind: int, before: int, data: bytes) -> KdbusError:
+    """`error`, which knows now that it is about the item of that kind that has `before` others before it in `data`."""
+    error.facts.update(kind=kind, at=before + 1, of=_count(data))
+    return error
+
+
+def _count(data: bytes) -> int:
+    """How many items there are in `data`, up to the first that does not fit in."""
+    count = 0
+    with suppress(BadItem):
+        for _ in walk(data):
+            count += 1
+    return count
 
 
 def unique(items: list[Item], item_type: int) -> Item:
     """The only item of that type. Raises MissingItem or DuplicateItem."""
     found = [item for item in items if item.type == item_type]
     if not found:
-        raise MissingItem
+        raise MissingItem(kind=item_type)
     if len(found) > 1:
-        raise DuplicateItem
+        raise DuplicateItem(item=found[1], kind=item_type)
     return found[0]
 
 

@@ -136,9 +136,10 @@ def _specific(number: int) -> int | None:
     return None if number == abi.MATCH_ANY_ID else number
 
 
-def _bloom_rule(payload: bytes, bloom_size: int) -> BloomRule:
+def _bloom_rule(entry: Item, bloom_size: int) -> BloomRule:
+    payload = entry.payload
     if len(payload) < bloom_size or len(payload) % bloom_size:
-        raise BloomSizeMismatch
+        raise BloomSizeMismatch(item=entry, kind=entry.type, count=len(payload), limit=bloom_size)
     starts = range(0, len(payload), bloom_size)
     return BloomRule(tuple(int.from_bytes(payload[start : start + bloom_size], "little") for start in starts))
 
@@ -149,10 +150,10 @@ def parse_rule(entry: Item, bloom_size: int) -> Rule:
     Raises BloomSizeMismatch, BadName, or BadItem for a type that is no rule.
     """
     if entry.type == Kind.BLOOM_MASK:
-        return _bloom_rule(entry.payload, bloom_size)
+        return _bloom_rule(entry, bloom_size)
     if entry.type == Kind.NAME:
         if not is_valid_name(entry.text(), wildcard=False):
-            raise BadName
+            raise BadName(item=entry, kind=entry.type, name=entry.text())
         return SourceNameRule(entry.text())
     if entry.type == Kind.ID:
         return SourceIdRule(entry.u64())
@@ -166,7 +167,7 @@ def parse_rule(entry: Item, bloom_size: int) -> Rule:
         return NotificationRule(entry.type, None, _specific(entry.u64()), None)
     if entry.type == Kind.ID_REMOVE:
         return NotificationRule(entry.type, _specific(entry.u64()), None, None)
-    raise BadItem
+    raise BadItem(item=entry, kind=entry.type, rule="not a rule of a match")
 
 
 class Rules:
@@ -232,12 +233,15 @@ class MatchDatabase:
         added = Match(cookie, Rules(items, bloom_size))
         gone = self._of(cookie) if replace else []
         wanted = [*(match for match in self._matches if not (replace and match.cookie == cookie)), added]
-        if len(wanted) > self._connection.behaviour.matches_per_connection:
-            raise TooManyMatches
-        if sum(len(match.rules) for match in wanted) > bounds.RULES_PER_CONNECTION:
-            raise TooManyMatches
-        if sum(match.rules.size for match in wanted) > bounds.RULE_BYTES_PER_CONNECTION:
-            raise TooManyMatches
+        limit = self._connection.behaviour.matches_per_connection
+        if len(wanted) > limit:
+            raise TooManyMatches(count=len(wanted), limit=limit, unit="matches")
+        count = sum(len(match.rules) for match in wanted)
+        if count > bounds.RULES_PER_CONNECTION:
+            raise TooManyMatches(count=count, limit=bounds.RULES_PER_CONNECTION, unit="rules")
+        count = sum(match.rules.size for match in wanted)
+        if count > bounds.RULE_BYTES_PER_CONNECTION:
+            raise TooManyMatches(count=count, limit=bounds.RULE_BYTES_PER_CONNECTION, unit="bytes of rules")
         for match in gone:
             self._subscribers.remove(self._connection, match.rules)
         self._subscribers.add(self._connection, added.rules)
@@ -247,7 +251,7 @@ class MatchDatabase:
         """Remove all matches of that cookie. Raises NoSuchMatch."""
         gone = self._of(cookie)
         if not gone:
-            raise NoSuchMatch
+            raise NoSuchMatch(cookie=cookie)
         for match in gone:
             self._subscribers.remove(self._connection, match.rules)
         self._matches = [match for match in self._matches if match.cookie != cookie]

@@ -38,6 +38,7 @@ from broker.errors import (
     CommandChanged,
     DescriptorNotPassable,
     DuplicateItem,
+    KdbusError,
     MissingDestination,
     NotForBroadcasts,
     NotSealable,
@@ -238,16 +239,17 @@ def from_command(invocation: Invocation, source_id: int, bloom_size: int) -> Mes
     check_flags(caller, invocation.address + invocation.command.struct.span("kernel_msg_flags")[0], flags, known)
     items = item.parse(data[_HEADER.size :], invocation.behaviour.item_checks)
     if payload_type == abi.PAYLOAD_KERNEL:
-        raise BadArgument
+        raise BadArgument(rule="payload_type is KERNEL")
     if flags & abi.MESSAGE_EXPECT_REPLY:
         if timeout == 0 or cookie == 0:
-            raise BadArgument
+            zero = "cookie" if timeout else "timeout_ns"
+            raise BadArgument(rule=f"EXPECT_REPLY with {zero} 0")
         if destination == abi.DESTINATION_BROADCAST:
-            raise NotForBroadcasts
+            raise NotForBroadcasts(rule="EXPECT_REPLY")
         if flags & abi.MESSAGE_SIGNAL:
-            raise BadArgument
+            raise BadArgument(rule="EXPECT_REPLY with SIGNAL")
     elif invocation.get("flags") & abi.SEND_SYNC_REPLY:
-        raise BadArgument
+        raise BadArgument(rule="SYNC_REPLY without EXPECT_REPLY")
     message = Message(destination, source_id, payload_type)
     message.items = items
     message.flags = flags
@@ -257,8 +259,10 @@ def from_command(invocation: Invocation, source_id: int, bloom_size: int) -> Mes
     try:
         _scan(message, items, caller, bloom_size)
         if source not in (0, source_id):
-            raise BadArgument
-    except BaseException:
+            raise BadArgument(rule=f"src_id {source} is not the sender's, {source_id}")
+    except BaseException as error:
+        if isinstance(error, KdbusError):
+            error.locate(items)
         message.drop()
         raise
     return message
@@ -267,10 +271,10 @@ def from_command(invocation: Invocation, source_id: int, bloom_size: int) -> Mes
 def _read(caller: Caller, address: int) -> bytes:
     """The message's header and items. EFAULT unaligned or unreadable, EINVAL for a wrong or changing size."""
     if address & 7:
-        raise BadAddress
+        raise BadAddress(address=address, rule="not aligned to 8 bytes")
     size = int.from_bytes(caller.read(address, 8), "little")
     if not _HEADER.size <= size <= limits.MESSAGE_SIZE:
-        raise BadArgument
+        raise BadArgument(rule=f"a message of size {size}, not {_HEADER.size} to {limits.MESSAGE_SIZE}")
     data = caller.read(address, size)
     if int.from_bytes(data[:8], "little") != size:
         raise CommandChanged
@@ -283,10 +287,10 @@ def _scan(message: Message, items: list[Item], caller: Caller, bloom_size: int) 
     vector_size = 0
     for number, current in enumerate(items, 1):
         if number > limits.MESSAGE_ITEMS:
-            raise TooManyItems
+            raise TooManyItems(count=len(items), limit=limits.MESSAGE_ITEMS)
         if current.type in _ONCE:
             if current.type in seen:
-                raise DuplicateItem
+                raise DuplicateItem(item=current, kind=current.type)
             seen.add(current.type)
         if current.type == Kind.PAYLOAD_VEC:
             vector_size = add_vector(message, current, vector_size)
@@ -298,19 +302,26 @@ def _scan(message: Message, items: list[Item], caller: Caller, bloom_size: int) 
             set_bloom_filter(message, current, bloom_size)
         elif current.type == Kind.DST_NAME:
             if not is_valid_name(current.text(), wildcard=False):
-                raise BadName
+                raise BadName(item=current, kind=current.type, name=current.text())
             message.destination_name = current.text()
         else:
-            raise BadItem
+            raise BadItem(item=current, kind=current.type, rule="not taken in a message")
     if message.destination == abi.DESTINATION_NAME and message.destination_name is None:
         raise MissingDestination
     if message.is_broadcast:
         if message.destination_name is not None or not message.flags & abi.MESSAGE_SIGNAL:
-            raise BadMessage
+            wrong = "without SIGNAL" if message.destination_name is None else "with DST_NAME"
+            raise BadMessage(rule=f"a broadcast {wrong}")
         if message.timeout_or_cookie_reply:
-            raise NotForBroadcasts
-    if bool(message.flags & abi.MESSAGE_SIGNAL) != (message.bloom_filter is not None):
-        raise BadMessage
+            raise NotForBroadcasts(rule="a cookie_reply")
+    check_bloom_filter(message)
+
+
+def check_bloom_filter(message: Message) -> None:
+    """Signals have a bloom filter, and nothing else has. Raises BadMessage."""
+    signal = bool(message.flags & abi.MESSAGE_SIGNAL)
+    if signal != (message.bloom_filter is not None):
+        raise BadMessage(rule="SIGNAL without BLOOM_FILTER" if signal else "BLOOM_FILTER without SIGNAL")
 
 
 _ONCE = frozenset((Kind.FDS, Kind.BLOOM_FILTER, Kind.DST_NAME))
@@ -330,7 +341,8 @@ def add_vector(message: Message, current: Item, vector_size: int) -> int:
     """
     size, address = current.u64(0), current.u64(1)
     if vector_size + size > limits.MESSAGE_PAYLOAD:
-        raise PayloadTooLarge
+        limit = limits.MESSAGE_PAYLOAD
+        raise PayloadTooLarge(item=current, kind=current.type, count=vector_size + size, limit=limit)
     if address:
         message.parts.append(Part(size, message.payload_size, None))
         _add_piece(message, address, size)
@@ -348,45 +360,47 @@ def add_memfd(message: Message, current: Item, caller: Caller) -> None:
     """
     start, size = current.u64(0), current.u64(1)
     if start + size > U64:
-        raise PayloadTooLarge
-    file = caller.file(int.from_bytes(current.payload[16:20], "little"))
+        raise PayloadTooLarge(item=current, kind=current.type, rule="start + size overflows")
+    number = int.from_bytes(current.payload[16:20], "little")
+    file = caller.file(number)
     if file.is_path:
         file.close()
-        raise BadDescriptor
+        raise BadDescriptor(item=current, kind=current.type, descriptor=number, rule="opened with O_PATH")
     _add_piece(message, 0, size % 8)
     message.parts.append(Part(size, start, file))
     seals = file.seals
     if seals is None:
-        raise NotSealable
+        raise NotSealable(item=current, kind=current.type, descriptor=number)
     if seals & _ALL_SEALS != _ALL_SEALS:
-        raise NotSealed
+        raise NotSealed(item=current, kind=current.type, descriptor=number, seals=_ALL_SEALS & ~seals)
     if start + size > file.size:
-        raise BeyondFile
+        raise BeyondFile(item=current, kind=current.type, count=start + size, limit=file.size)
 
 
 def _add_files(message: Message, current: Item, caller: Caller) -> None:
     """FDS: descriptors to pass. ENOTUNIQ in broadcasts, EMFILE over 253, EBADF, EOPNOTSUPP for those that carry
     files."""
     if message.is_broadcast:
-        raise NotForBroadcasts
+        raise NotForBroadcasts(item=current, kind=current.type, rule="descriptors")
     numbers = struct.unpack(f"<{len(current.payload) // 4}i", current.payload)
     if len(numbers) > limits.MESSAGE_DESCRIPTORS:
-        raise TooManyDescriptors
+        limit = limits.MESSAGE_DESCRIPTORS
+        raise TooManyDescriptors(item=current, kind=current.type, count=len(numbers), limit=limit)
     for number in numbers:
         if number < 0:
-            raise BadDescriptor
+            raise BadDescriptor(item=current, kind=current.type, descriptor=number)
         file = caller.file(number)
         message.files.append(file)
         if file.is_kdbus_endpoint or (file.is_unix_socket and not file.is_path):
-            raise DescriptorNotPassable
+            raise DescriptorNotPassable(item=current, kind=current.type, descriptor=number)
 
 
 def set_bloom_filter(message: Message, current: Item, bloom_size: int) -> None:
     """BLOOM_FILTER: generation, then the bits. EFAULT unless a multiple of 8 bytes, EDOM unless the bus's size."""
     size = len(current.payload) - 8
     if size % 8:
-        raise BloomNotAligned
+        raise BloomNotAligned(item=current, kind=current.type, count=size)
     if size != bloom_size:
-        raise BloomSizeMismatch
+        raise BloomSizeMismatch(item=current, kind=current.type, count=size, limit=bloom_size)
     message.bloom_generation = current.u64(0)
     message.bloom_filter = int.from_bytes(current.payload[8:], "little")

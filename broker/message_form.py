@@ -30,6 +30,7 @@ from broker.errors import (
     BadMessage,
     BadName,
     DescriptorNotPassable,
+    KdbusError,
     MissingDestination,
     NotForBroadcasts,
     PayloadTooLarge,
@@ -38,7 +39,7 @@ from broker.errors import (
     UnknownFlags,
 )
 from broker.item import Item
-from broker.message import Message, add_memfd, add_vector, set_bloom_filter
+from broker.message import Message, add_memfd, add_vector, check_bloom_filter, set_bloom_filter
 from broker.names import is_valid_name
 from broker.negotiation import admit
 from broker.outside import Caller, File
@@ -74,7 +75,7 @@ def negotiate_message(invocation: Invocation) -> None:
 def _admit(invocation: Invocation) -> Invocation:
     read = admit(_MESSAGE, invocation.behaviour, invocation.caller, invocation.get("msg_address"))
     if read.negotiated and not invocation.negotiated:
-        raise UnknownFlags
+        raise UnknownFlags(rule="the message negotiates, and the command does not")
     return read
 
 
@@ -91,9 +92,11 @@ def read_message(source: Connection, invocation: Invocation) -> tuple[Message, F
         _fill(message, read, source.id, sync=bool(invocation.get("flags") & abi.SEND_SYNC_REPLY))
         _examine(message, source.bus.bloom_size)
         if read.negotiates:
-            raise BadItem
+            raise BadItem(kind=Kind.NEGOTIATE, rule="in a message that is to be sent")
         _fetch_files(message, caller)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KdbusError):
+            error.locate(read.items)
         if watched is not None:
             watched.close()
         message.drop()
@@ -108,21 +111,25 @@ def _fill(message: Message, read: Invocation, source_id: int, *, sync: bool) -> 
     message.priority = signed64(read.get("priority"))
     message.cookie = read.get("cookie")
     message.timeout_or_cookie_reply = read.get("timeout_ns")
-    if read.get("src_id") not in (0, source_id) or message.payload_type == abi.PAYLOAD_KERNEL:
-        raise BadArgument
+    if read.get("src_id") not in (0, source_id):
+        raise BadArgument(rule=f"src_id {read.get('src_id')} is not the sender's, {source_id}")
+    if message.payload_type == abi.PAYLOAD_KERNEL:
+        raise BadArgument(rule="payload_type is KERNEL")
     signal = message.flags & abi.MESSAGE_SIGNAL
     if message.is_broadcast:
         if not signal:
-            raise BadMessage
+            raise BadMessage(rule="a broadcast without SIGNAL")
         if message.timeout_or_cookie_reply:
-            raise NotForBroadcasts
+            raise NotForBroadcasts(rule="a timeout or cookie_reply")
     if message.flags & abi.MESSAGE_EXPECT_REPLY:
         if not message.timeout_or_cookie_reply:
-            raise BadArgument
+            raise BadArgument(rule="EXPECT_REPLY with timeout_ns 0")
         if signal:
-            raise NotForBroadcasts
-    elif sync or (signal and message.timeout_or_cookie_reply):
-        raise BadArgument
+            raise NotForBroadcasts(rule="EXPECT_REPLY")
+    elif sync:
+        raise BadArgument(rule="SYNC_REPLY without EXPECT_REPLY")
+    elif signal and message.timeout_or_cookie_reply:
+        raise BadArgument(rule="SIGNAL with a cookie_reply")
 
 
 def _examine(message: Message, bloom_size: int) -> None:
@@ -135,35 +142,35 @@ def _examine(message: Message, bloom_size: int) -> None:
         elif current.type == Kind.PAYLOAD_MEMFD:
             memfds += 1
             if current.u64(0) + current.u64(1) > U64:
-                raise PayloadTooLarge
+                raise PayloadTooLarge(item=current, kind=current.type, rule="start + size overflows")
             if memfds > _MEMFDS:
-                raise TooManyItems
+                raise TooManyItems(item=current, kind=current.type, count=memfds, limit=_MEMFDS)
         elif current.type == Kind.FDS:
             has_files = True
             if len(current.payload) // 4 > limits.DESCRIPTORS_PER_USER:
-                raise TooManyDescriptors
+                count, limit = len(current.payload) // 4, limits.DESCRIPTORS_PER_USER
+                raise TooManyDescriptors(item=current, kind=current.type, count=count, limit=limit)
         elif current.type == Kind.BLOOM_FILTER:
             set_bloom_filter(message, current, bloom_size)
         elif current.type == Kind.DST_NAME:
             if not is_valid_name(current.text(), wildcard=False):
-                raise BadName
+                raise BadName(item=current, kind=current.type, name=current.text())
             if message.is_broadcast:
-                raise BadMessage
+                raise BadMessage(rule="a broadcast with DST_NAME")
             message.destination_name = current.text()
-    if bool(message.flags & abi.MESSAGE_SIGNAL) != (message.bloom_filter is not None):
-        raise BadMessage
+    check_bloom_filter(message)
     if message.destination == abi.DESTINATION_NAME and message.destination_name is None:
         raise MissingDestination
     if message.is_broadcast and has_files:
-        raise NotForBroadcasts
+        raise NotForBroadcasts(kind=Kind.FDS, rule="descriptors")
 
 
 def _examine_vector(current: Item, total: int) -> int:
     size, address = current.u64(0), current.u64(1)
     if total + size > limits.MESSAGE_PAYLOAD:
-        raise PayloadTooLarge
+        raise PayloadTooLarge(item=current, kind=current.type, count=total + size, limit=limits.MESSAGE_PAYLOAD)
     if address and address + size > _END_OF_ADDRESSES:
-        raise BadAddress
+        raise BadAddress(item=current, kind=current.type, address=address)
     return total + size
 
 
@@ -177,8 +184,8 @@ def _fetch_files(message: Message, caller: Caller) -> None:
         elif current.type == Kind.FDS:
             for (number,) in struct.iter_unpack("<i", current.payload):
                 if number < 0:
-                    raise BadDescriptor
+                    raise BadDescriptor(item=current, kind=current.type, descriptor=number)
                 file = caller.file(number)
                 message.files.append(file)
                 if not file.is_path and (file.is_kdbus_endpoint or file.is_unix_socket):
-                    raise DescriptorNotPassable
+                    raise DescriptorNotPassable(item=current, kind=current.type, descriptor=number)

@@ -50,7 +50,7 @@ def sanitize_attach_flags(flags: int) -> int:
     if flags == abi.ATTACH_ANY:
         return abi.ATTACH_ALL
     if flags & ~abi.ATTACH_ALL:
-        raise BadArgument
+        raise BadArgument(rule=f"unknown attach flags {flags & ~abi.ATTACH_ALL:#x}")
     return flags
 
 
@@ -284,7 +284,7 @@ def _make_id(make: Callable[[int], int | None], number: int) -> int:
         return INVALID_ID
     made = make(number)
     if made is None:
-        raise BadArgument
+        raise BadArgument(kind=Kind.CREDS, rule=f"id {number} is not mapped in the caller's namespace")
     return made
 
 
@@ -293,7 +293,7 @@ def _find(caller: Caller, number: int) -> Pid:
         return Pid()
     found = caller.process.find_pid(number & 0xFFFFFFFF)  # the kernel's pid numbers have 32 bits
     if found is None:
-        raise BadArgument
+        raise BadArgument(kind=Kind.PIDS, rule=f"there is no process {number}")
     return found
 
 

@@ -61,6 +61,9 @@ def _is_element(element: bytes) -> bool:
     return bool(element) and element[0] in _FIRST and _FURTHER.issuperset(element)
 
 
+_ONE_NAME = "an activator has one name only"
+
+
 class Waiter:
     """One place in the queue for a name."""
 
@@ -140,7 +143,7 @@ class NameRegistry:
             self._create(connection, name, kept)
         elif entry.owner is connection:
             if not one_claim or connection.is_activator:
-                raise NameAlreadyOwned
+                raise NameAlreadyOwned(name=name)
             entry.flags = kept
             return Claim(kept, owned=True, new=False)
         elif connection.is_activator:
@@ -157,19 +160,19 @@ class NameRegistry:
         elif flags & abi.NAME_QUEUE:
             if waiter is None:
                 if len(connection.waiting_for) >= bounds.WAITING_PER_CONNECTION:
-                    raise TooManyNames
+                    raise TooManyNames(count=len(connection.waiting_for), limit=bounds.WAITING_PER_CONNECTION)
                 self._enqueue(connection, entry, kept)
             return Claim(kept, owned=False, new=waiter is None)
         elif waiter is not None:
             self._dequeue(waiter)
             return Claim(kept, owned=None, new=False)
         else:
-            raise NameTaken
+            raise NameTaken(name=name, owner=entry.owner.id, allows=bool(entry.flags & abi.NAME_ALLOW_REPLACEMENT))
         return Claim(kept, owned=True, new=True)
 
     def _create(self, connection: Connection, name: bytes, flags: int) -> None:
         if connection.is_activator and connection.activator_of is not None:
-            raise BadArgument
+            raise BadArgument(rule=_ONE_NAME)
         self._last_id += 1
         entry = NameEntry(name, self._last_id, connection, flags)
         if connection.is_activator:
@@ -182,14 +185,14 @@ class NameRegistry:
     def _add_activator(self, connection: Connection, entry: NameEntry) -> None:
         """An activator comes for a name that has an owner: it will get the name when that one goes."""
         if connection.activator_of is entry:
-            raise NameAlreadyOwned
+            raise NameAlreadyOwned(name=entry.name)
         if connection.activator_of is not None:
-            raise BadArgument
+            raise BadArgument(rule=_ONE_NAME)
         if entry.activator is None:
             entry.activator = connection
             connection.activator_of = entry
         elif connection.behaviour.one_claim_per_name:
-            raise NameTaken
+            raise NameTaken(name=entry.name, activator=entry.activator.id)
 
     def _enqueue(self, connection: Connection, entry: NameEntry, flags: int, *, first: bool = False) -> None:
         waiter = Waiter(connection, entry, flags)
@@ -217,7 +220,7 @@ class NameRegistry:
         """
         entry = self._entries.get(name)
         if entry is None:
-            raise NoSuchName
+            raise NoSuchName(name=name)
         try:
             if entry.owner is connection:
                 self._release(entry)
@@ -226,7 +229,7 @@ class NameRegistry:
             self._bus.notifications.flush()
         waiter = _place(connection, entry)
         if waiter is None:
-            raise NotNameOwner
+            raise NotNameOwner(name=name, owner=entry.owner.id)
         self._dequeue(waiter)
 
     def _release(self, entry: NameEntry) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from broker.behaviour import Behaviour
 from broker.command import Command, Invocation, read_sized
 from broker.errors import BadItem, DuplicateItem, KdbusError, MissingItem, UnknownFlags
-from broker.item import Item, walk
+from broker.item import Item, place, walk
 from broker.outside import Caller
 from kdbus.abi.revision import Kind
 
@@ -48,22 +48,23 @@ def admit(command: Command, behaviour: Behaviour, caller: Caller, address: int) 
 def _check(invocation: Invocation) -> None:
     command, flags = invocation.command, invocation.get("flags")
     if flags & ~(command.flags | NEGOTIATE):
-        raise UnknownFlags
+        raise UnknownFlags(flags=flags & ~(command.flags | NEGOTIATE))
     invocation.items, arrays = _parse(invocation)
     invocation.negotiates = bool(arrays)
     taken = {invocation.behaviour.revision.number_of(kind) for kind in (*command.items, Kind.NEGOTIATE)}
-    for place, array in arrays:
+    for start, array in arrays:
         for number in range(0, len(array), 8):
             if int.from_bytes(array[number : number + 8], "little") not in taken:
-                invocation.caller.write(invocation.address + place + number, bytes(8))
+                invocation.caller.write(invocation.address + start + number, bytes(8))
     if flags & NEGOTIATE:
         start, _ = command.struct.span("flags")
         invocation.caller.write(invocation.address + start, command.flags.to_bytes(8, "little"))
         invocation.negotiated = True
         return
     present = {entry.type for entry in invocation.items}
-    if any(rule.required and kind not in present for kind, rule in command.items.items()):
-        raise MissingItem
+    for kind, rule in command.items.items():
+        if rule.required and kind not in present:
+            raise MissingItem(kind=kind)
 
 
 def _parse(invocation: Invocation) -> tuple[list[Item], list[tuple[int, bytes]]]:
@@ -72,16 +73,20 @@ def _parse(invocation: Invocation) -> tuple[list[Item], list[tuple[int, bytes]]]
     items: list[Item] = []
     arrays: list[tuple[int, bytes]] = []
     seen: set[int] = set()
-    for start, number, payload, padding in walk(bytes(invocation.data[fixed:])):
+    data = bytes(invocation.data[fixed:])
+    for before, (start, number, payload, padding) in enumerate(walk(data)):
         kind = behaviour.revision.kind_of(number)
         rule = command.items.get(kind)
         if rule is None and kind != Kind.NEGOTIATE:
-            raise BadItem
+            raise place(BadItem(rule=f"{command.name} does not take it"), kind, before, data)
         check = behaviour.item_checks.get(kind)
         if check is not None:
-            check(payload)
+            try:
+                check(payload)
+            except KdbusError as error:
+                raise place(error, kind, before, data) from None
         if kind in seen and (rule is None or not rule.repeats):
-            raise DuplicateItem
+            raise place(DuplicateItem(), kind, before, data)
         seen.add(kind)
         if kind == Kind.NEGOTIATE:
             arrays.append((fixed + start, payload))

@@ -56,16 +56,16 @@ class Node:
     def link(self, parent: Node) -> None:
         """Take the name below `parent`. Raises NodeShutDown or NodeExists."""
         if not parent.active:
-            raise NodeShutDown
+            raise NodeShutDown(node=parent.path)
         if self.name in parent.children:
-            raise NodeExists
+            raise NodeExists(node=(*parent.path, self.name))
         self.parent = parent
         parent.children[self.name] = self
 
     def activate(self) -> None:
         """Become visible. Raises NodeShutDown if the node has been ended already."""
         if self._ended or self.active:
-            raise NodeShutDown
+            raise NodeShutDown(node=self.path)
         self.active = True
         events = self.events()
         if events is not None:

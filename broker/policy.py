@@ -59,14 +59,14 @@ class Entry:
 def _parse_access(payload: Item, ids: Ids) -> Access:
     kind, access, number = payload.u64(0), payload.u64(1), payload.u64(2) & 0xFFFFFFFF
     if access not in (abi.POLICY_SEE, abi.POLICY_TALK, abi.POLICY_OWN):
-        raise BadArgument
+        raise BadArgument(item=payload, kind=payload.type, rule=f"access {access} is none of SEE, TALK, OWN")
     if kind == abi.POLICY_ACCESS_WORLD:
         return Access(kind, 0, access)
     if kind not in (abi.POLICY_ACCESS_USER, abi.POLICY_ACCESS_GROUP):
-        raise BadArgument
+        raise BadArgument(item=payload, kind=payload.type, rule=f"type {kind} is none of USER, GROUP, WORLD")
     made = ids.make_uid(number) if kind == abi.POLICY_ACCESS_USER else ids.make_gid(number)
     if made is None:
-        raise BadArgument
+        raise BadArgument(item=payload, kind=payload.type, rule=f"id {number} is not mapped in the caller's namespace")
     return Access(kind, made, access)
 
 
@@ -103,29 +103,30 @@ class PolicyDatabase:
         kind that does not exist, an id that is not mapped), DuplicateItem (a name that has an entry of another owner,
         or comes twice).
         """
-        if sum(padded_size(len(entry.payload)) for entry in items) > limits.POLICY_SIZE:
-            raise TooManyPolicies
+        size = sum(padded_size(len(entry.payload)) for entry in items)
+        if size > limits.POLICY_SIZE:
+            raise TooManyPolicies(count=size, limit=limits.POLICY_SIZE, unit="bytes of items")
         wanted: list[Entry] = []
         for current in items:
             if current.type == Kind.NAME:
                 if single and wanted:
-                    raise TooManyPolicies
+                    raise TooManyPolicies(item=current, kind=current.type, count=2, limit=1, unit="names")
                 name = current.text()
                 if not is_valid_name(name, wildcard=True):
-                    raise BadName
+                    raise BadName(item=current, kind=current.type, name=name)
                 wildcard = name.endswith(b".*")
                 if wildcard and not wildcards:
-                    raise BadArgument
+                    raise BadArgument(item=current, kind=current.type, rule="no wildcards here")
                 wanted.append(Entry(name[:-2] if wildcard else name, wildcard, owner))
             elif current.type == Kind.POLICY_ACCESS:
                 if not wanted:
-                    raise BadArgument
+                    raise BadArgument(item=current, kind=current.type, rule="no NAME item before it")
                 wanted[-1].accesses.append(_parse_access(current, ids))
         entries = {key: entry for key, entry in self._entries.items() if entry.owner is not owner}
         for entry in wanted:
             key = (entry.name, entry.wildcard)
             if key in entries:
-                raise DuplicateItem
+                raise DuplicateItem(kind=Kind.NAME, name=entry.name + (b".*" if entry.wildcard else b""))
             entries[key] = entry
         self._entries = entries
 

@@ -104,7 +104,7 @@ class Pool:
         size = align8(size)
         index = bisect_left(self._free, (size, 0))
         if index == len(self._free) or not self.memory.reserve(self._free[index][2].offset + size):
-            raise PoolFull
+            raise PoolFull(size=size, count=self.remaining, limit=self.size)
         slice_ = self._free.pop(index)[2]
         if slice_.size > size:
             rest = Slice(self, slice_.offset + size, slice_.size - size)
@@ -142,7 +142,7 @@ class Pool:
         """What FREE does. Raises NoSuchSlice unless a program was given just this offset."""
         slice_ = self._by_offset.get(offset)
         if slice_ is None or not slice_.published:
-            raise NoSuchSlice
+            raise NoSuchSlice(offset=offset)
         slice_.published = False
         self.give_back(slice_)
 

@@ -11,6 +11,7 @@ ipc/kdbus/queue.c.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from broker.errors import NoMessage, NoMessageOfPriority
@@ -94,6 +95,10 @@ class Queue:
         self._heap.clear()
         return entries
 
+    def counts_by_sender(self) -> dict[int, int]:
+        """How many messages wait, by the id of the connection that sent them."""
+        return Counter(entry.message.source for entry in self._entries)
+
     def peek(self, priority: int | None) -> QueueEntry:
         """The next entry; with a `priority`, the most urgent one, which must be at least as urgent as that.
 
@@ -106,7 +111,7 @@ class Queue:
         self._skip_removed()
         first = self._heap[0]
         if first[0] > priority:
-            raise NoMessageOfPriority
+            raise NoMessageOfPriority(priority=priority)
         return first[2]
 
     def remove(self, entry: QueueEntry) -> None:

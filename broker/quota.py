@@ -41,19 +41,20 @@ class User:
     def add_bus(self) -> None:
         """Count one more bus. Raises TooManyBuses."""
         if self.buses >= limits.BUSES_PER_USER:
-            raise TooManyBuses
+            raise TooManyBuses(user=self.uid, count=self.buses, limit=limits.BUSES_PER_USER, unit="buses")
         self.buses += 1
 
     def add_endpoint(self) -> None:
         """Count one more custom endpoint. Raises TooManyBuses."""
         if self.endpoints >= bounds.ENDPOINTS_PER_USER:
-            raise TooManyBuses
+            limit = bounds.ENDPOINTS_PER_USER
+            raise TooManyBuses(user=self.uid, count=self.endpoints, limit=limit, unit="endpoints")
         self.endpoints += 1
 
     def add_connection(self) -> None:
         """Count one more connection. Raises TooManyConnections."""
         if self.connections >= limits.CONNECTIONS_PER_USER:
-            raise TooManyConnections
+            raise TooManyConnections(user=self.uid, count=self.connections, limit=limits.CONNECTIONS_PER_USER)
         self.connections += 1
 
 
@@ -98,7 +99,7 @@ class QueueQuota:
         if user is None or waiting < limits.MESSAGES_UNACCOUNTED:
             return None
         if self.charged.get(user, 0) >= limits.MESSAGES_PER_USER:
-            raise QueueFull
+            raise QueueFull(user=user.uid, count=self.charged[user], limit=limits.MESSAGES_PER_USER)
         return self.record(user)
 
     def record(self, user: User) -> Charge:
@@ -159,13 +160,16 @@ class ShareQuota:
     def charge(self, user: User | None, waiting: int, size: int, files: int) -> ShareCharge:
         """See `Quota`. Raises QueueFull (ENOBUFS) or TooManyDescriptors (EMFILE)."""
         share = self._shares.get(user) or _Share()
+        uid = None if user is None else user.uid
         if self._half < self.used:
-            raise QueueFull
+            raise QueueFull(user=uid, used=self.used, limit=self._half)
         most = (self._half - self.used + share.size) // 3
-        if most - share.size < size or share.size + size > _MOST_BYTES or share.messages >= _MESSAGES_PER_USER:
-            raise QueueFull
+        if most - share.size < size or share.size + size > _MOST_BYTES:
+            raise QueueFull(user=uid, used=share.size, limit=most, size=size)
+        if share.messages >= _MESSAGES_PER_USER:
+            raise QueueFull(user=uid, count=share.messages, limit=_MESSAGES_PER_USER)
         if share.files + files > limits.DESCRIPTORS_PER_USER:
-            raise TooManyDescriptors
+            raise TooManyDescriptors(user=uid, count=share.files + files, limit=limits.DESCRIPTORS_PER_USER)
         self._shares[user] = share
         share.size += size
         share.messages += 1

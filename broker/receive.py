@@ -40,9 +40,9 @@ def receive(connection: Connection, invocation: Invocation) -> None:
             _store(invocation, 0, 0, 0)
         elif connection.lost_count:
             invocation.put("dropped_msgs", connection.lost_count)
-            connection.lost_count = 0
+            lost, connection.lost_count = connection.lost_count, 0
             _store(invocation, 0, 0, 0)
-            raise MessagesLost
+            raise MessagesLost(count=lost)
         else:
             _store(invocation, *_take(connection, entry, invocation))
 
@@ -55,7 +55,7 @@ def receive_telling_losses(connection: Connection, invocation: Invocation) -> No
     with _flushing(connection):
         flags = invocation.get("flags")
         if flags & abi.RECV_DROP and flags & abi.RECV_USE_PRIORITY:
-            raise BadArgument
+            raise BadArgument(rule="DROP with USE_PRIORITY")
         result = (connection.empty_offset, 0, 0)
         nothing: KdbusError | None = None
         try:
@@ -123,7 +123,7 @@ def _drop(connection: Connection, entry: QueueEntry) -> None:
     reply = entry.reply
     if reply is not None and reply.linked:
         if reply.sync:
-            reply.wake_up(PeerGone())
+            reply.wake_up(PeerGone(connection=connection.id, rule="it dropped the request"))
         else:
             connection.bus.notifications.reply_dead(entry.message.source, entry.message.cookie)
             reply.unlink()

@@ -64,7 +64,7 @@ class Reply:
         Raises TooManyRequests.
         """
         if requester.request_count >= limits.REQUESTS_PER_CONNECTION:
-            raise TooManyRequests
+            raise TooManyRequests(count=requester.request_count, limit=limits.REQUESTS_PER_CONNECTION)
         requester.request_count += 1
         self.replier = replier
         self.requester = requester
@@ -177,7 +177,7 @@ class Deadlines:
         while (nearest := self.next_ns()) is not None and nearest <= now_ns:
             reply = heapq.heappop(self._heap)[2]
             if reply.sync and not reply.interrupted:
-                reply.wake_up(TimedOut())
+                reply.wake_up(TimedOut(connection=reply.replier.id, cookie=reply.cookie))
             else:
                 overdue[reply.requester] = None
         for requester in overdue:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker import message
-from broker.access import may_talk
+from broker.access import may_talk, refused_by
 from broker.command import ORDINARY, Invocation, answering
 from broker.connection import Connection
 from broker.delivery import broadcast, collect, eavesdrop, insert
@@ -128,7 +128,7 @@ class Wait:
         connection.last_received = None
         try:
             if reply.answer is None:
-                raise reply.error if reply.error is not None else Disconnected()
+                raise reply.error if reply.error is not None else Disconnected(connection=connection.id)
             flags = connection.bus.domain.exported(connection.attach_flags_recv)
             descriptors = connection.installs_files
             slice_, return_flags = reply.answer.install(connection.pool, caller, flags, descriptors=descriptors)
@@ -200,13 +200,15 @@ def _cancel_file(invocation: Invocation) -> File | None:
     try:
         for current in invocation.items:
             if current.type != Kind.CANCEL_FD:
-                raise BadItem
+                raise BadItem(item=current, kind=current.type, rule="SEND does not take it")
             if not invocation.get("flags") & abi.SEND_SYNC_REPLY:
                 continue
             if found is not None:
-                raise DuplicateItem
+                raise DuplicateItem(item=current, kind=current.type)
             found = cancel_file(invocation.caller, current)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KdbusError):
+            error.locate(invocation.items)
         if found is not None:
             found.close()
         raise
@@ -215,10 +217,14 @@ def _cancel_file(invocation: Invocation) -> File | None:
 
 def cancel_file(caller: Caller, current: Item) -> File:
     """The file of one CANCEL_FD item. Raises BadDescriptor, and BadArgument for one that cannot be polled."""
-    found = caller.file(int.from_bytes(current.payload, "little", signed=True))
-    if found.is_path or not found.can_poll:
+    number = int.from_bytes(current.payload, "little", signed=True)
+    found = caller.file(number)
+    if found.is_path:
         found.close()
-        raise BadDescriptor if found.is_path else BadArgument
+        raise BadDescriptor(item=current, kind=current.type, descriptor=number, rule="opened with O_PATH")
+    if not found.can_poll:
+        found.close()
+        raise BadArgument(item=current, kind=current.type, rule=f"descriptor {number} cannot be polled")
     return found
 
 
@@ -236,7 +242,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
         if resumed is not None:
             return resumed
         if source.bus.domain.clock.monotonic_ns() >= signed64(sent.timeout_or_cookie_reply):
-            raise TimedOut
+            raise TimedOut(rule="the deadline had passed before the call")
     destination, name = _find_destination(source, sent)
     if name is not None:
         sent.name_id = name.id
@@ -255,7 +261,8 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
     elif sent.flags & abi.MESSAGE_SIGNAL:
         if not _wants(source, destination, sent):
             if not silent:
-                raise NotPermitted
+                rule = "no match of its for this signal, or no TALK to the sender"
+                raise NotPermitted(connection=destination.id, rule=rule)
             eavesdrop(source.bus, source, sent, caller)
             return None
     elif sent.timeout_or_cookie_reply:
@@ -296,7 +303,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
     if source.bus.domain.clock.monotonic_ns() >= reply.deadline_ns:
         reply.unlink()
         reply.drop()
-        raise TimedOut
+        raise TimedOut(rule="the deadline had passed before the call")
     return reply
 
 
@@ -317,29 +324,34 @@ def _find_destination(source: Connection, sent: Message) -> tuple[Connection, Na
     """Step 1. Raises NoSuchName, NameOwnerChanged, OnlyActivator or NoSuchConnection."""
     if sent.destination_name is None:
         found = source.bus.connections.get(sent.destination)
-        if found is None or found.kind != ORDINARY:
-            raise NoSuchConnection
+        if found is None:
+            raise NoSuchConnection(connection=sent.destination)
+        if found.kind != ORDINARY:
+            raise NoSuchConnection(connection=found.id, connection_kind=found.kind)
         return found, None
     entry = source.bus.names.find(sent.destination_name)
     if entry is None:
-        raise NoSuchName
+        raise NoSuchName(name=sent.destination_name)
     if sent.destination not in (abi.DESTINATION_NAME, entry.owner.id):
-        raise NameOwnerChanged
+        raise NameOwnerChanged(name=entry.name, owner=entry.owner.id, connection=sent.destination)
     if sent.flags & abi.MESSAGE_NO_AUTO_START and entry.owner.is_activator:
-        raise OnlyActivator
+        raise OnlyActivator(name=entry.name, owner=entry.owner.id)
     return entry.owner, entry
 
 
 def _check_talk(source: Connection, destination: Connection, caller: Caller) -> None:
-    if not may_talk(source, caller.credentials(), destination):
-        raise NotPermitted
+    who = caller.credentials()
+    if not may_talk(source, who, destination):
+        policy = refused_by(source, who, destination.names, abi.POLICY_TALK)
+        names = tuple(destination.names)
+        raise NotPermitted(access="TALK", connection=destination.id, names=names, policy=policy)
 
 
 def _find_expected(requester: Connection, replier: Connection, cookie: int) -> Reply:
     """The permission to reply. Raises ReplyNotExpected."""
     reply = requester.find_reply(replier, cookie)
     if reply is None or reply.answer is not None:
-        raise ReplyNotExpected
+        raise ReplyNotExpected(connection=requester.id, cookie=cookie)
     return reply
 
 
@@ -372,13 +384,13 @@ def _attach(
     reply.hold()
     try:
         if not reply.waiting:
-            raise Disconnected
+            raise Disconnected(connection=destination.id)
         reply.answer = destination.behaviour.inbox.answer(destination, sent, caller, source.user, attached)
     except CallerGone:
         # The requester waits on: it is told when the connection ends, or answered by another call.
         raise
     except KdbusError as error:
-        reply.wake_up(ReplyRefused() if isinstance(error, DescriptorsRefused) else error)
+        reply.wake_up(ReplyRefused(connection=source.id) if isinstance(error, DescriptorsRefused) else error)
         raise
     else:
         reply.wake_up(None)

@@ -32,10 +32,10 @@ def make_bus(domain: Domain, name: bytes, maker: Caller, *, world: bool) -> Bus:
     Raises BadName or NameTooLong (EINVAL, ENAMETOOLONG), and NodeExists (EEXIST).
     """
     if len(name) > NODE_NAME_LENGTH:
-        raise NameTooLong
+        raise NameTooLong(count=len(name), limit=NODE_NAME_LENGTH)
     item.check_node_name(name)
     if not name[:1].isdigit() or b"-" not in name:
-        raise BadName
+        raise BadName(name=name)
     known = FINAL.commands[FINAL.revision.requests["BUS_MAKE"]]
     items = [
         Item(Kind.MAKE_NAME, name + b"\0"),

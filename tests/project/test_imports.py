@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The direction of imports, over every file of the project's packages.
 
-    kdbus.abi <- broker <- interposer -> native
+    kdbus.abi <- broker <- interposer -> native, tracing -> kdbus.abi
 
 and nothing else. Inside `interposer`, the rooms stand on floors (`FLOORS`), and a room imports only those below it.
 
-The broker and the tables are pure: they may use only those modules of the standard library that compute, none that
-reads a clock, a file, the environment or chance, and none of the builtins that would lead around that. The list says
-what is allowed, not what is forbidden, so that a module nobody thought of is refused.
+The broker, the tables and D-Bus's codecs are pure: they may use only those modules of the standard library that
+compute, none that reads a clock, a file, the environment or chance, and none of the builtins that would lead around
+that. The list says what is allowed, not what is forbidden, so that a module nobody thought of is refused.
 
 Two further borders are checked here: one module alone knows python-ptrace, and `native` alone its C extension.
 
@@ -25,13 +25,14 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = ("broker", "interposer", "kdbus", "native")
+PACKAGES = ("broker", "interposer", "kdbus", "native", "tracing")
 
 MAY_IMPORT = {
     "kdbus": {"kdbus"},
     "broker": {"broker", "kdbus"},
     "native": {"native"},
-    "interposer": {"interposer", "broker", "kdbus", "native"},
+    "tracing": {"tracing", "kdbus"},
+    "interposer": {"interposer", "broker", "kdbus", "native", "tracing"},
 }
 
 FLOORS = (
@@ -78,6 +79,9 @@ PURE_MODULES = frozenset(
 )
 """What the broker may use of the standard library: `errno` and `stat` are tables of numbers."""
 
+CODECS = frozenset({"jeepney", "reprlib", "siphash24"})
+"""What `kdbus.dbus` may use besides: marshalling and hashing, made by others, and a bounded repr for its errors."""
+
 IMPURE_BUILTINS = frozenset({"__import__", "breakpoint", "compile", "eval", "exec", "input", "open", "print"})
 
 
@@ -118,8 +122,12 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
         top = name.partition(".")[0]
         if top in (*PACKAGES, "tests", "samples"):
             allowed = top in MAY_IMPORT[package] and (top != "interposer" or may_climb(module, name))
-            if (package == "broker" and top == "kdbus") or module.startswith("kdbus.abi"):
+            if (package in ("broker", "tracing") and top == "kdbus") or module.startswith("kdbus.abi"):
                 allowed = allowed and name.startswith("kdbus.abi")
+            if module.startswith("kdbus.dbus"):
+                allowed = allowed and name.startswith(("kdbus.abi", "kdbus.dbus"))
+        elif module.startswith("kdbus.dbus"):
+            allowed = top in PURE_MODULES | CODECS
         elif package == "broker" or module.startswith("kdbus.abi"):
             allowed = top in PURE_MODULES
         else:
@@ -128,9 +136,9 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
             allowed = False
         if not allowed:
             found.append(f"{module}:{line}: {package} must not import {name}")
-    if package == "broker":
+    if package == "broker" or module.startswith("kdbus.dbus"):
         found += [
-            f"{module}:{node.lineno}: broker must not use {node.id}()"
+            f"{module}:{node.lineno}: {package} must not use {node.id}()"
             for node in ast.walk(ast.parse(source))
             if isinstance(node, ast.Name) and node.id in IMPURE_BUILTINS
         ]
@@ -171,6 +179,7 @@ def test_one_module_knows_python_ptrace() -> None:
 
 def test_allowed_modules_are_of_the_standard_library() -> None:
     assert PURE_MODULES.issubset(sys.stdlib_module_names)
+    assert not PURE_MODULES & CODECS
 
 
 @pytest.mark.parametrize(
@@ -200,6 +209,8 @@ def test_allowed_modules_are_of_the_standard_library() -> None:
         ("kdbus.abi.layout", "from broker.errors import BadItem"),
         ("kdbus.abi.layout", "import kdbus.client"),
         ("kdbus.abi.layout", "import os"),
+        ("kdbus.dbus.names", "import socket"),
+        ("kdbus.dbus.names", "import kdbus.client"),
         ("interposer.target.ids", "from interposer.nodes.resolve import resolve"),
         ("interposer.launch.launch", "from interposer.supervisor import tree"),
         ("interposer.errors", "from interposer.launch.launch import Mode"),
