@@ -28,6 +28,8 @@ PAGE_FILE = "measurements.md"
 NOISE = 0.1
 """The part of the processors' time from which on other programs disturb a run."""
 
+REVISIONS = ("3", "final")
+
 DESCRIPTION = """\
 Measure how fast kdbus programs are under `kdbus run`, and what others pay for it, in comparison with a bare trap, a
 unix socket, dbus-daemon and dbus-broker. Peers that are not installed are named; all of them together:
@@ -54,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=_duration, metavar="S", help="time for one figure in one turn")
     kdbus = "the command `kdbus` to measure, as one word for the shell; default: that of this tree"
     parser.add_argument("--kdbus", type=shlex.split, metavar="COMMAND", help=kdbus)
+    parser.add_argument(
+        "--revision", choices=REVISIONS, default="final", help="of the kdbus API that is measured; default: final"
+    )
     parser.set_defaults(names=names)
     return parser
 
@@ -91,12 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.gmtime()
     start = time.monotonic()
     try:
-        results = _measure(groups, settings, options.kdbus)
+        results = _measure(groups, settings, options.kdbus, options.revision)
     except KeyboardInterrupt:
         _progress("interrupted, no results are kept")
         return 130
     duration = time.monotonic() - start
     after = machine.others_share()
+    facts["kdbus API"] = f"revision {options.revision}"
     facts["used by others before and after"] = f"{before:.0%} and {after:.0%} of the cores"
     if max(before, after) > NOISE:
         results.disturbances.append(
@@ -130,12 +136,12 @@ def _settings(options: argparse.Namespace) -> Settings:
     return settings
 
 
-def _measure(groups: Sequence[Group], settings: Settings, kdbus: Sequence[str] | None) -> Results:
+def _measure(groups: Sequence[Group], settings: Settings, kdbus: Sequence[str] | None, revision: str) -> Results:
     results = Results()
     # What was started has sessions of its own, so whoever ends this process does not reach it: we have to.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
-        programs = stack.enter_context(execution(kdbus))
+        programs = stack.enter_context(execution(kdbus, revision))
         buses = {}
         if any(group.uses_buses for group in groups):
             for name, found in stack.enter_context(message_buses(programs)).items():

@@ -62,6 +62,8 @@ class Execution:
     folder: Path
     kdbus: Sequence[str]
     environment: Mapping[str, str]
+    revision: str = "final"
+    """Of the kdbus API that programs are built for."""
     _built: dict[str, Path | CannotRun] = field(default_factory=dict)
 
     def run_under_kdbus(self, *command: str | Path) -> list[str]:
@@ -82,7 +84,7 @@ class Execution:
 
     def compile_command(self, name: str, *more: str) -> list[str]:
         """The command that compiles `programs/NAME.c`, without a place for the result."""
-        include = self.run([*self.kdbus, "include-dir", "--revision", "3"])[0]
+        include = self.run([*self.kdbus, "include-dir", "--revision", self.revision])[0]
         flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", f"-I{include}"]
         return [*shlex.split(os.environ.get("CC", "gcc")), *flags, *more, str(SOURCES / f"{name}.c")]
 
@@ -191,13 +193,13 @@ def _text(file: IO[bytes]) -> str:
 
 
 @contextmanager
-def execution(kdbus: Sequence[str] | None = None) -> Iterator[Execution]:
+def execution(kdbus: Sequence[str] | None = None, revision: str = "final") -> Iterator[Execution]:
     """An `Execution` in a new folder that everybody may read, gone afterwards. `kdbus` None: that of this project."""
     with tempfile.TemporaryDirectory(prefix="kdbus-benchmarks-") as name:
         os.chmod(name, 0o755)
         environment = _environment(Path(name))
         subprocess.run([sys.executable, "-c", _IMPORT_EVERYTHING], check=False, capture_output=True, env=environment)
-        yield Execution(Path(name), kdbus or [sys.executable, "-m", "interposer"], environment)
+        yield Execution(Path(name), kdbus or [sys.executable, "-m", "interposer"], environment, revision)
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -57,6 +57,11 @@ class Behaviour:
     new_quota: Callable[[int], Quota]
     """The quota of a queue whose pool has that many bytes."""
 
+    @property
+    def send_command(self) -> Command:
+        """SEND."""
+        return self.commands[self.revision.requests["SEND"]]
+
     # The caller's.
     names_before_privilege: bool
     """HELLO looks at names before it asks for privilege, and at claimed identities after."""
@@ -86,6 +91,8 @@ class Behaviour:
     stored_name_flags: int
     """What of the flags of NAME_ACQUIRE a claim keeps."""
     matches_per_connection: int
+    keeps_padding: bool
+    """What stands between the items of a message is delivered as it was sent."""
 
     # The receiver's.
     files_if_accepted: bool
@@ -106,7 +113,3 @@ class Behaviour:
     """Connections take their ids from the domain's counter of buses; messages are counted by the bus."""
     requires_metadata: bool
     """BUS_MAKE says which metadata every connection must send."""
-
-    # Ours.
-    is_native: bool
-    """The native engine knows its layouts (`broker.flow`)."""

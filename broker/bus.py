@@ -11,7 +11,7 @@ from __future__ import annotations
 from broker import delivery, limits
 from broker.command import Invocation
 from broker.connection import Connection
-from broker.domain import Domain
+from broker.domain import Domain, MessageCounter
 from broker.endpoint import Endpoint
 from broker.errors import BadArgument, BadItem, DuplicateItem, MissingItem
 from broker.item import Item
@@ -61,6 +61,7 @@ class Bus(Node):
         super().__init__(text, node_mode(self.flags, 0o500), who.euid, who.egid)
         self.name_bytes = name
         self.domain = domain
+        self.messages = MessageCounter() if self.behaviour.ids_of_domain else domain.messages
         self.id = domain.next_bus_id()
         self.id128 = _random_uuid(domain)
         self.connections: dict[int, Connection] = {}
@@ -72,8 +73,6 @@ class Bus(Node):
         self.metadata = ProcessMetadata()
         self._counts = False
         self._last_connection_id = 0
-        self.sequence = 0
-        """How many messages there were, where the bus counts them itself."""
         self._last_endpoint_id = 0
         self.link(domain)
         try:
@@ -97,13 +96,6 @@ class Bus(Node):
             return self.domain.next_bus_id()
         self._last_connection_id += 1
         return self._last_connection_id
-
-    def next_sequence(self) -> int:
-        """The sequence number of the next message."""
-        if not self.behaviour.ids_of_domain:
-            return self.domain.next_sequence()
-        self.sequence += 1
-        return self.sequence
 
     def next_endpoint_id(self) -> int:
         """The id of the next endpoint."""

@@ -102,7 +102,7 @@ def broadcast(bus: Bus, source: Connection | None, sent: Message, caller: Caller
 def notify(bus: Bus, sent: Message) -> None:
     """Deliver a notification, to one connection or to all who want it; it gets its sequence number and time now."""
     domain = bus.domain
-    sent.sequence = bus.next_sequence()
+    sent.sequence = bus.messages.next()
     sent.connection.collect_timestamp(domain.clock, sent.sequence, abi.ATTACH_TIMESTAMP)
     if sent.is_broadcast:
         broadcast(bus, None, sent, None)

@@ -28,6 +28,20 @@ class Control(Node):
     """The node through which buses are made."""
 
 
+class MessageCounter:
+    """What messages have been numbered with, in a domain or on a bus. `latest`: of the last one."""
+
+    __slots__ = ("latest",)
+
+    def __init__(self) -> None:
+        self.latest = 0
+
+    def next(self) -> int:
+        """The sequence number of the next message."""
+        self.latest += 1
+        return self.latest
+
+
 class Domain(Node):
     """The root of the nodes."""
 
@@ -50,7 +64,7 @@ class Domain(Node):
         self.deadlines = Deadlines()
         self._attach_flags_mask = attach_flags_mask
         self._events = events
-        self.sequence = 0
+        self.messages = MessageCounter()
         self._last_bus_id = 0
         self._users: dict[int, User] = {}
         self.spoken: set[str] = set()
@@ -62,11 +76,6 @@ class Domain(Node):
 
     def events(self) -> NodeEvents | None:
         return self._events
-
-    def next_sequence(self) -> int:
-        """The sequence number of the next message."""
-        self.sequence += 1
-        return self.sequence
 
     def next_bus_id(self) -> int:
         """The id of the next bus; used up even if the bus cannot be made."""

@@ -102,9 +102,7 @@ COMMANDS: dict[int, Command] = dict(
         ),
         _command("BYEBYE", "kdbus_cmd", kinds=ONLY_ORDINARY),
         _command("FREE", "kdbus_cmd_free", kinds=RECEIVERS),
-        _command(
-            "CONN_INFO", "kdbus_cmd_info", {Kind.NAME: _ONE}, write_back=("offset", "info_size", "return_flags")
-        ),
+        _command("CONN_INFO", "kdbus_cmd_info", {Kind.NAME: _ONE}, write_back=("offset", "info_size", "return_flags")),
         _command("BUS_CREATOR_INFO", "kdbus_cmd_info", write_back=("offset", "info_size", "return_flags")),
         _command(
             "LIST",
@@ -112,9 +110,7 @@ COMMANDS: dict[int, Command] = dict(
             flags=abi.LIST_UNIQUE | abi.LIST_NAMES | abi.LIST_ACTIVATORS | abi.LIST_QUEUED,
             write_back=("offset", "list_size", "return_flags"),
         ),
-        _command(
-            "SEND", "kdbus_cmd_send", {Kind.CANCEL_FD: _ONE}, flags=abi.SEND_SYNC_REPLY, kinds=ONLY_ORDINARY
-        ),
+        _command("SEND", "kdbus_cmd_send", {Kind.CANCEL_FD: _ONE}, flags=abi.SEND_SYNC_REPLY, kinds=ONLY_ORDINARY),
         _command(
             "RECV",
             "kdbus_cmd_recv",
@@ -195,6 +191,7 @@ FINAL = Behaviour(
     one_claim_per_name=True,
     stored_name_flags=abi.NAME_ALLOW_REPLACEMENT | abi.NAME_QUEUE | abi.NAME_ACTIVATOR,
     matches_per_connection=4096,
+    keeps_padding=True,
     files_if_accepted=True,
     own_broadcasts=True,
     hears_ids_everywhere=True,
@@ -203,5 +200,4 @@ FINAL = Behaviour(
     losses_wake=True,
     ids_of_domain=True,
     requires_metadata=False,
-    is_native=False,
 )

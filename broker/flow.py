@@ -30,13 +30,17 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from broker.access import may_talk
+from broker.behaviour import Behaviour
 from broker.command import ORDINARY
 from broker.connection import Connection
 from broker.message import Message
 from broker.outside import Credentials
 from broker.queue import QueueEntry
 from broker.reply import Reply
+from kdbus.abi.revision import Kind
 
+_MESSAGES = 256
+"""Waiting messages of a connection that is lent."""
 _PARTS = 16
 """Pieces of payload that a lent message may have."""
 SLICES = 1024
@@ -52,7 +56,7 @@ def is_lendable(connection: Connection) -> bool:
     messages are plain, on a bus without monitors, which would have to see everything. Its replies are looked at by
     `lendable`.
     """
-    if not connection.behaviour.is_native or not connection.active or connection.kind != ORDINARY:
+    if not connection.active or connection.kind != ORDINARY or len(connection.queue) > _MESSAGES:
         return False
     if connection.lost_count or connection.bus.monitors:
         return False
@@ -144,7 +148,7 @@ def _is_closed(
 class Flow:
     """The same answer for every plain message while nothing changes.
 
-    `attach_flags`: what its origin consists of. `talks`: whether messages other than replies may be sent.
+    `attach_flags`: what its origin consists of, at most. `talks`: whether messages other than replies may be sent.
     `depends`: whether that is so for a sender with the same credentials only.
     """
 
@@ -161,6 +165,45 @@ def flow(source: Connection, destination: Connection, who: Credentials) -> Flow 
     """
     if source.bus is not destination.bus:
         return None
-    attach_flags = source.attach_flags_send & destination.attach_flags_recv
+    attach_flags = destination.behaviour.grant.most(source, destination)
     talks = may_talk(source, who, destination)
     return Flow(attach_flags, talks, depends=talks and not (source.privileged and not source.endpoint.has_policy))
+
+
+def layout(behaviour: Behaviour) -> dict[str, int]:
+    """What whoever serves the hot calls has to know of a revision, by the names of the members of
+    `kdbus_flow_revision` (`native/helper.h`): numbers, places in words of 64 bits, 0 for what there is not, and
+    properties."""
+    revision = behaviour.revision
+    found = {
+        "whole": int(behaviour.inbox.whole),
+        "keeps_padding": int(behaviour.keeps_padding),
+        "writes_empty_reply": int(behaviour.writes_empty_reply),
+        "empty_is_pool_size": int(behaviour.empty_is_pool_size),
+    }
+    for member, kind in _ITEMS.items():
+        number = revision.number_of(kind)
+        assert number is not None
+        found[member] = number
+    for command, members in _MEMBERS.items():
+        request = revision.requests[command.upper()]
+        struct = behaviour.commands[request].struct
+        found |= {command: request, f"{command}_words": struct.size // 8}
+        for name, member in members.items():
+            found[f"{command}_{name}"] = struct.span(member)[0] // 8 if member in struct.members else 0
+    return found
+
+
+_ITEMS = {
+    "item_vector": Kind.PAYLOAD_VEC,
+    "item_offset": Kind.PAYLOAD_OFF,
+    "item_memfd": Kind.PAYLOAD_MEMFD,
+    "item_name": Kind.DST_NAME,
+    "item_timestamp": Kind.TIMESTAMP,
+}
+_ALWAYS = {"flags": "flags", "kernel_flags": "kernel_flags", "return_flags": "return_flags"}
+_MEMBERS = {
+    "send": {**_ALWAYS, "address": "msg_address", "reply": "reply"},
+    "recv": {**_ALWAYS, "priority": "priority", "dropped": "dropped_msgs", "message": "msg"},
+    "free": {**_ALWAYS, "offset": "offset"},
+}

@@ -29,6 +29,10 @@ class Grant(Protocol):
         """KDBUS_ATTACH_* of what a message from `source`, sent by `caller`, has for `destination`."""
         ...
 
+    def most(self, source: Connection, destination: Connection) -> int:
+        """What `attached` returns at most, whoever sends on `source`."""
+        ...
+
     def told(self, wanted: int, allowed: int, domain: Domain) -> int:
         """What of the `wanted` metadata is told on request, if `allowed` is what their owner lets out."""
         ...
@@ -42,6 +46,9 @@ class Agreed:
     """What both sides want, and the module parameter lets through."""
 
     def attached(self, source: Connection, destination: Connection, caller: Caller) -> int:
+        return self.most(source, destination)
+
+    def most(self, source: Connection, destination: Connection) -> int:
         return source.attach_flags_send & destination.attach_flags_recv
 
     def told(self, wanted: int, allowed: int, domain: Domain) -> int:
@@ -70,6 +77,9 @@ class Visible:
         if wanted & ~granted and caller.process.pids()[0].number_in(destination.ids.pid_namespace):
             granted |= PROCESS_FLAGS
         return wanted & granted
+
+    def most(self, source: Connection, destination: Connection) -> int:
+        return destination.attach_flags_recv & (_IMPLICIT | source.attach_flags_send | PROCESS_FLAGS)
 
     def told(self, wanted: int, allowed: int, domain: Domain) -> int:
         return wanted & allowed

@@ -215,6 +215,7 @@ class EndpointHandle(Handle):
     ) -> Wait | None:
         """The commands of a connection. That it is alive comes before everything else, then who may issue the
         command."""
+        connection.last_sent = connection.last_received = None
         if known is not None and not known.struct.size:
             if connection.kind not in known.kinds:
                 raise WrongConnectionKind(command=known.name, connection_kind=connection.kind)
@@ -249,8 +250,7 @@ class EndpointHandle(Handle):
         """
         assert self.connection is not None
         behaviour = self.connection.behaviour
-        known = behaviour.commands[behaviour.revision.requests["SEND"]]
-        invocation = Invocation(known, behaviour, caller, argument, bytearray(data), [])
+        invocation = Invocation(behaviour.send_command, behaviour, caller, argument, bytearray(data), [])
         invocation.put("return_flags", 0)
         return self._keep(Wait(self.connection, invocation, reply, None))
 

@@ -21,11 +21,12 @@ call. Reference: queue.c and pool.c; message.c (`kdbus_staging_emit`), final-rev
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from broker import limits
 from broker.errors import DescriptorsRefused, Disconnected, PoolShareExceeded, QueueFull
-from broker.item import HEADER_SIZE, Item, build_padded
+from broker.item import HEADER_SIZE, Item, build_padded, unpadded, walk
 from broker.outside import Caller
 from broker.pool import Pool, Slice
 from broker.queue import QueueEntry
@@ -44,6 +45,9 @@ _HEADER = struct.Struct("<QQqQQQQQ")
 
 class Inbox(Protocol):
     """One of the two."""
+
+    whole: bool
+    """Whether a message is complete in its receiver's pool once it is sent, whoever receives it."""
 
     def accept(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
@@ -67,6 +71,13 @@ class Inbox(Protocol):
         `user`, if to anybody. Raises what `accept` raises, and then leaves it as it was."""
         ...
 
+    def restore(
+        self, message: Message, slice_: Slice | None, memfd_places: Sequence[int], behaviour: Behaviour
+    ) -> QueueEntry:
+        """The entry that `accept` made once, of a receiver of that behaviour: its `payload`, held once, and its
+        `memfd_places`."""
+        ...
+
 
 def _check_receiver(destination: Connection, sent: Message) -> None:
     if not destination.active:
@@ -81,6 +92,8 @@ def _queue_full(destination: Connection, **facts: object) -> QueueFull:
 
 class TwoSlices:
     """The payload at SEND, header and items at RECV."""
+
+    whole = False
 
     def accept(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
@@ -115,9 +128,16 @@ class TwoSlices:
             entry.payload = destination.pool.move_here(entry.payload)
         return entry
 
+    def restore(
+        self, message: Message, slice_: Slice | None, memfd_places: Sequence[int], behaviour: Behaviour
+    ) -> QueueEntry:
+        return PartedEntry(message, slice_, behaviour)
+
 
 class OneSlice:
     """Everything at SEND but the numbers of descriptors."""
+
+    whole = True
 
     def accept(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
@@ -137,7 +157,8 @@ class OneSlice:
             if charge is not None:
                 charge.give_back()
             raise
-        entry = _WholeEntry(sent, slice_, plan)
+        entry = _WholeEntry(sent, slice_, plan.payload_at, destination.behaviour)
+        entry.file_places, entry.memfd_places = plan.file_places, plan.memfd_places
         entry.charge = charge
         return entry
 
@@ -146,10 +167,20 @@ class OneSlice:
     def move(self, entry: QueueEntry, destination: Connection, user: User | None) -> QueueEntry:
         return _rebuilt(entry, destination, user)
 
+    def restore(
+        self, message: Message, slice_: Slice | None, memfd_places: Sequence[int], behaviour: Behaviour
+    ) -> QueueEntry:
+        assert slice_ is not None
+        entry = _WholeEntry(message, slice_, slice_.size - align8(message.payload_size), behaviour)
+        entry.memfd_places = memfd_places
+        return entry
+
 
 def _rebuilt(entry: QueueEntry, destination: Connection, user: User | None) -> QueueEntry:
     """A new entry out of one in another pool, which is discarded; the request that it may be stays expected."""
     message = entry.message
+    if isinstance(entry, _WholeEntry):
+        entry.read_items()
     attached = message.process.valid | message.connection.valid
     if entry.payload is not None:
         message.copy, message.copy_offset = entry.payload.hold(), entry.payload_offset
@@ -269,7 +300,7 @@ class _Plan:
                 parts.append(item)
         metadata = message.process.export(destination.ids, attached, behaviour.revision, blank_capabilities=True)
         metadata += message.connection.export(attached, behaviour)
-        size = place + _unpadded(metadata) if metadata else end
+        size = place + unpadded(metadata) if metadata else end
         place += len(metadata)
         self.payload_at = place
         self.size = align8(place + message.payload_size)
@@ -295,31 +326,36 @@ class _Plan:
         return build_padded(behaviour.revision, kind, payload, current.padding)
 
 
-def _unpadded(items: bytes) -> int:
-    """Bytes of a list of items without the padding of the last one."""
-    position = last = 0
-    while position < len(items):
-        last = int.from_bytes(items[position : position + 8], "little")
-        position += align8(last)
-    return len(items) - (-last & 7)
-
-
 class _WholeEntry(QueueEntry):
     """An entry of `OneSlice`; `payload` is the whole message."""
 
-    __slots__ = ("_plan",)
+    __slots__ = ("_behaviour", "file_places")
 
-    def __init__(self, message: Message, slice_: Slice, plan: _Plan) -> None:
+    def __init__(self, message: Message, slice_: Slice, payload_at: int, behaviour: Behaviour) -> None:
         super().__init__(message, slice_)
-        self.payload_offset = plan.payload_at
-        self._plan = plan
+        self.payload_offset = payload_at
+        self.file_places: Sequence[int] = ()
+        self._behaviour = behaviour
+
+    def read_items(self) -> None:
+        """Give the message the items that it was sent with, out of the pool, if it has not kept them."""
+        message, slice_ = self.message, self.payload
+        assert slice_ is not None
+        if message.items or not (message.parts or message.destination_name):
+            return
+        data = slice_.pool.memory.read(slice_.offset + _HEADER.size, self.payload_offset - _HEADER.size)
+        for _, number, payload, padding in walk(data):
+            kind = self._behaviour.revision.kind_of(number)
+            if kind not in (Kind.PAYLOAD_OFF, Kind.PAYLOAD_MEMFD, Kind.DST_NAME):
+                break  # metadata follow
+            message.items.append(Item(Kind.PAYLOAD_VEC if kind == Kind.PAYLOAD_OFF else kind, payload, padding))
 
     def install(self, pool: Pool, caller: Caller, attach_flags: int, *, descriptors: bool) -> tuple[Slice, int]:
         """See `QueueEntry.install`: descriptors first, then memfds, each in order; -1 where there is none."""
         assert self.payload is not None
-        message, plan = self.message, self._plan
+        message = self.message
         memfds = [part.file for part in message.parts if part.file is not None]
-        places = zip((*plan.file_places, *plan.memfd_places), (*message.files, *memfds), strict=True)
+        places = zip((*self.file_places, *self.memfd_places), (*message.files, *memfds), strict=True)
         complete = True
         for place, file in places:
             number = max(caller.install(file), -1) if descriptors else -1

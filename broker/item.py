@@ -255,3 +255,12 @@ def build_padded(revision: Revision, kind: Kind, payload: bytes, padding: bytes)
 def padded_size(payload_size: int) -> int:
     """How many bytes an item with that payload takes."""
     return align8(HEADER_SIZE + payload_size)
+
+
+def unpadded(items: bytes) -> int:
+    """Bytes of a list of items without the padding of the last one."""
+    position = last = 0
+    while position < len(items):
+        last = int.from_bytes(items[position : position + 8], "little")
+        position += align8(last)
+    return len(items) - (-last & 7)

@@ -16,19 +16,18 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from broker.connection import Connection
-from broker.domain import Domain
+from broker.domain import MessageCounter
 from broker.flow import replies_of
-from broker.inbox import PartedEntry
 from broker.message import Message, Part
 from broker.origin import Origins, timestamp_of
 from broker.outside import File
 from broker.queue import QueueEntry
-from broker.quota import Charge, QueueQuota, User
+from broker.quota import User
 from broker.reply import Reply
 from broker.send import Wait
 from kdbus.abi.layout import U64, signed64
 
-LENT_DOMAINS = 16
+LENT_COUNTERS = 16
 _NOTIFICATION_WORDS = 14
 _COMMAND_WORDS = 9
 
@@ -46,7 +45,7 @@ class LentWait:
 
 def hand_out(
     connections: list[tuple[int, Connection, bool]],
-    domains: Sequence[Domain],
+    counters: Sequence[MessageCounter],
     user_number: Callable[[User], int],
     origins: Origins,
     give_file: Callable[[File], int],
@@ -63,8 +62,8 @@ def hand_out(
     replies = {reply: serial for serial, reply in enumerate(replies_of(numbers), 1)}
     kept = {serial: reply for reply, serial in replies.items() if reply.requester not in numbers}
     message_words = cache(partial(_message_words, origins))
-    sequences = [domain.sequence for domain in domains]
-    words = [*sequences, *[0] * (LENT_DOMAINS - len(sequences)), len(connections), len(replies)]
+    sequences = [counter.latest for counter in counters]
+    words = [*sequences, *[0] * (LENT_COUNTERS - len(sequences)), len(connections), len(replies)]
     for reply, serial in replies.items():
         ends = numbers.get(reply.requester, U64), numbers[reply.replier]
         words += (
@@ -102,7 +101,8 @@ def _wait_words(lent: LentWait | None) -> Sequence[int]:
         return (0,) * (_NOTIFICATION_WORDS + _COMMAND_WORDS)
     command = lent.wait.command
     assert command is not None
-    return *lent.notification, *(int.from_bytes(command[start : start + 8], "little") for start in range(0, 72, 8))
+    words = [int.from_bytes(command[start : start + 8], "little") for start in range(0, len(command), 8)]
+    return *lent.notification, *words, *[0] * (_COMMAND_WORDS - len(words))
 
 
 def _message_words(origins: Origins, message: Message) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
@@ -136,13 +136,16 @@ def _entry_words(
         entry.name_id,
         U64 if entry.payload is None else entry.payload.offset,
         0 if entry.reply is None else replies[entry.reply],
-        user_number(entry.charge.user) if isinstance(entry.charge, Charge) else U64,
+        U64 if entry.charge is None or entry.charge.user is None else user_number(entry.charge.user),
         *origin,
         len(parts),
     ]
+    places = iter(entry.memfd_places)
     for part in parts:
-        file = U64 if part.file is None else give_file(part.file)
-        words += (part.size, U64 if part.start is None else part.start, file)
+        if part.file is None:
+            words += (part.size, U64 if part.start is None else part.start, U64, 0)
+        else:
+            words += (part.size, U64 if part.start is None else part.start, give_file(part.file), next(places, 0))
     words += name
     return words
 
@@ -173,7 +176,7 @@ class Returned:
 
 def take_back(
     words: Sequence[int],
-    domains: Sequence[Domain],
+    counters: Sequence[MessageCounter],
     connections: dict[int, Connection],
     users: dict[int, User],
     kept: Mapping[int, Reply],
@@ -183,11 +186,11 @@ def take_back(
     """Bring the broker's objects up to date with the state that was lent.
 
     Args:
-        words: the sequence numbers of the domains; the number of connections whose state follows, and of replies; the
+        words: the latest sequence numbers; the number of connections whose state follows, and of replies; the
             replies, oldest first; the connections. Their layouts are those that `_reply`, `_connection` and `_entry`
             read. A connection that has not changed, and had no messages when it was lent, need not be among them;
             empty if that holds for all of them.
-        domains: by index. connections, users: by the numbers under which they were lent.
+        counters: by index. connections, users: by the numbers under which they were lent.
         kept: the replies that `hand_out` kept, and held until now. origins: those of `hand_out`, not cleared since.
         open_file: makes a file of a descriptor that came with a message.
     """
@@ -195,8 +198,8 @@ def take_back(
     replies: dict[int, Reply] = {}
     if words:
         reader = _Reader(words)
-        for domain, sequence in zip(domains, reader.take(LENT_DOMAINS), strict=False):
-            domain.sequence = max(domain.sequence, sequence)
+        for counter, latest in zip(counters, reader.take(LENT_COUNTERS), strict=False):
+            counter.latest = max(counter.latest, latest)
         connection_count, reply_count = reader.take(2)
         replies.update(filter(None, (_reply(reader, connections, returned.waits) for _ in range(reply_count))))
         known = {**kept, **replies}
@@ -233,7 +236,7 @@ def _reply(reader: _Reader, connections: dict[int, Connection], waits: list[Retu
     """
     number, requester_index, replier_index, cookie, deadline, name_id, state = reader.take(7)
     notification = tuple(reader.take(_NOTIFICATION_WORDS))
-    command = b"".join(word.to_bytes(8, "little") for word in reader.take(_COMMAND_WORDS))
+    command = reader.take(_COMMAND_WORDS)
     if requester_index == U64:
         return None
     requester = connections[requester_index]
@@ -243,7 +246,9 @@ def _reply(reader: _Reader, connections: dict[int, Connection], waits: list[Retu
         reply.link()
         requester.bus.domain.deadlines.add(reply)
     if reply.waiting:
-        waits.append(ReturnedWait(requester, reply.hold(), notification, command))
+        size = requester.behaviour.send_command.struct.size
+        data = b"".join(word.to_bytes(8, "little") for word in command[: size // 8])
+        waits.append(ReturnedWait(requester, reply.hold(), notification, data))
     return number, reply
 
 
@@ -282,19 +287,26 @@ def _entry(
     message.flags, message.priority, message.cookie = flags, signed64(priority), cookie
     message.timeout_or_cookie_reply, message.sequence, message.name_id = timeout, sequence, name_id
     origins.restore(message, origin, (monotonic, realtime) if has_timestamp else None)
-    for size, start, descriptor in (reader.take(3) for _ in range(part_count)):
+    memfd_places: list[int] = []
+    for size, start, descriptor, place in (reader.take(4) for _ in range(part_count)):
         file = None if descriptor == U64 else open_file(descriptor)
-        message.parts.append(Part(size, None if start == U64 and file is None else start, file))
+        part = Part(size, None if start == U64 and file is None else start, file)
+        message.parts.append(part)
+        message.payload_size += part.stored
+        if file is not None:
+            memfd_places.append(place)
+    if message.payload_size:
+        message.pieces.append((0, message.payload_size))  # where it came from, nobody asks any more
     (name_size,) = reader.take(1)
     if name_size:
         raw = b"".join(word.to_bytes(8, "little") for word in reader.take((name_size + 7) // 8))
         message.destination_name = raw[: name_size - 1]
     held = None if payload == U64 else connection.pool.busy_slice(payload)
-    entry = PartedEntry(message, held, connection.behaviour)
+    behaviour = connection.behaviour
+    entry = behaviour.inbox.restore(message, held, memfd_places, behaviour)
     message.drop()
     if user != U64:
-        assert isinstance(connection.quota, QueueQuota)
-        entry.charge = connection.quota.record(users[user])
+        entry.charge = connection.quota.record(users[user], 0 if held is None else held.size, 0)
     if reply:
         entry.reply = replies[reply].hold()
     return entry

@@ -74,6 +74,11 @@ class Part(NamedTuple):
     start: int | None
     file: File | None
 
+    @property
+    def stored(self) -> int:
+        """Bytes that it takes of the copied payload: of a memfd, or of zeros, only what keeps the next one aligned."""
+        return self.size if self.file is None and self.start is not None else self.size % 8
+
 
 @dataclass(frozen=True, slots=True)
 class About:

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from broker.item import unpadded
 from broker.metadata import ConnectionMetadata, ProcessMetadata
 from broker.outside import Credentials, Ids
-from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:
+    from broker.behaviour import Behaviour
     from broker.connection import Connection
     from broker.message import Message
 
@@ -82,10 +83,22 @@ class Origins:
             message.connection.valid |= abi.ATTACH_TIMESTAMP
 
 
-def shown(message: Message, ids: Ids, attach_flags: int) -> bytes:
-    """The items of its origin, so without the timestamp, that a receiver with `ids` and `attach_flags` is shown."""
+class Shown(NamedTuple):
+    """What a receiver is shown of an origin: items, their bytes without the padding of the last one, and whether there
+    is a timestamp as well."""
+
+    items: bytes
+    end: int
+    timestamp: bool
+
+
+def shown(message: Message, ids: Ids, attach_flags: int, behaviour: Behaviour) -> Shown:
+    """What a receiver of that behaviour, with `ids` and `attach_flags`, is shown of the message's origin."""
     without = attach_flags & ~abi.ATTACH_TIMESTAMP
-    return message.process.export(ids, without, VERSION3.revision) + message.connection.export(without, VERSION3)
+    blank = behaviour.inbox.whole
+    items = message.process.export(ids, without, behaviour.revision, blank_capabilities=blank)
+    items += message.connection.export(without, behaviour)
+    return Shown(items, unpadded(items), bool(attach_flags & abi.ATTACH_TIMESTAMP))
 
 
 def timestamp_of(connection: ConnectionMetadata) -> tuple[int, int] | None:

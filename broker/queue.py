@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from broker.errors import NoMessage, NoMessageOfPriority
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 class QueueEntry:
     """One message in one receiver's queue, or attached to a synchronous reply."""
 
-    __slots__ = ("charge", "message", "name_id", "payload", "payload_offset", "reply")
+    __slots__ = ("charge", "memfd_places", "message", "name_id", "payload", "payload_offset", "reply")
 
     def __init__(self, message: Message, payload: Slice | None) -> None:
         """`payload`: the slice in which the payload lies, held once; None if there is nothing to copy."""
@@ -35,6 +36,9 @@ class QueueEntry:
         self.payload = payload
         self.payload_offset = 0
         """Where in that slice it begins, in bytes."""
+        self.memfd_places: Sequence[int] = ()
+        """Where in that slice the numbers of the message's memfds go when it is received, in bytes; none if that is
+        decided only then."""
         self.name_id = message.name_id
         self.reply: Reply | None = None
         self.charge: Charge | ShareCharge | None = None

@@ -85,6 +85,10 @@ class Quota(Protocol):
         """
         ...
 
+    def record(self, user: User | None, size: int, files: int) -> Charge | ShareCharge:
+        """A charge that has been decided already, elsewhere (`broker.lending`)."""
+        ...
+
 
 class QueueQuota:
     """What each user has been charged in one receiver's queue."""
@@ -100,10 +104,11 @@ class QueueQuota:
             return None
         if self.charged.get(user, 0) >= limits.MESSAGES_PER_USER:
             raise QueueFull(user=user.uid, count=self.charged[user], limit=limits.MESSAGES_PER_USER)
-        return self.record(user)
+        return self.record(user, size, files)
 
-    def record(self, user: User) -> Charge:
-        """A charge that has been decided already."""
+    def record(self, user: User | None, size: int, files: int) -> Charge:
+        """See `Quota`; the bus itself is never charged."""
+        assert user is not None
         self.charged[user] = self.charged.get(user, 0) + 1
         return Charge(self, user)
 
@@ -170,7 +175,11 @@ class ShareQuota:
             raise QueueFull(user=uid, count=share.messages, limit=_MESSAGES_PER_USER)
         if share.files + files > limits.DESCRIPTORS_PER_USER:
             raise TooManyDescriptors(user=uid, count=share.files + files, limit=limits.DESCRIPTORS_PER_USER)
-        self._shares[user] = share
+        return self.record(user, size, files)
+
+    def record(self, user: User | None, size: int, files: int) -> ShareCharge:
+        """See `Quota`."""
+        share = self._shares.setdefault(user, _Share())
         share.size += size
         share.messages += 1
         share.files += files

@@ -78,7 +78,6 @@ def receive_telling_losses(connection: Connection, invocation: Invocation) -> No
 
 @contextmanager
 def _flushing(connection: Connection) -> Iterator[None]:
-    connection.last_received = None
     try:
         yield
     finally:

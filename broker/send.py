@@ -231,8 +231,7 @@ def cancel_file(caller: Caller, current: Item) -> File:
 def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Reply | None:
     """Steps 1 to 5; returns the reply to wait for, held, if the request is synchronous."""
     caller = invocation.caller
-    source.last_sent = None
-    sent.sequence = source.bus.next_sequence()
+    sent.sequence = source.bus.messages.next()
     if sent.is_broadcast:
         broadcast(source.bus, source, sent, caller)
         return None

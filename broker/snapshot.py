@@ -49,7 +49,7 @@ _ACCESSES = {abi.POLICY_SEE: "SEE", abi.POLICY_TALK: "TALK", abi.POLICY_OWN: "OW
 def walk(domain: Domain, pid_namespace: int) -> Iterator[Facts]:
     """The fact sheets of a domain, from the top down. `pid_namespace`: in whose numbers processes are told."""
     buses = [node for node in domain.children.values() if isinstance(node, Bus)]
-    yield {"record": "domain", "messages": domain.sequence, "buses": len(buses)}
+    yield {"record": "domain", "messages": domain.messages.latest, "buses": len(buses)}
     for bus in buses:
         if not bus.active:
             continue
@@ -82,7 +82,7 @@ def bus_facts(bus: Bus) -> Facts:
         "tells_of_its_maker": flag_names(bus.attach_flags_owner, _ATTACH),
         "connections": len(bus.connections),
         "monitors": len(bus.monitors),
-        "messages": bus.sequence if bus.behaviour.ids_of_domain else None,
+        "messages": None if bus.messages is bus.domain.messages else bus.messages.latest,
     }
 
 

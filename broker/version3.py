@@ -161,6 +161,7 @@ VERSION3 = Behaviour(
     one_claim_per_name=False,
     stored_name_flags=U64,
     matches_per_connection=limits.MATCHES_PER_CONNECTION,
+    keeps_padding=False,
     files_if_accepted=False,
     own_broadcasts=False,
     hears_ids_everywhere=False,
@@ -169,5 +170,4 @@ VERSION3 = Behaviour(
     losses_wake=False,
     ids_of_domain=False,
     requires_metadata=True,
-    is_native=True,
 )

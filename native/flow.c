@@ -75,12 +75,21 @@ struct flow_connection *flow_connection_at(const struct kdbus_engine *engine, ui
     return connection && connection->used ? connection : NULL;
 }
 
+int kdbus_engine_speak(struct kdbus_engine *engine, const struct kdbus_flow_revision *revision)
+{
+    if (engine->revision_count == LENT_REVISIONS || revision->send_words > LENT_COMMAND ||
+        revision->recv_words > LENT_COMMAND || revision->free_words > LENT_COMMAND)
+        return -ENOSPC;
+    engine->revisions[engine->revision_count] = *revision;
+    return (int)engine->revision_count++;
+}
+
 int64_t kdbus_engine_add_connection(struct kdbus_engine *engine, const struct kdbus_flow_connection *facts)
 {
     struct flow_connection *connection = NULL;
     size_t index;
 
-    if (facts->domain >= LENT_DOMAINS)
+    if (facts->counter >= LENT_COUNTERS || facts->revision >= engine->revision_count)
         return -ENOSPC;
     for (index = 0; index < engine->connection_room; index++)
         if (!engine->connections[index] || !engine->connections[index]->used)
@@ -104,7 +113,9 @@ int64_t kdbus_engine_add_connection(struct kdbus_engine *engine, const struct kd
     connection->used = 1;
     connection->serial = ++engine->last_serial;
     connection->index = (uint32_t)index;
-    connection->domain = facts->domain;
+    connection->revision = &engine->revisions[facts->revision];
+    connection->accepts_files = facts->accepts_files;
+    connection->counter = facts->counter;
     connection->id = facts->id;
     connection->bus = facts->bus;
     connection->user = facts->user;

@@ -18,11 +18,15 @@
 #define LENT_UNACCOUNTED 16
 #define LENT_PER_USER 16
 #define LENT_USERS 8       // users with charges in one queue; more are left to the broker
+#define LENT_SHARE_MESSAGES 256 // and bytes: what a user may have in a queue whose memory is shared
+#define LENT_SHARE_BYTES UINT32_MAX
+#define LENT_REVISIONS 8
+#define LENT_COMMAND 9 // words of the largest command
 // How long a call may wait before its thread is looked at (interposer/supervisor/waiting.py).
 #define LENT_PATIENCE_NS 10000000ULL
 #define LENT_PARTS 16      // payload items of one message
 #define LENT_NAME 256      // a well-known name with its zero
-#define LENT_DOMAINS 16
+#define LENT_COUNTERS 16
 #define LENT_BINDINGS 8192 // descriptors of threads that are remembered
 #define LENT_ORIGINS 1024 // records, and as many of what receivers are shown
 #define LENT_FLOWS 4096 // those of former lendings among them, which only take room
@@ -94,7 +98,7 @@ struct flow_reply {
     struct kdbus_notification caller; // of a waiting call
     int listener;                     // that it came from
     uint64_t look_ns; // when its thread has to be looked at (CLOCK_MONOTONIC)
-    uint64_t command[9]; // its argument, as it was read
+    uint64_t command[LENT_COMMAND]; // its argument, as it was read
 };
 
 struct flow_part {
@@ -102,6 +106,7 @@ struct flow_part {
     uint64_t start;
     int file; // a sealed memfd that is ours to close, -1 for copied payload
     uint32_t sender; // one more than the index of who sent it, if that was while lent, else 0
+    uint64_t place; // in a message of one slice, where the number of its descriptor stands, in bytes from the start
 };
 
 // A message in a queue (broker/queue.py).
@@ -110,7 +115,7 @@ struct flow_entry {
     uint64_t header[8]; // struct kdbus_msg, but for the size
     uint64_t sequence;
     uint64_t name_id;
-    struct lent_slice *payload;
+    struct lent_slice *payload; // or the whole message, as the revision of the receiver has it
     struct flow_reply *reply;
     int user; // index into the receiver's charges, -1 for none
     uint64_t origin; // broker/origin.py
@@ -124,12 +129,15 @@ struct flow_entry {
 
 struct flow_charge {
     uint64_t user;
-    uint64_t count;
+    uint64_t count; // of messages
+    uint64_t bytes; // of them, where memory is shared
 };
 
 struct flow_connection {
+    const struct kdbus_flow_revision *revision; // that it speaks
+    int accepts_files;
     uint32_t index;
-    uint32_t domain;
+    uint32_t counter; // of messages
     uint64_t id;
     uint64_t bus;
     uint64_t user;
@@ -150,6 +158,7 @@ struct flow_connection {
     struct flow_entry *first;
     struct flow_entry *last;
     struct flow_charge charges[LENT_USERS];
+    uint64_t waiting_bytes; // of all messages that are charged, where memory is shared
 };
 
 struct flow_binding {
@@ -208,8 +217,10 @@ struct kdbus_engine {
     int listener; // that the present call came from
     int self; // the thread that runs the engine
     uint64_t generation;
+    struct kdbus_flow_revision revisions[LENT_REVISIONS];
+    uint32_t revision_count;
     uint64_t last_reply;
-    uint64_t sequences[LENT_DOMAINS];
+    uint64_t sequences[LENT_COUNTERS];
     uint64_t served;
     uint64_t files_left; // how many may still be fetched from senders, see kdbus_engine_allow_files
     int lent_any;
@@ -246,6 +257,13 @@ void *flow_table_find(const struct flow_table *table, uint64_t key);
 int flow_table_insert(struct flow_table *table, void *record);
 void flow_table_clear(struct flow_table *table);
 
+// quota.c: what a message costs in its receiver's queue, other than the index of a charge.
+enum { CHARGE_NONE = -1, CHARGE_REFUSED = -2, CHARGE_OF_BROKER = -3 };
+int quota_of_user(const struct flow_connection *receiver, uint64_t user);
+int quota_find(const struct flow_connection *receiver, uint64_t user, uint64_t size);
+void quota_charge(struct flow_connection *receiver, struct flow_entry *entry, int charge, uint64_t user);
+void quota_give_back(struct flow_connection *receiver, struct flow_entry *entry);
+
 // flow_state.c
 void flow_close_files(struct flow_entry *entry);
 void flow_forget_state(struct kdbus_engine *engine, struct flow_connection *connection);
@@ -270,11 +288,13 @@ void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 // origin.c: `directory` and `status` of the binding, 0 if they cannot be had. `id`: the call of its thread at `listener`.
 int flow_open_thread(struct kdbus_engine *engine, struct flow_binding *binding, int listener, uint64_t id);
 
-// origin.c: NULL if there is none that is known to be right. `id`: the call of the binding's thread.
+// origin.c: NULL if there is none that is known to be right. `id`: the call of the binding's thread. What does not depend
+// on who receives is found by flow_export_to.
 const struct flow_origin *flow_origin_of(struct kdbus_engine *engine, struct flow_binding *binding, uint64_t id,
                                          const struct flow *flow);
 const struct flow_export *flow_export_for(struct kdbus_engine *engine, struct flow_binding *binding, int listener,
                                           uint64_t id, uint64_t origin);
+const struct flow_export *flow_export_to(const struct kdbus_engine *engine, const struct flow *flow, uint64_t origin);
 
 // hot_path.c: 1 if the trapped call was served, 0 if it is the broker's, as it also is when there is no memory.
 int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *notification);

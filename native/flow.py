@@ -10,7 +10,7 @@ State goes in and out as sequences of 64-bit words; `broker.lending` knows what 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from errno import EINTR, EINVAL, ENOMEM
 
 from native.library import failure, ffi, lib
@@ -47,13 +47,23 @@ class Engine:
         """How many calls have been served here since the beginning."""
         return int(lib.kdbus_engine_served(self._engine))
 
+    def speak(self, revision: Mapping[str, int]) -> int:
+        """Make a revision of the ABI known; its number here. `revision`: the members of `kdbus_flow_revision`
+        (`native/helper.h`). Raises OSError(ENOSPC): there are too many.
+        """
+        number = lib.kdbus_engine_speak(self._engine, ffi.new("struct kdbus_flow_revision *", dict(revision)))
+        self._check(number, "make a revision known to the flow engine")
+        return int(number)
+
     def add(
         self,
         *,
+        revision: int,
+        accepts_files: bool,
         id: int,
         bus: int,
         user: int,
-        domain: int,
+        counter: int,
         ours: int,
         epoll: int,
         target: int,
@@ -62,11 +72,14 @@ class Engine:
     ) -> int:
         """Make a connection known; its index here.
 
-        `id` on its bus; `bus` and `user`: numbers of the bus and of the accounted user, any but each its own;
-        `domain`: index below 16; the rest as in `interposer.handles.handles`. Raises OSError: ENOMEM, ENOSPC.
+        `revision`: what `speak` has returned; `accepts_files`: whether descriptors are installed in who receives here,
+        where its revision asks. `id` on its bus; `bus` and `user`: numbers of the bus and of the accounted user, any
+        but each its own; `counter`: of messages, index below 16; the rest as in `interposer.handles.handles`. Raises
+        OSError: ENOMEM, ENOSPC.
         """
         facts = ffi.new("struct kdbus_flow_connection *")
-        facts.id, facts.bus, facts.user, facts.domain = id, bus, user, domain
+        facts.revision, facts.accepts_files = revision, accepts_files
+        facts.id, facts.bus, facts.user, facts.counter = id, bus, user, counter
         facts.ours, facts.epoll, facts.target, facts.cookie = ours, epoll, target, cookie
         facts.pool = pool.description()
         index = lib.kdbus_engine_add_connection(self._engine, facts)
@@ -145,16 +158,19 @@ class Engine:
         attach_flags: int,
         origin: int,
         items: bytes,
+        items_end: int,
         shows_timestamp: bool,
         evidence: bytes,
     ) -> None:
         """`thread` is shown `items` of messages of that origin on `receiver`, as long as the evidence holds.
+        `items_end`: their bytes without the padding of the last one.
 
-        `attach_flags`: those of the receiver. Raises OSError(ENOMEM).
+        `attach_flags`: those of the receiver. Where it does not depend on who receives, `thread` is 0, there is no
+        evidence, and the flags are those of the flow. Raises OSError(ENOMEM).
         """
         facts = ffi.new("struct kdbus_export_facts *")
         facts.connection, facts.thread, facts.attach_flags = receiver, thread, attach_flags
-        facts.origin, facts.shows_timestamp = origin, shows_timestamp
+        facts.origin, facts.shows_timestamp, facts.items_end = origin, shows_timestamp, items_end
         result = lib.kdbus_engine_learn_export(self._engine, facts, items, len(items), evidence, len(evidence))
         self._check(result, "learn what is shown of an origin")
 

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { PART_WORDS = 4 }; // of a piece of payload
+
 int words_add(struct words *words, uint64_t word)
 {
     if (words->count == words->room) {
@@ -63,6 +65,7 @@ void flow_forget_state(struct kdbus_engine *engine, struct flow_connection *conn
     connection->last = NULL;
     connection->message_count = 0;
     memset(connection->charges, 0, sizeof(connection->charges));
+    connection->waiting_bytes = 0;
     lent_pool_clear(&connection->pool);
     connection->dirty = 0;
 }
@@ -110,13 +113,13 @@ static int store_reply(const struct flow_reply *reply, struct words *out)
         result = add_all(out, caller->arguments, 6);
     if (!result)
         result = words_add(out, reply->look_ns);
-    return result ? result : add_all(out, reply->command, 9);
+    return result ? result : add_all(out, reply->command, LENT_COMMAND);
 }
 
 // The header of the message (8 words), sequence, name id, offset of the payload (all ones for none), number of the
 // reply (0 for none), user (all ones for none), origin, whether there is a timestamp, the timestamp, number of parts,
-// each with size, start and descriptor (all ones for none; the high half is `sender` of struct flow_part), size of the
-// name, the name in whole words.
+// each with size, start, descriptor (all ones for none; the high half is `sender` of struct flow_part) and place, size of
+// the name, the name in whole words.
 static int store_entry(const struct flow_connection *connection, const struct flow_entry *entry, struct words *out)
 {
     uint64_t words[] = {
@@ -138,9 +141,9 @@ static int store_entry(const struct flow_connection *connection, const struct fl
     for (uint32_t i = 0; i < entry->part_count && !result; i++) {
         const struct flow_part *part = &entry->parts[i];
         uint64_t file = part->file < 0 ? UINT64_MAX : (uint64_t)part->sender << 32 | (uint32_t)part->file;
-        uint64_t told[] = {part->size, part->start, file};
+        uint64_t told[] = {part->size, part->start, file, part->place};
 
-        result = add_all(out, told, 3);
+        result = add_all(out, told, PART_WORDS);
     }
     if (!result)
         result = words_add(out, entry->name_size);
@@ -181,7 +184,7 @@ static int store_all(const struct kdbus_engine *engine, struct words *out)
     }
     for (const struct flow_reply *reply = engine->replies; reply; reply = reply->next)
         replies++;
-    result = add_all(out, engine->sequences, LENT_DOMAINS);
+    result = add_all(out, engine->sequences, LENT_COUNTERS);
     if (!result)
         result = words_add(out, connections);
     if (!result)
@@ -220,8 +223,8 @@ static void give_files_away(struct kdbus_engine *engine)
     }
 }
 
-// Takes everything back. Returns the number of words at `*words` (valid until the next call): the sequence numbers of
-// the domains, the number of changed connections and of replies, the replies, oldest first, and these connections; 0 if
+// Takes everything back. Returns the number of words at `*words` (valid until the next call): the latest sequence
+// numbers, the number of changed connections and of replies, the replies, oldest first, and these connections; 0 if
 // nothing was lent; -ENOMEM, and then nothing has changed.
 int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words)
 {
@@ -266,25 +269,33 @@ static struct flow_reply *reply_of_number(const struct kdbus_engine *engine, uin
     return NULL;
 }
 
-static int load_charge(struct flow_connection *connection, uint64_t user)
+static int load_charge(struct flow_connection *connection, struct flow_entry *entry, uint64_t user)
 {
-    for (int i = 0; i < LENT_USERS; i++) {
-        struct flow_charge *charge = &connection->charges[i];
+    int found = quota_of_user(connection, user);
 
-        if (charge->count && charge->user != user)
-            continue;
-        charge->user = user;
-        charge->count++;
-        return i;
-    }
-    return -1;
+    if (found < 0)
+        return -EINVAL;
+    quota_charge(connection, entry, found, user);
+    return 0;
+}
+
+// Whether the message lies in a slice of its own, and the numbers of its descriptors would be written into that.
+static int is_whole(const struct flow_connection *connection, const struct flow_entry *entry)
+{
+    if (!entry->payload)
+        return 0;
+    for (uint32_t i = 0; i < entry->part_count; i++)
+        if (entry->parts[i].file >= 0 && (entry->parts[i].place & 3 || entry->payload->size < sizeof(uint32_t) ||
+                                          entry->parts[i].place > entry->payload->size - sizeof(uint32_t)))
+            return 0;
+    return entry->payload->offset + entry->payload->size <= connection->pool.memory.size;
 }
 
 static int load_entry(struct kdbus_engine *engine, struct flow_connection *connection, struct reader *reader)
 {
     const uint64_t *header = read_words(reader, 8);
     const uint64_t *facts = read_words(reader, 10);
-    const uint64_t *parts = facts && facts[9] <= LENT_PARTS ? read_words(reader, 3 * facts[9]) : NULL;
+    const uint64_t *parts = facts && facts[9] <= LENT_PARTS ? read_words(reader, PART_WORDS * facts[9]) : NULL;
     const uint64_t *name_size = parts ? read_words(reader, 1) : NULL;
     const uint64_t *name = name_size && *name_size <= LENT_NAME ? read_words(reader, (*name_size + 7) / 8) : NULL;
     struct flow_entry *entry;
@@ -299,13 +310,13 @@ static int load_entry(struct kdbus_engine *engine, struct flow_connection *conne
     entry->name_id = facts[1];
     entry->payload = facts[2] == UINT64_MAX ? NULL : lent_pool_find(&connection->pool, facts[2]);
     entry->reply = facts[3] ? reply_of_number(engine, facts[3]) : NULL;
-    entry->user = facts[4] == UINT64_MAX ? -1 : load_charge(connection, facts[4]);
+    entry->user = -1;
     entry->origin = facts[5];
     entry->has_timestamp = facts[6];
     memcpy(entry->timestamp, facts + 7, sizeof(entry->timestamp));
     entry->part_count = (uint32_t)facts[9];
-    for (uint32_t i = 0; i < entry->part_count; i++)
-        entry->parts[i] = (struct flow_part){parts[3 * i], parts[3 * i + 1], (int)(int64_t)parts[3 * i + 2], 0};
+    for (uint32_t i = 0; i < entry->part_count; i++, parts += PART_WORDS)
+        entry->parts[i] = (struct flow_part){parts[0], parts[1], (int)(int64_t)parts[2], 0, parts[3]};
     entry->name_size = (uint32_t)*name_size;
     memcpy(entry->name, name, entry->name_size);
     if (connection->last)
@@ -316,10 +327,11 @@ static int load_entry(struct kdbus_engine *engine, struct flow_connection *conne
     connection->message_count++;
     if (entry->reply)
         entry->reply->holders++;
-    if ((facts[2] != UINT64_MAX && !entry->payload) || (facts[3] && !entry->reply) ||
-        (facts[4] != UINT64_MAX && entry->user < 0))
+    if ((facts[2] != UINT64_MAX && !entry->payload) || (facts[3] && !entry->reply))
         return -EINVAL;
-    return 0;
+    if (connection->revision->whole && !is_whole(connection, entry))
+        return -EINVAL;
+    return facts[4] == UINT64_MAX ? 0 : load_charge(connection, entry, facts[4]);
 }
 
 static int load_connection(struct kdbus_engine *engine, struct reader *reader)
@@ -364,7 +376,7 @@ static void load_caller(struct flow_reply *reply, const uint64_t *words)
 static int load_reply(struct kdbus_engine *engine, struct reader *reader)
 {
     const uint64_t *facts = read_words(reader, 7);
-    const uint64_t *wait = facts ? read_words(reader, 14 + 9) : NULL;
+    const uint64_t *wait = facts ? read_words(reader, 14 + LENT_COMMAND) : NULL;
     int kept = wait && facts[1] == UINT64_MAX;
     struct flow_connection *requester = wait && !kept ? flow_connection_at(engine, (uint32_t)facts[1]) : NULL;
     struct flow_connection *replier = wait ? flow_connection_at(engine, (uint32_t)facts[2]) : NULL;
@@ -399,7 +411,7 @@ static int load_reply(struct kdbus_engine *engine, struct reader *reader)
 int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t count)
 {
     struct reader reader = {words, words + count};
-    const uint64_t *start = read_words(&reader, LENT_DOMAINS + 2);
+    const uint64_t *start = read_words(&reader, LENT_COUNTERS + 2);
     int result = start ? 0 : -EINVAL;
 
     if (engine->lent_any)
@@ -408,9 +420,9 @@ int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t
         memcpy(engine->sequences, start, sizeof(engine->sequences));
         engine->files_left = 0;
         engine->lent_any = 1;
-        for (uint64_t i = 0; i < start[LENT_DOMAINS + 1] && !result; i++)
+        for (uint64_t i = 0; i < start[LENT_COUNTERS + 1] && !result; i++)
             result = load_reply(engine, &reader);
-        for (uint64_t i = 0; i < start[LENT_DOMAINS] && !result; i++)
+        for (uint64_t i = 0; i < start[LENT_COUNTERS] && !result; i++)
             result = load_connection(engine, &reader);
         if (!result && reader.next != reader.end)
             result = -EINVAL;

@@ -241,12 +241,29 @@ int kdbus_evidence_holds(int directory, int status, const char *evidence, size_t
 
 struct kdbus_engine;
 
+// What the engine has to know of a revision of the ABI (broker/flow.py makes it of the revision's tables): numbers of
+// requests, and of each the size and the members that count, as words of 64 bits; numbers of items; and what the
+// revision means by them. A word that a structure does not have is 0.
+struct kdbus_flow_revision {
+    uint32_t send, send_words, send_flags, send_kernel_flags, send_return_flags, send_address, send_reply;
+    uint32_t recv, recv_words, recv_flags, recv_kernel_flags, recv_return_flags, recv_priority;
+    uint32_t recv_dropped, recv_message;
+    uint32_t free, free_words, free_flags, free_kernel_flags, free_return_flags, free_offset;
+    uint32_t item_vector, item_offset, item_memfd, item_name, item_timestamp;
+    int whole;              // a message is one slice, and its memory is shared among users
+    int keeps_padding;      // what stands between the items of a message is delivered
+    int writes_empty_reply; // a SEND that does not wait writes that there is no reply
+    int empty_is_pool_size; // the offset that stands for nothing
+};
+
 // What the engine has to know of a connection for as long as it exists.
 struct kdbus_flow_connection {
+    uint32_t revision; // number that kdbus_engine_speak has returned
+    int accepts_files; // 0: no descriptor is installed, not even of a memfd
     uint64_t id;     // on its bus
     uint64_t bus;    // any number that is the bus's own
     uint64_t user;   // any number that is the accounted user's own
-    uint32_t domain; // index below 16
+    uint32_t counter; // of messages: index below 16
     int ours;        // our end of the handle's sockets
     int epoll;       // set that holds the target's end
     int target;      // as that number
@@ -278,16 +295,20 @@ struct kdbus_origin_facts {
 // That a thread is shown certain items of messages of an origin.
 struct kdbus_export_facts {
     uint32_t connection; // index of the receiver
-    uint32_t thread;
-    uint64_t attach_flags; // that the receiver asked for
+    uint32_t thread; // 0 where it does not depend on who receives
+    uint64_t attach_flags; // that the receiver asked for; of the flow, where it does not depend on who receives
     uint64_t origin;
     int shows_timestamp;
+    uint64_t items_end; // bytes of the items without the padding of the last
 };
 
 // NULL when there is no memory. `hang_ups`, which stays the caller's, is readable when a handle has hung up. Of threads
 // whose calls are served, `descriptors` are held at most.
 struct kdbus_engine *kdbus_engine_create(int hang_ups, size_t descriptors);
 void kdbus_engine_destroy(struct kdbus_engine *engine);
+
+// Returns the number of the revision from now on, or -ENOSPC.
+int kdbus_engine_speak(struct kdbus_engine *engine, const struct kdbus_flow_revision *revision);
 
 // Returns the connection's index.
 int64_t kdbus_engine_add_connection(struct kdbus_engine *engine, const struct kdbus_flow_connection *facts);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Of the hot path alone: the numbers of the ABI that it needs (a test compares them with the broker's table), and a
-// message on its way.
+// Of the hot path alone: what is the same in all revisions of the ABI (a test compares it with the tables), and a message
+// on its way.
 
 #ifndef KDBUS_HOT_PATH_H
 #define KDBUS_HOT_PATH_H
@@ -11,26 +11,15 @@
 #include <linux/audit.h>
 #include <sys/uio.h>
 
-// Numbers of version 3 (broker/revision3.py), and offsets in words of 64 bits.
-#define CMD_SEND 0xc0489530U
-#define CMD_RECV 0xc0489531U
-#define CMD_FREE 0x40289532U
 #define FLAG_KERNEL (1ULL << 63)
 #define SEND_SYNC_REPLY 1ULL
 #define RECV_FLAGS 7ULL
 #define MSG_EXPECT_REPLY 1ULL
 #define MSG_NO_AUTO_START 2ULL
 #define MSG_FLAGS 7ULL
-#define ITEM_PAYLOAD_VEC 1
-#define ITEM_PAYLOAD_OFF 2
-#define ITEM_PAYLOAD_MEMFD 3
-#define ITEM_DST_NAME 9
-#define ITEM_TIMESTAMP 0x1000
 #define DST_BROADCAST UINT64_MAX
 
-enum { SEND_SIZE, SEND_FLAGS, SEND_KERNEL_FLAGS, SEND_KERNEL_MSG_FLAGS, SEND_RETURN_FLAGS, SEND_ADDRESS, SEND_REPLY };
-enum { RECV_SIZE, RECV_FLAGS_WORD, RECV_KERNEL_FLAGS, RECV_RETURN_FLAGS, RECV_PRIORITY, RECV_DROPPED, RECV_MSG };
-enum { FREE_SIZE, FREE_OFFSET, FREE_FLAGS, FREE_KERNEL_FLAGS, FREE_RETURN_FLAGS };
+// Words of struct kdbus_msg.
 enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_COOKIE, MSG_TIMEOUT, MSG_WORDS };
 
 #if defined(__x86_64__)
@@ -42,9 +31,7 @@ enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_C
 #endif
 
 #define PAGE 4096 // the smallest that there is
-#define SEND_BYTES 72
-#define RECV_BYTES 72
-#define FREE_BYTES 40
+#define COMMAND_BYTES (8 * LENT_COMMAND)
 #define HEADER_BYTES 64
 #define ITEM_HEADER 16
 #define VEC_ITEM 32
@@ -54,10 +41,12 @@ enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_C
 #define FORESEEN_BYTES 192 // of a message: header, a name, a vector
 #define FORESEEN_PIECES 3  // the command, the message, its payload
 #define FORESEEN_GAP 512   // between pieces that are read as one
-#define FORESEEN_ROOM (SEND_BYTES + FORESEEN_BYTES + LENT_SHORT + (FORESEEN_PIECES - 1) * FORESEEN_GAP)
+#define FORESEEN_ROOM (COMMAND_BYTES + FORESEEN_BYTES + LENT_SHORT + (FORESEEN_PIECES - 1) * FORESEEN_GAP)
 
 // A message as it was read, and what its items say.
 struct outgoing {
+    const struct kdbus_flow_revision *revision; // of the sender
+    uint64_t items_end; // without the padding of the last one, from the start of the message
     uint64_t words[LENT_MESSAGE_SIZE / 8];
     struct iovec remote[LENT_PARTS]; // of the vectors among the parts
     uint32_t vector_count;
@@ -87,10 +76,30 @@ void hot_calm(struct flow_connection *connection, int socket);
 
 // incoming.c
 int incoming_has_metadata(const struct flow_entry *entry);
-uint64_t incoming_install_files(int listener, uint64_t call, const struct lent_pool *pool,
+uint64_t incoming_install_files(int listener, uint64_t call, const struct flow_connection *receiver,
                                 const struct lent_slice *slice, const struct flow_entry *entry);
+void incoming_undo(struct flow_connection *receiver, const struct flow_entry *entry, struct lent_slice *slice);
 struct lent_slice *incoming_write(struct flow_connection *receiver, const struct flow_entry *entry,
                                   const struct flow_export *shown);
+
+// hot_send.c and hot_receive.c
+int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding);
+int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding,
+             int socket);
+int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_connection *owner);
+
+// whole.c
+struct whole {
+    uint64_t message_size; // as its header says
+    uint64_t metadata_at;  // from the start of the slice, like all that follows
+    uint64_t payload_at;
+    uint64_t size; // of the slice
+};
+
+struct whole whole_measure(const struct outgoing *out, const struct flow_entry *entry, const struct flow_export *shown);
+struct lent_slice *whole_write(const struct kdbus_notification *call, const struct outgoing *out,
+                               struct flow_connection *receiver, struct flow_entry *entry,
+                               const struct flow_export *shown, const struct whole *whole);
 
 // outgoing.c
 int outgoing_read(const struct kdbus_notification *call, struct flow_binding *binding, uint64_t *command,
@@ -98,8 +107,9 @@ int outgoing_read(const struct kdbus_notification *call, struct flow_binding *bi
 void outgoing_foresee(struct flow_binding *binding, const struct outgoing *out);
 int outgoing_parse(struct outgoing *out);
 int outgoing_is_plain(const struct flow_connection *source, const uint64_t *command, const struct outgoing *out);
+int outgoing_copy_payload(const struct kdbus_notification *call, const struct outgoing *out, char *place);
 struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, const struct outgoing *out,
-                                         struct flow_connection *receiver, int *failed);
+                                         struct flow_connection *receiver);
 void outgoing_close_files(struct outgoing *out, uint32_t count);
 int outgoing_fetch_files(struct kdbus_engine *engine, struct flow_binding *binding, struct outgoing *out);
 

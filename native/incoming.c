@@ -24,14 +24,40 @@ static size_t size_of(const struct flow_entry *entry, const struct flow_export *
     return size;
 }
 
-// Gives the caller of `call`, from `listener`, the memfds of the message in `slice`, whose items have to be told the
-// numbers.
-uint64_t incoming_install_files(int listener, uint64_t call, const struct lent_pool *pool,
-                                const struct lent_slice *slice, const struct flow_entry *entry)
+// The same for a message of one slice, which knows where the numbers go; what cannot be installed is -1 there.
+static uint64_t install_into_whole(int listener, uint64_t call, const struct flow_connection *receiver,
+                                   const struct flow_entry *entry)
 {
-    uint64_t *word = (uint64_t *)((char *)pool->memory.memory + slice->offset) + MSG_WORDS;
+    char *message = (char *)receiver->pool.memory.memory + entry->payload->offset;
     uint64_t flags = 0;
 
+    for (uint32_t i = 0; i < entry->part_count; i++) {
+        int32_t number = -1;
+
+        if (entry->parts[i].file < 0)
+            continue;
+        if (receiver->accepts_files) {
+            number = kdbus_listener_add_descriptor(listener, call, entry->parts[i].file, -1, O_CLOEXEC);
+            if (number < 0) {
+                number = -1;
+                flags = RETURN_INCOMPLETE_FDS;
+            }
+        }
+        memcpy(message + entry->parts[i].place, &number, sizeof(number));
+    }
+    return flags;
+}
+
+// Gives the caller of `call`, from `listener`, the memfds of the message in `slice`, whose items have to be told the
+// numbers.
+uint64_t incoming_install_files(int listener, uint64_t call, const struct flow_connection *receiver,
+                                const struct lent_slice *slice, const struct flow_entry *entry)
+{
+    uint64_t *word = (uint64_t *)((char *)receiver->pool.memory.memory + slice->offset) + MSG_WORDS;
+    uint64_t flags = 0;
+
+    if (receiver->revision->whole)
+        return install_into_whole(listener, call, receiver, entry);
     if (entry->name_size)
         word += align8(ITEM_HEADER + entry->name_size) / 8;
     for (uint32_t i = 0; i < entry->part_count; i++) {
@@ -50,16 +76,22 @@ uint64_t incoming_install_files(int listener, uint64_t call, const struct lent_p
     return flags;
 }
 
-// Header and items, as broker/queue.py writes them, into a slice that holds the payload's. `shown`: NULL without
-// metadata.
+// Makes the message readable: header and items, as broker/inbox.py writes them, in a slice that holds the payload's; or
+// the one slice that has it all already, held once more. `shown`: NULL without metadata.
 struct lent_slice *incoming_write(struct flow_connection *receiver, const struct flow_entry *entry,
                                   const struct flow_export *shown)
 {
+    const struct kdbus_flow_revision *revision = receiver->revision;
     uint64_t offset = entry->payload ? entry->payload->offset : 0;
     size_t size = size_of(entry, shown);
-    struct lent_slice *slice = lent_pool_allocate(&receiver->pool, size);
+    struct lent_slice *slice;
     uint64_t *word;
 
+    if (revision->whole) {
+        entry->payload->holders++;
+        return entry->payload;
+    }
+    slice = lent_pool_allocate(&receiver->pool, size);
     if (!slice)
         return NULL;
     if (entry->payload) {
@@ -74,7 +106,7 @@ struct lent_slice *incoming_write(struct flow_connection *receiver, const struct
         size_t padded = align8(entry->name_size);
 
         *word++ = ITEM_HEADER + entry->name_size;
-        *word++ = ITEM_DST_NAME;
+        *word++ = revision->item_name;
         memset(word, 0, padded);
         memcpy(word, entry->name, entry->name_size);
         word += padded / 8;
@@ -82,14 +114,14 @@ struct lent_slice *incoming_write(struct flow_connection *receiver, const struct
     for (uint32_t i = 0; i < entry->part_count; i++) {
         if (entry->parts[i].file >= 0) {
             *word++ = MEMFD_ITEM;
-            *word++ = ITEM_PAYLOAD_MEMFD;
+            *word++ = revision->item_memfd;
             *word++ = entry->parts[i].start;
             *word++ = entry->parts[i].size;
             *word++ = UINT32_MAX; // until it is installed
             continue;
         }
         *word++ = VEC_ITEM;
-        *word++ = ITEM_PAYLOAD_OFF;
+        *word++ = revision->item_offset;
         *word++ = entry->parts[i].size;
         // Zeros that are not stored have no place.
         *word++ = entry->parts[i].start == UINT64_MAX ? UINT64_MAX : entry->parts[i].start + offset;
@@ -99,11 +131,20 @@ struct lent_slice *incoming_write(struct flow_connection *receiver, const struct
         word += shown->items_size / 8;
         if (entry->has_timestamp && shown->facts.shows_timestamp) {
             *word++ = TIMESTAMP_ITEM;
-            *word++ = ITEM_TIMESTAMP;
+            *word++ = revision->item_timestamp;
             *word++ = entry->sequence;
             *word++ = entry->timestamp[0];
             *word++ = entry->timestamp[1];
         }
     }
     return slice;
+}
+
+// Undoes incoming_write.
+void incoming_undo(struct flow_connection *receiver, const struct flow_entry *entry, struct lent_slice *slice)
+{
+    if (slice == entry->payload)
+        slice->holders--;
+    else
+        lent_pool_undo(&receiver->pool, slice);
 }

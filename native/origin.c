@@ -61,7 +61,7 @@ int kdbus_engine_learn_export(struct kdbus_engine *engine, const struct kdbus_ex
 
     if (!receiver)
         return -ENOENT;
-    if (items_size & 7)
+    if (items_size & 7 || facts->items_end > items_size || items_size - facts->items_end >= 8)
         return -EINVAL;
     record = malloc(sizeof(*record) + items_size + evidence_size);
     if (!record)
@@ -148,4 +148,18 @@ const struct flow_export *flow_export_for(struct kdbus_engine *engine, struct fl
         return NULL;
     return holds(engine, binding, listener, id, record->data + record->items_size, record->evidence_size) ? record
                                                                                                          : NULL;
+}
+
+// What `flow->destination` is shown of an origin, whoever receives it: decided when it became a connection, so there is
+// nothing to look at again. NULL if it is not known.
+const struct flow_export *flow_export_to(const struct kdbus_engine *engine, const struct flow *flow, uint64_t origin)
+{
+    const struct flow_connection *receiver = flow->destination;
+    const struct flow_export *record =
+        flow_table_find(&engine->exports, key_of(receiver->serial, 0, flow->attach_flags, origin));
+
+    if (!record || record->receiver != receiver->serial || record->facts.thread ||
+        record->facts.attach_flags != flow->attach_flags || record->facts.origin != origin)
+        return NULL;
+    return record;
 }

@@ -69,32 +69,36 @@ static ssize_t read_pieces(pid_t pid, const struct iovec *local, const struct io
 int outgoing_read(const struct kdbus_notification *call, struct flow_binding *binding, uint64_t *command,
                   struct outgoing *out)
 {
-    struct iovec local[FORESEEN_PIECES] = {{command, SEND_BYTES}, {out->words, FORESEEN_BYTES}, {out->payload, 0}};
+    const struct kdbus_flow_revision *revision = binding->connection->revision;
+    const size_t command_bytes = 8 * revision->send_words;
+    struct iovec local[FORESEEN_PIECES] = {{command, command_bytes}, {out->words, FORESEEN_BYTES}, {out->payload, 0}};
     struct iovec remote[FORESEEN_PIECES] = {
-        {(void *)call->arguments[2], SEND_BYTES}, {NULL, FORESEEN_BYTES}, binding->payload};
+        {(void *)call->arguments[2], command_bytes}, {NULL, FORESEEN_BYTES}, binding->payload};
     size_t count = binding->message_address ? 2 + !!binding->payload.iov_len : 1;
+    uint64_t address;
     uint64_t size;
     ssize_t got;
 
+    out->revision = revision;
     remote[1].iov_base = (void *)binding->message_address;
     local[2].iov_len = binding->payload.iov_len;
     got = read_pieces((pid_t)call->pid, local, remote, count);
-    if (got < SEND_BYTES || command[SEND_SIZE] != SEND_BYTES || command[SEND_ADDRESS] & 7)
+    if (got < (ssize_t)command_bytes || command[0] != command_bytes || command[revision->send_address] & 7)
         return 0;
-    got -= SEND_BYTES;
+    address = command[revision->send_address];
+    got -= (ssize_t)command_bytes;
     out->foreseen.iov_len = 0;
     if (got == (ssize_t)(FORESEEN_BYTES + local[2].iov_len))
         out->foreseen = binding->payload;
-    if (command[SEND_ADDRESS] == binding->message_address && got >= HEADER_BYTES &&
+    if (address == binding->message_address && got >= HEADER_BYTES &&
         out->words[MSG_SIZE] <= (uint64_t)(got < FORESEEN_BYTES ? got : FORESEEN_BYTES))
         return out->words[MSG_SIZE] >= HEADER_BYTES;
     out->foreseen.iov_len = 0;
-    if (!command[SEND_ADDRESS] || !hot_read(call->pid, command[SEND_ADDRESS], &size, sizeof(size)))
+    if (!address || !hot_read(call->pid, address, &size, sizeof(size)))
         return 0;
-    if (size < HEADER_BYTES || size > sizeof(out->words) ||
-        !hot_read(call->pid, command[SEND_ADDRESS], out->words, size))
+    if (size < HEADER_BYTES || size > sizeof(out->words) || !hot_read(call->pid, address, out->words, size))
         return 0;
-    binding->message_address = command[SEND_ADDRESS];
+    binding->message_address = address;
     return out->words[MSG_SIZE] == size;
 }
 
@@ -110,10 +114,12 @@ void outgoing_foresee(struct flow_binding *binding, const struct outgoing *out)
 // What the items say.
 int outgoing_parse(struct outgoing *out)
 {
+    const struct kdbus_flow_revision *revision = out->revision;
     const char *data = (const char *)out->words;
     uint64_t end = out->words[MSG_SIZE];
     uint64_t position = HEADER_BYTES;
 
+    out->items_end = HEADER_BYTES;
     out->part_count = 0;
     out->vector_count = 0;
     out->payload_size = 0;
@@ -129,23 +135,24 @@ int outgoing_parse(struct outgoing *out)
         memcpy(&type, data + position + 8, 8);
         if (size < ITEM_HEADER || size > end - position)
             return 0;
-        if (type == ITEM_PAYLOAD_VEC && size == VEC_ITEM && out->part_count < LENT_PARTS) {
+        if (type == revision->item_vector && size == VEC_ITEM && out->part_count < LENT_PARTS) {
             uint64_t vector[2];
 
             memcpy(vector, data + position + ITEM_HEADER, sizeof(vector));
             if (!vector[0] || !vector[1] || vector[0] > LENT_PAYLOAD - out->payload_size)
                 return 0;
             out->remote[out->vector_count++] = (struct iovec){(void *)vector[1], vector[0]};
-            out->parts[out->part_count++] = (struct flow_part){vector[0], out->payload_size, -1, 0};
+            out->parts[out->part_count++] = (struct flow_part){vector[0], out->payload_size, -1, 0, 0};
             out->payload_size += vector[0];
-        } else if (type == ITEM_PAYLOAD_MEMFD && size == MEMFD_ITEM && out->part_count < LENT_PARTS) {
+        } else if (type == revision->item_memfd && size == MEMFD_ITEM && out->part_count < LENT_PARTS) {
             uint64_t memfd[3]; // start, size, descriptor
 
             memcpy(memfd, data + position + ITEM_HEADER, sizeof(memfd));
             if (!memfd[1] || memfd[1] & 7 || (int32_t)memfd[2] < 0)
                 return 0;
-            out->parts[out->part_count++] = (struct flow_part){memfd[1], memfd[0], (int32_t)memfd[2], 0};
-        } else if (type == ITEM_DST_NAME && !out->name_size && size > ITEM_HEADER && size - ITEM_HEADER < LENT_NAME) {
+            out->parts[out->part_count++] = (struct flow_part){memfd[1], memfd[0], (int32_t)memfd[2], 0, 0};
+        } else if (type == revision->item_name && !out->name_size && size > ITEM_HEADER &&
+                   size - ITEM_HEADER < LENT_NAME) {
             out->name_size = (uint32_t)(size - ITEM_HEADER);
             memcpy(out->name, data + position + ITEM_HEADER, out->name_size);
             if (strnlen(out->name, out->name_size) != out->name_size - 1)
@@ -153,6 +160,7 @@ int outgoing_parse(struct outgoing *out)
         } else {
             return 0;
         }
+        out->items_end = position + size;
         position += align8(size);
     }
     return position == align8(end);
@@ -164,7 +172,8 @@ int outgoing_is_plain(const struct flow_connection *source, const uint64_t *comm
     const uint64_t *message = out->words;
     int expects = message[MSG_FLAGS_WORD] & MSG_EXPECT_REPLY;
 
-    if (command[SEND_FLAGS] & ~SEND_SYNC_REPLY || message[MSG_FLAGS_WORD] & ~(MSG_EXPECT_REPLY | MSG_NO_AUTO_START))
+    if (command[out->revision->send_flags] & ~SEND_SYNC_REPLY ||
+        message[MSG_FLAGS_WORD] & ~(MSG_EXPECT_REPLY | MSG_NO_AUTO_START))
         return 0;
     if (!message[MSG_TYPE] || message[MSG_DST] == DST_BROADCAST || (!message[MSG_DST] && !out->name_size))
         return 0;
@@ -172,14 +181,16 @@ int outgoing_is_plain(const struct flow_connection *source, const uint64_t *comm
         return 0;
     if (expects)
         return message[MSG_COOKIE] && message[MSG_TIMEOUT] > flow_now_ns() && message[MSG_TIMEOUT] <= INT64_MAX;
-    return !(command[SEND_FLAGS] & SEND_SYNC_REPLY);
+    return !(command[out->revision->send_flags] & SEND_SYNC_REPLY);
 }
 
-static int copy_payload(const struct kdbus_notification *call, const struct outgoing *out, struct lent_pool *pool,
-                        const struct lent_slice *slice)
+// The vectors, one after the other. 0 if they cannot be read.
+int outgoing_copy_payload(const struct kdbus_notification *call, const struct outgoing *out, char *place)
 {
-    struct iovec local = {(char *)pool->memory.memory + slice->offset, out->payload_size};
+    struct iovec local = {place, out->payload_size};
 
+    if (!out->payload_size)
+        return 1;
     if (out->foreseen.iov_len == out->payload_size && out->vector_count == 1 &&
         out->foreseen.iov_base == out->remote[0].iov_base) {
         memcpy(local.iov_base, out->payload, out->payload_size);
@@ -189,24 +200,18 @@ static int copy_payload(const struct kdbus_notification *call, const struct outg
            (ssize_t)out->payload_size;
 }
 
-// A slice with the payload, NULL where there is none; `*failed` where the broker has to look.
+// A slice with the payload, of which there is some; NULL where the broker has to look.
 struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, const struct outgoing *out,
-                                         struct flow_connection *receiver, int *failed)
+                                         struct flow_connection *receiver)
 {
     uint64_t remaining = receiver->pool.memory.size - receiver->pool.busy;
-    struct lent_slice *slice;
-
-    *failed = 0;
-    if (!out->payload_size)
-        return NULL;
-    slice = out->payload_size < remaining && out->payload_size > remaining / 2
+    struct lent_slice *slice = out->payload_size < remaining && out->payload_size > remaining / 2
                 ? NULL
-                : lent_pool_allocate(&receiver->pool, out->payload_size);
-    if (slice && !copy_payload(call, out, &receiver->pool, slice)) {
+                                   : lent_pool_allocate(&receiver->pool, out->payload_size);
+    if (slice && !outgoing_copy_payload(call, out, (char *)receiver->pool.memory.memory + slice->offset)) {
         lent_pool_undo(&receiver->pool, slice);
         slice = NULL;
     }
-    *failed = !slice;
     return slice;
 }
 

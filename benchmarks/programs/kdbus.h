@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // A kdbus connection in as few lines as measuring needs, on the public interface (linux/kdbus.h) alone. For an
-// introduction to that interface read samples/common.h of this project.
+// introduction to that interface read samples/common.h of this project. It compiles with the header of version 3, and
+// with that of the final revision and of those with the same names.
 
 #ifndef BENCHMARKS_KDBUS_H
 #define BENCHMARKS_KDBUS_H
@@ -20,6 +21,17 @@
 #define PAYLOAD 0x4b64627573426e63ULL  // any number but 0
 #define PATIENCE 30000000000ULL        // ns until a call counts as lost
 
+#ifdef KDBUS_FLAG_NEGOTIATE
+// One structure serves all commands that have nothing but items, and payload lies in the slice of its message.
+typedef struct kdbus_cmd make_command;
+typedef struct kdbus_cmd name_command;
+#define PAYLOAD_IN_MESSAGE 1
+#else
+typedef struct kdbus_cmd_make make_command;
+typedef struct kdbus_cmd_name name_command;
+#define PAYLOAD_IN_MESSAGE 0
+#endif
+
 struct connection {
     int descriptor;
     uint64_t id;
@@ -31,8 +43,8 @@ struct buffer {
     union {
         uint64_t size;
         struct kdbus_msg message;
-        struct kdbus_cmd_make make;
-        struct kdbus_cmd_name name;
+        make_command make;
+        name_command name;
         struct kdbus_cmd_match match;
         uint64_t room[128];
     };
@@ -216,7 +228,7 @@ static inline const char *payload_of(const struct connection *connection, uint64
     const struct kdbus_vec *vec = find_item(message_at(connection, offset), KDBUS_ITEM_PAYLOAD_OFF);
 
     *size = vec->size;
-    return connection->pool + vec->offset;
+    return connection->pool + (PAYLOAD_IN_MESSAGE ? offset : 0) + vec->offset;
 }
 
 // Wants the broadcasts whose bloom filter has that bit.

@@ -23,12 +23,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 
+from broker.behaviour import Behaviour
 from broker.connection import Connection
-from broker.domain import Domain
-from broker.flow import GROUPS, flow, lendable
+from broker.domain import MessageCounter
+from broker.flow import GROUPS, flow, layout, lendable
 from broker.handle import EndpointHandle
-from broker.lending import LENT_DOMAINS, LentWait, hand_out, take_back
-from broker.origin import Origins, shown, timestamp_of
+from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
+from broker.origin import Origins, Shown, shown, timestamp_of
 from broker.outside import Credentials, File
 from broker.quota import User
 from broker.reply import Reply
@@ -39,13 +40,15 @@ from interposer.supervisor.waiting import WaitingCalls
 from interposer.target.budget import Charge, OverBudget
 from interposer.target.caller import TargetCaller
 from interposer.target.files import TargetFile
-from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import REVISIONS
 from native.flow import Engine
 from native.notification import Listener, Notification
 from native.pool import Pool
 
-_SEND, _RECV, _FREE = (abi.REQUESTS[name] for name in ("KDBUS_CMD_SEND", "KDBUS_CMD_RECV", "KDBUS_CMD_FREE"))
-_HOT = frozenset({_SEND, _RECV, _FREE})
+_SEND, _RECV, _FREE = (
+    frozenset(revision.requests[name] for revision in REVISIONS) for name in ("SEND", "RECV", "FREE")
+)
+_HOT = _SEND | _RECV | _FREE
 _FORGOTTEN_USERS = 64
 """How many users are remembered besides those who have a connection: each custom endpoint has one of its own."""
 _SLICES_PER_UNIT = 16
@@ -95,11 +98,12 @@ class Flows:
         self._waiting = waiting
         self._later = later
         self.enabled = False
-        self._domains: list[Domain] = []
+        self._counters: list[MessageCounter] = []
         self._users: dict[int, User] = {}
         self._handles: dict[int, OpenHandle] = {}
         self._connections: dict[int, Connection] = {}
         self._indices: dict[Connection, int] = {}
+        self._revisions: dict[Behaviour, int] = {}
         self._kept: dict[int, Reply] = {}
         self._charges: dict[int, Charge] = {}
         """For the memfds in messages that are lent, by the descriptors that were given away."""
@@ -156,7 +160,7 @@ class Flows:
 
     def _take_back(self, words: Sequence[int]) -> None:
         returned = take_back(
-            words, self._domains, self._connections, self._users, self._kept, self._origins, self._open_file
+            words, self._counters, self._connections, self._users, self._kept, self._origins, self._open_file
         )
         for descriptor in list(self._charges):
             self._give_back(descriptor)  # received meanwhile
@@ -206,7 +210,7 @@ class Flows:
                     descriptors.callback(self._give_back, copy)
                 return copy
 
-            words, self._kept = hand_out(lent, self._domains, self._number_of, self._origins, give_file, waits)
+            words, self._kept = hand_out(lent, self._counters, self._number_of, self._origins, give_file, waits)
             descriptors.pop_all()  # they go with the words
         return words
 
@@ -236,9 +240,9 @@ class Flows:
             if index is not None:
                 self._engine.bind(index, notification.pid, notification.arguments[0] & 0xFFFFFFFF)
                 self._busy.used(index)
-                if request == _SEND:
+                if request in _SEND:
                     self._note_sent(index, broker.connection, notification.pid, caller)
-                elif request == _RECV:
+                elif request in _RECV:
                     self._note_received(index, broker.connection, notification.pid, caller)
 
     def note_answer(self, thread: int, connection: Connection, caller: TargetCaller) -> None:
@@ -264,40 +268,57 @@ class Flows:
         found = flow(source, destination, who)
         if found is None or not (found.attach_flags or found.depends):
             return
+        grant = destination.behaviour.grant
+        if grant.attached(source, destination, caller) != found.attach_flags:
+            return  # of another thread it would be more
         evidence = caller.evidence.packed()
-        if evidence is not None:
-            self._engine.learn_origin(
-                index,
-                thread,
-                attach_flags=found.attach_flags,
-                connection_facts=self._origins.of_connection(source),
-                credentials=self._origins.of_credentials(who),
-                origin=self._origins.number_of(message.process, message.connection),
-                has_timestamp=timestamp_of(message.connection) is not None,
-                evidence=evidence,
-            )
+        if evidence is None:
+            return
+        origin = self._origins.number_of(message.process, message.connection)
+        self._engine.learn_origin(
+            index,
+            thread,
+            attach_flags=found.attach_flags,
+            connection_facts=self._origins.of_connection(source),
+            credentials=self._origins.of_credentials(who),
+            origin=origin,
+            has_timestamp=timestamp_of(message.connection) is not None,
+            evidence=evidence,
+        )
+        receiver = self._indices.get(destination)
+        if receiver is not None and destination.behaviour.inbox.whole:
+            found_items = shown(message, destination.ids, found.attach_flags, destination.behaviour)
+            self._learn_shown(receiver, 0, found.attach_flags, origin, found_items, b"")
 
     def _note_received(self, index: int, receiver: Connection, thread: int, caller: TargetCaller) -> None:
         message = receiver.last_received
-        if message is None or not (message.process.valid or message.connection.valid):
+        if receiver.behaviour.inbox.whole or message is None or not (message.process.valid or message.connection.valid):
             return
         if len(message.process.credentials.groups) > GROUPS:
             return
         exported = receiver.bus.domain.exported(receiver.attach_flags_recv)
-        items = shown(message, caller.ids, exported)
+        found = shown(message, caller.ids, exported, receiver.behaviour)
         parameter = self._parameter()
         if parameter is None:
             return
         caller.evidence.parameter(*parameter)
         evidence = caller.evidence.packed()
-        if evidence is not None and len(items) <= _MOST_ITEMS:
+        if evidence is not None:
+            origin = self._origins.number_of(message.process, message.connection)
+            self._learn_shown(index, thread, receiver.attach_flags_recv, origin, found, evidence)
+
+    def _learn_shown(
+        self, receiver: int, thread: int, attach_flags: int, origin: int, found: Shown, evidence: bytes
+    ) -> None:
+        if len(found.items) <= _MOST_ITEMS:
             self._engine.learn_export(
-                index,
+                receiver,
                 thread,
-                attach_flags=receiver.attach_flags_recv,
-                origin=self._origins.number_of(message.process, message.connection),
-                items=items,
-                shows_timestamp=bool(exported & abi.ATTACH_TIMESTAMP),
+                attach_flags=attach_flags,
+                origin=origin,
+                items=found.items,
+                items_end=found.end,
+                shows_timestamp=found.timestamp,
                 evidence=evidence,
             )
 
@@ -312,17 +333,22 @@ class Flows:
         found = self._indices.get(connection)
         if found is not None:
             return found
-        memory, domain = connection.pool.memory, self._domain(connection.bus.domain)
-        if domain is None or not isinstance(memory, Pool):
+        memory, counter = connection.pool.memory, self._counter(connection.bus.messages)
+        if counter is None or not isinstance(memory, Pool):
             return None
         if len(self._users) > len(self._connections) + _FORGOTTEN_USERS:
             # Nothing is lent, so only those whose numbers the engine knows are needed.
             self._users = {id(known.user): known.user for known in self._connections.values()}
+        behaviour = connection.behaviour
+        if behaviour not in self._revisions:
+            self._revisions[behaviour] = self._engine.speak(layout(behaviour))
         index = self._engine.add(
+            revision=self._revisions[behaviour],
+            accepts_files=connection.installs_files,
             id=connection.id,
             bus=id(connection.bus),
             user=self._number_of(connection.user),
-            domain=domain,
+            counter=counter,
             ours=handle.ours.fileno(),
             epoll=handle.epoll,
             target=handle.target,
@@ -339,18 +365,18 @@ class Flows:
         self._users[id(user)] = user
         return id(user)
 
-    def _domain(self, domain: Domain) -> int | None:
-        """The domain's index in the engine, perhaps that of one that has no connections there any more."""
-        if domain not in self._domains:
-            if len(self._domains) < LENT_DOMAINS:
-                self._domains.append(domain)
-                return len(self._domains) - 1
-            used = {connection.bus.domain for connection in self._connections.values()}
-            free = next((index for index, old in enumerate(self._domains) if old not in used), None)
+    def _counter(self, counter: MessageCounter) -> int | None:
+        """The counter's index in the engine, perhaps that of one that counts for no connections there any more."""
+        if counter not in self._counters:
+            if len(self._counters) < LENT_COUNTERS:
+                self._counters.append(counter)
+                return len(self._counters) - 1
+            used = {connection.bus.messages for connection in self._connections.values()}
+            free = next((index for index, old in enumerate(self._counters) if old not in used), None)
             if free is None:
                 return None
-            self._domains[free] = domain
-        return self._domains.index(domain)
+            self._counters[free] = counter
+        return self._counters.index(counter)
 
     def forget(self, handle: OpenHandle) -> None:
         """The handle is about to be closed; nothing is lent."""

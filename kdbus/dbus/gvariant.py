@@ -168,10 +168,11 @@ def _unfit(kind: Type, value: Any) -> InvalidValue:
     return InvalidValue(f"{reprlib.repr(value)} is not a value of the type {str(kind)!r}")
 
 
-def marshal(signature: str, value: Any, *, order: Order = "little", dbus: bool = False) -> bytes:
-    """The normal form of a value whose type is `signature`, one complete type.
+def marshal(signature: str | Type, value: Any, *, order: Order = "little", dbus: bool = False) -> bytes:
+    """The normal form of a value whose type is `signature`, one complete type (or that type, parsed before).
 
     `dbus` refuses what D-Bus has not: maybes, empty structures, dictionary entries outside of arrays, also inside
     variants. Raises InvalidSignature, and InvalidValue for what the signature cannot hold.
     """
-    return _Writer(order, dbus).value(single(signature, gvariant=not dbus), value, MAX_DEPTH)
+    kind = single(signature, gvariant=not dbus) if isinstance(signature, str) else signature
+    return _Writer(order, dbus).value(kind, value, MAX_DEPTH)

@@ -217,14 +217,14 @@ def _default_of(kind: Type) -> Any:
 
 
 def unmarshal(
-    signature: str,
+    signature: str | Type,
     data: bytes | bytearray | memoryview,
     *,
     order: Order = "little",
     strict: bool = False,
     dbus: bool = False,
 ) -> Any:
-    """The value of the type `signature`, one complete type, in exactly these bytes.
+    """The value of the type `signature`, one complete type (or that type, parsed before), in exactly these bytes.
 
     `strict` refuses what is not in normal form, `dbus` types that D-Bus has not (inside variants, where they are as
     wrong as an unknown letter). Raises InvalidSignature for `signature` itself, and Malformed: with `strict` for every
@@ -232,4 +232,5 @@ def unmarshal(
     """
     view = memoryview(data).cast("B")
     reader = _Reader(view, order, strict, dbus)
-    return reader.value(single(signature, gvariant=not dbus), 0, len(view), MAX_DEPTH)
+    kind = single(signature, gvariant=not dbus) if isinstance(signature, str) else signature
+    return reader.value(kind, 0, len(view), MAX_DEPTH)

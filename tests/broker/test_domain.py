@@ -52,12 +52,12 @@ def test_users_are_accounts_by_uid() -> None:
 
 def test_sequence_numbers_count_all_buses_and_notifications() -> None:
     world = World()
-    before = world.domain.next_sequence()
+    before = world.domain.messages.next()
     peer = world.connect(world.bus("a"))  # its coming
     stranger = world.connect(world.bus("b"))  # its coming
     peer.send(peer)
     stranger.signal()
-    assert world.domain.next_sequence() == before + 5
+    assert world.domain.messages.next() == before + 5
 
 
 def test_domains_count_for_themselves() -> None:
@@ -65,7 +65,7 @@ def test_domains_count_for_themselves() -> None:
     first.bus("a")
     first.connect()
     assert second.bus("b").bus.id == 1
-    assert second.domain.next_sequence() == 1
+    assert second.domain.messages.next() == 1
     assert second.domain.user(1000).connections == 0
 
 

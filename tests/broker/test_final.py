@@ -35,7 +35,7 @@ from broker.errors import (
 )
 from broker.handle import ControlHandle
 from kdbus.abi import final, revision3
-from tests.support.final_peer import BROADCAST, ITEM, NEGOTIATE, Caller, FinalPeer, command, make_bus
+from tests.support.final_peer import BROADCAST, ITEM, NEGOTIATE, Caller, FinalPeer, activator, command, make_bus
 from tests.support.outside import (
     FakeFile,
     Peer,
@@ -123,9 +123,7 @@ def test_item_numbers_are_negotiated_and_the_command_is_done(alice: FinalPeer) -
         ([item(0x7777)], BadItem),
     ],
 )
-def test_nearly_every_fault_of_an_item_is_einval(
-    alice: FinalPeer, items: list[bytes], error: type[KdbusError]
-) -> None:
+def test_nearly_every_fault_of_an_item_is_einval(alice: FinalPeer, items: list[bytes], error: type[KdbusError]) -> None:
     with fails(error, errno.EINVAL):
         alice.issue("NAME_ACQUIRE", items, return_flags=7)
     assert alice.members("kdbus_cmd")["return_flags"] == 0
@@ -390,11 +388,6 @@ def test_a_message_negotiates(alice: FinalPeer) -> None:
 # Activators, monitors, custom endpoints
 
 
-def activator(world: World, *, pool_size: int = 1 << 20) -> FinalPeer:
-    access = words_item(ITEM["POLICY_ACCESS"], 3, 1, 0)
-    return FinalPeer(world, flags=2, items=[string_item(ITEM["NAME"], NAME), access], pool_size=pool_size)
-
-
 def entries(peer: FinalPeer, flags: int) -> list[tuple[int, int | None]]:
     """(id, flags of the claim) of each entry of LIST."""
     found = peer.issue("LIST", flags=flags)
@@ -407,10 +400,8 @@ def entries(peer: FinalPeer, flags: int) -> list[tuple[int, int | None]]:
     return result
 
 
-def test_messages_wait_with_the_activator_and_move_to_the_owner(
-    world: World, alice: FinalPeer, bob: FinalPeer
-) -> None:
-    waiting = activator(world)
+def test_messages_wait_with_the_activator_and_move_to_the_owner(world: World, alice: FinalPeer, bob: FinalPeer) -> None:
+    waiting = activator(world, NAME)
     alice.send(NAME, b"first", cookie=1)
     alice.send(NAME, b"second", cookie=2, flags=1, timeout_ns=world.clock.monotonic + SECOND)
     assert waiting.recv(flags=1).payload == b"first"
@@ -427,7 +418,7 @@ def test_messages_wait_with_the_activator_and_move_to_the_owner(
 
 
 def test_an_activator_that_lost_its_name_waits_for_it(world: World, alice: FinalPeer) -> None:
-    waiting = activator(world)
+    waiting = activator(world, NAME)
     assert entries(alice, 4) == [(waiting.id, 0x10 | PRIMARY)]
     alice.acquire(NAME)
     assert sorted(entries(alice, 2 | 4)) == sorted([(alice.id, PRIMARY), (waiting.id, 0x10 | IN_QUEUE)])
@@ -435,9 +426,9 @@ def test_an_activator_that_lost_its_name_waits_for_it(world: World, alice: Final
 
 
 def test_a_second_activator_is_refused(world: World) -> None:
-    activator(world)
+    activator(world, NAME)
     with pytest.raises(KdbusError) as raised:
-        activator(world)
+        activator(world, NAME)
     assert errno_of(raised.value) == errno.EEXIST
 
 

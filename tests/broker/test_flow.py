@@ -8,7 +8,6 @@ test lends, takes back at once what it lent, and looks at what programs would se
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,15 +16,14 @@ import pytest
 from broker import flow as flow_module
 from broker.errors import TimedOut
 from broker.flow import SLICES, Flow, flow, is_lendable, lendable
-from broker.lending import LENT_DOMAINS, LentWait, Returned, hand_out, take_back
+from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
 from broker.metadata import ConnectionMetadata, ProcessMetadata
 from broker.origin import Origins
 from broker.outside import File
-from broker.quota import User
-from broker.reply import Reply
 from kdbus.abi import revision3 as abi
 from tests.support.building import cancel_item, string_item
-from tests.support.fakes import FakeFile, FakeReference
+from tests.support.fakes import FakeFile
+from tests.support.lending import Descriptors, lend_and_take_back
 from tests.support.outside import (
     SECOND,
     Peer,
@@ -37,66 +35,6 @@ from tests.support.outside import (
     memfd_item,
     vector_item,
 )
-
-
-class Descriptors:
-    """Gives out numbers for files, and takes them back."""
-
-    def __init__(self) -> None:
-        self.files: dict[int, FakeReference] = {}
-
-    def give(self, file: File) -> int:
-        """A number that stands for another reference to the file."""
-        assert isinstance(file, FakeReference)
-        number = 100 + len(self.files)
-        self.files[number] = FakeReference(file.file)
-        return number
-
-    def open(self, descriptor: int) -> File:
-        """The reference that was given; once."""
-        return self.files.pop(descriptor)
-
-
-def lend_and_take_back(
-    world: World, *peers: Peer, waits: Mapping[Reply, LentWait] | None = None, unchanged: Sequence[Peer] = ()
-) -> Returned:
-    """Lend the connections of `peers`, with their `waits`, and take them back unchanged.
-
-    To those of `unchanged` nothing happens, so their requests count meanwhile.
-    """
-    counts = [peer.connection.request_count for peer in unchanged]
-    waits = {} if waits is None else waits
-    connections = {number: peer.connection for number, peer in enumerate(peers)}
-    assert lendable(connections.values(), waits) == list(connections.values())
-    users: dict[int, User] = {}
-    files = Descriptors()
-    origins = Origins()
-
-    def number_of(user: User) -> int:
-        users[id(user)] = user
-        return id(user)
-
-    words, kept = hand_out(
-        [(number, peer, False) for number, peer in connections.items()],
-        [world.domain],
-        number_of,
-        origins,
-        files.give,
-        waits,
-    )
-    for connection in connections.values():
-        assert (
-            not len(connection.queue)
-            and not connection.request_count
-            and not any(not reply.sync for reply in connection.owed)
-        )
-    assert [peer.connection.request_count for peer in unchanged] == counts
-    assert all(0 <= word < 1 << 64 for word in words)
-    returned = take_back(words, [world.domain], connections, users, kept, origins, files.open)
-    assert not files.files
-    assert len(returned.waits) == len(waits)
-    assert [connection for connection, _ in returned.readable] == list(connections.values())
-    return returned
 
 
 def pair(world: World) -> tuple[Peer, Peer]:
@@ -205,9 +143,9 @@ def test_charges_survive() -> None:
 def test_the_sequence_goes_on() -> None:
     world = World()
     alice, bob = pair(world)
-    before = world.domain.sequence
+    before = world.domain.messages.latest
     lend_and_take_back(world, alice, bob)
-    assert world.domain.sequence == before
+    assert world.domain.messages.latest == before
 
 
 def test_a_memfd_survives() -> None:
@@ -234,7 +172,7 @@ def test_what_cannot_be_given_stays() -> None:
 
     with pytest.raises(OSError):
         peers = [(0, alice.connection, False), (1, bob.connection, False)]
-        hand_out(peers, [world.domain], lambda user: 0, Origins(), refuse, {})
+        hand_out(peers, [world.domain.messages], lambda user: 0, Origins(), refuse, {})
     assert bob.recv().payload == b"first"
     assert file.pinned == 1
 
@@ -276,8 +214,8 @@ def test_a_wait_that_stays_counts_when_nothing_comes_back() -> None:
     alice, bob = pair(world)
     wait = alice.request(bob, 7, sync=True).wait
     bob.recv()
-    _, kept = hand_out([(0, bob.connection, False)], [world.domain], id, Origins(), Descriptors().give, {})
-    take_back([], [world.domain], {0: bob.connection}, {}, kept, Origins(), Descriptors().open)
+    _, kept = hand_out([(0, bob.connection, False)], [world.domain.messages], id, Origins(), Descriptors().give, {})
+    take_back([], [world.domain.messages], {0: bob.connection}, {}, kept, Origins(), Descriptors().open)
     assert wait is not None
     bob.reply(alice, 7)
     assert alice.connection.request_count == 1
@@ -432,14 +370,19 @@ def test_the_domain_limit_is_padded() -> None:
     world = World()
     alice, bob = pair(world)
     words, kept = hand_out(
-        [(0, alice.connection, True), (1, bob.connection, False)], [world.domain], id, Origins(), Descriptors().give, {}
+        [(0, alice.connection, True), (1, bob.connection, False)],
+        [world.domain.messages],
+        id,
+        Origins(),
+        Descriptors().give,
+        {},
     )
-    assert words[0] == world.domain.sequence
-    assert words[1:LENT_DOMAINS] == [0] * (LENT_DOMAINS - 1)
-    assert words[LENT_DOMAINS : LENT_DOMAINS + 2] == [2, 0]
+    assert words[0] == world.domain.messages.latest
+    assert words[1:LENT_COUNTERS] == [0] * (LENT_COUNTERS - 1)
+    assert words[LENT_COUNTERS : LENT_COUNTERS + 2] == [2, 0]
     with pytest.raises(EOFError):
         peers = {0: alice.connection, 1: bob.connection}
-        take_back(words[:-1], [world.domain], peers, {}, kept, Origins(), Descriptors().open)
+        take_back(words[:-1], [world.domain.messages], peers, {}, kept, Origins(), Descriptors().open)
 
 
 def test_a_chain_that_cannot_be_lent_costs_what_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:

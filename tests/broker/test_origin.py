@@ -83,7 +83,9 @@ def test_what_is_shown_is_what_the_message_would_show(alice: Peer, bob: Peer) ->
     message, ids = sent(alice, bob), bob.caller.ids
     for flags in (abi.ATTACH_CREDS, abi.ATTACH_NAMES | abi.ATTACH_EXE, abi.ATTACH_ALL & ~abi.ATTACH_TIMESTAMP, 0):
         expected = message.process.export(ids, flags, VERSION3.revision) + message.connection.export(flags, VERSION3)
-        assert shown(message, ids, flags) == shown(message, ids, flags | abi.ATTACH_TIMESTAMP) == expected
+        without, timed = (shown(message, ids, flags | time, VERSION3) for time in (0, abi.ATTACH_TIMESTAMP))
+        assert without.items == timed.items == expected
+        assert (without.timestamp, timed.timestamp) == (False, True)
 
 
 def test_a_restored_message_shows_the_same(alice: Peer, bob: Peer) -> None:

@@ -247,13 +247,13 @@ def test_a_cancel_descriptor_is_ignored_unless_synchronous(alice: Peer, bob: Pee
 
 
 def test_every_send_takes_a_sequence_number(world: World, alice: Peer, bob: Peer) -> None:
-    before = world.domain.next_sequence()
+    before = world.domain.messages.next()
     with fails(NoSuchConnection):
         alice.send(99)
     with fails(BadItem):
         alice.send(bob, command_items=[item(0x7777)])
     alice.send(bob)
-    assert world.domain.next_sequence() == before + 3
+    assert world.domain.messages.next() == before + 3
 
 
 def test_an_asynchronous_send_writes_only_return_flags(alice: Peer, bob: Peer) -> None:

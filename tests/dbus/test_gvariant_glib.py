@@ -117,17 +117,13 @@ class GVariant:
         return ctypes.string_at(address, size) if size else b""
 
 
-def _has_infinity(value: Any) -> bool:
-    return "inf" in repr(value)
-
-
 @given(typed_values())
 @settings(max_examples=300)
 @example(("a{s(yv)}", {"x" * 300: (1, Variant("ax", [1] * 100))}))
 @example(("(sss)", ("x" * 100, "y" * 100, "z" * 70000)))
 def test_glib_marshals_the_same_bytes_in_both_orders(typed: tuple[str, Any]) -> None:
     signature, value = typed
-    assume(not _has_infinity(value))
+    assume("inf" not in repr(value))
     with GVariant(signature, text=text_of(single(signature, gvariant=True), value)) as theirs:
         assert marshal(signature, value) == theirs.data()
         assert marshal(signature, value, order="big") == theirs.swapped()
@@ -145,7 +141,7 @@ def _agree(signature: str, data: bytes) -> None:
     # GLib takes a structure of no bytes at all for normal, though it writes such a structure with its offsets.
     assert not normal
     value = unmarshal(signature, data)
-    assume(not _has_infinity(value) and "nan" not in repr(value))
+    assume("d" not in signature and b"d" not in data)
     with GVariant(signature, text=text_of(single(signature, gvariant=True), value)) as theirs:
         assert theirs.data() != data
 

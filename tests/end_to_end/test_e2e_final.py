@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from tests.support.compiling import compile_program
 from tests.support.e2e import every_case, run_all, run_case
@@ -26,6 +29,19 @@ def test_statistics_name_the_revisions(user: User, open_folder: Path) -> None:
         compile_program("final", open_folder, "-O2")
     outcome = user.run(user.kdbus("run", "--statistics", "--", str(program), "message"), seconds=60)
     assert "kdbus: revisions spoken: final\n" in outcome.output
+
+
+@pytest.mark.parametrize(
+    "case", ["synchronous_calls", "synchronous_calls_with_metadata", "synchronous_calls_without_descriptors"]
+)
+def test_synchronous_calls_are_served_natively(user: User, open_folder: Path, case: str) -> None:
+    program = open_folder / "final"
+    if not program.exists():
+        compile_program("final", open_folder, "-O2")
+    outcome = user.run(user.kdbus("run", "--statistics", "--", str(program), case), seconds=60)
+    found = re.search(r"kdbus: (\d+) calls served by the broker, (\d+) natively", outcome.output)
+    assert outcome.status == 0 and found is not None, outcome.output
+    assert int(found[2]) > 150, outcome.output
 
 
 def test_in_path_mode(user: User, open_folder: Path) -> None:

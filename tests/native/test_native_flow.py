@@ -20,7 +20,9 @@ from functools import partial
 
 import pytest
 
-from broker.lending import LENT_DOMAINS
+from broker.flow import layout
+from broker.lending import LENT_COUNTERS
+from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64
 from native import identity
@@ -45,7 +47,7 @@ class Lent:
         """Lend it with an empty queue and an empty pool; `readable`: whether its pollers find it so."""
         free_slice = POOL_SIZE, 1, 1, U64
         state = self.index, int(readable), 0, 0, 1, 0, 1, *free_slice, 0
-        assert self.engine.lend([*[0] * LENT_DOMAINS, 1, 0, *state])
+        assert self.engine.lend([*[0] * LENT_COUNTERS, 1, 0, *state])
 
     def run(self, body: Callable[[int], None]) -> None:
         """Serve all calls that a process makes in `body`, which is given its descriptor of the connection."""
@@ -75,10 +77,12 @@ def lent() -> Iterator[Lent]:
     pool = Pool(b"test", POOL_SIZE)
     cookie = struct.unpack("=Q", theirs.getsockopt(socket.SOL_SOCKET, 57, 8))[0]  # SO_COOKIE
     index = engine.add(
+        revision=engine.speak(layout(VERSION3)),
+        accepts_files=True,
         id=1,
         bus=1,
         user=1,
-        domain=0,
+        counter=0,
         ours=ours.fileno(),
         epoll=watched.fileno(),
         target=theirs.fileno(),
@@ -113,8 +117,8 @@ def test_a_byte_that_was_taken_back_from_an_empty_queue_is_told(lent: Lent) -> N
     with pytest.raises(BlockingIOError):
         lent.theirs.recv(1, socket.MSG_DONTWAIT)
     words = lent.engine.recall()
-    assert words[LENT_DOMAINS] == 1, "the connection has changed"
-    assert words[LENT_DOMAINS + 2 : LENT_DOMAINS + 4] == (lent.index, 2), "changed, and not readable"
+    assert words[LENT_COUNTERS] == 1, "the connection has changed"
+    assert words[LENT_COUNTERS + 2 : LENT_COUNTERS + 4] == (lent.index, 2), "changed, and not readable"
 
 
 def test_processes_of_several_trees_call_by_turns(lent: Lent) -> None:

@@ -302,6 +302,93 @@ CASE(synchronous_call)
 	join(child);
 }
 
+/* Answers `count` calls of `peer`, a memfd with every third; its descriptors are refused by who does not want any. */
+static void answer_calls(const struct connection *service, __u64 peer, int count)
+{
+	int memfd = memfd_create("answer", MFD_ALLOW_SEALING);
+
+	EQ(write(memfd, "sealed!", 8), 8);
+	EQ(fcntl(memfd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE), 0);
+	for (int number = 1; number <= count; number++) {
+		const struct kdbus_msg *request = get_message(service);
+		struct kdbus_memfd part = { .size = 8, .fd = memfd };
+		struct kdbus_cmd_send reply;
+		struct buffer answered;
+
+		begin_message(&answered, peer, 0, 2);
+		((struct kdbus_msg *)answered.words)->cookie_reply = request->cookie;
+		add_vector(&answered, text_of(request), 9);
+		if (number % 3 == 0)
+			add(&answered, KDBUS_ITEM_PAYLOAD_MEMFD, &part, sizeof(part));
+		EQ(free_offset(service, (__u64)((const char *)request - service->pool)), 0);
+		EQ(send_buffer(service, &answered, 0, &reply), 0);
+		EQ(reply.return_flags, 0);
+		EQ(reply.reply.offset, POOL_SIZE);
+	}
+}
+
+static void many_synchronous_calls(__u64 flags, __u64 wanted)
+{
+	struct connection alice, bob;
+	pid_t child;
+
+	make_bus(0);
+	alice = connect_with(flags, POOL_SIZE, wanted);
+	bob = hello();
+	child = start_child();
+	if (!child) {
+		answer_calls(&bob, alice.id, 60);
+		finish_child(0);
+	}
+	for (int number = 1; number <= 60; number++) {
+		struct kdbus_cmd_send send;
+		struct buffer buffer;
+		const struct kdbus_msg *answer;
+		const struct kdbus_item *memfd;
+		char text[9];
+
+		begin_message(&buffer, bob.id, KDBUS_MSG_EXPECT_REPLY, (__u64)number);
+		((struct kdbus_msg *)buffer.words)->timeout_ns = in_ms(PATIENCE);
+		snprintf(text, sizeof(text), "call %3d", number);
+		add_vector(&buffer, text, sizeof(text));
+		EQ(send_buffer(&alice, &buffer, KDBUS_SEND_SYNC_REPLY, &send), 0);
+		EQ(send.return_flags, 0);
+		EQ(send.reply.return_flags, 0);
+		answer = (const struct kdbus_msg *)(alice.pool + send.reply.offset);
+		EQ(answer->cookie_reply, (__u64)number);
+		EQ(send.reply.msg_size, ((answer->size + 7) & ~7ULL) + 16);
+		SAME(text_of(answer), text);
+		memfd = item_of(answer, KDBUS_ITEM_PAYLOAD_MEMFD);
+		EQ(!!memfd, number % 3 == 0);
+		if (memfd && flags & KDBUS_HELLO_ACCEPT_FD) {
+			EQ(pread(memfd->memfd.fd, text, 8, 0), 8);
+			SAME(text, "sealed!");
+			close(memfd->memfd.fd);
+		} else if (memfd) {
+			EQ(memfd->memfd.fd, -1);
+		}
+		if (wanted)
+			EQ(item_of(answer, KDBUS_ITEM_PIDS)->pids.pid, (__u64)child);
+		EQ(free_offset(&alice, send.reply.offset), 0);
+	}
+	join(child);
+}
+
+CASE(synchronous_calls)
+{
+	many_synchronous_calls(KDBUS_HELLO_ACCEPT_FD, 0);
+}
+
+CASE(synchronous_calls_with_metadata)
+{
+	many_synchronous_calls(KDBUS_HELLO_ACCEPT_FD, _KDBUS_ATTACH_ALL);
+}
+
+CASE(synchronous_calls_without_descriptors)
+{
+	many_synchronous_calls(0, 0);
+}
+
 CASE(losses)
 {
 	struct connection alice, bob;

@@ -4,7 +4,9 @@
 // result, its errno and what it left in memory, and every message with all its bytes. Two runs with the same seed must
 // tell the same, however the calls are served.
 //
-// usage: traffic SEED STEPS [metadata]
+// usage: traffic REVISION SEED STEPS [metadata]
+//
+// REVISION is 3, final, or mixed for peers of both on one bus.
 //
 // With "metadata" the receivers ask for it, each for kinds of its own, and what there is to tell changes now and then. What
 // differs from run to run (process numbers, times) is looked at, and told as what it should be.
@@ -13,7 +15,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kdbus.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,6 +28,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "dialects.h"
+
 #define PEERS 4
 #define POOL (64 * 1024)
 #define KEPT 24
@@ -34,6 +37,7 @@
 #define DESK 1024 // words
 
 struct peer {
+    const struct dialect *speaks;
     int fd;
     uint64_t id;
     unsigned char *pool;
@@ -51,6 +55,7 @@ static uint64_t *desk; // where commands, messages and short payload lie; what c
 static char path[128];
 static int memfds[3]; // of 4096 bytes; the last one is not sealed
 static int with_metadata;
+static const char *revision; // that is spoken
 
 static uint32_t any(uint32_t below)
 {
@@ -80,62 +85,89 @@ static int call(const char *what, struct peer *peer, unsigned long request, void
     return result;
 }
 
+static const struct dialect *dialect_of(const struct peer *peer)
+{
+    if (!strcmp(revision, "mixed"))
+        return &dialects[(peer - peers) & 1];
+    return &dialects[strcmp(revision, "3") ? DIALECT_FINAL : DIALECT_3];
+}
+
+// A HELLO with those flags, on `fd`; what it left is in `words`.
+static int say_hello(const struct dialect *speaks, int fd, uint64_t flags, uint64_t wanted, uint64_t *words)
+{
+    memset(words, 0, 8 * speaks->hello_at.words);
+    words[0] = 8 * speaks->hello_at.words;
+    words[1] = flags;
+    words[speaks->hello_at.send_mask] = ATTACH_ALL;
+    words[speaks->hello_at.recv_mask] = wanted;
+    words[speaks->hello_at.pool_size] = POOL;
+    return ioctl(fd, speaks->hello, words);
+}
+
 static void hello(struct peer *peer)
 {
-    struct kdbus_cmd_hello hello = {
-        .size = sizeof(hello), .flags = KDBUS_HELLO_ACCEPT_FD, .attach_flags_send = _KDBUS_ATTACH_ALL, .pool_size = POOL};
+    const struct dialect *speaks = dialect_of(peer);
+    uint64_t wanted = 0;
+    uint64_t words[16];
 
     memset(peer, 0, sizeof(*peer));
+    peer->speaks = speaks;
     if (with_metadata)
-        hello.attach_flags_recv = peer - peers < 2 ? _KDBUS_ATTACH_ALL : any(_KDBUS_ATTACH_ALL + 1);
+        wanted = peer - peers < 2 ? ATTACH_ALL : any(ATTACH_ALL + 1);
     peer->fd = open(path, O_RDWR | O_CLOEXEC);
-    if (peer->fd < 0 || ioctl(peer->fd, KDBUS_CMD_HELLO, &hello))
+    if (peer->fd < 0 || say_hello(speaks, peer->fd, peer - peers == 3 && any(2) ? 0 : ACCEPT_FD, wanted, words))
         exit(2);
-    peer->id = hello.id;
+    peer->id = words[speaks->hello_at.id];
     peer->pool = mmap(NULL, POOL, PROT_READ, MAP_SHARED, peer->fd, 0);
     if (peer->pool == MAP_FAILED)
         exit(2);
-    peer->kept[peer->kept_count++] = hello.offset;
+    peer->kept[peer->kept_count++] = words[speaks->hello_at.offset];
+}
+
+// An item of that many bytes of text, its zero included. Returns where the next one goes.
+static uint64_t *put_text(uint64_t *word, uint64_t type, const char *text)
+{
+    size_t size = strlen(text) + 1;
+
+    *word++ = HEADER + size;
+    *word++ = type;
+    memcpy(word, text, size);
+    return word + (size + 7) / 8;
 }
 
 static void make_bus(void)
 {
-    struct {
-        struct kdbus_cmd_make head;
-        uint64_t bloom_size, bloom_type;
-        struct kdbus_bloom_parameter bloom;
-        uint64_t name_size, name_type;
-        char name[64];
-    } make = {.bloom_size = 32, .bloom_type = KDBUS_ITEM_BLOOM_PARAMETER, .bloom = {64, 1}};
+    const struct dialect *speaks = dialect_of(&peers[0]);
+    uint64_t words[32] = {0};
+    uint64_t *word = words + speaks->head;
     int control = open("/sys/fs/kdbus/control", O_RDWR | O_CLOEXEC);
+    char name[32];
 
-    snprintf(make.name, sizeof(make.name), "%u-traffic", getuid());
-    make.name_type = KDBUS_ITEM_MAKE_NAME;
-    make.name_size = HEADER + strlen(make.name) + 1;
-    make.head.size = sizeof(make.head) + make.bloom_size + make.name_size;
-    if (control < 0 || ioctl(control, KDBUS_CMD_BUS_MAKE, &make))
+    memcpy(word, (uint64_t[]){32, speaks->item.bloom_parameter, 64, 1}, 32);
+    snprintf(name, sizeof(name), "%u-traffic", getuid());
+    word = put_text(word + 4, speaks->item.make_name, name);
+    words[0] = (uint64_t)((char *)word - (char *)words);
+    if (control < 0 || ioctl(control, speaks->bus_make, words))
         exit(2);
-    snprintf(path, sizeof(path), "/sys/fs/kdbus/%s/bus", make.name);
+    snprintf(path, sizeof(path), "/sys/fs/kdbus/%s/bus", name);
 }
 
 static void acquire(struct peer *peer)
 {
-    struct {
-        struct kdbus_cmd_name head;
-        uint64_t size, type;
-        char name[32];
-    } name = {.type = KDBUS_ITEM_NAME};
+    uint64_t words[16] = {0};
+    uint64_t *end;
+    char name[32];
 
-    snprintf(name.name, sizeof(name.name), "org.example.Peer%d", (int)(peer - peers));
-    name.size = HEADER + strlen(name.name) + 1;
-    name.head.size = sizeof(name.head) + name.size;
-    call(any(2) ? "acquire" : "acquire again", peer, KDBUS_CMD_NAME_ACQUIRE, &name, name.head.size, 0);
+    snprintf(name, sizeof(name), "org.example.Peer%d", (int)(peer - peers));
+    end = put_text(words + peer->speaks->head, peer->speaks->item.name, name);
+    words[0] = (uint64_t)((char *)end - (char *)words);
+    call(any(2) ? "acquire" : "acquire again", peer, peer->speaks->name_acquire, words, words[0], 0);
 }
 
-static uint64_t *put_vector(uint64_t *word, const void *address, uint64_t size)
+static uint64_t *put_vector(const struct peer *from, uint64_t *word, const void *address, uint64_t size)
 {
     *word++ = 32;
-    *word++ = KDBUS_ITEM_PAYLOAD_VEC;
+    *word++ = from->speaks->item.vector;
     *word++ = size;
     *word++ = (uint64_t)(uintptr_t)address;
     return word;
@@ -159,10 +191,10 @@ static void make_memfds(void)
     }
 }
 
-static uint64_t *put_memfd(uint64_t *word)
+static uint64_t *put_memfd(const struct peer *from, uint64_t *word)
 {
     *word++ = 40;
-    *word++ = KDBUS_ITEM_PAYLOAD_MEMFD;
+    *word++ = from->speaks->item.memfd;
     *word++ = any(64); // start
     *word++ = any(100) ? any(4000) & ~7u : any(8000);
     *word++ = any(100) ? (uint32_t)memfds[any(2)] : any(2) ? (uint32_t)memfds[2] : 900;
@@ -188,182 +220,211 @@ static uint32_t next_place(void)
 }
 
 // A vector of short payload that lies near the message, mostly as long as the last one.
-static uint64_t *put_nearby(uint64_t *word, uint32_t place, const struct kdbus_msg *message)
+static uint64_t *put_nearby(const struct peer *from, uint64_t *word, uint32_t place, const uint64_t *message)
 {
     uint32_t size = any(4) ? 40 : any(400) + 1;
 
     if (places[place].payload != places[place].message)
-        return put_vector(word, memcpy(desk + places[place].payload, payload + any(64), size), size);
+        return put_vector(from, word, memcpy(desk + places[place].payload, payload + any(64), size), size);
     // What comes later in the message differs from run to run.
-    return put_vector(word, message, size < offsetof(struct kdbus_msg, timeout_ns) ? size : 8);
+    return put_vector(from, word, message, size < 8 * MSG_TIMEOUT ? size : 8);
+}
+
+// What a SEND left in its command, but for the address.
+static void send_it(struct peer *from, uint64_t *command)
+{
+    const struct dialect *speaks = from->speaks;
+    uint32_t first = speaks->send_at.kernel_flags ? speaks->send_at.kernel_flags : speaks->send_at.return_flags;
+
+    call("send", from, speaks->send, command, 8 * speaks->send_at.address, 8 * first);
+    tell(" reply", (int)(from - peers), 0, command + speaks->send_at.reply, 24);
 }
 
 static void send_message(struct peer *from)
 {
+    const struct dialect *speaks = from->speaks;
     struct peer *to = &peers[any(12) ? any(2) : any(PEERS)];
     uint32_t place = next_place();
-    uint64_t *words = desk + places[place].message;
-    struct kdbus_msg *message = (struct kdbus_msg *)words;
-    struct kdbus_cmd_send *command = (struct kdbus_cmd_send *)(desk + places[place].command);
-    uint64_t *word = words + sizeof(*message) / 8;
+    uint64_t *message = desk + places[place].message;
+    uint64_t *command = desk + places[place].command;
+    uint64_t *word = message + MSG_WORDS;
     uint32_t kind = any(40) ? any(12) : 12 + any(4);
 
     memset(desk, 0, DESK * 8);
-    command->size = sizeof(*command);
-    command->return_flags = any(2);
-    command->msg_address = (uintptr_t)message;
-    message->payload_type = KDBUS_PAYLOAD_DBUS;
-    message->dst_id = to->id;
-    message->cookie = any(1000) + 1;
-    message->priority = (int64_t)any(3) - 1;
-    message->flags = any(8) ? 0 : KDBUS_MSG_NO_AUTO_START;
+    command[0] = 8 * speaks->send_at.words;
+    command[speaks->send_at.return_flags] = any(2);
+    command[speaks->send_at.address] = (uintptr_t)message;
+    message[MSG_TYPE] = PAYLOAD_DBUS;
+    message[MSG_DST] = to->id;
+    message[MSG_COOKIE] = any(1000) + 1;
+    message[MSG_PRIORITY] = (uint64_t)((int64_t)any(3) - 1);
+    message[MSG_FLAGS] = any(8) ? 0 : NO_AUTO_START;
     if (kind < 6) {
         struct timespec now;
 
         clock_gettime(CLOCK_MONOTONIC, &now);
-        message->flags |= KDBUS_MSG_EXPECT_REPLY;
-        message->timeout_ns = (uint64_t)(now.tv_sec + 1000) * 1000000000; // never within this run
+        message[MSG_FLAGS] |= EXPECT_REPLY;
+        message[MSG_TIMEOUT] = (uint64_t)(now.tv_sec + 1000) * 1000000000; // never within this run
     } else if (kind < 12 && from->asked_count) {
         int which = (int)any((uint32_t)from->asked_count);
 
-        message->dst_id = from->asked_by[which];
-        message->cookie_reply = from->asked_cookie[which];
+        message[MSG_DST] = from->asked_by[which];
+        message[MSG_TIMEOUT] = from->asked_cookie[which];
         from->asked_count--;
         from->asked_by[which] = from->asked_by[from->asked_count];
         from->asked_cookie[which] = from->asked_cookie[from->asked_count];
     } else if (kind == 12) {
-        message->cookie_reply = 77; // nobody asked
+        message[MSG_TIMEOUT] = 77; // nobody asked
     } else if (kind == 13) {
-        message->dst_id = 1000; // nobody there
+        message[MSG_DST] = 1000; // nobody there
     } else if (kind == 14) {
-        command->flags = 64;
+        command[1] = 64;
     } else if (kind == 15) {
-        message->payload_type = 0;
+        message[MSG_TYPE] = 0;
     }
     if (any(3) == 0) {
-        *word++ = HEADER + 18;
-        *word++ = KDBUS_ITEM_DST_NAME;
-        snprintf((char *)word, 24, "org.example.Peer%d", (int)(to - peers));
-        word += 3;
+        char name[32];
+
+        snprintf(name, sizeof(name), "org.example.Peer%d", (int)(to - peers));
+        word = put_text(word, speaks->item.dst_name, name);
+        ((char *)word)[-1] = any(2) ? 'x' : 0; // padding
         if (any(2))
-            message->dst_id = 0;
+            message[MSG_DST] = 0;
     }
     if (any(4))
-        word = put_nearby(word, place, message);
+        word = put_nearby(from, word, place, message);
     for (uint32_t vectors = any(3) ? 0 : any(4); vectors; vectors--) {
         uint32_t size = any(400) ? any(600) + 1 : any(sizeof(payload) - 64) + 1;
 
-        word = put_vector(word, any(150) ? payload + any(64) : any(2) ? NULL : (void *)8, size);
+        word = put_vector(from, word, any(150) ? payload + any(64) : any(2) ? NULL : (void *)8, size);
     }
     for (uint32_t files = any(3) ? 0 : any(3); files; files--)
-        word = put_memfd(word);
-    message->size = (uint64_t)((char *)word - (char *)words);
-    if (place == LAST) {
-        uint64_t *end = desk + DESK - (word - words);
+        word = put_memfd(from, word);
+    if (any(6) == 0) { // not first, and without the padding behind it
+        char name[32];
 
-        message = memmove(end, words, (size_t)(word - words) * 8);
-        command->msg_address = (uintptr_t)message;
+        snprintf(name, sizeof(name), "org.example.Peer%d", (int)(to - peers));
+        word = put_text(word, speaks->item.dst_name, name);
+        message[MSG_SIZE] = (uint64_t)((char *)word - (char *)message) - (any(2) ? 6 : 0);
+    } else {
+        message[MSG_SIZE] = (uint64_t)((char *)word - (char *)message);
+    }
+    if (place == LAST) {
+        uint64_t *end = desk + DESK - (word - message);
+
+        message = memmove(end, message, (size_t)(word - message) * 8);
+        command[speaks->send_at.address] = (uintptr_t)message;
     }
     if (any(200) == 0)
-        message->size -= any(9);
-    call("send", from, KDBUS_CMD_SEND, command, 40, 16);
+        message[MSG_SIZE] -= any(9);
+    send_it(from, command);
 }
 
 // The message's items with what differs from run to run made equal, if it is right.
-static void tell_items(int peer, const struct kdbus_msg *message)
+static void tell_items(int peer, const uint64_t *message)
 {
     static uint64_t copy[16 * 1024];
+    uint64_t size = message[MSG_SIZE] - 8 * MSG_WORDS;
     uint64_t *word = copy;
-    uint64_t *end = copy + (message->size - sizeof(*message) + 7) / 8;
+    uint64_t *end = copy + (size + 7) / 8;
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
-    memcpy(copy, message + 1, message->size - sizeof(*message));
+    memcpy(copy, message + MSG_WORDS, size);
     for (; word < end; word += (word[0] + 7) / 8) {
-        if (word[1] == KDBUS_ITEM_TIMESTAMP) {
+        if (word[1] == ITEM_TIMESTAMP) {
             uint64_t latest = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 
             word[3] = word[3] <= latest && word[3] + 300000000000 > latest;
             word[4] = word[4] > 1500000000000000000; // some time after 2017
-        } else if (word[1] == KDBUS_ITEM_PIDS) {
+        } else if (word[1] == ITEM_PIDS) {
             word[2] = word[2] == (uint64_t)getpid();
             word[3] = word[3] == (uint64_t)getpid();
             word[4] = word[4] == (uint64_t)getppid();
         }
     }
-    tell(" items", peer, 0, copy, message->size - sizeof(*message));
+    tell(" items", peer, 0, copy, size);
 }
 
 // The payload that lies in the pool.
-static void tell_payload(const struct peer *peer, const struct kdbus_msg *message)
+static void tell_payload(const struct peer *peer, const uint64_t *message)
 {
-    const uint64_t *word = (const uint64_t *)(message + 1);
-    const uint64_t *end = (const uint64_t *)((const char *)message + message->size);
+    uint64_t base = peer->speaks->relative ? (uint64_t)((const char *)message - (const char *)peer->pool) : 0;
+    const uint64_t *end = message + (message[MSG_SIZE] + 7) / 8;
 
-    for (; word < end; word += (word[0] + 7) / 8)
-        if (word[1] == KDBUS_ITEM_PAYLOAD_OFF && word[3] <= POOL && word[2] <= POOL - word[3])
-            tell(" payload", (int)(peer - peers), 0, peer->pool + word[3], word[2]);
+    for (const uint64_t *word = message + MSG_WORDS; word < end; word += (word[0] + 7) / 8)
+        if (word[1] == peer->speaks->item.offset && word[3] <= POOL && base + word[3] + word[2] <= POOL)
+            tell(" payload", (int)(peer - peers), 0, peer->pool + base + word[3], word[2]);
 }
 
 // Numbers that a message was given are told with its items, so they have to be the same in each run.
-static void close_files(const struct kdbus_msg *message)
+static void close_files(const struct peer *peer, const uint64_t *message)
 {
-    const uint64_t *word = (const uint64_t *)(message + 1);
-    const uint64_t *end = (const uint64_t *)((const char *)message + message->size);
+    const uint64_t *end = message + (message[MSG_SIZE] + 7) / 8;
 
-    for (; word < end; word += (word[0] + 7) / 8)
-        if (word[1] == KDBUS_ITEM_PAYLOAD_MEMFD)
+    for (const uint64_t *word = message + MSG_WORDS; word < end; word += (word[0] + 7) / 8)
+        if (word[1] == peer->speaks->item.memfd)
             close((int)word[4]);
 }
 
 static void receive(struct peer *peer)
 {
-    struct kdbus_cmd_recv command = {.size = sizeof(command), .return_flags = any(2), .dropped_msgs = any(2)};
-    const struct kdbus_msg *message;
+    const struct dialect *speaks = peer->speaks;
+    uint64_t command[16] = {8 * speaks->recv_at.words};
+    const uint64_t *message;
+    uint64_t flags;
+    uint64_t copy[MSG_WORDS];
 
     if (peer->kept_count == KEPT)
         return;
-    command.flags = any(40) ? 0 : any(8);
-    command.priority = (int64_t)any(3) - 1;
-    if (call("recv", peer, KDBUS_CMD_RECV, &command, sizeof(command), 0) || command.flags & KDBUS_RECV_DROP)
+    command[speaks->recv_at.return_flags] = any(2);
+    command[speaks->recv_at.dropped] = any(2);
+    flags = command[1] = any(40) ? 0 : any(8);
+    command[speaks->recv_at.priority] = (uint64_t)((int64_t)any(3) - 1);
+    if (call("recv", peer, speaks->recv, command, 8 * speaks->recv_at.words, 0) || flags & RECV_DROP)
         return;
-    message = (const struct kdbus_msg *)(peer->pool + command.msg.offset);
-    if (message->flags & KDBUS_MSG_EXPECT_REPLY) {
-        uint64_t copy[8];
-
-        memcpy(copy, message, sizeof(copy));
-        copy[7] = 0; // the deadline
+    message = (const uint64_t *)(peer->pool + command[speaks->recv_at.message]);
+    memcpy(copy, message, sizeof(copy));
+    if (copy[MSG_FLAGS] & EXPECT_REPLY) {
+        copy[MSG_TIMEOUT] = 0; // the deadline
         tell(" request", (int)(peer - peers), 0, copy, sizeof(copy));
-        if (peer->asked_count < KEPT && !(command.flags & KDBUS_RECV_PEEK)) {
-            peer->asked_by[peer->asked_count] = message->src_id;
-            peer->asked_cookie[peer->asked_count++] = message->cookie;
+        if (peer->asked_count < KEPT && !(flags & RECV_PEEK)) {
+            peer->asked_by[peer->asked_count] = message[MSG_SRC];
+            peer->asked_cookie[peer->asked_count++] = message[MSG_COOKIE];
         }
     } else {
-        tell(" message", (int)(peer - peers), 0, message, sizeof(*message));
+        tell(" message", (int)(peer - peers), 0, copy, sizeof(copy));
     }
     tell_items((int)(peer - peers), message);
     tell_payload(peer, message);
-    close_files(message);
-    peer->kept[peer->kept_count++] = command.msg.offset;
+    close_files(peer, message);
+    peer->kept[peer->kept_count++] = command[speaks->recv_at.message];
+}
+
+static void give_back(struct peer *peer, const char *what, uint64_t offset, uint64_t flags)
+{
+    const struct dialect *speaks = peer->speaks;
+    uint64_t command[8] = {8 * speaks->free_at.words};
+
+    command[speaks->free_at.return_flags] = any(2);
+    command[speaks->free_at.offset] = offset;
+    command[speaks->free_at.flags] = flags;
+    call(what, peer, speaks->release, command, 8 * speaks->free_at.words, 0);
 }
 
 static void release(struct peer *peer)
 {
-    struct kdbus_cmd_free command = {.size = sizeof(command), .return_flags = any(2)};
     uint32_t which;
 
     if (!peer->kept_count && any(10))
         return;
     if (!peer->kept_count || any(200) == 0) {
-        command.offset = any(POOL) & ~7u;
-        command.flags = any(2);
-        call("free nothing", peer, KDBUS_CMD_FREE, &command, sizeof(command), 0);
+        give_back(peer, "free nothing", any(4) ? any(POOL) & ~7u : POOL, any(2));
         return;
     }
     which = any((uint32_t)peer->kept_count);
-    command.offset = peer->kept[which];
+    give_back(peer, "free", peer->kept[which], 0);
     peer->kept[which] = peer->kept[--peer->kept_count];
-    call("free", peer, KDBUS_CMD_FREE, &command, sizeof(command), 0);
 }
 
 static void set_mask(const char *mask)
@@ -379,13 +440,10 @@ static void change(struct peer *peer)
 {
     static const char *const names[] = {"one", "two words", "\n", "\rUid:\t9\t9\t9\t9"};
     static const char *const masks[] = {"0xffffffffffff", "0x0", "19"};
-    struct {
-        struct kdbus_cmd_update head;
-        uint64_t size, type, flags;
-    } update = {.size = 24, .type = KDBUS_ITEM_ATTACH_FLAGS_RECV, .flags = _KDBUS_ATTACH_ALL};
+    const uint64_t items[] = {24, peer->speaks->item.attach_flags_recv, any(2) ? any(ATTACH_ALL + 1) : ATTACH_ALL};
+    uint64_t update[8] = {8 * peer->speaks->head + sizeof(items)};
 
-    if (any(2))
-        update.flags = any(_KDBUS_ATTACH_ALL + 1);
+    memcpy(update + peer->speaks->head, items, sizeof(items));
     switch (any(4)) {
     case 0:
         printf("name: %d\n", prctl(PR_SET_NAME, names[any(4)]));
@@ -394,8 +452,7 @@ static void change(struct peer *peer)
         printf("group: %d\n", setegid(any(3)));
         break;
     case 2:
-        update.head.size = sizeof(update);
-        call("update", peer, KDBUS_CMD_CONN_UPDATE, &update, sizeof(update), 0);
+        call("update", peer, peer->speaks->update, update, update[0], 0);
         break;
     default:
         set_mask(masks[any(3)]);
@@ -417,11 +474,12 @@ static void reconnect(struct peer *peer)
 // Sees what the two who talk most say next.
 static void eavesdrop(void)
 {
-    struct kdbus_cmd_hello hello = {
-        .size = sizeof(hello), .flags = KDBUS_HELLO_MONITOR, .attach_flags_send = _KDBUS_ATTACH_ALL, .pool_size = POOL};
+    const struct dialect *speaks = dialect_of(&peers[any(2)]);
     int monitor = open(path, O_RDWR | O_CLOEXEC);
+    uint64_t words[16];
+    int result = say_hello(speaks, monitor, MONITOR, 0, words);
 
-    tell("monitor", PEERS, ioctl(monitor, KDBUS_CMD_HELLO, &hello), &hello.id, sizeof(hello.id));
+    tell("monitor", PEERS, result, words + speaks->hello_at.id, 8);
     for (int calls = 8; calls; calls--) {
         send_message(&peers[any(2)]);
         receive(&peers[any(2)]);
@@ -443,23 +501,20 @@ static void allow_descriptors(rlim_t count)
 // Receives memfds for which there is no room, always with the same command and mostly into the same place.
 static void starve(struct peer *from, struct peer *to)
 {
-    struct kdbus_cmd_recv command = {.size = sizeof(command)};
-    uint64_t words[8 + 5] = {0};
-    struct kdbus_msg *message = (struct kdbus_msg *)words;
-    struct kdbus_cmd_send send = {.size = sizeof(send), .msg_address = (uintptr_t)message};
+    const struct dialect *speaks = to->speaks;
+    uint64_t message[MSG_WORDS + 5] = {sizeof(message)};
+    uint64_t send[16] = {8 * from->speaks->send_at.words};
+    uint64_t command[16] = {8 * speaks->recv_at.words};
 
-    message->size = sizeof(words);
-    message->dst_id = to->id;
-    message->payload_type = KDBUS_PAYLOAD_DBUS;
-    memcpy(words + 8, (uint64_t[]){40, KDBUS_ITEM_PAYLOAD_MEMFD, 0, 8, (uint32_t)memfds[0]}, 40);
+    send[from->speaks->send_at.address] = (uintptr_t)message;
+    message[MSG_DST] = to->id;
+    message[MSG_TYPE] = PAYLOAD_DBUS;
+    memcpy(message + MSG_WORDS, (uint64_t[]){40, from->speaks->item.memfd, 0, 8, (uint32_t)memfds[0]}, 40);
     allow_descriptors(1); // none that is free
     for (int calls = 6; calls; calls--) {
-        call("send", from, KDBUS_CMD_SEND, &send, 40, 16);
-        while (!call("recv", to, KDBUS_CMD_RECV, &command, sizeof(command), 0)) {
-            struct kdbus_cmd_free give_back = {.size = sizeof(give_back), .offset = command.msg.offset};
-
-            call("free", to, KDBUS_CMD_FREE, &give_back, sizeof(give_back), 0);
-        }
+        send_it(from, send);
+        while (!call("recv", to, speaks->recv, command, 8 * speaks->recv_at.words, 0))
+            give_back(to, "free", command[speaks->recv_at.message], 0);
     }
     allow_descriptors(100);
 }
@@ -481,11 +536,12 @@ int main(int argc, char **argv)
 {
     long steps;
 
-    if (argc != 3 && argc != 4)
+    if (argc != 4 && argc != 5)
         return 2;
-    with_metadata = argc == 4;
-    state = strtoull(argv[1], NULL, 10) + 1;
-    steps = strtol(argv[2], NULL, 10);
+    with_metadata = argc == 5;
+    revision = argv[1];
+    state = strtoull(argv[2], NULL, 10) + 1;
+    steps = strtol(argv[3], NULL, 10);
     for (size_t i = 0; i < sizeof(payload); i++)
         payload[i] = (char)(i * 7 + i / 251);
     make_desk();

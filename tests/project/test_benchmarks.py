@@ -22,8 +22,8 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import records, report, runner, targets
-from benchmarks.command_line import main
-from benchmarks.execution import CannotRun, NotInstalled, execution, parse_samples
+from benchmarks.command_line import REVISIONS, main
+from benchmarks.execution import SOURCES, CannotRun, NotInstalled, execution, parse_samples
 from benchmarks.figures import Figure, Results, Table, summarize
 from benchmarks.groups import GROUPS, SERVED_TRAP, SYNCHRONOUS, TRAP, Context, Group, Task, size
 from benchmarks.message_buses import BROKER, DAEMON, NAMES, message_buses
@@ -151,6 +151,16 @@ def test_byte_code_is_there_before_anything_is_measured(monkeypatch: pytest.Monk
 def context() -> Iterator[Context]:
     with execution() as programs:
         yield Context(programs, QUICK, {}, Results())
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_programs_are_built_for_either_revision(revision: str) -> None:
+    with execution(revision=revision) as programs:
+        for source in SOURCES.glob("kdbus-*.c"):
+            programs.program(source.stem)
+        call = programs.program("kdbus-call"), "synchronous", "copy", "0", "0.1", "8"
+        lines = programs.run(programs.run_under_kdbus(*call))
+    assert len(lines) == 5
 
 
 def group_of(*tasks: Task) -> Group:

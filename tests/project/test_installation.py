@@ -104,7 +104,7 @@ def test_wheel_is_for_all_versions(wheel: Path) -> None:
 def _run(installed: Path, folder: Path, given: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """The environment of a program that `kdbus run` was given `given` for; it has called kdbus, too."""
     code = "import os; os.open('/dev/null', os.O_RDWR)"
-    script = f"{sys.executable} -ISc \"{code}\" && exec env -0"
+    script = f'{sys.executable} -ISc "{code}" && exec env -0'
     ended = subprocess.run(
         [installed, "run", "--", "sh", "-c", script],
         cwd=folder,

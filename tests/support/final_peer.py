@@ -205,3 +205,9 @@ def make_bus(world: World, *items: bytes, flags: int = 2, uid: int = 1000, **mem
     bloom = item(ITEM["BLOOM_PARAMETER"], struct.pack("<2Q", 64, 8))
     maker.issue("BUS_MAKE", [bloom, *items, name], flags=flags, **members)
     return BusMaker(world, opened.handle, opened.caller)
+
+
+def activator(world: World, name: bytes, *, pool_size: int = 1 << 20) -> FinalPeer:
+    """An activator for the name, which everybody may talk to."""
+    access = item(ITEM["POLICY_ACCESS"], struct.pack("<3Q", 3, 1, 0))
+    return FinalPeer(world, flags=2, items=[string_item(ITEM["NAME"], name), access], pool_size=pool_size)

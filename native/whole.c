@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Messages of one slice, as the final revision has them (broker/inbox.py): the sender's items in its own order, metadata,
+// and then the payload, all of it written when the message is sent.
+
+#include "hot_path.h"
+
+#include <string.h>
+
+static int has_timestamp(const struct flow_entry *entry, const struct flow_export *shown)
+{
+    return entry->has_timestamp && shown->facts.shows_timestamp;
+}
+
+// How large the message will be. `shown`: NULL without metadata.
+struct whole whole_measure(const struct outgoing *out, const struct flow_entry *entry, const struct flow_export *shown)
+{
+    struct whole whole = {.message_size = out->items_end, .metadata_at = align8(out->words[MSG_SIZE])};
+
+    whole.payload_at = whole.metadata_at;
+    if (shown && shown->items_size) {
+        whole.message_size = whole.payload_at + shown->facts.items_end;
+        whole.payload_at += shown->items_size;
+    }
+    if (shown && has_timestamp(entry, shown))
+        whole.message_size = whole.payload_at += TIMESTAMP_ITEM;
+    whole.size = align8(whole.payload_at + out->payload_size);
+    return whole;
+}
+
+// The items, with the receiver's numbers; offsets of payload are counted from the start of the message, and descriptors
+// have no number yet.
+static void write_items(const struct outgoing *out, const struct kdbus_flow_revision *receiver, struct flow_entry *entry,
+                        uint64_t payload_at, char *message)
+{
+    const struct kdbus_flow_revision *sender = out->revision;
+    const int32_t none = -1;
+    uint32_t part = 0;
+
+    memcpy(message + HEADER_BYTES, (const char *)out->words + HEADER_BYTES, out->words[MSG_SIZE] - HEADER_BYTES);
+    memset(message + out->words[MSG_SIZE], 0, align8(out->words[MSG_SIZE]) - out->words[MSG_SIZE]);
+    for (uint64_t position = HEADER_BYTES; position < out->words[MSG_SIZE];) {
+        uint64_t *item = (uint64_t *)(message + position);
+        uint64_t size = item[0];
+
+        if (item[1] == sender->item_vector) {
+            item[1] = receiver->item_offset;
+            item[3] = payload_at + entry->parts[part++].start;
+        } else if (item[1] == sender->item_memfd) {
+            item[1] = receiver->item_memfd;
+            entry->parts[part].place = position + ITEM_HEADER + 16;
+            memcpy(message + entry->parts[part++].place, &none, sizeof(none));
+        } else {
+            item[1] = receiver->item_name;
+            if (!sender->keeps_padding)
+                memset(message + position + size, 0, align8(size) - size);
+        }
+        position += align8(size);
+    }
+}
+
+// The message in a slice of its own, held once; NULL if that is the broker's business.
+struct lent_slice *whole_write(const struct kdbus_notification *call, const struct outgoing *out,
+                               struct flow_connection *receiver, struct flow_entry *entry,
+                               const struct flow_export *shown, const struct whole *whole)
+{
+    struct lent_slice *slice = lent_pool_allocate(&receiver->pool, whole->size);
+    char *message;
+
+    if (!slice)
+        return NULL;
+    message = (char *)receiver->pool.memory.memory + slice->offset;
+    if (!outgoing_copy_payload(call, out, message + whole->payload_at)) {
+        lent_pool_undo(&receiver->pool, slice);
+        return NULL;
+    }
+    memset(message + whole->payload_at + out->payload_size, 0, whole->size - whole->payload_at - out->payload_size);
+    memcpy(message, entry->header, HEADER_BYTES);
+    memcpy(message, &whole->message_size, sizeof(whole->message_size));
+    write_items(out, receiver->revision, entry, whole->payload_at, message);
+    if (shown)
+        memcpy(message + whole->metadata_at, shown->data, shown->items_size);
+    if (shown && has_timestamp(entry, shown)) {
+        uint64_t item[] = {TIMESTAMP_ITEM, receiver->revision->item_timestamp, entry->sequence, entry->timestamp[0],
+                           entry->timestamp[1]};
+
+        memcpy(message + whole->payload_at - TIMESTAMP_ITEM, item, sizeof(item));
+    }
+    return slice;
+}

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Version 2 of the wire format: bytes written by hand, messages there and back, and bytes of any kind."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdbus.dbus.errors import InvalidValue, Malformed
+from kdbus.dbus.gvariant import marshal
+from kdbus.dbus.message import Flag, Message, MessageType, error, method_call, method_return, signal
+from kdbus.dbus.signature import single
+from kdbus.dbus.unmarshal import unmarshal
+from kdbus.dbus.values import Variant
+from kdbus.dbus.version2 import build, build_parts, parse
+from tests.support.dbus_values import signatures, values
+
+SIGNAL = replace(signal("/a", "a.b", "C", "s", ("x",)), cookie=1)
+CALL = replace(method_call(":1.7", "/a", "a.b", "C", flags=Flag.NO_AUTO_START), cookie=1 << 40)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A header field without the padding before it."""
+    return struct.pack("<Q", number) + content
+
+
+def test_a_signal_by_hand() -> None:
+    data = (
+        b"l\4\1\2" + bytes(4) + struct.pack("<Q", 1)
+        + field(1, b"/a\0\0o") + bytes(3)
+        + field(2, b"a.b\0\0s") + bytes(2)
+        + field(3, b"C\0\0s")
+        + bytes((13, 30, 44))  # Ends of the fields, from the array's start at byte 16.
+        + bytes(1)
+        + b"x\0" + b"\0(s)"
+        + bytes((63,))  # The end of the array.
+    )  # fmt: skip
+    assert build(SIGNAL) == data
+    assert parse(data) == SIGNAL
+
+
+def test_a_call_without_arguments_by_hand() -> None:
+    data = (
+        b"l\1\2\2" + bytes(4) + struct.pack("<Q", 1 << 40)
+        + field(1, b"/a\0\0o") + bytes(3)
+        + field(3, b"C\0\0s") + bytes(4)
+        + field(2, b"a.b\0\0s") + bytes(2)
+        + field(6, b":1.7\0\0s")
+        + bytes((13, 28, 46, 63))
+        + bytes(5)  # The array ends at byte 16 + 67.
+        + b"\0" + b"\0()"  # An empty structure is one byte.
+        + bytes((83,))
+    )  # fmt: skip
+    assert build(CALL) == data
+    assert parse(data) == CALL
+
+
+def test_it_is_one_value_of_gvariant() -> None:
+    data = build(SIGNAL)
+    fields = {1: Variant("o", "/a"), 2: Variant("s", "a.b"), 3: Variant("s", "C")}
+    whole = (ord("l"), 4, 1, 2, 0, 1, fields, Variant("(s)", ("x",)))
+    assert marshal("(yyyyuta{tv}v)", whole) == data
+    assert unmarshal("(yyyyuta{tv}v)", data, strict=True) == whole
+
+
+def test_parts_put_together_are_the_message() -> None:
+    parts = build_parts(SIGNAL)
+    assert b"".join(parts) == build(SIGNAL)
+    assert len(parts.head) % 8 == 0
+    assert parts.body == b"x\0"
+
+
+def test_large_messages_have_wider_offsets() -> None:
+    for size in (150, 190, 200, 230, 65400, 65500, 70000):
+        for extra in range(12):
+            message = replace(SIGNAL, body=("x" * (size + extra),))
+            assert parse(build(message)) == message
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        SIGNAL,
+        CALL,
+        replace(method_return(replace(CALL, sender=":1.5"), "a{sv}ah", ({"a": Variant("i", -1)}, [0, 1])), cookie=2),
+        replace(method_return(CALL, descriptors=2), cookie=(1 << 64) - 1),
+        replace(error(CALL, "org.example.Error.No", "no"), cookie=3, sender="org.example.A"),
+        replace(CALL, interface=None, destination=None, flags=Flag(7)),
+        replace(SIGNAL, signature="y" * 255, body=(7,) * 255),
+    ],
+)
+def test_there_and_back(message: Message, order: Literal["little", "big"]) -> None:
+    assert parse(build(message, order=order)) == message
+
+
+def test_the_cookie_must_be_there() -> None:
+    with pytest.raises(InvalidValue):
+        build(replace(SIGNAL, cookie=0))
+
+
+@pytest.mark.parametrize("body", [(1,), ("a\0",), (None,)])
+def test_the_body_must_fit(body: tuple[Any, ...]) -> None:
+    with pytest.raises(InvalidValue):
+        build(replace(SIGNAL, body=body))
+
+
+BODY = Variant("(s)", ("x",))
+
+
+def raw(
+    fields: list[tuple[int, Variant]], *, kind: int = 4, version: int = 2, letter: str = "l", cookie: int = 1,
+    body: Variant = BODY,
+) -> bytes:  # fmt: skip
+    """A message whose parts are free to be wrong."""
+    return marshal("(yyyyuta(tv)v)", (ord(letter), kind, 1, version, 0, cookie, fields, body))
+
+
+FIELDS = [(1, Variant("o", "/a")), (2, Variant("s", "a.b")), (3, Variant("s", "C"))]
+
+
+def test_fields_may_come_in_any_order_and_unknown_ones_are_ignored() -> None:
+    more = [(300, Variant("as", ["x"])), *reversed(FIELDS), (10, Variant("u", 1))]
+    assert parse(raw(more)) == SIGNAL
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        bytes(16),
+        raw(FIELDS, letter="x"),
+        raw(FIELDS, letter="B"),
+        raw(FIELDS, version=1),
+        raw(FIELDS, version=3),
+        raw(FIELDS, kind=0),
+        raw(FIELDS, kind=5),
+        raw(FIELDS, cookie=0),
+        raw(FIELDS[:2]),
+        raw([*FIELDS, FIELDS[0]]),
+        raw([*FIELDS, (0, Variant("y", 1))]),
+        raw([*FIELDS, (5, Variant("t", 1))]),
+        raw([*FIELDS, (8, Variant("g", "s"))]),
+        raw([*FIELDS, (9, Variant("t", 1))]),
+        raw([*FIELDS[:2], (3, Variant("o", "/C"))]),
+        raw([*FIELDS[:2], (3, Variant("s", "a.b"))]),
+        raw([(1, Variant("o", "/org/freedesktop/DBus/Local")), *FIELDS[1:]]),
+        raw([(5, Variant("u", 1))], kind=2),
+        raw([(5, Variant("t", 0))], kind=2),
+        raw(FIELDS, body=Variant("s", "x")),
+        raw(FIELDS, body=Variant("(v)", (Variant("()", ()),))),
+        raw(FIELDS, body=Variant("(ms)", (None,))),
+        raw([*FIELDS, (300, Variant("()", ()))]),
+        build(SIGNAL)[:-1],
+        build(SIGNAL) + b"\0",
+        build(SIGNAL)[:-1] + b"\xff",
+        build(SIGNAL)[:-1] + b"\x0f",
+        build(SIGNAL).replace(b"\0(s)", b"\0s)("),
+        build(SIGNAL).replace(b"\0(s)", b"\0(z)"),
+    ],
+)
+def test_malformed(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse(data)
+
+
+def test_brackets_that_do_not_belong_together_are_no_structure() -> None:
+    data = build(replace(SIGNAL, signature="ss", body=("x", "y")))
+    with pytest.raises(Malformed):
+        parse(data.replace(b"(ss)", b"s)(s"))
+
+
+def test_a_number_that_counts_as_true_is_no_type() -> None:
+    assert MessageType(1) in MessageType
+    with pytest.raises(Malformed):
+        parse(raw(FIELDS, kind=255))
+
+
+@given(st.lists(signatures(dbus=True), max_size=4), st.data())
+def test_any_body_there_and_back(kinds: list[str], data: st.DataObject) -> None:
+    body = tuple(data.draw(values(single(kind), dbus=True)) for kind in kinds)
+    message = replace(SIGNAL, signature="".join(kinds), body=body)
+    assert parse(build(message)) == message
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_malformed(data: bytes) -> None:
+    for start in (b"", b"l\4\1\2" + bytes(4)):
+        try:
+            message = parse(start + data)
+        except Malformed:
+            continue
+        assert parse(build(message)) == message
+
+
+@given(st.data())
+def test_damaged_messages_are_messages_or_malformed(data: st.DataObject) -> None:
+    call = replace(CALL, sender=":1.5", signature="a{sv}(ib)", body=({"a": Variant("as", ["x", "y"])}, (1, True)))
+    damaged = bytearray(build(call))
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        parse(damaged)
+    except Malformed:
+        return
