@@ -8,7 +8,7 @@ follow at once, and going through trio costs as much as serving a trap.
 
 In each round: hang-ups first, as a descriptor that was closed before a call must be gone when it is served; then the
 trap; then the calls that it woke, in whichever tree they wait. Deadlines are looked at whenever the loop comes up for
-air. Several trees get their turns one trap at a time.
+air. Whose trap is next, of whichever tree, is decided natively (`native/shares.c`).
 
 `kdbus run` has one tree, and its program's end ends the domain: every connection is disconnected, as an unmount would,
 and processes that are left find kdbus gone; with --linger the last process is waited for. In `kdbus serve`
@@ -27,7 +27,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import chain
 
 import trio
 
@@ -85,7 +86,8 @@ class Supervisor:
         """Names of the revisions that programs have spoken, in whichever domain."""
         self._news = select.epoll()
         self._trees: dict[int, Tree] = {}
-        self._turn = 0
+        self._next: tuple[Tree, Notification] | None = None
+        """A call that was received while trio slept: the broker's, and nothing is received before it is served."""
         self._sleep = -1
         """What trio sleeps on, once it does."""
         self._ended: Callable[[Tree], None] = lambda _: None
@@ -145,6 +147,7 @@ class Supervisor:
     def _remove(self, tree: Tree) -> None:
         self._flows.recall()
         listener = tree.listener.fileno()
+        self._answer_waiting(tree)
         del self._trees[listener]
         for descriptor in tree.news():
             # Closing would not do: a short-lived child may have a duplicate.
@@ -154,6 +157,20 @@ class Supervisor:
         for other in self._trees.values():
             other.waiting.finish_ready()
         self._allow_flows()
+
+    def _answer_waiting(self, tree: Tree) -> None:
+        """Serve what was received and waits for its turn: whoever has the listener next does not see it any more."""
+        waiting = self._flows.take(tree.listener)
+        if self._next is not None and self._next[0] is tree:
+            waiting = chain([self._next[1]], waiting)
+            self._next = None
+        for notification in waiting:
+            try:
+                if tree.listener.is_valid(notification.id):
+                    tree.serve(notification)
+            except Exception as error:
+                with suppress(OSError):
+                    tree.listener.respond_error(notification.id, failure_of(notification, error))
 
     def _allow_flows(self) -> None:
         """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
@@ -216,7 +233,7 @@ class Supervisor:
     async def _serve_what_comes(self, idle: IdleWait) -> None:
         while True:
             due = self._next_deadline_ns()
-            if self._queued():
+            if self._next is not None:
                 await trio.lowlevel.checkpoint()
             elif due is None:
                 # Most calls that find the supervisor idle find it here; leaving a cancel scope would cost each 7 us.
@@ -232,8 +249,8 @@ class Supervisor:
 
     def _wait_natively(self, stop_ns: int) -> bool:
         """Serve hot calls while trio has nothing to do; whether there is something for `_serve_what_comes`."""
-        if self._queued():
-            return True  # and no more calls are taken from the engine, which may serve them natively later
+        if self._next is not None:
+            return True
         due = self._next_deadline_ns()
         served, begun = self._flows.served, time.monotonic_ns()
         try:
@@ -241,7 +258,7 @@ class Supervisor:
         except (EndOfTargets, OSError):
             return True  # it will be told once more
         if notification is not None:
-            self._trees[self._flows.listener].queue.append(notification)
+            self._next = self._trees[self._flows.listener], notification
             return True
         now = time.monotonic_ns()
         self._flows.look(now)
@@ -287,15 +304,11 @@ class Supervisor:
 
     def _receive(self, stop_ns: int) -> tuple[Tree | None, Notification | None]:
         """The next call, and whose it is. A tree without a call has ended; no tree: there was none in time."""
-        queued = self._queued()
-        if queued:
-            # Only when it is its turn: a queue that never ends must not keep others from theirs.
-            self._turn = (self._turn + 1) % (len(queued) + 1)
-            if self._turn:
-                tree = queued[self._turn - 1]
-                return tree, tree.queue.popleft()
+        if self._next is not None:
+            (tree, notification), self._next = self._next, None
+            return tree, notification
         try:
-            notification = self._flows.receive(0 if queued else stop_ns, _TURN_NS)
+            received = self._flows.receive(stop_ns, _TURN_NS)
         except EndOfTargets:
             tree = self._trees[self._flows.listener]
             self._end(tree)
@@ -304,15 +317,7 @@ class Supervisor:
             tree = self._trees[self._flows.listener]
             self._give_up(tree)
             return tree, None
-        if notification is not None:
-            return self._trees[self._flows.listener], notification
-        if queued:
-            return queued[0], queued[0].queue.popleft()
-        return None, None
-
-    def _queued(self) -> list[Tree]:
-        """The trees with calls that are queued here. Those are the broker's, and nothing is lent before."""
-        return [tree for tree in self._trees.values() if tree.queue]
+        return (None, None) if received is None else (self._trees[self._flows.listener], received)
 
     def _serve_one(self, tree: Tree, notification: Notification) -> None:
         self._calls_for_broker += 1
@@ -327,8 +332,7 @@ class Supervisor:
             tree.serve(notification)
             for each in self._trees.values():
                 each.waiting.finish_ready()
-            if not self._queued():
-                self._flows.consider()
+            self._flows.consider()
         except Exception as error:
             self._fail(tree, notification, error)
 

@@ -15,10 +15,9 @@ module has no answer for is left to the kernel.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from broker.outside import Ids
 from broker.send import Wait
@@ -61,10 +60,10 @@ class Tree:
         OSError."""
         self._path_calls: PathCalls | None = None
         self._shared = shared
-        self.queue: deque[Notification] = deque()
         self.listener = listener
+        self._pump = partial(shared.flows.put, listener)
         self.waiting = WaitingCalls(self.listener, self._finish)
-        self._answers = Answers(self.listener, _guarantee(waits_killable), self.queue.append)
+        self._answers = Answers(self.listener, _guarantee(waits_killable), self._pump)
         self._traps = Traps(
             self.listener,
             self._answers,
@@ -72,7 +71,7 @@ class Tree:
             shared.namespaces,
             shared.domains,
             self.waiting.add,
-            self.queue.append,
+            self._pump,
             self._served,
             shared.parameter,
         )
@@ -94,7 +93,7 @@ class Tree:
 
         `files`: the nodes in `kdbus`. `module` is owned from now on.
         """
-        self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self.queue.append)
+        self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self._pump)
         self._mostly_elsewhere |= _by_number(self._path_calls.handlers())
 
     def kernel_keeps_promise(self) -> None:
@@ -147,10 +146,6 @@ class Tree:
     def close(self) -> None:
         """End the domains that were mounted here, and let go of everything. Nothing is lent."""
         self.waiting.close()
-        while self.queue:
-            # Whoever has the listener next does not see them any more.
-            with suppress(OSError):
-                self.listener.respond_continue(self.queue.popleft().id)
         self.detours.close()
         self.mounts.close()
         if self._path_calls is not None:
