@@ -57,6 +57,8 @@ _TRACE_OPTIONS = {
 }
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
+_WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
+_WATCH_OPTIONS = {**_WHICH_OPTIONS, "--json": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 
 
@@ -90,8 +92,8 @@ def _dispatch(words: list[str]) -> int:
         given, rest = parse(word, rest, {**subcommand.options, **_HELP_OPTIONS})
         if given.keys() & _HELP_OPTIONS.keys():
             return _help([word])
-        if rest and not subcommand.runs_a_program:
-            _too_many(word, rest[0])
+        if len(rest) > subcommand.words and not subcommand.runs_a_program:
+            _too_many(word, rest[subcommand.words])
         return subcommand.act(given, rest)
     if word == "help":
         return _help(rest)
@@ -392,6 +394,32 @@ def _include_dir(given: Given, _rest: list[str]) -> int:
     return 0
 
 
+def _watching(word: str) -> Callable[[Given, list[str]], int]:
+    """`kdbus WORD`, which asks a supervisor what there is, and prints it."""
+
+    def act(given: Given, rest: list[str]) -> int:
+        from interposer.watching.show import answer
+
+        if word == "status" and not rest:
+            raise UsageError("reading the arguments of `kdbus status`", "there is no id or name", see_help(word))
+        wanted = rest[0] if rest else ""
+        _print(answer(word, *_which(word, given), given.last("--bus"), wanted, as_json="--json" in given))
+        return 0
+
+    return act
+
+
+def _which(word: str, given: Given) -> tuple[str | None, int | None]:
+    """The domain and the process that `kdbus WORD` is told to watch."""
+    domain, process = given.last("--domain"), given.last("-p") or given.last("--pid")
+    attempted = f"reading the options of `kdbus {word}`"
+    if domain is not None and process is not None:
+        raise UsageError(attempted, "--domain and -p both say what to watch", "leave one out")
+    if process is not None and not (process.isascii() and process.isdigit()):
+        raise UsageError(attempted, f"-p {quoted(process)} is no process id", "`kdbus list` without it says which are")
+    return domain, None if process is None else int(process)
+
+
 class _Subcommand(NamedTuple):
     """What a subcommand does with the options that are given and the words behind them, and which options it has.
 
@@ -401,6 +429,8 @@ class _Subcommand(NamedTuple):
     act: Callable[[Given, list[str]], int]
     options: Mapping[str, bool | None]
     runs_a_program: bool = False
+    words: int = 0
+    """How many words may follow the options."""
 
 
 _SUBCOMMANDS = {
@@ -409,6 +439,10 @@ _SUBCOMMANDS = {
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),
+    "list": _Subcommand(_watching("list"), _WATCH_OPTIONS),
+    "tree": _Subcommand(_watching("tree"), _WATCH_OPTIONS),
+    "status": _Subcommand(_watching("status"), _WATCH_OPTIONS, words=1),
+    "policy": _Subcommand(_watching("policy"), _WATCH_OPTIONS),
 }
 _OPTIONS = (*_HELP_OPTIONS, "-V", "--version")
 _OUTPUT_ADVICE = "make room, raise the limit of the size of files (ulimit -f), or write elsewhere"
