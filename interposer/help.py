@@ -153,14 +153,6 @@ usage: kdbus include-dir [--revision R]
   -h, --help     print this
 """
 
-<<<<<<< HEAD
-PAGES: Mapping[str, str] = {
-    "run": _RUN,
-    "trace": _TRACE,
-    "serve": _SERVE,
-    "doctor": _DOCTOR,
-    "include-dir": _INCLUDE_DIR,
-=======
 _WHICH = """\
   --domain PATH  that of `kdbus serve --socket PATH`
   -p, --pid PID  that of process PID, which is a `kdbus run` or `kdbus serve`, or was started by one
@@ -226,6 +218,7 @@ examples: kdbus policy
 
 PAGES: Mapping[str, str] = {
     "run": _RUN,
+    "trace": _TRACE,
     "serve": _SERVE,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,
@@ -233,6 +226,5 @@ PAGES: Mapping[str, str] = {
     "tree": _TREE,
     "status": _STATUS,
     "policy": _POLICY,
->>>>>>> main
 }
 """By subcommand, its page."""
