@@ -111,7 +111,7 @@ def test_library_is_installed_whole(installed: Path) -> None:
                 importlib.import_module(module.name)
                 print(module.name)
         """
-    command = [installed.parent / "python", "-I", "-c", code]
+    command = [str(installed.parent / "python"), "-I", "-c", code]
     ended = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, check=False)
     files = [file.removesuffix(".py") for file in _files(PROJECT / "kdbus") if file.endswith(".py")]
     there = {"kdbus." + file.removesuffix("/__init__").replace("/", ".") for file in files if file != "__init__"}
