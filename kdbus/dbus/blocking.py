@@ -26,7 +26,7 @@ from typing import Any, Self, Unpack
 import kdbus.blocking
 from kdbus.abi.revision import Revision
 from kdbus.dbus import proxy, rule
-from kdbus.dbus.errors import InvalidName
+from kdbus.dbus.errors import InvalidValue
 from kdbus.dbus.introspection import Interface
 from kdbus.dbus.kernel import matches_of
 from kdbus.dbus.message import NO_FLAGS, Flag, Message, MessageType
@@ -59,7 +59,7 @@ class Connection:
         """Our name that no other connection has: ":1." and a number."""
         return unique_name(self.peer.id)
 
-    def acquire_name(self, name: str, flags: NameFlag = NameFlag(0)) -> bool:  # noqa: B008 - a flag is a number
+    def acquire_name(self, name: str, flags: NameFlag = NameFlag.NONE) -> bool:
         """As `Peer.acquire_name`: True if it is ours now, False if we wait for it."""
         return self.peer.acquire_name(name, flags)
 
@@ -69,9 +69,12 @@ class Connection:
 
     def call(self, message: Message, timeout: float = CALL_TIMEOUT) -> Message:
         """Send a call and wait for the reply, which may be an error. Raises kdbus.Error (NotFound, TimedOut, PeerGone
-        and so on), InvalidValue if the body does not fit, and kdbus.dbus.errors.Malformed."""
+        and so on), InvalidValue if the body does not fit or no reply is expected, and kdbus.dbus.errors.Malformed."""
+        if not message.expects_reply:
+            raise InvalidValue(f"a {message.type.name} that expects no reply")
         with self._transport.packed(message) as (destination, payload, options):
-            return self._transport.read(self.peer.call(destination, *payload, timeout=timeout, **options))
+            reply = self.peer.call(destination, *payload, timeout=timeout, **options)
+            return self._transport.read_reply(reply, options.get("cookie"))
 
     def proxy(self, destination: str, path: str, interface: str | Interface) -> Proxy:
         """An object of another. An interface that is only a name is asked for, which raises as `call` does, ErrorReply,
@@ -151,12 +154,17 @@ class Subscription:
         self._connection = connection
         self._queue: deque[Message] = deque()
         self._cookie: int | None = None
-        for match in matches_of(wanted, connection.peer.bloom):
-            self._cookie = connection.peer.add_match(*match, cookie=self._cookie)
         connection._subscriptions.append(self)
+        try:
+            for match in matches_of(wanted, connection.peer.bloom):
+                self._cookie = connection.peer.add_match(*match, cookie=self._cookie)
+        except BaseException:
+            self.close()
+            raise
 
     def receive(self, timeout: float | None = None) -> Message:
-        """The next one. What else comes meanwhile is handled (`Connection.process`). Raises TimedOut or Disconnected."""
+        """The next one. What else comes meanwhile is handled (`Connection.process`). Raises TimedOut or
+        Disconnected."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._queue:
             self._connection.process(None if deadline is None else max(0, deadline - time.monotonic()))
@@ -213,7 +221,7 @@ class Proxy:
 
     def get(self, name: str) -> Any:
         """The value of a property."""
-        return proxy.result(self._connection.call(self._target.get(name))).value
+        return proxy.value_in(self._connection.call(self._target.get(name)))
 
     def set(self, name: str, value: Any) -> None:
         """Write a property."""
@@ -221,7 +229,7 @@ class Proxy:
 
     def get_all(self) -> dict[str, Any]:
         """The values of all properties, by name."""
-        return proxy.unwrapped(proxy.result(self._connection.call(self._target.get_all())))
+        return proxy.values_in(self._connection.call(self._target.get_all()))
 
     def subscribe(self, signal: str) -> Subscription:
         """A signal of the object, from now on. Raises InvalidName if the interface has none of that name."""

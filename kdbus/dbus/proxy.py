@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbus.dbus import names
-from kdbus.dbus.errors import ErrorReply, InvalidName, InvalidValue
+from kdbus.dbus.errors import ErrorReply, InvalidName, InvalidValue, Malformed
 from kdbus.dbus.introspection import INTROSPECTABLE, PROPERTIES, WRITE, Interface, Property, from_xml
 from kdbus.dbus.message import NO_FLAGS, Flag, Message, MessageType, method_call
 from kdbus.dbus.rule import Rule
@@ -104,6 +104,17 @@ def result(reply: Message) -> Any:
     return reply.body or None
 
 
-def unwrapped(values: dict[str, Variant]) -> dict[str, Any]:
-    """The values in what GetAll returns."""
-    return {name: variant.value for name, variant in values.items()}
+def value_in(reply: Message) -> Any:
+    """The value in the reply to `Target.get`. Raises ErrorReply, and Malformed if there is none."""
+    found = result(reply)
+    if not isinstance(found, Variant):
+        raise Malformed(f"a property of the signature {reply.signature!r}")
+    return found.value
+
+
+def values_in(reply: Message) -> dict[str, Any]:
+    """The values in the reply to `Target.get_all`, by name. Raises as `value_in`."""
+    found = result(reply)
+    if reply.signature != "a{sv}":
+        raise Malformed(f"properties of the signature {reply.signature!r}")
+    return {name: variant.value for name, variant in found.items()}

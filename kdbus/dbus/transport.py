@@ -3,8 +3,8 @@
 
 What sd-bus did, and thus what others expect: a message's cookie is the same in its bytes and for kdbus, as kdbus looks
 for the request that a reply belongs to by its own. Signals carry a bloom filter. A large body goes as a memfd, which is
-not copied, unless the message goes to many. The sender is who kdbus says it is. What cannot be read as D-Bus is ignored,
-and so are payloads of other types.
+not copied, unless the message goes to many. The sender is who kdbus says it is. What cannot be read as D-Bus is
+ignored, and so are payloads of other types.
 
 Values of the type `h` are descriptors here: what has a `fileno`, or a number, on the way out; `kdbus.Descriptor`, which
 closes itself, on the way in.
@@ -119,6 +119,14 @@ class Transport:
             taken: dict[int, Descriptor] = {}
             body = replaced(message.signature, message.body, lambda index: _descriptor(origin, taken, index))
             return replace(message, sender=names.unique_name(origin.sender), body=body)
+
+    def read_reply(self, origin: Received, cookie: int | None) -> Message:
+        """The same for the reply to the request of that cookie. Raises Malformed also if the message says that it is
+        something else, whatever kdbus said."""
+        message = self.read(origin)
+        if message.reply_cookie != cookie:
+            raise Malformed(f"a {message.type.name} where the reply to the cookie {cookie} was expected")
+        return message
 
     def delivery(self, origin: Received) -> Delivery | None:
         """The message in what was received, None if there is none that D-Bus knows: it is to be ignored then."""

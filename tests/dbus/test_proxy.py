@@ -42,7 +42,16 @@ def test_properties() -> None:
             TARGET.get(name)
     with pytest.raises(InvalidName):
         TARGET.set("None", 1)
-    assert proxy.unwrapped({"a": Variant("u", 1)}) == {"a": 1}
+
+
+def test_values_of_properties() -> None:
+    assert proxy.value_in(method_return(CALL, "v", (Variant("u", 1),))) == 1
+    assert proxy.values_in(method_return(CALL, "a{sv}", ({"a": Variant("u", 1)},))) == {"a": 1}
+    for read in (proxy.value_in, proxy.values_in):
+        with pytest.raises(Malformed):
+            read(method_return(CALL, "s", ("x",)))
+        with pytest.raises(Malformed):
+            read(method_return(CALL))
 
 
 def test_signals() -> None:
