@@ -136,7 +136,7 @@ def test_what_is_held_after_a_round_is_told_as_what_stays(
     program.write_text(_KEEPER.format(python=sys.executable, keeps=keeps))
     program.chmod(0o755)
     monkeypatch.setattr("tests.fuzz._STAYS_SECONDS", 0 if keeps == "open" else 60)
-    outcome = play(program, Settings(guarantee="kernel"), first=1, seconds=None, rounds=4)
+    outcome = play(program, Settings(guarantee="remembered"), first=1, seconds=None, rounds=4)
     assert outcome.finding is not None
     assert outcome.finding.round == 3
     assert outcome.finding.text.startswith("after the round the supervisor holds +")
