@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -44,6 +45,7 @@ from interposer.nodes.filesystem import NodeFiles
 from interposer.options import RunOptions
 from interposer.report import unexpected
 from interposer.shortage import errno_of_shortage
+from interposer.supervisor.control import Control
 from interposer.supervisor.flows import Flows
 from interposer.supervisor.idle import IdleWait
 from interposer.supervisor.tree import Shared, Tree
@@ -55,6 +57,9 @@ from interposer.traps.exactly_once import Probe
 from interposer.traps.traps import MountedDomain, failure_of
 from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Listener, Notification
+
+if TYPE_CHECKING:
+    from interposer.traps.tap import Tap
 
 _TURN_NS = 5_000_000
 """How long traps, and waiting for the next one, may keep the loop from everything else."""
@@ -93,7 +98,13 @@ class Supervisor:
         self._last_has_ended = trio.Event()
         handles = HandleTable(self._closing, Budgets())
         self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, mask.evidence)
-        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted)
+        self._tap: Tap | None = None
+        if options.tracer is not None:
+            from interposer.traps.tap import Tap
+
+            self._tap = Tap(options.tracer)
+            handles.connection_ended = self._tap.hung_up
+        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted, self._tap)
         handles.node_of = self._node_of
         self.shared.namespaces.forgotten = self._flows.forget_origins
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
@@ -175,7 +186,8 @@ class Supervisor:
         """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
-        possible = self._options.flows and can_compare() and can_fetch()
+        # What is served natively, no tap sees.
+        possible = self._options.flows and self._tap is None and can_compare() and can_fetch()
         self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
 
     def _resume(
@@ -395,8 +407,22 @@ class Supervisor:
             for tree in self._trees.values():
                 tree.waiting.forget_gone()
 
+    def settle(self) -> None:
+        """Take back what is lent, and see to what has ended: what the broker holds then is how it is."""
+        self._housekeep(news=True)
+
+    def domains(self) -> list[Domain]:
+        """The domains, each once; the first is the one that was there from the start."""
+        return list(dict.fromkeys(mounted.domain for mounted in self.shared.domains))
+
+    def served(self) -> tuple[int, int, list[str]]:
+        """Calls that the broker has served, and the engine; the names of the revisions that programs have spoken."""
+        return self._calls_for_broker, self._flows.served, sorted(self._spoken)
+
     def _closing(self, handle: OpenHandle) -> None:
         self._flows.forget(handle)
+        if self._tap is not None:
+            self._tap.closing(handle)
 
     def end_domains(self) -> None:
         """Disconnect everybody, as an unmount would: waiting calls are answered, handles hang up."""
@@ -415,9 +441,9 @@ class Supervisor:
         for mounted in self.shared.domains:
             mounted.files.close()
         if self._options.statistics:
-            natively = self._flows.served
-            print(f"kdbus: {self._calls_for_broker} calls served by the broker, {natively} natively", file=sys.stderr)
-            print(f"kdbus: revisions spoken: {', '.join(sorted(self._spoken)) or 'none'}", file=sys.stderr)
+            by_broker, natively, spoken = self.served()
+            print(f"kdbus: {by_broker} calls served by the broker, {natively} natively", file=sys.stderr)
+            print(f"kdbus: revisions spoken: {', '.join(spoken) or 'none'}", file=sys.stderr)
         self._flows.close()
         self._news.close()
         if self._probe is not None:
@@ -435,6 +461,8 @@ def run(launched: Launched, options: RunOptions) -> int:
     mask = AttachFlagsMask(launched.parameters_directory)
     os.close(launched.parameters_directory)
     supervisor = Supervisor(options, mask, probe=launched.waits_killable)
+    about = {"serves": "run", "command": launched.command, "program": launched.pid, "mode": launched.mode.value}
+    control = Control(supervisor, about)
     try:
         files = NodeFiles(launched.kdbus_directory, (("control",),))
         mounted = MountedDomain(supervisor.new_domain(files), files)
@@ -449,15 +477,17 @@ def run(launched: Launched, options: RunOptions) -> int:
             supervisor.make_buses(mounted.domain, options.buses)
             launched.execute()
             launched.check_executed()
-        return trio.run(_run, supervisor, program, options.linger)
+        return trio.run(_run, supervisor, control, program, options.linger)
     finally:
+        control.close()
         supervisor.close()
         mask.close()
 
 
-async def _run(supervisor: Supervisor, program: Program, linger: bool) -> int:
+async def _run(supervisor: Supervisor, control: Control, program: Program, linger: bool) -> int:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(supervisor.serve)
+        nursery.start_soon(control.serve)
         status = await program.run()
         if linger and not program.asked_too_late:
             await _linger(supervisor)
