@@ -36,7 +36,7 @@ from interposer.watching import places
 
 if TYPE_CHECKING:
     from broker.domain import Domain
-    from interposer.supervisor.messages import MessageTap, Subscription
+    from interposer.supervisor.messages import Account, MessageTap, Subscription
     from interposer.watching.wire import Record
 
 _SLICE_S = 0.002
@@ -169,8 +169,11 @@ class Control:
 
     def _tap_all(self) -> None:
         """In all domains, also those that programs have mounted meanwhile."""
-        for domain in self._watched.domains():
+        domains = self._watched.domains()
+        for domain in domains:
             domain.tap = self._tap
+        if self._tap is not None:
+            self._tap.domains = {domain: number for number, domain in enumerate(domains)}
 
     async def _tell(self, line: _Line, sheets: Iterator[Record]) -> None:
         """Answer in slices."""
@@ -244,12 +247,12 @@ class Control:
         from broker.snapshot import walk
 
         yield self._own_sheet()
-        seen: set[object] = set()
+        seen: set[Account] = set()
         for number, domain in enumerate(self._watched.domains()):
             for sheet in walk(domain, own_namespace(b"pid")):
                 told: Record = {**sheet, "domain": number}
                 if counting and self._tap is not None and sheet["record"] == "connection":
-                    account = (id(domain), sheet["bus"], sheet["id"])
+                    account = id(domain), str(told["bus"]), int(told["id"])
                     seen.add(account)
                     told["traffic"] = self._tap.traffic_told(account)
                 yield told

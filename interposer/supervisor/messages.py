@@ -23,6 +23,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container
 from dataclasses import asdict, dataclass
+from itertools import islice
 
 from broker.bus import Bus
 from broker.connection import Connection
@@ -38,6 +39,8 @@ from kdbus.abi.revision import Kind
 MOST = 4096
 _MOST_BYTES = 4 << 20
 _REQUESTS = 4096
+_MOST_NAMES = 4
+"""Of a sender, that are told."""
 LONGEST_PREVIEW = 4096
 """Bytes of payload that a record has."""
 
@@ -107,6 +110,8 @@ class MessageTap:
     def __init__(self) -> None:
         self.subscriptions: dict[Subscription, None] = {}
         self.traffic: dict[Account, Traffic] = {}
+        self.domains: dict[Domain, int] = {}
+        """By what number each is told."""
         self._requests: OrderedDict[tuple[Bus, int, int], int] = OrderedDict()
         self._last: tuple[Message, Record] | None = None
 
@@ -150,12 +155,14 @@ class MessageTap:
             message,
             {
                 "record": "message",
+                "domain": self.domains.get(bus.domain, 0),
                 "bus": text(bus.name_bytes),
                 "time_ns": time.time_ns(),
                 "monotonic_ns": now,
                 "sequence": message.sequence,
                 "kind": kind_of(source, message),
                 "from": message.source,
+                "from_names": [] if source is None else [text(name) for name in islice(source.names, _MOST_NAMES)],
                 "from_command": None if source is None else _command(source),
                 "to": None if message.is_broadcast else message.destination if destination is None else destination.id,
                 "to_name": None if message.destination_name is None else text(message.destination_name),

@@ -4,7 +4,8 @@
 A filter is an object with any of these keys; a message has to fit all that are there:
 
     bus       the name of its bus
-    from, to  who sends it, who gets it: an id, a name by which it is addressed (`to` only), or the name of a process
+    from, to  who sends it, who gets it: an id, the name of a process, or a name that the sender owns, or by which the
+              receiver is addressed
     with      either of the two
     kinds     a list of what it may be, see `KINDS`
     failed    true: only those whose SEND fails
@@ -54,4 +55,5 @@ def _fits(record: Record, key: str, value: object) -> bool:
 
 
 def _words(record: Record, side: str) -> tuple[object, ...]:
-    return str(record[side]), record[f"{side}_command"], record["to_name"] if side == "to" else None
+    names = record["from_names"] if side == "from" else [record["to_name"]]
+    return str(record[side]), record[f"{side}_command"], *names

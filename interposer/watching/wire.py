@@ -15,9 +15,9 @@ each has sent and got, and how long its replies took.
 
     {"watch": 1, "ask": "messages", "preview": 64, "filter": {...}}
 
-is answered without end, by a `message` record for each that passes (`interposer.supervisor.messages`) and the filter
-lets through (`interposer.watching.filters`); `dropped` tells how many are missing in its place, as they came faster than
-they were read.
+is answered without end, by the `supervisor`, and then a `message` record for each that passes
+(`interposer.supervisor.messages`) and that the filter lets through (`interposer.watching.filters`); `dropped` tells how
+many are missing in its place, as they came faster than they were read.
 
 The version changes when a key is removed or means something else. Keys may be added: who reads ignores what it does not
 know. So a `kdbus` may watch a later one.
