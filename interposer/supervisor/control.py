@@ -218,11 +218,14 @@ class Control:
                 await line.say(wire.line_of(self._own_sheet()))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(line.ended, nursery.cancel_scope)
-                    while True:
-                        await news.wait()
-                        news = trio.Event()
-                        while answer := await self._some_messages(tap, subscription):
-                            await line.say(answer, float("inf"))
+                    # Not for the nursery, which would make a group of it.
+                    with suppress(OSError):
+                        while True:
+                            await news.wait()
+                            news = trio.Event()
+                            while answer := await self._some_messages(tap, subscription):
+                                await line.say(answer, float("inf"))
+                    nursery.cancel_scope.cancel()
             finally:
                 del tap.subscriptions[subscription]
 

@@ -2,8 +2,8 @@
 """The messages that pass, for those who watch them: a record of each, in a queue for each who watches.
 
 A record is made where the message is served, and waits as an object; it becomes a line in its own time. So what a
-message costs while somebody watches is bounded: about 20 us for the record (reading a beginning of the payload is half
-of it), besides that it is served by the broker, as native code has no tap.
+message costs while somebody watches is bounded: some 30 us for record and line, besides that it is served by the broker,
+as native code has no tap.
 
 What waits is bounded as well: `MOST` records and `_MOST_BYTES` of payload for each who watches. What does not fit is
 dropped, counted, and told in its place.

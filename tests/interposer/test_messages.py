@@ -15,7 +15,7 @@ from interposer.supervisor.messages import MessageTap, Subscription
 from interposer.watching import filters, wire
 from interposer.watching.wire import Nonsense, Record
 from kdbus.abi import revision3 as abi
-from tests.support.outside import Peer, World, fails
+from tests.support.outside import Peer, World, fails, vector_item
 
 NAME = b"org.example.Name"
 
@@ -112,17 +112,11 @@ def test_payload_is_cut_and_what_cannot_be_read_left_out() -> None:
     first, second = watcher.peers()
     first.send(second, b"longer")
     with pytest.raises(KdbusError):
-        first.send(second, items=[_unreadable()])
+        first.send(second, items=[vector_item(0x7000_0000, 8)])
     whole, broken = watcher.seen()
     assert wire.with_payload(whole, 4)["payload"] == "bG9uZw=="
     assert wire.with_payload(whole, 2)["payload"] == "bG8="
     assert broken["payload"] == b"" and broken["size"] == 8 and broken["failed"]["errno"] == "EFAULT"
-
-
-def _unreadable() -> bytes:
-    from tests.support.building import vector_item
-
-    return vector_item(0x7000_0000, 8)
 
 
 def test_nobody_can_tell(watcher: Watcher) -> None:
