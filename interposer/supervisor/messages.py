@@ -2,7 +2,7 @@
 """The messages that pass, for those who watch them: a record of each, in a queue for each who watches.
 
 A record is made where the message is served, and waits as an object; it becomes a line in its own time. So what a
-message costs while somebody watches is bounded: some 30 us for record and line, besides that it is served by the broker,
+message costs while somebody watches is bounded: some 30 us for record and line, besides that the broker serves it,
 as native code has no tap.
 
 What waits is bounded as well: `MOST` records and `_MOST_BYTES` of payload for each who watches. What does not fit is

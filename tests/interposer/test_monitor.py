@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from dataclasses import replace
 from typing import Any
 
 from interposer.watching.monitor import shown
@@ -49,7 +50,7 @@ def test_plain_payload() -> None:
 
 def test_dbus() -> None:
     call = message.method_call(None, "/org/x", "org.x.I", "Frob", "su", ("a\n", 5))
-    data = version2.build(call)
+    data = version2.build(replace(call, cookie=1))
     (text,) = line(payload=data, payload_type=DBUS)
     assert text.endswith(r"  /org/x org.x.I.Frob('a\n', 5)")
     # What only claims to be it is shown as it is.
