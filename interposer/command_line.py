@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import interposer
 from interposer.errors import InterposerError, OutputFailed, UsageError, quoted
 from interposer.lasting import lasting_objects
-from interposer.options import Given, RunOptions, parse, see_help, suggestion
+from interposer.options import REVISIONS, Given, RunOptions, parse, see_help, suggestion
 
 if TYPE_CHECKING:
     from interposer.launch.launch import Launched, Mode
@@ -42,7 +42,7 @@ CONTROL_NODE = "/sys/fs/kdbus/control"
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
-_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True}
+_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, "--revision": True}
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
 _RUN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_VERBOSE_OPTIONS, **_SERVICE_OPTIONS}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
@@ -139,22 +139,34 @@ def _complain(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _run(given: Given, command: list[str]) -> int:
-    buses = given.get("--make-bus", [])
-    options = RunOptions(
+def _run_options(subcommand: str, given: Given) -> RunOptions:
+    revision = given.last("--revision")
+    if revision is not None and revision not in REVISIONS:
+        raise UsageError(
+            f"reading the options of `kdbus {subcommand}`",
+            f"there is no revision {quoted(revision)}",
+            f"give one of {', '.join(REVISIONS)}, or leave --revision out: programs are recognised by what they speak",
+        )
+    return RunOptions(
         flows="--no-flows" not in given,
         linger="--linger" in given,
         statistics="--statistics" in given,
-        buses=tuple(buses),
+        buses=tuple(given.get("--make-bus", [])),
+        revision=revision,
     )
+
+
+def _run(given: Given, command: list[str]) -> int:
+    options = _run_options("run", given)
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", see_help("run"))
     mode, domain = _mode(given.last("--mode")), given.last("--domain")
-    if domain is not None and buses:
+    of_server = [name for name in ("--make-bus", "--revision") if name in given]
+    if domain is not None and of_server:
         raise UsageError(
             "reading the options of `kdbus run`",
-            "the buses of --domain are its server's",
-            "give --make-bus to `kdbus serve`",
+            f"{of_server[0]} with --domain: that is its server's business",
+            f"give {of_server[0]} to `kdbus serve`",
         )
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
@@ -166,7 +178,7 @@ def _run(given: Given, command: list[str]) -> int:
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode, held=bool(buses))
+    launched = launch(command, mode, held=bool(options.buses))
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -207,10 +219,7 @@ def _serve(given: Given, _rest: list[str]) -> int:
     with lasting_objects():
         from interposer.shared_domain.serve import serve
 
-    options = RunOptions(
-        flows="--no-flows" not in given, statistics="--statistics" in given, buses=tuple(given.get("--make-bus", []))
-    )
-    return serve(given.last("--socket"), options, given.last("--ready-fd"))
+    return serve(given.last("--socket"), _run_options("serve", given), given.last("--ready-fd"))
 
 
 def _mode(word: str | None) -> Mode | None:

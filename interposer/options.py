@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from interposer.errors import UsageError, quoted
 
+REVISIONS = ("3", "219", "4", "final")
+"""What `--revision` takes (`broker.recognition.NAMES`, which need not be imported for that)."""
+
 
 class RunOptions(NamedTuple):
     """The options of `kdbus run`.
@@ -27,6 +30,8 @@ class RunOptions(NamedTuple):
     """Tell on stderr, at the end, how many calls were served, and where."""
     buses: tuple[str, ...] = ()
     """Names of buses that exist from the start."""
+    revision: str | None = None
+    """The revision that every program is taken to speak, instead of recognising it."""
 
 
 def see_help(subcommand: str) -> str:
