@@ -42,7 +42,7 @@ def test_version_4_is_served_as_the_final_revision(user: User, open_folder: Path
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--revision", "5"), "there is no revision 5"),
+        (("--revision", "5"), "there is no revision '5'"),
         (("--revision=3", "--domain", "/nowhere"), "give --revision to `kdbus serve`"),
     ],
 )
