@@ -76,6 +76,10 @@ class PolicyDatabase:
     def __init__(self) -> None:
         self._entries: dict[tuple[bytes, bool], Entry] = {}
 
+    def entries(self) -> list[Entry]:
+        """All entries, in the order in which they were made."""
+        return list(self._entries.values())
+
     def query(self, who: Credentials, name: bytes) -> int:
         """The access that `who` has to `name`: POLICY_SEE, _TALK, _OWN, or NO_ACCESS."""
         entry = self._entries.get((name, False))

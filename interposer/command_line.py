@@ -36,6 +36,7 @@ from interposer.options import REVISIONS, Given, RunOptions, parse, see_help, su
 
 if TYPE_CHECKING:
     from interposer.launch.launch import Launched, Mode
+    from tracing.session import Session
 
 FAILURE = InterposerError.exit_status
 CONTROL_NODE = "/sys/fs/kdbus/control"
@@ -44,9 +45,21 @@ _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
 _SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, "--revision": True}
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
-_RUN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_VERBOSE_OPTIONS, **_SERVICE_OPTIONS}
+_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_SERVICE_OPTIONS}
+_RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False}
+_TRACE_OPTIONS = {
+    "--mode": True,
+    "--linger": False,
+    "--make-bus": True,
+    "--revision": True,
+    "--json": False,
+    **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
+    **dict.fromkeys("-f -x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v".split(), False),
+}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
+_WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
+_WATCH_OPTIONS = {**_WHICH_OPTIONS, "--json": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 
 
@@ -80,8 +93,8 @@ def _dispatch(words: list[str]) -> int:
         given, rest = parse(word, rest, {**subcommand.options, **_HELP_OPTIONS})
         if given.keys() & _HELP_OPTIONS.keys():
             return _help([word])
-        if rest and not subcommand.runs_a_program:
-            _too_many(word, rest[0])
+        if len(rest) > subcommand.words and not subcommand.runs_a_program:
+            _too_many(word, rest[subcommand.words])
         return subcommand.act(given, rest)
     if word == "help":
         return _help(rest)
@@ -139,7 +152,7 @@ def _complain(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _run_options(subcommand: str, given: Given) -> RunOptions:
+def _run_options(subcommand: str, given: Given, tracer: Session | None = None) -> RunOptions:
     revision = given.last("--revision")
     if revision is not None and revision not in REVISIONS:
         raise UsageError(
@@ -153,11 +166,30 @@ def _run_options(subcommand: str, given: Given) -> RunOptions:
         statistics="--statistics" in given,
         buses=tuple(given.get("--make-bus", [])),
         revision=revision,
+        tracer=tracer,
     )
 
 
 def _run(given: Given, command: list[str]) -> int:
-    options = _run_options("run", given)
+    tracer = None
+    if given.keys() & {"--trace", "--explain"}:
+        from interposer.trace_options import session_of_run
+
+        tracer = session_of_run(given)
+    return _run_traced(given, command, tracer)
+
+
+def _trace(given: Given, command: list[str]) -> int:
+    if not command:
+        raise UsageError("reading the arguments of `kdbus trace`", "there is no program", see_help("trace"))
+    from interposer.trace_options import session
+
+    return _run_traced(given, command, session(given))
+
+
+def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int:
+    """Run `command`, and let `tracer` see every call."""
+    options = _run_options("run", given, tracer)
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", see_help("run"))
     mode, domain = _mode(given.last("--mode")), given.last("--domain")
@@ -171,7 +203,13 @@ def _run(given: Given, command: list[str]) -> int:
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
-    _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()))
+    if domain is not None and tracer is not None:
+        raise UsageError(
+            "reading the options of `kdbus run`",
+            "calls are traced where they are served, and those of --domain are by its server",
+            "trace the program without --domain",
+        )
+    _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), traced=tracer is not None)
     if domain is not None:
         return _end_like(_join(domain, command, mode, wait_s))
 
@@ -183,10 +221,12 @@ def _run(given: Given, command: list[str]) -> int:
         status = _supervise(launched, signals, options)
     finally:
         launched.leave_nothing()
+        if tracer is not None:
+            tracer.close()
     return _end_like(status)
 
 
-def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool) -> None:
+def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool, traced: bool) -> None:
     """Become the program if an outer `kdbus run` supervises it already. Raises what prevents that."""
     if not os.path.exists(CONTROL_NODE):
         # The usual case, told without importing anything.
@@ -194,6 +234,10 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
     from interposer.launch import nested
 
     if nested.is_nested():
+        if traced:
+            raise UsageError(
+                f"tracing {quoted(command[0])}", "an outer `kdbus run` serves this process tree", "trace that one"
+            )
         if verbose:
             _complain(
                 f"kdbus: an outer `kdbus run` serves this process tree; running {quoted(command[0])} in its domain"
@@ -360,6 +404,32 @@ def _include_dir(given: Given, _rest: list[str]) -> int:
     return 0
 
 
+def _watching(word: str) -> Callable[[Given, list[str]], int]:
+    """`kdbus WORD`, which asks a supervisor what there is, and prints it."""
+
+    def act(given: Given, rest: list[str]) -> int:
+        from interposer.watching.show import answer
+
+        if word == "status" and not rest:
+            raise UsageError("reading the arguments of `kdbus status`", "there is no id or name", see_help(word))
+        wanted = rest[0] if rest else ""
+        _print(answer(word, *_which(word, given), given.last("--bus"), wanted, as_json="--json" in given))
+        return 0
+
+    return act
+
+
+def _which(word: str, given: Given) -> tuple[str | None, int | None]:
+    """The domain and the process that `kdbus WORD` is told to watch."""
+    domain, process = given.last("--domain"), given.last("-p") or given.last("--pid")
+    attempted = f"reading the options of `kdbus {word}`"
+    if domain is not None and process is not None:
+        raise UsageError(attempted, "--domain and -p both say what to watch", "leave one out")
+    if process is not None and not (process.isascii() and process.isdigit()):
+        raise UsageError(attempted, f"-p {quoted(process)} is no process id", "`kdbus list` without it says which are")
+    return domain, None if process is None else int(process)
+
+
 class _Subcommand(NamedTuple):
     """What a subcommand does with the options that are given and the words behind them, and which options it has.
 
@@ -367,15 +437,22 @@ class _Subcommand(NamedTuple):
     """
 
     act: Callable[[Given, list[str]], int]
-    options: Mapping[str, bool]
+    options: Mapping[str, bool | None]
     runs_a_program: bool = False
+    words: int = 0
+    """How many words may follow the options."""
 
 
 _SUBCOMMANDS = {
     "run": _Subcommand(_run, _RUN_OPTIONS, runs_a_program=True),
+    "trace": _Subcommand(_trace, _TRACE_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),
+    "list": _Subcommand(_watching("list"), _WATCH_OPTIONS),
+    "tree": _Subcommand(_watching("tree"), _WATCH_OPTIONS),
+    "status": _Subcommand(_watching("status"), _WATCH_OPTIONS, words=1),
+    "policy": _Subcommand(_watching("policy"), _WATCH_OPTIONS),
 }
 _OPTIONS = (*_HELP_OPTIONS, "-V", "--version")
 _OUTPUT_ADVICE = "make room, raise the limit of the size of files (ulimit -f), or write elsewhere"

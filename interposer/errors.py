@@ -83,6 +83,10 @@ class DomainUnavailable(InterposerError):
     """There is no server to join at a path, it does not let this program in, or none can be started there."""
 
 
+class NothingToWatch(InterposerError):
+    """There is no kdbus to watch, or not the one that is meant, or it is not this user's, or it does not answer."""
+
+
 class ProgramNotFound(InterposerError):
     """The program, or the interpreter that it names, does not exist."""
 
@@ -100,9 +104,16 @@ class ForeignProgram(InterposerError):
 
 
 def quoted(text: str) -> str:
-    """`text` in quotes, on one line: what cannot be printed is escaped, a byte that is no UTF-8 as the byte it is."""
-    shown = (each if each.isprintable() else repr(each)[1:-1].replace("\\udc", "\\x") for each in text)
-    return f"'{''.join(shown)}'"
+    """`text` in quotes, on one line, with what cannot be printed escaped."""
+    return f"'{printable(text)}'"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, which no terminal obeys: what cannot be printed is escaped, a byte that is no UTF-8 as the
+    byte it is."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1].replace("\\udc", "\\x") for each in text)
 
 
 _CLASSES: dict[str, type[InterposerError]] = {

@@ -14,15 +14,23 @@ OVERVIEW = """\
 kdbus runs programs written for kdbus on an ordinary Linux kernel.
 
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
+       kdbus list | tree | policy [OPTIONS]
+       kdbus status [OPTIONS] ID|NAME
        kdbus help [SUBCOMMAND]
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
+  trace        the same, and show every call on kdbus with what it says, and why it fails
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
+  list         list the connections of a kdbus that runs: ids, processes, names, queues, pools
+  tree         show its buses, their endpoints, and who is connected through which
+  status       tell all about one connection: who it is, whose messages wait, who owes whom a reply
+  policy       list who may own, talk to and see which names
   help         print this, or the page of a subcommand, as `kdbus SUBCOMMAND --help` does
 
   -h, --help     print this
@@ -51,11 +59,57 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
+  --trace        show every call on stderr, as `kdbus trace` does; with --trace=FILE in that file
+  --explain      show only the calls that fail, with the reason; with --trace=FILE there
   -v, --verbose  tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
   -h, --help     print this
 
 Options end at the first word that is none, so PROGRAM's own need no `--`. `kdbus run` ends as PROGRAM does: with its
 exit status, or by the same signal. Its own failures: 127 PROGRAM is not found, 126 it cannot be executed, 125 all else.
+"""
+
+_TRACE = """\
+Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and show every call on it: thread, command, what the
+descriptor stands for, flags and items by name, the payload, the result, the time it took, and why a failed call failed.
+
+usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+
+  -o FILE        write the trace to FILE instead of stderr
+  -e KEY=VALUE[,VALUE...]
+                 show only what has one of the values; `!` in front of them turns that around; of several -e all must
+                 hold. The keys:
+                   command     SEND, RECV, ... and open, map, hang-up, close; `command=` may be left out
+                   errno       ENOBUFS, ...
+                   connection  an id, of who calls or of the other side
+                   name        a well-known name, of either side or in an item
+                   direction   sent or received
+  -Z, -z         show only calls that fail, or only calls that do not
+  -s BYTES       so much of payloads and strings (32; 4096 with --json)
+  -x, -xx        strings that are not printable, or all strings, in hexadecimal
+  -y             the well-known names of peers behind their ids
+  -t, -tt        the time of day, or that with microseconds
+  -ttt           the time as seconds since 1970
+  -r             the time since the line before
+  -T             how long calls took in nanoseconds instead of microseconds
+  -v             members that are zero as well
+  -c, -C         a table of calls, errors and times by command at the end, instead of the trace or behind it
+  --json         one JSON object per line, as docs/tracing.md describes
+  --color WHEN   `auto`, on a terminal (NO_COLOR is heeded), `always` or `never`
+  -f             with all that PROGRAM starts, as it is anyway
+  --mode MODE    as for `kdbus run`
+  --linger       as for `kdbus run`
+  --make-bus NAME
+                 as for `kdbus run`
+  -h, --help     print this
+
+Such as, to see which sends are refused and why, and to see what a service hears and says:
+
+  kdbus trace -Z -e SEND -- ./client
+  kdbus trace -y -e name=org.example.Service -o trace.txt -- sh -c './service & ./client'
+
+Times are those that the broker took for a call, or that it waited. Every call is served by the broker, which is slower
+than `kdbus run` mostly is. The trace never holds the program up for more than 10 ms a call: if its reader is slower,
+records are dropped and counted. Ends as `kdbus run` does.
 """
 
 _SERVE = """\
@@ -103,5 +157,78 @@ usage: kdbus include-dir [--revision R]
   -h, --help     print this
 """
 
-PAGES: Mapping[str, str] = {"run": _RUN, "serve": _SERVE, "doctor": _DOCTOR, "include-dir": _INCLUDE_DIR}
+_WHICH = """\
+  --domain PATH  that of `kdbus serve --socket PATH`
+  -p, --pid PID  that of process PID, which is a `kdbus run` or `kdbus serve`, or was started by one
+"""
+
+_WATCH_OPTIONS = f"""\
+{_WHICH}\
+  --bus NAME     only what is on that bus
+  --json         print one JSON object, of the form that docs/watching.md describes
+  -h, --help     print this
+
+Without --domain and -p it is the kdbus that runs; if there are several, they are named. A `kdbus run` can be watched
+from its program's first call of kdbus on, by the user whose it is, and by root.
+"""
+
+_LIST = f"""\
+List the connections of a kdbus that runs.
+
+usage: kdbus list [OPTIONS]
+
+{_WATCH_OPTIONS}
+The columns: the bus; the id; the revision of kdbus that is spoken; process and user at HELLO; the messages that wait;
+how much of the pool is in use; the names that are owned, or waited for.
+
+examples: kdbus list
+          kdbus list --domain /run/kdbus --bus 0-system --json
+"""
+
+_TREE = f"""\
+Show the buses of a kdbus that runs, their endpoints, and the connections through each.
+
+usage: kdbus tree [OPTIONS]
+
+{_WATCH_OPTIONS}
+examples: kdbus tree
+          kdbus tree -p $(pidof client)
+"""
+
+_STATUS = f"""\
+Tell all about one connection, by its id or by a name that it owns: what it is, whose messages wait in its queue, whose
+reply it waits for, and to whom it owes one.
+
+usage: kdbus status [OPTIONS] ID|NAME
+
+{_WATCH_OPTIONS}
+examples: kdbus status org.example.Sample
+          kdbus status --bus 0-system 7
+"""
+
+_POLICY = f"""\
+List the policies of the buses and custom endpoints of a kdbus that runs: who may own, talk to and see which names.
+
+usage: kdbus policy [OPTIONS]
+
+{_WATCH_OPTIONS}
+The columns: the bus; the custom endpoint whose policy it is (`-`: the bus itself); the name; the connection that
+brought the entry and takes it along (`-`: whoever made the endpoint); what is granted to whom. What is not granted is
+forbidden.
+
+examples: kdbus policy
+          kdbus policy --bus 0-system --json
+"""
+
+PAGES: Mapping[str, str] = {
+    "run": _RUN,
+    "trace": _TRACE,
+    "serve": _SERVE,
+    "doctor": _DOCTOR,
+    "include-dir": _INCLUDE_DIR,
+    "list": _LIST,
+    "tree": _TREE,
+    "status": _STATUS,
+    "policy": _POLICY,
+}
 """By subcommand, its page."""

@@ -27,6 +27,8 @@ HEADER: Final = 64
 """Bytes of a message before its items, in both revisions."""
 NOT_STORED: Final = U64
 """An offset that means zero bytes which are not stored."""
+LARGEST_VECTOR: Final = 2 << 20
+"""Bytes of payload that a part, memfds apart, has at most (KDBUS_MSG_MAX_PAYLOAD_VEC_SIZE)."""
 _MESSAGE: Final = struct.Struct("<2Qq5Q")
 
 
@@ -198,6 +200,8 @@ def descriptors_in(revision: Revision, pool: memoryview, offset: int) -> list[in
 def _pool_range(content: memoryview, base: int, room: int, command: str) -> PoolRange:
     size, place = items.words(content, 2, command)
     if place == NOT_STORED:
+        if size > LARGEST_VECTOR:
+            raise Malformed(command, meaning=f"{size} bytes of zeros where {LARGEST_VECTOR} are the most")
         return PoolRange(None, size)
     if place > room or size > room - place:
         raise Malformed(command, meaning=f"a payload of {size} bytes at {place} does not lie within {room}")

@@ -11,12 +11,13 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from functools import cache
 from types import TracebackType
 from typing import Self
 
 from kdbus.errors import Error, Malformed
 from kdbus.flags import BROADCAST, KERNEL, MessageFlag
-from kdbus.message import BloomFilter, Incoming, MemfdRange
+from kdbus.message import LARGEST_VECTOR, BloomFilter, Incoming, MemfdRange
 from kdbus.values import Metadata, Notification
 
 
@@ -156,7 +157,7 @@ class Message:
                 if isinstance(piece, MemfdRange):
                     views.append(_map(next(memfds), piece))
                 elif piece.offset is None:
-                    views.append(memoryview(bytes(piece.size)))
+                    views.append(_zeros()[: piece.size])
                 else:
                     views.append(self._part[piece.offset : piece.offset + piece.size])
             self._views = views
@@ -189,6 +190,13 @@ class Message:
     def __repr__(self) -> str:
         about = self.notification or f"cookie {self.cookie}, reply to {self.reply_to}"
         return f"<kdbus.Message from {self.sender}: {about}>"
+
+
+@cache
+def _zeros() -> memoryview:
+    """As many zero bytes as a part may have. All messages share them, so that a small message cannot cost much
+    memory."""
+    return memoryview(bytes(LARGEST_VECTOR))
 
 
 def _map(descriptor: Descriptor, piece: MemfdRange) -> memoryview:

@@ -21,8 +21,6 @@ from kdbus.flags import MessageFlag
 from kdbus.message import MemfdRange, Memory
 
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-LARGEST_VECTORS: Final = 2 << 20
-"""Bytes that a message may have besides memfds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ SOURCES = (
     "hot_send.c",
     "hot_receive.c",
     "hot_path.c",
+    "shares.c",
     "loop.c",
 )
 

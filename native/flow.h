@@ -210,7 +210,11 @@ struct kdbus_engine {
     struct pollfd *pollers; // the listeners, and behind them the others
     struct kdbus_received **received; // of each listener, NULL where there is no caretaker
     size_t listener_count;
-    size_t turn; // whose call is served first
+    size_t turn; // whose call is received first
+    struct kdbus_shares *shares; // calls that wait for their turn
+    unsigned int unlooked; // calls since it was looked whether others wait
+    uint64_t newest; // the call that was received last of those that wait
+    uint64_t chosen_ns; // when the present call was chosen among those that wait, 0 if it was not
     int hang_ups;
     int timer;
     int attention; // kdbus_engine_attend

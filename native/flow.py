@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from errno import EINTR, EINVAL, ENOMEM
 
 from native.library import failure, ffi, lib
-from native.notification import EndOfTargets, Listener, Notification, unpack
+from native.notification import EndOfTargets, Listener, Notification, pack_into, unpack
 from native.pool import Pool
 
 NEVER = (1 << 64) - 1
@@ -206,11 +206,25 @@ class Engine:
 
     def listen(self, listeners: Sequence[Listener]) -> None:
         """Receive from these listeners from now on. A call of one may be answered while another one's is served, so
-        none of them may be closed before the next `listen`. Raises OSError(ENOMEM)."""
+        none of them may be closed before the next `listen`, see also `take`. Raises OSError(ENOMEM)."""
         descriptors = ffi.new("int[]", [listener.fileno() for listener in listeners])
         received = ffi.new("struct kdbus_received *[]", [listener.received for listener in listeners])
         result = lib.kdbus_engine_listen(self._engine, descriptors, received, len(listeners))
         self._check(result, "listen to the trees of processes")
+
+    def put(self, listener: Listener, notification: Notification) -> bool:
+        """A call that was received from `listener` otherwise: `run` serves it in its turn. False if memory is out."""
+        pack_into(self._buffer, notification)
+        return int(lib.kdbus_engine_put(self._engine, listener.fileno(), self._notification)) == 0
+
+    def take(self, listener: Listener) -> Notification | None:
+        """A call of `listener` that was received and waits for its turn; None if there is none.
+
+        All are to be taken before `listen` leaves that listener out.
+        """
+        if lib.kdbus_engine_take(self._engine, listener.fileno(), self._notification):
+            return unpack(self._buffer)
+        return None
 
     @property
     def listener(self) -> int:

@@ -237,6 +237,27 @@ int kdbus_identity_restore(const struct kdbus_identity *saved, const struct kdbu
 // /proc/TID; `status`: the file of that name in it.
 int kdbus_evidence_holds(int directory, int status, const char *evidence, size_t size);
 
+// -- shares.c: whose call is next, when several wait ---------------------------------------------------------------
+
+struct kdbus_shares;
+
+// NULL when there is no memory.
+struct kdbus_shares *kdbus_shares_create(void);
+void kdbus_shares_destroy(struct kdbus_shares *shares);
+
+// A call waits for its turn. -ENOMEM: it does not.
+int kdbus_shares_put(struct kdbus_shares *shares, uint64_t user, uint64_t process, int listener,
+                     const struct kdbus_notification *notification);
+
+// Whose turn it is: 1 with `notification` and `listener` filled, 0 when no call waits.
+int kdbus_shares_next(struct kdbus_shares *shares, struct kdbus_notification *notification, int *listener);
+
+// What the call that was handed out last has taken, in ns; once, before the next one.
+void kdbus_shares_charge(struct kdbus_shares *shares, uint64_t cost);
+
+// A call of this listener, out of turn: 1 with `notification` filled, 0 when none waits.
+int kdbus_shares_take(struct kdbus_shares *shares, int listener, struct kdbus_notification *notification);
+
 // -- flow.c: connections that are served without the broker ----------------------------------------------------------
 
 struct kdbus_engine;
@@ -327,6 +348,8 @@ uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine);
 void kdbus_engine_look(struct kdbus_engine *engine, uint64_t now_ns);
 int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, struct kdbus_received *const *received,
                         size_t count);
+int kdbus_engine_put(struct kdbus_engine *engine, int listener, const struct kdbus_notification *notification);
+int kdbus_engine_take(struct kdbus_engine *engine, int listener, struct kdbus_notification *notification);
 void kdbus_engine_attend(struct kdbus_engine *engine, int descriptor);
 int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
                      struct kdbus_notification *notification, int *listener);

@@ -8,8 +8,15 @@
 //
 // How long it waits is limited by a timer that is set once, not by a timeout of each poll, which costs a third of a
 // microsecond every time. Whatever else the process waits for meanwhile, in an epoll set of its own, ends the wait.
+//
+// Mostly one call waits at a time, and is served as it comes. Whether others wait as well is looked at with every few
+// calls, as looking takes a poll(2). Once there are several, all are received, and each gets its turn (shares.c).
+// A received call waits on whatever signals arrive (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV), or, without that flag, may
+// be broken off like any; one that is over by its turn is not served. A hang-up is looked for before each call that is
+// served, which is later than when that call was received, so what was closed before is seen.
 
 #include "flow.h"
+#include "shares.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -19,10 +26,16 @@
 // Behind the listeners in `pollers`.
 enum { HANG_UPS, TIMER, ATTENTION, OTHERS };
 
+#define LOOK_EVERY 4 // calls, for others that wait
+#define AT_ONCE 64   // calls are received of one listener, before one is served
+
 // What kdbus_engine_run waits for besides calls.
 int flow_prepare_loop(struct kdbus_engine *engine, int hang_ups)
 {
     engine->hang_ups = hang_ups;
+    engine->shares = kdbus_shares_create();
+    if (!engine->shares)
+        return -ENOMEM;
     engine->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (engine->timer < 0)
         return -errno;
@@ -33,11 +46,13 @@ void flow_end_loop(struct kdbus_engine *engine)
 {
     if (engine->timer >= 0)
         close(engine->timer);
+    kdbus_shares_destroy(engine->shares);
     free(engine->pollers);
     free(engine->received);
 }
 
-// The listeners that kdbus_engine_run receives from; they stay the caller's.
+// The listeners that kdbus_engine_run receives from; they stay the caller's. Of one that is left out, no call may wait
+// here (kdbus_engine_take).
 int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, struct kdbus_received *const *received,
                         size_t count)
 {
@@ -75,7 +90,7 @@ void kdbus_engine_attend(struct kdbus_engine *engine, int descriptor)
 }
 
 // A listener that has something, from the one whose turn it is on; NULL if none has.
-static const struct pollfd *ready_listener(struct kdbus_engine *engine)
+static struct pollfd *ready_listener(struct kdbus_engine *engine)
 {
     for (size_t i = 0; i < engine->listener_count; i++) {
         size_t index = (engine->turn + i) % engine->listener_count;
@@ -86,6 +101,110 @@ static const struct pollfd *ready_listener(struct kdbus_engine *engine)
         }
     }
     return NULL;
+}
+
+// Whether it is time to look for more calls than the one that is received.
+static int is_time_to_look(struct kdbus_engine *engine)
+{
+    if (++engine->unlooked < LOOK_EVERY)
+        return 0;
+    engine->unlooked = 0;
+    return 1;
+}
+
+// Whether calls wait besides the one that was just received from `ready`, as far as it was looked.
+static int others_wait(struct kdbus_engine *engine, struct pollfd *ready)
+{
+    int several = 0;
+
+    ready->revents = 0;
+    for (size_t i = 0; i < engine->listener_count; i++)
+        several |= engine->pollers[i].revents & POLLIN;
+    if (!several && !is_time_to_look(engine))
+        return 0;
+    return (poll(ready, 1, 0) > 0 && ready->revents & POLLIN) || several;
+}
+
+// A call that was received from `listener` waits for its turn: 0, or -ENOMEM. One that is over is forgotten.
+int kdbus_engine_put(struct kdbus_engine *engine, int listener, const struct kdbus_notification *notification)
+{
+    uint64_t user;
+    uint64_t process;
+
+    if (!shares_owner(engine->shares, listener, notification, flow_now_ns(), &user, &process))
+        return 0;
+    return kdbus_shares_put(engine->shares, user, process, listener, notification);
+}
+
+// A call of `listener` that waits for its turn, whoever's it is: 1 with `notification` filled, 0 if there is none.
+int kdbus_engine_take(struct kdbus_engine *engine, int listener, struct kdbus_notification *notification)
+{
+    return kdbus_shares_take(engine->shares, listener, notification);
+}
+
+// Receives a call of each listener that was found ready, or `all` that wait there, as far as there is room. Results as
+// those of kdbus_listener_receive: 1 with a call that has to be served now, as there is no memory for it to wait.
+static int receive(struct kdbus_engine *engine, int all, struct kdbus_notification *notification, int *listener)
+{
+    for (size_t i = 0; i < engine->listener_count; i++) {
+        struct pollfd *poller = &engine->pollers[i];
+
+        for (int count = 0; poller->revents; count++) {
+            int result;
+
+            if (count == AT_ONCE) {
+                engine->unlooked = LOOK_EVERY; // for the rest
+                break;
+            }
+            if (poller->revents & POLLIN && shares_waiting(engine->shares) >= SHARES_ROOM)
+                return 0;
+            *listener = poller->fd;
+            result = kdbus_listener_take(poller, engine->received[i], notification);
+            if (result < 0 || result == 2)
+                return result;
+            if (result == 1 && kdbus_engine_put(engine, poller->fd, notification))
+                return 1;
+            engine->newest = notification->id;
+            if (!all || poll(poller, 1, 0) <= 0)
+                break;
+        }
+    }
+    return 0;
+}
+
+// The next call; results as those of kdbus_listener_receive, for listeners that were polled.
+static int next_call(struct kdbus_engine *engine, struct kdbus_notification *notification, int *listener)
+{
+    int all = 1;
+    int result;
+
+    if (engine->chosen_ns) {
+        kdbus_shares_charge(engine->shares, flow_now_ns() - engine->chosen_ns);
+        engine->chosen_ns = 0;
+    }
+    if (shares_waiting(engine->shares)) {
+        all = is_time_to_look(engine);
+    } else {
+        struct pollfd *ready = ready_listener(engine);
+
+        if (!ready)
+            return 0;
+        *listener = ready->fd;
+        result = kdbus_listener_take(ready, engine->received[ready - engine->pollers], notification);
+        if (result != 1 || !others_wait(engine, ready) || kdbus_engine_put(engine, ready->fd, notification))
+            return result;
+    }
+    engine->newest = 0;
+    result = receive(engine, all, notification, listener);
+    if (result)
+        return result;
+    while (kdbus_shares_next(engine->shares, notification, listener)) {
+        if (notification->id != engine->newest && kdbus_listener_is_valid(*listener, notification->id) != 1)
+            continue;
+        engine->chosen_ns = flow_now_ns();
+        return 1;
+    }
+    return 0;
 }
 
 static int set_timer(const struct kdbus_engine *engine, uint64_t stop_ns)
@@ -111,21 +230,17 @@ int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t tur
     engine->self = (int)syscall(SYS_gettid);
     do {
         const struct pollfd *others = &engine->pollers[engine->listener_count];
-        const struct pollfd *ready;
         int hung_up;
         int result;
 
-        if (poll(engine->pollers, engine->listener_count + OTHERS, over ? 0 : -1) < 0)
+        if (poll(engine->pollers, engine->listener_count + OTHERS, over || shares_waiting(engine->shares) ? 0 : -1) < 0)
             return 0; // a signal, or no memory: no listener is to blame
         hung_up = others[HANG_UPS].revents;
         over = over || others[TIMER].revents || others[ATTENTION].revents;
-        ready = ready_listener(engine);
-        if (!ready)
-            return 0;
-        *listener = engine->listener = ready->fd;
-        result = kdbus_listener_take(ready, engine->received[ready - engine->pollers], notification);
+        result = next_call(engine, notification, listener);
         if (result != 1)
             return result;
+        engine->listener = *listener;
         if (!engine->lent_any || hung_up || !flow_serve(engine, notification))
             return 1;
         engine->served++;

@@ -70,6 +70,12 @@ def unpack(buffer: memoryview) -> Notification:
     return Notification(id, pid, number, architecture, pointer, tuple(arguments), flags)
 
 
+def pack_into(buffer: memoryview, call: Notification) -> None:
+    """Write the notification as C's structure."""
+    facts = call.id, call.pid, call.flags, call.number, call.architecture, call.instruction_pointer
+    _LAYOUT.pack_into(buffer, 0, *facts, *call.arguments)
+
+
 class Listener:
     """One notification descriptor.
 

@@ -109,6 +109,7 @@ class Launched:
     """A program that runs, or is about to, under the filter. `launch` makes it.
 
     pid                   the child; the caller reaps it
+    command               the program's name and arguments
     listener              seccomp notification descriptor
     mode                  which part of the work the supervisor has
     kdbus_directory       descriptor of the folder that the program sees at /sys/fs/kdbus; nodes are made through it
@@ -135,7 +136,7 @@ class Launched:
     ) -> None:
         self.pid = pid
         self.mode = mode
-        self._command = command
+        self.command = list(command)
         self._folder = folder
         self.waits_killable = _KILLABLE in flags
         remaining = list(descriptors)
@@ -216,7 +217,7 @@ class Launched:
             self._report.close()
             self._report = None
             if message:
-                self._exec_error = _explain(self._command, message[1:])
+                self._exec_error = _explain(self.command, message[1:])
         return self._exec_error
 
     def check_executed(self) -> None:

@@ -71,6 +71,7 @@ from interposer.shared_domain import domain_socket
 from interposer.shared_domain.admission import Offered, check
 from interposer.shared_domain.domain_socket import Message
 from interposer.shared_domain.readiness import Readiness, passed_socket
+from interposer.supervisor.control import Control
 from interposer.supervisor.supervisor import Supervisor
 from interposer.supervisor.tree import Tree
 from interposer.target.budget import Budget, Charge, OverBudget, use_descriptors
@@ -127,6 +128,7 @@ class Server:
         except BaseException:
             self._leave_nothing()
             raise
+        self._control = Control(self._supervisor, {"serves": "serve", "socket": os.path.abspath(self._path)})
 
     def _begin(self, folders: view.SharedMounts | PrivateFolder, options: RunOptions) -> None:
         """Show the domain's nodes in `folders`, and listen."""
@@ -166,6 +168,7 @@ class Server:
             ends = heeded(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             with trio.open_signal_receiver(*ends) as signals:
                 nursery.start_soon(self._supervisor.serve)
+                nursery.start_soon(self._control.serve)
                 nursery.start_soon(self._accept, nursery)
                 self._readiness.ready(self._path)
                 await anext(signals)
@@ -301,6 +304,7 @@ class Server:
     def close(self) -> None:
         """Leave nothing behind."""
         self._listening.close()
+        self._control.close()
         with suppress(OSError):
             if self._inode is not None and os.lstat(self._path).st_ino == self._inode:
                 os.unlink(self._path)

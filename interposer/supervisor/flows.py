@@ -18,8 +18,9 @@ it. It learns both from a call that the broker has served, and repeats them whil
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 
@@ -133,6 +134,16 @@ class Flows:
     def receive(self, stop_ns: int, turn_ns: int) -> Notification | None:
         """The next call for the broker, see `Engine.run`. Raises EndOfTargets, OSError."""
         return self._engine.run(stop_ns, turn_ns)
+
+    def put(self, listener: Listener, notification: Notification) -> None:
+        """A call that was received from `listener` while another was served: it waits for its turn."""
+        if not self._engine.put(listener, notification):
+            listener.respond_error(notification.id, errno.ENOMEM)
+
+    def take(self, listener: Listener) -> Iterator[Notification]:
+        """The calls of `listener` that were received and wait for their turn."""
+        while (notification := self._engine.take(listener)) is not None:
+            yield notification
 
     @property
     def lent(self) -> bool:

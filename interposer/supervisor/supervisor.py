@@ -8,7 +8,7 @@ follow at once, and going through trio costs as much as serving a trap.
 
 In each round: hang-ups first, as a descriptor that was closed before a call must be gone when it is served; then the
 trap; then the calls that it woke, in whichever tree they wait. Deadlines are looked at whenever the loop comes up for
-air. Several trees get their turns one trap at a time.
+air. Whose trap is next, of whichever tree, is decided natively (`native/shares.c`).
 
 `kdbus run` has one tree, and its program's end ends the domain: every connection is disconnected, as an unmount would,
 and processes that are left find kdbus gone; with --linger the last process is waited for. In `kdbus serve`
@@ -27,7 +27,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -44,6 +46,7 @@ from interposer.nodes.filesystem import NodeFiles
 from interposer.options import RunOptions
 from interposer.report import unexpected
 from interposer.shortage import errno_of_shortage
+from interposer.supervisor.control import Control
 from interposer.supervisor.flows import Flows
 from interposer.supervisor.idle import IdleWait
 from interposer.supervisor.tree import Shared, Tree
@@ -55,6 +58,9 @@ from interposer.traps.exactly_once import Probe
 from interposer.traps.traps import MountedDomain, failure_of
 from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Listener, Notification
+
+if TYPE_CHECKING:
+    from interposer.traps.tap import Tap
 
 _TURN_NS = 5_000_000
 """How long traps, and waiting for the next one, may keep the loop from everything else."""
@@ -85,14 +91,21 @@ class Supervisor:
         """Names of the revisions that programs have spoken, in whichever domain."""
         self._news = select.epoll()
         self._trees: dict[int, Tree] = {}
-        self._turn = 0
+        self._next: tuple[Tree, Notification] | None = None
+        """A call that was received while trio slept: the broker's, and nothing is received before it is served."""
         self._sleep = -1
         """What trio sleeps on, once it does."""
         self._ended: Callable[[Tree], None] = lambda _: None
         self._last_has_ended = trio.Event()
         handles = HandleTable(self._closing, Budgets())
         self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, mask.evidence)
-        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted)
+        self._tap: Tap | None = None
+        if options.tracer is not None:
+            from interposer.traps.tap import Tap
+
+            self._tap = Tap(options.tracer)
+            handles.connection_ended = self._tap.hung_up
+        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted, self._tap)
         handles.node_of = self._node_of
         self.shared.namespaces.forgotten = self._flows.forget_origins
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
@@ -147,6 +160,7 @@ class Supervisor:
     def _remove(self, tree: Tree) -> None:
         self._flows.recall()
         listener = tree.listener.fileno()
+        self._answer_waiting(tree)
         del self._trees[listener]
         for descriptor in tree.news():
             # Closing would not do: a short-lived child may have a duplicate.
@@ -157,11 +171,26 @@ class Supervisor:
             other.waiting.finish_ready()
         self._allow_flows()
 
+    def _answer_waiting(self, tree: Tree) -> None:
+        """Serve what was received and waits for its turn: whoever has the listener next does not see it any more."""
+        waiting = self._flows.take(tree.listener)
+        if self._next is not None and self._next[0] is tree:
+            waiting = chain([self._next[1]], waiting)
+            self._next = None
+        for notification in waiting:
+            try:
+                if tree.listener.is_valid(notification.id):
+                    tree.serve(notification)
+            except Exception as error:
+                with suppress(OSError):
+                    tree.listener.respond_error(notification.id, failure_of(notification, error))
+
     def _allow_flows(self) -> None:
         """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
-        possible = self._options.flows and can_compare() and can_fetch()
+        # What is served natively, no tap sees.
+        possible = self._options.flows and self._tap is None and can_compare() and can_fetch()
         self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
 
     def _resume(
@@ -218,7 +247,7 @@ class Supervisor:
     async def _serve_what_comes(self, idle: IdleWait) -> None:
         while True:
             due = self._next_deadline_ns()
-            if self._queued():
+            if self._next is not None:
                 await trio.lowlevel.checkpoint()
             elif due is None:
                 # Most calls that find the supervisor idle find it here; leaving a cancel scope would cost each 7 us.
@@ -234,8 +263,8 @@ class Supervisor:
 
     def _wait_natively(self, stop_ns: int) -> bool:
         """Serve hot calls while trio has nothing to do; whether there is something for `_serve_what_comes`."""
-        if self._queued():
-            return True  # and no more calls are taken from the engine, which may serve them natively later
+        if self._next is not None:
+            return True
         due = self._next_deadline_ns()
         served, begun = self._flows.served, time.monotonic_ns()
         try:
@@ -243,7 +272,7 @@ class Supervisor:
         except (EndOfTargets, OSError):
             return True  # it will be told once more
         if notification is not None:
-            self._trees[self._flows.listener].queue.append(notification)
+            self._next = self._trees[self._flows.listener], notification
             return True
         now = time.monotonic_ns()
         self._flows.look(now)
@@ -289,15 +318,11 @@ class Supervisor:
 
     def _receive(self, stop_ns: int) -> tuple[Tree | None, Notification | None]:
         """The next call, and whose it is. A tree without a call has ended; no tree: there was none in time."""
-        queued = self._queued()
-        if queued:
-            # Only when it is its turn: a queue that never ends must not keep others from theirs.
-            self._turn = (self._turn + 1) % (len(queued) + 1)
-            if self._turn:
-                tree = queued[self._turn - 1]
-                return tree, tree.queue.popleft()
+        if self._next is not None:
+            (tree, notification), self._next = self._next, None
+            return tree, notification
         try:
-            notification = self._flows.receive(0 if queued else stop_ns, _TURN_NS)
+            received = self._flows.receive(stop_ns, _TURN_NS)
         except EndOfTargets:
             tree = self._trees[self._flows.listener]
             self._end(tree)
@@ -306,15 +331,7 @@ class Supervisor:
             tree = self._trees[self._flows.listener]
             self._give_up(tree)
             return tree, None
-        if notification is not None:
-            return self._trees[self._flows.listener], notification
-        if queued:
-            return queued[0], queued[0].queue.popleft()
-        return None, None
-
-    def _queued(self) -> list[Tree]:
-        """The trees with calls that are queued here. Those are the broker's, and nothing is lent before."""
-        return [tree for tree in self._trees.values() if tree.queue]
+        return (None, None) if received is None else (self._trees[self._flows.listener], received)
 
     def _serve_one(self, tree: Tree, notification: Notification) -> None:
         self._calls_for_broker += 1
@@ -329,8 +346,7 @@ class Supervisor:
             tree.serve(notification)
             for each in self._trees.values():
                 each.waiting.finish_ready()
-            if not self._queued():
-                self._flows.consider()
+            self._flows.consider()
         except Exception as error:
             self._fail(tree, notification, error)
 
@@ -394,8 +410,22 @@ class Supervisor:
             for tree in self._trees.values():
                 tree.waiting.forget_gone()
 
+    def settle(self) -> None:
+        """Take back what is lent, and see to what has ended: what the broker holds then is how it is."""
+        self._housekeep(news=True)
+
+    def domains(self) -> list[Domain]:
+        """The domains, each once; the first is the one that was there from the start."""
+        return list(dict.fromkeys(mounted.domain for mounted in self.shared.domains))
+
+    def served(self) -> tuple[int, int, list[str]]:
+        """Calls that the broker has served, and the engine; the names of the revisions that programs have spoken."""
+        return self._calls_for_broker, self._flows.served, sorted(self._spoken)
+
     def _closing(self, handle: OpenHandle) -> None:
         self._flows.forget(handle)
+        if self._tap is not None:
+            self._tap.closing(handle)
 
     def end_domains(self) -> None:
         """Disconnect everybody, as an unmount would: waiting calls are answered, handles hang up."""
@@ -414,9 +444,9 @@ class Supervisor:
         for mounted in self.shared.domains:
             mounted.files.close()
         if self._options.statistics:
-            natively = self._flows.served
-            print(f"kdbus: {self._calls_for_broker} calls served by the broker, {natively} natively", file=sys.stderr)
-            print(f"kdbus: revisions spoken: {', '.join(sorted(self._spoken)) or 'none'}", file=sys.stderr)
+            by_broker, natively, spoken = self.served()
+            print(f"kdbus: {by_broker} calls served by the broker, {natively} natively", file=sys.stderr)
+            print(f"kdbus: revisions spoken: {', '.join(spoken) or 'none'}", file=sys.stderr)
         self._flows.close()
         self._news.close()
         if self._probe is not None:
@@ -434,6 +464,8 @@ def run(launched: Launched, options: RunOptions) -> int:
     mask = AttachFlagsMask(launched.parameters_directory)
     os.close(launched.parameters_directory)
     supervisor = Supervisor(options, mask, probe=launched.waits_killable)
+    about = {"serves": "run", "command": launched.command, "program": launched.pid, "mode": launched.mode.value}
+    control = Control(supervisor, about)
     try:
         files = NodeFiles(launched.kdbus_directory, (("control",),))
         mounted = MountedDomain(supervisor.new_domain(files), files)
@@ -448,15 +480,17 @@ def run(launched: Launched, options: RunOptions) -> int:
             supervisor.make_buses(mounted.domain, options.buses)
             launched.execute()
             launched.check_executed()
-        return trio.run(_run, supervisor, program, options.linger)
+        return trio.run(_run, supervisor, control, program, options.linger)
     finally:
+        control.close()
         supervisor.close()
         mask.close()
 
 
-async def _run(supervisor: Supervisor, program: Program, linger: bool) -> int:
+async def _run(supervisor: Supervisor, control: Control, program: Program, linger: bool) -> int:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(supervisor.serve)
+        nursery.start_soon(control.serve)
         status = await program.run()
         if linger and not program.asked_too_late:
             await _linger(supervisor)

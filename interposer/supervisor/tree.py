@@ -15,10 +15,10 @@ module has no answer for is left to the kernel.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 from broker.outside import Ids
 from broker.send import Wait
@@ -37,6 +37,9 @@ from interposer.traps.path_mode import PathCalls
 from interposer.traps.traps import MountedDomain, Traps
 from native.notification import Listener, Notification
 
+if TYPE_CHECKING:
+    from interposer.traps.tap import Tap
+
 Serve = Callable[[Notification], None]
 
 
@@ -49,6 +52,7 @@ class Shared:
     flows: Flows
     parameter: AttachFlagsMask
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
+    tap: Tap | None = None
     domains: list[MountedDomain] = field(default_factory=list)
     """Every file system that shows the nodes of a domain; a domain may be shown by several."""
 
@@ -61,10 +65,11 @@ class Tree:
         OSError."""
         self._path_calls: PathCalls | None = None
         self._shared = shared
-        self.queue: deque[Notification] = deque()
         self.listener = listener
-        self.waiting = WaitingCalls(self.listener, self._finish)
-        self._answers = Answers(self.listener, _guarantee(waits_killable), self.queue.append)
+        self._pump = partial(shared.flows.put, listener)
+        interrupted = None if shared.tap is None else shared.tap.interrupted
+        self.waiting = WaitingCalls(self.listener, self._finish, interrupted)
+        self._answers = Answers(self.listener, _guarantee(waits_killable), self._pump)
         self._traps = Traps(
             self.listener,
             self._answers,
@@ -72,9 +77,10 @@ class Tree:
             shared.namespaces,
             shared.domains,
             self.waiting.add,
-            self.queue.append,
+            self._pump,
             self._served,
             shared.parameter,
+            shared.tap,
         )
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
         self.detours = self._traps.detours
@@ -94,7 +100,7 @@ class Tree:
 
         `files`: the nodes in `kdbus`. `module` is owned from now on.
         """
-        self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self.queue.append)
+        self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self._pump)
         self._mostly_elsewhere |= _by_number(self._path_calls.handlers())
 
     def kernel_keeps_promise(self) -> None:
@@ -137,7 +143,10 @@ class Tree:
     def _finish(self, notification: Notification, wait: Wait) -> None:
         def serve() -> int:
             caller = self._traps.caller(notification)
-            wait.finish(caller)
+            if self._shared.tap is None:
+                wait.finish(caller)
+            else:
+                self._shared.tap.finish(wait, caller)
             self._shared.flows.note_answer(notification.pid, wait.connection, caller)
             return 0
 
@@ -147,10 +156,6 @@ class Tree:
     def close(self) -> None:
         """End the domains that were mounted here, and let go of everything. Nothing is lent."""
         self.waiting.close()
-        while self.queue:
-            # Whoever has the listener next does not see them any more.
-            with suppress(OSError):
-                self.listener.respond_continue(self.queue.popleft().id)
         self.detours.close()
         self.mounts.close()
         if self._path_calls is not None:

@@ -7,6 +7,7 @@ any transport, and tested without one.
     values, signature, names      what D-Bus's values look like in Python, and what is valid
     gvariant, unmarshal           the marshalling that kdbus's clients agreed on
     message, version2             messages, and their bytes on kdbus
+    bloom, rule                   bloom filters as sd-bus makes them, and match rules
 
 Errors stand in `errors`. Nothing is imported here, so that who wants one part loads one part.
 """

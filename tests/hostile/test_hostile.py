@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import select
-from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -19,9 +18,6 @@ import pytest
 
 from broker.send import Wait
 from interposer.handles.handles import HandleTable
-from interposer.supervisor.flows import Flows
-from interposer.supervisor.supervisor import Supervisor
-from interposer.supervisor.tree import Tree
 from interposer.supervisor.waiting import WaitingCalls
 from interposer.target.budget import Budgets
 from interposer.target.files import TargetFile
@@ -75,23 +71,6 @@ def test_a_cancel_descriptor_that_has_hung_up_keeps_nobody_awake() -> None:
     waiting.close()
     os.close(reading)
     handles.close()
-
-
-def test_a_tree_whose_queue_never_ends_takes_turns_with_others() -> None:
-    """Calls that arrive while a mapping is injected are queued; a tree can see to it that there are always some."""
-    endless = SimpleNamespace(queue=deque([_notification(1)]), listener=0)
-    other = SimpleNamespace(queue=deque[Notification](), listener=1)
-    supervisor = Supervisor.__new__(Supervisor)
-    supervisor._trees = {0: cast(Tree, endless), 1: cast(Tree, other)}
-    supervisor._turn = 0
-    supervisor._flows = cast(Flows, SimpleNamespace(receive=lambda _stop, _turn: _notification(2), listener=1))
-    served = []
-    for _ in range(10):
-        tree, notification = supervisor._receive(0)
-        assert notification is not None
-        served.append(tree)
-        endless.queue = deque([_notification(1)])
-    assert served.count(cast(Tree, endless)) == served.count(cast(Tree, other)) == 5
 
 
 def test_hang_ups_that_are_announced_without_end_are_looked_into_once_each_time() -> None:

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from types import SimpleNamespace
@@ -150,29 +149,32 @@ def _supervisor(receive: Callable[[int, int], Notification | None]) -> tuple[Sup
     """A supervisor, and what stands for its only tree."""
     mounts = SimpleNamespace(has_news=lambda: False)
     waiting = SimpleNamespace(next_look_ns=lambda: None)
-    tree = SimpleNamespace(queue=deque[Notification](), waiting=waiting, mounts=mounts)
+    tree = SimpleNamespace(waiting=waiting, mounts=mounts)
     flows = SimpleNamespace(receive=receive, listener=7, look=lambda _now: None, deadline_ns=lambda: None, served=0)
     supervisor = Supervisor.__new__(Supervisor)
+    supervisor._next = None
     supervisor._trees = {7: cast(Tree, tree)}
     supervisor.shared = cast(Shared, SimpleNamespace(domains=[]))
     supervisor._flows = cast(Flows, flows)
     return supervisor, tree
 
 
-def test_a_call_for_the_broker_is_queued_for_its_tree() -> None:
+def test_a_call_for_the_broker_is_kept_with_its_tree() -> None:
     call = Notification(1, 2, 16, 3, 4, (0, 0, 0, 0, 0, 0), 0)
     supervisor, tree = _supervisor(lambda _stop, _turn: call)
     assert supervisor._wait_natively(time.monotonic_ns())
-    assert list(tree.queue) == [call]
+    assert supervisor._next == (cast(Tree, tree), call)
 
 
-def test_no_call_is_queued_while_another_one_is() -> None:
-    """Those that are queued are the broker's, also when they could be served natively by then."""
-    call = Notification(1, 2, 16, 3, 4, (0, 0, 0, 0, 0, 0), 0)
-    supervisor, tree = _supervisor(lambda _stop, _turn: call)
+def test_no_call_is_received_while_another_one_is_kept() -> None:
+    """What is kept is the broker's, also when it could be served natively by then."""
+    calls = [Notification(id, 2, 16, 3, 4, (0, 0, 0, 0, 0, 0), 0) for id in (3, 2, 1)]
+    supervisor, tree = _supervisor(lambda _stop, _turn: calls.pop())
     for _ in range(3):
         assert supervisor._wait_natively(time.monotonic_ns())
-    assert list(tree.queue) == [call]
+    assert supervisor._next is not None
+    assert supervisor._next[0] is cast(Tree, tree) and supervisor._next[1].id == 1
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("error", [EndOfTargets, OSError])
@@ -180,9 +182,9 @@ def test_the_end_of_a_tree_is_for_the_loop(error: type[Exception]) -> None:
     def receive(_stop: int, _turn: int) -> None:
         raise error
 
-    supervisor, tree = _supervisor(receive)
+    supervisor, _ = _supervisor(receive)
     assert supervisor._wait_natively(time.monotonic_ns())
-    assert not tree.queue
+    assert supervisor._next is None
 
 
 def test_a_deadline_ends_the_waiting() -> None:

@@ -139,6 +139,7 @@ LIES = {
     "a payload without a place": message(item(2, words(10)), item(3, words(10))),
     "a payload beyond the pool": message(item(2, words(10, POOL)), item(3, words(10, POOL))),
     "a payload that wraps around": message(item(2, words(NOWHERE, 8)), item(3, words(NOWHERE, 8))),
+    "more zeros than there can be": message(item(2, words(1 << 40, NOWHERE)), item(3, words(1 << 40, NOWHERE))),
     "a short timestamp": message(item(0x1000, words(1, 2))),
     "short credentials": message(item(0x1001, words(1, 2))),
     "capabilities without sets": message(item(0x100A, struct.pack("<2I", 0xFFFFFFFF, 0))),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import pickle
 import struct
 from collections.abc import Callable
 
@@ -169,6 +170,75 @@ def test_view_keeps_its_part_of_the_pool() -> None:
     del part
     gc.collect()
     assert device.freed == [512]
+
+
+def test_part_that_is_given_out_twice_is_freed_once() -> None:
+    peer, device = connect()
+    device.deliver(512, with_payload(b"hello"))
+    device.deliver(512, with_payload(b"hello"))
+    peeked, received = peer.receive_nowait(peek=True), peer.receive_nowait()
+    assert peeked is not None and received is not None
+    peeked.release()
+    assert device.freed == []
+    received.release()
+    assert device.freed == [512]
+
+
+def test_part_is_not_freed_while_it_is_given_out_again() -> None:
+    peer, device = connect()
+    held: list[kdbus.Message] = []
+    device.deliver(512, with_payload(b"hello"))
+    device.deliver(1024, with_payload(b"other"))
+    for _ in range(2):
+        peeked = peer.receive_nowait(peek=True)
+        assert peeked is not None
+        held.append(peeked)
+    del peeked
+    device.deliver(512, with_payload(b"hello"))
+    answer = device.answers[0]
+
+    def forget_meanwhile(command: Command) -> None:
+        answer(command)
+        held.clear()
+
+    device.answers[0] = forget_meanwhile
+    received = peer.receive_nowait()
+    assert received is not None and device.freed == [1024]
+    received.release()
+    assert device.freed == [1024, 512]
+
+
+def test_memfd_that_is_shorter_than_said() -> None:
+    peer, device = connect()
+    short = os.memfd_create("short")
+    os.truncate(short, 10)
+    device.deliver(512, message(words(40, 4) + struct.pack("<QQiI", 0, 100, short, 0)))
+    received = peer.receive_nowait()
+    assert received is not None
+    with pytest.raises(kdbus.Malformed, match="100 bytes at 0 of a memfd"):
+        _ = received.views
+    received.release()
+    assert device.freed == [512]
+
+
+def test_child_does_not_free_what_is_its_parents() -> None:
+    peer, device = connect()
+    device.deliver(512, with_payload(b"hello"))
+    received = peer.receive_nowait()
+    assert received is not None
+    child = os.fork()
+    if child == 0:
+        received.release()
+        os._exit(len(device.freed))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    received.release()
+    assert device.freed == [512]
+
+
+def test_errors_can_be_pickled() -> None:
+    for error in (failure("SEND", 3, "org.example.X"), kdbus.Malformed("RECV", meaning="nonsense")):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error) and str(again) == str(error)
 
 
 def test_nothing_is_freed_after_the_end() -> None:

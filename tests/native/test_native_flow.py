@@ -153,39 +153,6 @@ def test_processes_of_several_trees_call_by_turns(lent: Lent) -> None:
     assert lent.engine.served == 6
 
 
-def test_trees_take_turns() -> None:
-    """One that has more calls waiting does not keep another from being served."""
-
-    def two_calls() -> None:
-        child = os.fork()
-        call(0, RECV, [72, *[0] * 8])
-        if not child:
-            os._exit(0)
-        os.waitpid(child, 0)
-
-    def one_call() -> None:
-        call(0, RECV, [72, *[0] * 8])
-
-    with select.epoll() as hang_ups:
-        engine = Engine(hang_ups.fileno(), 8)
-        busy, other = (start_target(body, traps_of("ioctl")) for body in (two_calls, one_call))
-        engine.listen([busy.listener, other.listener])
-        served = []
-        for waiting in ((busy, other), (busy, other), (busy,)):
-            for target in waiting:
-                wait_for_call(target)
-            notification = engine.run(0, 0)
-            assert notification is not None
-            served.append((engine.listener, notification.id))
-        assert [listener for listener, _ in served] == [target.listener.fileno() for target in (busy, other, busy)]
-        engine.close()
-        for (_, call_id), target in zip(served, (busy, other, busy), strict=True):
-            target.listener.respond_error(call_id, errno.EAGAIN)
-        for target in (busy, other):
-            assert target.wait() == 0
-            target.listener.close()
-
-
 def test_what_is_attended_to_ends_the_waiting() -> None:
     reading, writing = os.pipe()
     with select.epoll() as hang_ups:

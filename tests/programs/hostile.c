@@ -487,6 +487,52 @@ CASE(a_busy_loop_leaves_others_their_share)
 	join(child);
 }
 
+struct hog {
+	int fd;
+	struct counts *counts;
+};
+
+static void *hog(void *argument)
+{
+	const struct hog *self = argument;
+	struct kdbus_cmd_free free = { .size = sizeof(free), .offset = 8 };
+
+	while (!self->counts->stop) {
+		command(self->fd, KDBUS_CMD_FREE, &free);
+		__atomic_fetch_add(&self->counts->greedy, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+CASE(a_process_of_many_threads_leaves_others_their_share)
+{
+	struct bus bus = new_bus(0);
+	struct connection greedy = hello(bus.path), modest = hello(bus.path);
+	struct counts *counts = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	unsigned long before;
+	pid_t child;
+
+	CHECK(counts != MAP_FAILED);
+	child = start_child();
+	if (!child) {
+		struct hog self = { greedy.fd, counts };
+		pthread_t threads[100];
+
+		for (int i = 0; i < 100; i++)
+			CHECK(!pthread_create(&threads[i], NULL, hog, &self));
+		for (int i = 0; i < 100; i++)
+			pthread_join(threads[i], NULL);
+		finish_child(0);
+	}
+	while (counts->greedy < 1000) /* all of them call by then, or have called */
+		sched_yield();
+	before = counts->greedy;
+	keep_calling(modest.fd, &counts->modest, &counts->stop, 1000);
+	counts->stop = true;
+	GE(5 * counts->modest, counts->greedy - before);
+	join(child);
+}
+
 /* ---- the supervisor's own files and process ---- */
 
 static int make_endpoint(const char *path, const char *name)

@@ -42,6 +42,7 @@ FLOORS = (
     "handles",
     "launch",
     "traps",
+    "watching",
     "supervisor",
     "shared_domain",
 )

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Finding the kdbus that is meant, and asking it.
+
+Whoever gives neither a domain nor a process means the one that runs. A process may be the supervisor, or any that it
+has started: then the nearest of its ancestors counts that can be watched.
+
+Nothing that comes is trusted: an answer has bounds, in size and in time, and is shown escaped (`interposer.watching
+.table`), as names and commands are chosen by programs, and root may watch other users' supervisors.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+
+from interposer.errors import NothingToWatch, printable
+from interposer.watching import places, wire
+from interposer.watching.wire import Record
+
+_PATIENCE_S = 20.0
+_SHORT_PATIENCE_S = 3.0
+"""Where it is asked what there is: one that is stopped must not hold up who looks for others."""
+_MOST_BYTES = 1 << 28
+"""Of one answer: far more than there can be connections for."""
+_CREDENTIALS = struct.Struct("=3i")
+_ATTEMPTED = "looking for a kdbus to watch"
+
+
+class Watching:
+    """A conversation with one supervisor. A context manager."""
+
+    def __init__(self, connection: socket.socket, user: int, process: int) -> None:
+        """`user`: whose folder the socket is in."""
+        self.process = process
+        self._connection = connection
+        self._connection.settimeout(_PATIENCE_S)
+        self._rest = b""
+        self._attempted = f"asking the supervisor {process}"
+        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        if _CREDENTIALS.unpack(packed)[1] != user:
+            raise self._failed(f"another user than uid {user} listens there", "remove that socket")
+
+    def __enter__(self) -> Watching:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the conversation."""
+        self._connection.close()
+
+    def _failed(self, reason: str, advice: str = "") -> NothingToWatch:
+        self._connection.close()
+        return NothingToWatch(self._attempted, reason, advice)
+
+    def introduce(self) -> Record:
+        """What the supervisor says of itself. Raises NothingToWatch."""
+        self._connection.settimeout(_SHORT_PATIENCE_S)
+        about = self.ask(wire.SUPERVISOR)
+        self._connection.settimeout(_PATIENCE_S)
+        return about[0] if about else {}
+
+    def ask(self, question: str) -> list[Record]:
+        """All sheets of the answer but the last, which says that they are all. Raises NothingToWatch."""
+        return list(self._answers(question))
+
+    def _answers(self, question: str) -> Iterator[Record]:
+        try:
+            self._connection.sendall(wire.line_of({"watch": wire.VERSION, "ask": question}))
+            left = _MOST_BYTES
+            while True:
+                line = self._line()
+                left -= len(line)
+                record = wire.record_of(line)
+                if record.get("record") == "end":
+                    return
+                if record.get("record") == "error":
+                    raise self._failed(printable(str(record.get("reason"))), "run it as that user, or as root")
+                if left < 0:
+                    raise wire.Nonsense("the answer does not end")
+                yield record
+        except TimeoutError:
+            raise self._failed(
+                f"no answer within {self._connection.gettimeout():g} s", "is it stopped, or very busy?"
+            ) from None
+        except OSError as error:
+            raise self._failed(os.strerror(error.errno or 0), "it may have ended") from error
+        except wire.Nonsense as error:
+            raise self._failed(f"the answer makes no sense: {error}") from error
+
+    def _line(self) -> bytes:
+        parts = self._rest.partition(b"\n")
+        chunks = [parts[0]]
+        size = len(parts[0])
+        while not parts[1]:
+            data = self._connection.recv(1 << 16)
+            if not data:
+                raise ConnectionResetError(errno.ECONNRESET, "it has ended")
+            parts = data.partition(b"\n")
+            chunks.append(parts[0])
+            size += len(parts[0])
+            if size > wire.LONGEST_LINE:
+                raise wire.Nonsense("a line does not end")
+        self._rest = parts[2]
+        return b"".join(chunks)
+
+
+def watch(domain: str | None = None, process: int | None = None) -> Watching:
+    """The kdbus of `kdbus serve --socket DOMAIN`; or that of a process; or the only one. Raises NothingToWatch."""
+    if process is not None:
+        return _of_process(process)
+    found = list(_all())
+    if domain is not None:
+        return _of_domain(found, domain)
+    if len(found) == 1:
+        return found[0][0]
+    for watching, _ in found:
+        watching.close()
+    if not found:
+        advice = "start one: `kdbus serve`, or `kdbus run`, which is there from its program's first call of kdbus on"
+        raise NothingToWatch(_ATTEMPTED, f"uid {os.geteuid()} runs none", advice)
+    choices = ", ".join(f"-p {watching.process} ({_described(about)})" for watching, about in found)
+    raise NothingToWatch(_ATTEMPTED, f"there are {len(found)}", f"choose one: {choices}")
+
+
+def _of_process(process: int) -> Watching:
+    attempted = f"looking for the kdbus of process {process}"
+    try:
+        owner = os.stat(f"/proc/{process}").st_uid
+    except OSError:
+        raise NothingToWatch(attempted, "there is no such process", _advice()) from None
+    current = process
+    while current > 0:
+        for user in dict.fromkeys((os.geteuid(), owner)):
+            found = _connect(user, current)
+            if found is not None:
+                return found
+        current = _parent(current)
+    if owner != os.geteuid() and os.geteuid() != 0:
+        raise NothingToWatch(attempted, f"it is uid {owner}'s", "run it as that user, or as root")
+    reason = "neither it nor what has started it is a `kdbus run` whose program has called kdbus, or a `kdbus serve`"
+    raise NothingToWatch(attempted, reason, _advice())
+
+
+def _of_domain(found: list[tuple[Watching, Record]], domain: str) -> Watching:
+    wanted = os.path.realpath(domain)
+    chosen: Watching | None = None
+    for watching, about in found:
+        served = about.get("socket")
+        if chosen is None and isinstance(served, str) and os.path.realpath(served) == wanted:
+            chosen = watching
+        else:
+            watching.close()
+    if chosen is not None:
+        return chosen
+    attempted = f"looking for the kdbus at {printable(domain)}"
+    try:
+        owner = os.stat(domain).st_uid
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise NothingToWatch(attempted, reason, f"start it: kdbus serve --socket {printable(domain)}") from None
+    if owner != os.geteuid():
+        raise NothingToWatch(attempted, f"it is uid {owner}'s", "run it as that user, or as root")
+    sockets = [printable(str(about["socket"])) for _, about in found if "socket" in about]
+    served_there = f"there are {', '.join(sockets)}" if sockets else "`kdbus serve` starts one"
+    raise NothingToWatch(attempted, "no `kdbus serve` of yours listens there", served_there)
+
+
+def _advice() -> str:
+    """Which there are, for who has named another."""
+    found = list(_all())
+    for watching, _ in found:
+        watching.close()
+    choices = ", ".join(f"-p {watching.process} ({_described(about)})" for watching, about in found)
+    return f"there are {choices}" if found else "there is none that you may watch"
+
+
+def _described(about: Record) -> str:
+    if about.get("serves") == "serve":
+        return f"`kdbus serve --socket {printable(str(about.get('socket')))}`"
+    command = about.get("command")
+    words = " ".join(map(str, command)) if isinstance(command, list) else "?"
+    return f"`kdbus run {printable(words[:60])}`"
+
+
+def _all() -> Iterator[tuple[Watching, Record]]:
+    """Every supervisor that may be watched and answers, with what it says of itself."""
+    for user in _users():
+        with places.folders(user) as folders:
+            for folder in folders:
+                for process in places.processes(folder):
+                    with suppress(OSError, NothingToWatch):
+                        watching = Watching(places.connect(folder, process), user, process)
+                        yield watching, watching.introduce()
+
+
+def _users() -> list[int]:
+    """Whose supervisors may be watched: one's own, and for root everybody's, as far as their folders are known."""
+    own = os.geteuid()
+    found = {own: None}
+    if own == 0:
+        with suppress(OSError):
+            found |= {int(name): None for name in os.listdir("/run/user") if name.isdigit()}
+        for parent in places.candidates(own):
+            with suppress(OSError):
+                names = (re.fullmatch(r"kdbus-(\d+)", name, re.ASCII) for name in os.listdir(parent))
+                found |= {int(name[1]): None for name in names if name}
+    return list(found)
+
+
+def _connect(user: int, process: int) -> Watching | None:
+    with places.folders(user) as folders:
+        for folder in folders:
+            with suppress(OSError):
+                return Watching(places.connect(folder, process), user, process)
+    return None
+
+
+def _parent(process: int) -> int:
+    """The process that has started it, 0 if there is none in sight."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            # The name before the last bracket may hold anything.
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0

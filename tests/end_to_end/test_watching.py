@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`kdbus list`, `tree`, `status` and `policy` against real supervisors with real programs on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interposer.watching import wire
+from tests.end_to_end.test_serve import Place, Process, member, somebody, uid
+from tests.interposer.test_view import needs_root
+from tests.support.compiling import compile_program
+from tests.support.users import User, current_user
+
+__all__ = ["member", "somebody"]
+
+SERVICE = "org.example.Member"
+
+
+@pytest.fixture(scope="session")
+def watched(open_folder: Path) -> str:
+    return str(compile_program("watched", open_folder, "-O2"))
+
+
+@pytest.fixture
+def place(open_folder: Path, member: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """As that of test_serve, in a folder where every user may have a control socket."""
+    folder = open_folder / f"watch-{abs(hash(request.node.name)):x}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    try:
+        with ExitStack() as stack:
+            yield Place(folder, member, stack)
+    finally:
+        shutil.rmtree(folder)
+
+
+def here(place: Place, user: User) -> User:
+    """The same user, whose supervisors are found in the folder of this test only."""
+    return dataclasses.replace(user, environment={**user.environment, "KDBUS_RUNTIME_DIR": str(place.folder)})
+
+
+@pytest.fixture
+def somewhere(place: Place, user: User) -> User:
+    return here(place, user)
+
+
+def kdbus(user: User, *words: str) -> str:
+    """What a `kdbus` command prints, which must work."""
+    outcome = user.run(user.kdbus(*words))
+    assert outcome.status == 0, outcome.output
+    return outcome.output
+
+
+def refused(user: User, *words: str) -> str:
+    """The line that a command which must fail prints."""
+    outcome = user.run(user.kdbus(*words))
+    assert outcome.status == 125, outcome.output
+    assert outcome.output.startswith("kdbus: ") and outcome.output.count("\n") == 1, outcome.output
+    return outcome.output.removeprefix("kdbus: ").rstrip("\n")
+
+
+def facts(user: User, word: str = "list", *words: str) -> dict[str, Any]:
+    found = json.loads(kdbus(user, word, "--json", *words))
+    assert isinstance(found, dict) and found["schema"] == 1
+    return found
+
+
+def rows(text: str) -> list[list[str]]:
+    """The fields of a table's lines, without its headings."""
+    return [re.split(r" {2,}", line.strip()) for line in text.splitlines()[1:]]
+
+
+def run(place: Place, user: User, *command: str) -> Process:
+    """Start a program that says that it is ready under a `kdbus run` of its own."""
+    process = place.start(user, *user.kdbus("run", "--", *command))
+    assert process.line() == "ready"
+    return process
+
+
+def child_of(process: Process) -> int:
+    """The program of a `kdbus run`."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    names = {Path(f"/proc/{child}/comm").read_text().strip(): int(child) for child in children}
+    return names["watched"]
+
+
+def test_served_domain(place: Place, somewhere: User) -> None:
+    place.serve(somewhere)
+    service = place.service(somewhere, "x", "world")
+    bus, own = f"{uid(somewhere)}-x", str(uid(somewhere))
+    held = place.join(somewhere, place.member, "hold", bus)
+    assert held.line() == "connected"
+    table = rows(kdbus(somewhere, "list"))
+    names = [["(policy holder)"], [SERVICE], []]
+    assert [row[:3] + row[4:8] + row[8:] for row in table] == [
+        [bus, str(number), "3", own, "member", "0", "40/16M", *names[number - 1]] for number in (1, 2, 3)
+    ]
+    assert all(row[3].isdigit() for row in table)
+    pids = {int(row[3]) for row in table}
+    assert len(pids) == 2 and service.pid not in pids, "the programs, not their launchers"
+    tree = kdbus(somewhere, "tree").splitlines()
+    assert tree[0].endswith(f"kdbus serve --socket {place.socket}")
+    assert tree[1] == f"└─ {bus}  revision 3, uid {own}, mode 0555"
+    assert tree[2] == f"   └─ bus  uid {own}, mode 0666"
+    assert re.fullmatch(rf"      ├─ 2  member\[\d+\]  {re.escape(SERVICE)}", tree[4])
+    assert re.fullmatch(r"      └─ 3  member\[\d+\]", tree[5])
+    assert rows(kdbus(somewhere, "policy")) == [[bus, "-", SERVICE, "1", "TALK to everybody"]]
+    held.kill(signal.SIGTERM)
+    held.end()
+    assert [row[1] for row in rows(kdbus(somewhere, "list"))] == ["1", "2"]
+
+
+def test_one_form_for_all_that_is_printed_as_json(place: Place, somewhere: User) -> None:
+    server = place.serve(somewhere)
+    place.service(somewhere)
+    bus = f"{uid(somewhere)}-x"
+    found = facts(somewhere)
+    assert found["supervisor"]["pid"] == server.pid
+    assert found["supervisor"]["socket"] == place.socket
+    assert found["supervisor"]["revisions"] == ["3"]
+    assert [each["bus"] for each in found["buses"]] == [bus]
+    assert [each["endpoint"] for each in found["endpoints"]] == ["bus"]
+    assert [each["id"] for each in found["connections"]] == [1, 2]
+    for word in ("tree", "policy"):
+        assert facts(somewhere, word).keys() == found.keys()
+    assert [each["id"] for each in facts(somewhere, "status", SERVICE)["connections"]] == [2]
+    place.service(somewhere, "y")
+    assert len(facts(somewhere)["connections"]) == 4
+    assert len(facts(somewhere, "list", "--bus", bus)["connections"]) == 2
+
+
+def test_why_a_client_hangs(place: Place, somewhere: User) -> None:
+    """Its peer never replies."""
+    place.serve(somewhere)
+    place.service(somewhere)
+    blocked = place.join(somewhere, place.member, "block", f"{uid(somewhere)}-x")
+    assert blocked.line() == "asking"
+    while not facts(somewhere, "status", "2")["connections"][0]["owes"]:
+        pass
+    client = kdbus(somewhere, "status", "3")
+    assert re.search(
+        r"^  expects     a reply from 2 \(member\) to cookie 1, within \d+ s; it waits inside SEND$", client, re.M
+    )
+    assert re.search(r"^  owes        a reply to 3 \(member\) to cookie 1, ", kdbus(somewhere, "status", SERVICE), re.M)
+
+
+def test_whose_messages_fill_a_queue(place: Place, somewhere: User, watched: str) -> None:
+    run(place, somewhere, watched, "queue")
+    assert rows(kdbus(somewhere, "list"))[0][6] == "4"
+    status = kdbus(somewhere, "status", "1")
+    assert "  queue       4 messages, 32 of payload: 3 from 2 (watched), 1 from 3 (watched)\n" in status
+
+
+def test_run_is_found_by_the_program_it_runs(place: Place, somewhere: User, watched: str) -> None:
+    first, second = (run(place, somewhere, watched, "many", number) for number in ("1", "2"))
+    said = refused(somewhere, "list")
+    for process in (first, second):
+        assert f"-p {process.pid} (`kdbus run {watched} many" in said, said
+        assert facts(somewhere, "list", "-p", str(process.pid))["supervisor"]["pid"] == process.pid
+    program = child_of(second)
+    found = facts(somewhere, "list", "--pid", str(program))
+    assert (found["supervisor"]["pid"], found["supervisor"]["program"]) == (second.pid, program)
+    assert {each["pid"] for each in found["connections"]} == {program}
+
+
+def test_native_calls_are_no_secret(place: Place, somewhere: User) -> None:
+    """What the engine has is taken back to be looked at, and lent again."""
+    server = place.serve(somewhere, options=("--statistics",))
+    service = place.join(somewhere, place.member, "serve", "x", "user", "plain")
+    assert service.line() == "ready"
+    before = facts(somewhere)["domains"][0]["messages"]
+    assert place.ask(somewhere, f"{uid(somewhere)}-x", 3000) == (0, ["plain"])
+    found = facts(somewhere)
+    assert found["domains"][0]["messages"] >= before + 6000
+    server.kill(signal.SIGTERM)
+    server.end()
+
+
+def test_terminals_are_not_ordered_about(place: Place, somewhere: User, watched: str) -> None:
+    run(place, somewhere, watched, "forger")
+    for words in (("list",), ("tree",), ("status", "1"), ("policy",)):
+        shown = kdbus(somewhere, *words)
+        assert all(each.isprintable() or each == "\n" for each in shown), shown
+    assert rows(kdbus(somewhere, "list"))[0][5] == r"\x1b[2J\nBUS" and len(rows(kdbus(somewhere, "list"))) == 1
+    assert r"started as  \x1b]0;owned\x07\r\n\xff\u202e" in kdbus(somewhere, "status", "1")
+    raw = kdbus(somewhere, "list", "--json")
+    assert "\x1b" not in raw and json.loads(raw)["connections"][0]["command"] == "\x1b[2J\nBUS  9"
+
+
+def test_what_to_do_is_said(place: Place, somewhere: User) -> None:
+    assert "start one: `kdbus serve`" in refused(somewhere, "list")
+    assert "No such file or directory; start it: kdbus serve --socket" in refused(
+        somewhere, "list", "--domain", place.socket
+    )
+    stranger = place.start(somewhere, "cat")
+    assert "no such process; there is none" in refused(somewhere, "tree", "-p", "4194305")
+    assert "neither it nor what has started it" in refused(somewhere, "tree", "-p", str(stranger.pid))
+    assert "'x' is no process id" in refused(somewhere, "list", "-p", "x")
+    assert "leave one out" in refused(somewhere, "list", "-p", "1", "--domain", "x")
+    server = place.serve(somewhere)
+    assert f"there are -p {server.pid} (`kdbus serve --socket {place.socket}`)" in refused(
+        somewhere, "list", "-p", "4194305"
+    )
+    assert "nobody has made a bus yet" in refused(somewhere, "list", "--bus", "x")
+    assert "nobody is connected" in refused(somewhere, "status", "1")
+    place.service(somewhere)
+    place.service(somewhere, "y")
+    own = uid(somewhere)
+    assert f"there are {own}-x, {own}-y" in refused(somewhere, "list", "--bus", "x")
+    assert f"there are 1, 2, {SERVICE}" in refused(somewhere, "status", "9")
+    assert f"choose one: --bus {own}-x, --bus {own}-y" in refused(somewhere, "status", "1")
+    assert "there is no id or name" in refused(somewhere, "status")
+    assert "'2' is too many" in refused(somewhere, "status", "1", "2")
+    assert kdbus(somewhere, "status", "--bus", f"{own}-y", "1").startswith(f"connection 1 on {own}-y, endpoint bus\n")
+
+
+@needs_root
+def test_only_the_owner_and_root_may_watch(place: Place, ordinary_user: User, somebody: User) -> None:
+    own, other, root = (here(place, user) for user in (ordinary_user, somebody, current_user()))
+    server = place.serve(own)
+    place.service(own)
+    for user in (own, root):
+        assert facts(user)["supervisor"]["pid"] == server.pid
+        assert facts(user, "list", "--domain", place.socket)["supervisor"]["pid"] == server.pid
+    owner = f"it is uid {uid(own)}'s; run it as that user, or as root"
+    assert owner in refused(other, "list", "--domain", place.socket)
+    assert owner in refused(other, "list", "-p", str(server.pid))
+    assert "runs none" in refused(other, "list")
+    # Were it not for the permissions, the supervisor would refuse.
+    folder = place.folder / f"kdbus-{uid(own)}"
+    folder.chmod(0o777)
+    (folder / str(server.pid)).chmod(0o777)
+    script = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
+        'print(s.recv(4096).decode() if not s.send(b\'{"watch": 1, "ask": "facts"}\\n\') else s.makefile().read())'
+    )
+    outcome = other.run([other.python, "-c", script, str(folder / str(server.pid))])
+    answer = json.loads(outcome.output)
+    assert answer == {"record": "error", "reason": f"uid {uid(other)} may not watch what uid {uid(own)} runs"}
+
+
+@needs_root
+def test_root_watches_runs_of_others(place: Place, ordinary_user: User, watched: str) -> None:
+    """Root is not known by its number in the user namespace that such a run is in."""
+    process = run(place, here(place, ordinary_user), watched, "many", "1")
+    assert facts(here(place, current_user()))["supervisor"]["pid"] == process.pid
+
+
+def test_nothing_is_left_behind(place: Place, somewhere: User, watched: str) -> None:
+    folder = place.folder / f"kdbus-{uid(somewhere)}"
+    process = run(place, somewhere, watched, "many", "1")
+    server = place.serve(somewhere)
+    assert sorted(os.listdir(folder)) == sorted([str(process.pid), str(server.pid)])
+    process.kill(signal.SIGTERM)
+    process.end()
+    assert os.listdir(folder) == [str(server.pid)]
+    server.kill(signal.SIGTERM)
+    server.end()
+    assert not folder.exists()
+    # One that is killed is tidied up after by who looks next.
+    server = place.serve(somewhere)
+    server.kill()
+    server.end()
+    assert os.listdir(folder) == [str(server.pid)]
+    assert "start one" in refused(somewhere, "list")
+    assert os.listdir(folder) == []
+
+
+def connect(folder: Path, user: User, server: Process) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(folder / f"kdbus-{uid(user)}" / str(server.pid)))
+    connection.settimeout(60)
+    return connection
+
+
+def test_bad_watchers_disturb_nobody(place: Place, somewhere: User, watched: str) -> None:
+    """Those who ask nonsense, break off, do not read, or are too many."""
+    server = place.serve(somewhere)
+    bus = f"{uid(somewhere)}-x"
+    place.service(somewhere)
+    many = place.join(somewhere, watched, "many", "400")
+    assert many.line() == "ready"
+    with ExitStack() as stack:
+
+        def watcher() -> socket.socket:
+            return stack.enter_context(connect(place.folder, somewhere, server))
+
+        for nonsense, part in (
+            (b"\xff\n", ""),
+            (b"[1]\n", ""),
+            (b"x" * 9000, ""),
+            (b'{"watch": 2, "ask": "facts"}\n', "version 1 is spoken here, not 2"),
+            (b'{"watch": 1, "ask": "\\u001b"}\n', "there is no such question"),
+            (b"[" * 4000 + b"\n", ""),
+        ):
+            connection = watcher()
+            connection.sendall(nonsense)
+            try:
+                said = connection.makefile("rb").read()
+            except ConnectionResetError:
+                said = b""
+            assert part in said.decode() and bool(said) == bool(part), said
+        broken_off = watcher()
+        broken_off.sendall(b'{"watch": 1, "ask": "facts"}\n')
+        broken_off.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        broken_off.close()
+        deaf = [watcher() for _ in range(8)]
+        for connection in deaf:
+            connection.sendall(b'{"watch": 1, "ask": "facts"}\n' * 100)
+        assert place.ask(somewhere, bus, 200)[0] == 0
+        assert len(facts(somewhere)["connections"]) == 402
+        while True:
+            connection = watcher()
+            connection.sendall(b'{"watch": 1, "ask": "supervisor"}\n')
+            answer = wire.record_of(connection.makefile("rb").readline())
+            if answer["record"] == "error":
+                break
+        assert "watch already" in answer["reason"]
+        assert "watch already" in refused(somewhere, "list", "-p", str(server.pid))
+        assert place.ask(somewhere, bus)[0] == 0
+    assert server.pid == facts(somewhere)["supervisor"]["pid"]
+    server.kill(signal.SIGTERM)
+    assert server.end()[0] == 0
