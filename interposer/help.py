@@ -100,6 +100,7 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --linger       as for `kdbus run`
   --make-bus NAME
                  as for `kdbus run`
+  --revision R   as for `kdbus run`
   -h, --help     print this
 
 Such as, to see which sends are refused and why, and to see what a service hears and says:
