@@ -189,6 +189,7 @@ class OneSliceOfHalf(OneSlice):
     def answer(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
     ) -> QueueEntry:
+        attached &= destination.attach_flags_recv  # the bus itself has no say in what it tells
         remaining, size = destination.pool.remaining, _Plan(sent, destination, attached).size
         if remaining // 2 < size < remaining:
             raise PoolShareExceeded(count=size, limit=remaining // 2)

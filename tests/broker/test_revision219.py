@@ -184,9 +184,10 @@ def test_a_message_is_checked_as_in_version_3(alice: Peer219, bob: Peer219) -> N
 
 def test_notifications_are_signals_of_full_words(world: World, alice: Peer219, bob: Peer219) -> None:
     bob.issue("MATCH_ADD", [words_item(ITEM["NAME_ADD"], BROADCAST, 0, BROADCAST, 0)])
-    alice.acquire(b"org.example.Odd")
+    alice.acquire(b"org.example.Od")
     received = bob.recv()
     assert received.flags == 4 and received.size == 64 + 16 + 32 + 16
+    assert received.items[0] == (ITEM["NAME_ADD"], struct.pack("<4Q", 0, 0, alice.id, 0) + b"org.example.Od\0\0")
     alice.send(bob.id, cookie=3, flags=1, timeout_ns=world.clock.monotonic + SECOND)
     bob.issue("RECV", flags=2)
     assert alice.recv().flags == 4
