@@ -7,17 +7,15 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from tracing import json_lines
+from tracing import json_lines, payload
 from tracing.filters import Filter
 from tracing.output import Output
 from tracing.record import Event, Record
 from tracing.shown import Shown, show
 from tracing.summary import Summary
 from tracing.text import Style, TextWriter
-
-_JSON_PAYLOAD = 4096
-"""Bytes of a payload in JSON, if nothing else is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +39,13 @@ class Session:
     def __init__(self, wishes: Wishes, descriptor: int) -> None:
         """Takes over `descriptor`, to which everything goes."""
         self._wishes = wishes
-        usual = _JSON_PAYLOAD if wishes.as_json else wishes.style.payload
-        self.payload_limit = usual if wishes.payload is None else wishes.payload
+        usual = json_lines.PAYLOAD if wishes.as_json else wishes.style.payload
+        limit = usual if wishes.payload is None else wishes.payload
+        self.payload_limit = max(limit, payload.MOST)
         """How many bytes of a payload a record shall have."""
         self._output = Output(descriptor, self._failed)
-        writer = TextWriter(wishes.style)
-        self._line: Callable[[Shown], str] = json_lines.line if wishes.as_json else writer.lines
+        as_json: Callable[[Shown], str] = partial(json_lines.line, limit=limit)
+        self._line = as_json if wishes.as_json else TextWriter(wishes.style).lines
         self._summary = Summary() if wishes.summary else None
         self._lost = 0
 

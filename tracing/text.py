@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from kdbus.abi.decode import COMMANDS, Address, Flags, Item, Members, Named, Text, Value
 from kdbus.abi.layout import signed64
+from tracing import payload
 from tracing.escaping import harmless, quoted
 from tracing.record import Event, Phase, Record
 from tracing.shown import Shown
@@ -129,7 +130,7 @@ class TextWriter:
         elif record.address:
             parts.append(f"{record.address:#x}")
         if record.command == "SEND" and record.payload_size:
-            parts.append(self._payload(record))
+            parts.append(self._payload(shown))
         arguments = ", ".join(parts) + (f" => {results}" if results else "")
         end = " <unfinished ...>" if record.phase is Phase.WAITS else ")"
         return f"{record.command}({arguments}{end}"
@@ -152,11 +153,14 @@ class TextWriter:
             if shown.message:
                 parts.append(self._members(shown.message))
             if record.payload_size:
-                parts.append(self._payload(record))
+                parts.append(self._payload(shown))
         parts += [self._value(each) for each in shown.pool]
         return ", ".join(parts)
 
-    def _payload(self, record: Record) -> str:
+    def _payload(self, shown: Shown) -> str:
+        record = shown.record
+        if shown.dbus is not None:
+            return f"{record.payload_size} D-Bus {payload.text(shown.dbus, self._style.payload)}"
         text = self._string(record.payload)
         whole = len(record.payload) >= record.payload_size or text.endswith("...")
         return f"{record.payload_size} {text}{'' if whole else '...'}"

@@ -123,7 +123,8 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
         if top in (*PACKAGES, "tests", "samples"):
             allowed = top in MAY_IMPORT[package] and (top != "interposer" or may_climb(module, name))
             if (package in ("broker", "tracing") and top == "kdbus") or module.startswith("kdbus.abi"):
-                allowed = allowed and name.startswith("kdbus.abi")
+                plain = ("kdbus.abi", "kdbus.dbus") if package == "tracing" else "kdbus.abi"
+                allowed = allowed and name.startswith(plain)
             if module.startswith("kdbus.dbus"):
                 allowed = allowed and name.startswith(("kdbus.abi", "kdbus.dbus"))
         elif module.startswith("kdbus.dbus"):
