@@ -32,19 +32,30 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import interposer
 from interposer.errors import InterposerError, OutputFailed, UsageError, quoted
 from interposer.lasting import lasting_objects
-from interposer.options import Given, RunOptions, parse, see_help, suggestion
+from interposer.options import REVISIONS, Given, RunOptions, parse, see_help, suggestion
 
 if TYPE_CHECKING:
     from interposer.launch.launch import Launched, Mode
+    from tracing.session import Session
 
 FAILURE = InterposerError.exit_status
 CONTROL_NODE = "/sys/fs/kdbus/control"
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
-_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True}
+_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, "--revision": True}
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
-_RUN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_VERBOSE_OPTIONS, **_SERVICE_OPTIONS}
+_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_SERVICE_OPTIONS}
+_RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False}
+_TRACE_OPTIONS = {
+    "--mode": True,
+    "--linger": False,
+    "--make-bus": True,
+    "--revision": True,
+    "--json": False,
+    **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
+    **dict.fromkeys("-f -x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v".split(), False),
+}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
 _WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
@@ -143,42 +154,81 @@ def _complain(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _run(given: Given, command: list[str]) -> int:
-    buses = given.get("--make-bus", [])
-    options = RunOptions(
+def _run_options(subcommand: str, given: Given, tracer: Session | None = None) -> RunOptions:
+    revision = given.last("--revision")
+    if revision is not None and revision not in REVISIONS:
+        raise UsageError(
+            f"reading the options of `kdbus {subcommand}`",
+            f"there is no revision {quoted(revision)}",
+            f"give one of {', '.join(REVISIONS)}, or leave --revision out: programs are recognised by what they speak",
+        )
+    return RunOptions(
         flows="--no-flows" not in given,
         linger="--linger" in given,
         statistics="--statistics" in given,
-        buses=tuple(buses),
+        buses=tuple(given.get("--make-bus", [])),
+        revision=revision,
+        tracer=tracer,
     )
+
+
+def _run(given: Given, command: list[str]) -> int:
+    tracer = None
+    if given.keys() & {"--trace", "--explain"}:
+        from interposer.trace_options import session_of_run
+
+        tracer = session_of_run(given)
+    return _run_traced(given, command, tracer)
+
+
+def _trace(given: Given, command: list[str]) -> int:
+    if not command:
+        raise UsageError("reading the arguments of `kdbus trace`", "there is no program", see_help("trace"))
+    from interposer.trace_options import session
+
+    return _run_traced(given, command, session(given))
+
+
+def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int:
+    """Run `command`, and let `tracer` see every call."""
+    options = _run_options("run", given, tracer)
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", see_help("run"))
     mode, domain = _mode(given.last("--mode")), given.last("--domain")
-    if domain is not None and buses:
+    of_server = [name for name in ("--make-bus", "--revision") if name in given]
+    if domain is not None and of_server:
         raise UsageError(
             "reading the options of `kdbus run`",
-            "the buses of --domain are its server's",
-            "give --make-bus to `kdbus serve`",
+            f"{of_server[0]} with --domain: that is its server's business",
+            f"give {of_server[0]} to `kdbus serve`",
         )
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
-    _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()))
+    if domain is not None and tracer is not None:
+        raise UsageError(
+            "reading the options of `kdbus run`",
+            "calls are traced where they are served, and those of --domain are by its server",
+            "trace the program without --domain",
+        )
+    _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), traced=tracer is not None)
     if domain is not None:
         return _end_like(_join(domain, command, mode, wait_s))
 
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode, held=bool(buses))
+    launched = launch(command, mode, held=bool(options.buses))
     try:
         status = _supervise(launched, signals, options)
     finally:
         launched.leave_nothing()
+        if tracer is not None:
+            tracer.close()
     return _end_like(status)
 
 
-def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool) -> None:
+def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool, traced: bool) -> None:
     """Become the program if an outer `kdbus run` supervises it already. Raises what prevents that."""
     if not os.path.exists(CONTROL_NODE):
         # The usual case, told without importing anything.
@@ -186,6 +236,10 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
     from interposer.launch import nested
 
     if nested.is_nested():
+        if traced:
+            raise UsageError(
+                f"tracing {quoted(command[0])}", "an outer `kdbus run` serves this process tree", "trace that one"
+            )
         if verbose:
             _complain(
                 f"kdbus: an outer `kdbus run` serves this process tree; running {quoted(command[0])} in its domain"
@@ -211,10 +265,7 @@ def _serve(given: Given, _rest: list[str]) -> int:
     with lasting_objects():
         from interposer.shared_domain.serve import serve
 
-    options = RunOptions(
-        flows="--no-flows" not in given, statistics="--statistics" in given, buses=tuple(given.get("--make-bus", []))
-    )
-    return serve(given.last("--socket"), options, given.last("--ready-fd"))
+    return serve(given.last("--socket"), _run_options("serve", given), given.last("--ready-fd"))
 
 
 def _mode(word: str | None) -> Mode | None:
@@ -414,7 +465,7 @@ class _Subcommand(NamedTuple):
     """
 
     act: Callable[[Given, list[str]], int]
-    options: Mapping[str, bool]
+    options: Mapping[str, bool | None]
     runs_a_program: bool = False
     words: int = 0
     """How many words may follow the options."""
@@ -422,6 +473,7 @@ class _Subcommand(NamedTuple):
 
 _SUBCOMMANDS = {
     "run": _Subcommand(_run, _RUN_OPTIONS, runs_a_program=True),
+    "trace": _Subcommand(_trace, _TRACE_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),

@@ -14,6 +14,7 @@ OVERVIEW = """\
 kdbus runs programs written for kdbus on an ordinary Linux kernel.
 
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
@@ -23,6 +24,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus help [SUBCOMMAND]
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
+  trace        the same, and show every call on kdbus with what it says, and why it fails
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
@@ -54,14 +56,63 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front. Such as: kdbus run --make-bus system --make-bus user --
                  busctl --address=kernel:path=/sys/fs/kdbus/0-system/bus list
+  --revision R   take every program to speak that revision of kdbus: 3, 219, 4 or final; without this option it is
+                 recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
+  --trace        show every call on stderr, as `kdbus trace` does; with --trace=FILE in that file
+  --explain      show only the calls that fail, with the reason; with --trace=FILE there
   -v, --verbose  tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
   -h, --help     print this
 
 Options end at the first word that is none, so PROGRAM's own need no `--`. `kdbus run` ends as PROGRAM does: with its
 exit status, or by the same signal. Its own failures: 127 PROGRAM is not found, 126 it cannot be executed, 125 all else.
+"""
+
+_TRACE = """\
+Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and show every call on it: thread, command, what the
+descriptor stands for, flags and items by name, the payload, the result, the time it took, and why a failed call failed.
+
+usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+
+  -o FILE        write the trace to FILE instead of stderr
+  -e KEY=VALUE[,VALUE...]
+                 show only what has one of the values; `!` in front of them turns that around; of several -e all must
+                 hold. The keys:
+                   command     SEND, RECV, ... and open, map, hang-up, close; `command=` may be left out
+                   errno       ENOBUFS, ...
+                   connection  an id, of who calls or of the other side
+                   name        a well-known name, of either side or in an item
+                   direction   sent or received
+  -Z, -z         show only calls that fail, or only calls that do not
+  -s BYTES       so much of payloads and strings (32; 4096 with --json)
+  -x, -xx        strings that are not printable, or all strings, in hexadecimal
+  -y             the well-known names of peers behind their ids
+  -t, -tt        the time of day, or that with microseconds
+  -ttt           the time as seconds since 1970
+  -r             the time since the line before
+  -T             how long calls took in nanoseconds instead of microseconds
+  -v             members that are zero as well
+  -c, -C         a table of calls, errors and times by command at the end, instead of the trace or behind it
+  --json         one JSON object per line, as docs/tracing.md describes
+  --color WHEN   `auto`, on a terminal (NO_COLOR is heeded), `always` or `never`
+  -f             with all that PROGRAM starts, as it is anyway
+  --mode MODE    as for `kdbus run`
+  --linger       as for `kdbus run`
+  --make-bus NAME
+                 as for `kdbus run`
+  --revision R   as for `kdbus run`
+  -h, --help     print this
+
+Such as, to see which sends are refused and why, and to see what a service hears and says:
+
+  kdbus trace -Z -e SEND -- ./client
+  kdbus trace -y -e name=org.example.Service -o trace.txt -- sh -c './service & ./client'
+
+Times are those that the broker took for a call, or that it waited. Every call is served by the broker, which is slower
+than `kdbus run` mostly is. The trace never holds the program up for more than 10 ms a call: if its reader is slower,
+records are dropped and counted. Ends as `kdbus run` does.
 """
 
 _SERVE = """\
@@ -77,6 +128,8 @@ usage: kdbus serve --socket PATH [OPTIONS]
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front
+  --revision R   take every program to speak that revision of kdbus: 3, 219, 4 or final; without this option it is
+                 recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
@@ -192,6 +245,7 @@ examples: kdbus monitor --with org.example.Sample
 
 PAGES: Mapping[str, str] = {
     "run": _RUN,
+    "trace": _TRACE,
     "serve": _SERVE,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,

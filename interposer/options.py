@@ -8,9 +8,15 @@ parser library would cost more time than starting the program does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from interposer.errors import UsageError, quoted
+
+if TYPE_CHECKING:
+    from tracing.session import Session
+
+REVISIONS = ("3", "219", "4", "final")
+"""What `--revision` takes (`broker.recognition.NAMES`, which need not be imported for that)."""
 
 
 class RunOptions(NamedTuple):
@@ -27,6 +33,10 @@ class RunOptions(NamedTuple):
     """Tell on stderr, at the end, how many calls were served, and where."""
     buses: tuple[str, ...] = ()
     """Names of buses that exist from the start."""
+    revision: str | None = None
+    """The revision that every program is taken to speak, instead of recognising it."""
+    tracer: Session | None = None
+    """Who wants to see every call."""
 
 
 def see_help(subcommand: str) -> str:
@@ -50,10 +60,10 @@ class Given(dict[str, list[str]]):
         return self[name][-1] if name in self else None
 
 
-def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool]) -> tuple[Given, list[str]]:
+def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool | None]) -> tuple[Given, list[str]]:
     """Split `words` into options, and what follows them.
 
-    `known`: by option, whether it takes a value. Raises UsageError.
+    `known`: by option, whether it takes a value; None for one that may have a value behind `=`. Raises UsageError.
     """
     given = Given()
     rest = list(words)
@@ -70,7 +80,7 @@ def parse(subcommand: str, words: Sequence[str], known: Mapping[str, bool]) -> t
             if not rest:
                 raise UsageError(attempt, f"{name} needs a value", see_help(subcommand))
             value = rest.pop(0)
-        elif equals and not known[name]:
+        elif equals and known[name] is False:
             raise UsageError(attempt, f"{name} takes no value", see_help(subcommand))
         given.setdefault(name, []).append(value)
     return given, rest

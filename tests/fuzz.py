@@ -39,6 +39,8 @@ WARM_UP = 2
 GROWTH = 24 << 20
 """Bytes that the supervisor's resident memory may grow by in all rounds after these."""
 _ROUND_SECONDS = 120
+_STAYS_SECONDS = 5
+"""What is held for so long is held for good."""
 _REPLAYS = 3
 
 
@@ -127,7 +129,8 @@ def play(program: Path, settings: Settings, *, first: int, seconds: float | None
                 if outcome.rounds <= WARM_UP or baseline is None:
                     baseline = now
                 elif changes := now.difference(baseline):
-                    raise SupervisorFailed(f"after the round the supervisor holds {changes}")
+                    later = _later(supervised, baseline)
+                    raise SupervisorFailed(f"after the round the supervisor holds {changes}{later}")
                 outcome.growth = now.memory - baseline.memory
                 if outcome.growth > GROWTH and settings.compare_memory:
                     raise SupervisorFailed(f"the supervisor's memory has grown by {outcome.growth >> 20} MiB")
@@ -141,6 +144,16 @@ def play(program: Path, settings: Settings, *, first: int, seconds: float | None
                 text += f"\n{supervised.unexpected()}"
             outcome.finding = Finding(number, text)
     return outcome
+
+
+def _later(supervised: Supervised, baseline: Footprint) -> str:
+    """Whether what it held more for a moment stays, in words. All processes of the round have ended by now."""
+    stop = time.monotonic() + _STAYS_SECONDS
+    while changes := footprint(supervised.pid).difference(baseline):
+        if time.monotonic() >= stop:
+            return f"; {changes} {_STAYS_SECONDS} s later"
+        time.sleep(0.05)
+    return ", but not for long"
 
 
 def again(program: Path, settings: Settings, finding: Finding) -> str:

@@ -33,3 +33,8 @@ def quoted(data: bytes, limit: int, *, hexadecimal: bool = False) -> str:
     shown = data[:limit]
     text = "".join(f"\\x{byte:02x}" for byte in shown) if hexadecimal else escaped(shown)
     return f'"{text}"' + ("..." if len(data) > limit else "")
+
+
+def harmless(text: str) -> str:
+    """Text that is escaped already where that matters; what is not printable ASCII is escaped all the same."""
+    return "".join(each if " " <= each <= "~" else each.encode("unicode_escape").decode() for each in text)

@@ -145,6 +145,8 @@ class HandleTable:
         self.budgets = budgets
         self.node_of: Callable[[os.stat_result], tuple[str, ...] | None] = lambda _: None
         """See `interposer.target.files.HandleRegistry`; whoever shows the nodes sets it."""
+        self.connection_ended: Callable[[OpenHandle], None] = lambda _: None
+        """Told of each handle that hangs up while it is open."""
         self._by_inode: dict[int, OpenHandle] = {}
         self._by_descriptor: dict[tuple[int, int], OpenHandle] = {}
         self._by_ours: dict[int, OpenHandle] = {}
@@ -273,6 +275,7 @@ class HandleTable:
         self._by_ours.pop(handle.ours.fileno(), None)
         if handle.inode in self._by_inode:
             self._unwatched[handle] = None
+            self.connection_ended(handle)
 
     def sweep(self) -> None:
         """Close those handles that are gone by now, among those of which nothing tells."""

@@ -29,11 +29,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import trio
 
 from broker.domain import Domain
 from broker.outside import Ids, NodeEvents
+from broker.recognition import named
 from broker.send import Wait
 from interposer.handles.handles import HandleTable, OpenHandle
 from interposer.launch.guarantee import forced
@@ -56,6 +58,9 @@ from interposer.traps.exactly_once import Probe
 from interposer.traps.traps import MountedDomain, failure_of
 from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Listener, Notification
+
+if TYPE_CHECKING:
+    from interposer.traps.tap import Tap
 
 _TURN_NS = 5_000_000
 """How long traps, and waiting for the next one, may keep the loop from everything else."""
@@ -94,7 +99,13 @@ class Supervisor:
         self._last_has_ended = trio.Event()
         handles = HandleTable(self._closing, Budgets())
         self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, mask.evidence)
-        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted)
+        self._tap: Tap | None = None
+        if options.tracer is not None:
+            from interposer.traps.tap import Tap
+
+            self._tap = Tap(options.tracer)
+            handles.connection_ended = self._tap.hung_up
+        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted, self._tap)
         handles.node_of = self._node_of
         self.shared.namespaces.forgotten = self._flows.forget_origins
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
@@ -107,6 +118,8 @@ class Supervisor:
     def _new_domain(self, ids: Ids, nodes: NodeEvents) -> Domain:
         domain = Domain(SystemClock(), os.urandom, self._mask.current, ids, nodes)
         domain.spoken = self._spoken
+        if self._options.revision is not None:
+            domain.forced = named(self._options.revision)
         return domain
 
     def make_buses(self, domain: Domain, names: Sequence[str]) -> None:
@@ -176,7 +189,8 @@ class Supervisor:
         """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
-        possible = self._options.flows and can_compare() and can_fetch()
+        # What is served natively, no tap sees.
+        possible = self._options.flows and self._tap is None and can_compare() and can_fetch()
         self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
 
     def _resume(
@@ -410,6 +424,8 @@ class Supervisor:
 
     def _closing(self, handle: OpenHandle) -> None:
         self._flows.forget(handle)
+        if self._tap is not None:
+            self._tap.closing(handle)
 
     def end_domains(self) -> None:
         """Disconnect everybody, as an unmount would: waiting calls are answered, handles hang up."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 from broker.outside import Ids
 from broker.send import Wait
@@ -36,6 +37,9 @@ from interposer.traps.path_mode import PathCalls
 from interposer.traps.traps import MountedDomain, Traps
 from native.notification import Listener, Notification
 
+if TYPE_CHECKING:
+    from interposer.traps.tap import Tap
+
 Serve = Callable[[Notification], None]
 
 
@@ -48,6 +52,7 @@ class Shared:
     flows: Flows
     parameter: AttachFlagsMask
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
+    tap: Tap | None = None
     domains: list[MountedDomain] = field(default_factory=list)
     """Every file system that shows the nodes of a domain; a domain may be shown by several."""
 
@@ -62,7 +67,8 @@ class Tree:
         self._shared = shared
         self.listener = listener
         self._pump = partial(shared.flows.put, listener)
-        self.waiting = WaitingCalls(self.listener, self._finish)
+        interrupted = None if shared.tap is None else shared.tap.interrupted
+        self.waiting = WaitingCalls(self.listener, self._finish, interrupted)
         self._answers = Answers(self.listener, _guarantee(waits_killable), self._pump)
         self._traps = Traps(
             self.listener,
@@ -74,6 +80,7 @@ class Tree:
             self._pump,
             self._served,
             shared.parameter,
+            shared.tap,
         )
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
         self.detours = self._traps.detours
@@ -136,7 +143,10 @@ class Tree:
     def _finish(self, notification: Notification, wait: Wait) -> None:
         def serve() -> int:
             caller = self._traps.caller(notification)
-            wait.finish(caller)
+            if self._shared.tap is None:
+                wait.finish(caller)
+            else:
+                self._shared.tap.finish(wait, caller)
             self._shared.flows.note_answer(notification.pid, wait.connection, caller)
             return 0
 

@@ -60,8 +60,15 @@ class _Waiting:
 class WaitingCalls:
     """The calls that wait at the moment."""
 
-    def __init__(self, listener: Listener, finish: Callable[[Notification, Wait], None]) -> None:
-        """`finish` completes a call whose wait is over, and answers it."""
+    def __init__(
+        self,
+        listener: Listener,
+        finish: Callable[[Notification, Wait], None],
+        interrupted: Callable[[Wait], None] | None = None,
+    ) -> None:
+        """`finish` completes a call whose wait is over, and answers it. `interrupted` is told of one that is broken
+        off, before the broker is."""
+        self._interrupted = interrupted
         self._listener = listener
         self._finish = finish
         self._waiting: dict[int, _Waiting] = {}
@@ -169,6 +176,8 @@ class WaitingCalls:
 
     def _interrupt(self, call: _Waiting) -> None:
         if self._forget(call):
+            if self._interrupted is not None:
+                self._interrupted(call.wait)
             call.wait.interrupt()
 
     def _forget(self, call: _Waiting) -> bool:

@@ -195,7 +195,7 @@ def _member(revision: Revision, layout: Struct, field: Field, raw: bytes) -> Val
         return raw
     value = int.from_bytes(raw, "little", signed=place in _SIGNED)
     if place in _MEMBER_FLAGS:
-        return flags_of(revision, value, _MEMBER_FLAGS[place])
+        return flags_of(revision, value, _MEMBER_FLAGS[place], common=layout.name == "kdbus_cmd_hello")
     if place in _ADDRESSES:
         return Address(value)
     for name in _MEMBER_NAMES.get(place, ()):
@@ -386,8 +386,9 @@ def _decode_structure(revision: Revision, name: str, payload: bytes) -> Value:
         for member in ("old_id", "new_id"):
             _as_name_flags(revision, found[member])
     rest = payload[layout.size :]
-    if behind == "name" and (not rest or rest.endswith(b"\0")):
-        found["name"] = Text(rest[:-1])
+    text = rest.rstrip(b"\0")
+    if behind == "name" and b"\0" not in text and (text != rest or not rest):
+        found["name"] = Text(text)  # notifications of version 3 count the padding as well
     elif behind == "caps" and len(rest) % 16 == 0:
         size = len(rest) // 4
         sets = ("inheritable", "permitted", "effective", "bounding")

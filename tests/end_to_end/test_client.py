@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The client library under the real `kdbus run`: Python programs that consist of cases (`client_support`), and the
-examples of the guide."""
+"""The client library under the real `kdbus run`: Python programs that consist of cases (`client_support`), the
+examples of the documents, and the samples."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -29,7 +30,7 @@ def programs(open_folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("revision", ["3", "final"])
-@pytest.mark.parametrize("program", ["basics", "exchange", "signals"])
+@pytest.mark.parametrize("program", ["basics", "dbus", "exchange", "signals", "tasks"])
 def test_client(program: str, revision: str, user: User, programs: Path) -> None:
     command = user.kdbus("run", "--", user.python, "-m", f"tests.programs.client_{program}", revision)
     outcome = user.run(command, seconds=_SECONDS, folder=programs)
@@ -37,10 +38,30 @@ def test_client(program: str, revision: str, user: User, programs: Path) -> None
         pytest.fail(f"{program} (as {user.name}), status {outcome.status}:\n{outcome.output}", pytrace=False)
 
 
-def test_examples_of_the_guide(user: User, programs: Path) -> None:
-    examples = re.findall(r"^```python\n(.*?)^```$", (PROJECT / "docs/client.md").read_text(), re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("document", ["README.md", "docs/client.md", "docs/dbus.md"])
+def test_examples_of_documents(document: str, user: User, programs: Path) -> None:
+    text = (PROJECT / document).read_text()
+    examples = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert examples
-    script = programs / "guide.py"
+    script = programs / "example.py"
     script.write_text("\n".join(examples))
     outcome = user.run(user.kdbus("run", "--", user.python, str(script)), seconds=_SECONDS)
-    assert (outcome.status, outcome.output) == (0, "")
+    shown = "".join(re.findall(r"^    \$ kdbus run -- python .*\n    (.*\n)", text, re.MULTILINE))
+    assert (outcome.status, outcome.output) == (0, shown)
+
+
+def test_samples(user: User, programs: Path) -> None:
+    for sample in (PROJECT / "samples/python").glob("*.py"):
+        shutil.copy(sample, programs)
+    script = f"{user.python} service.py & {user.python} client.py; kill $!"
+    command = user.kdbus("run", "--make-bus", "sample", "--", "sh", "-c", script)
+    outcome = user.run(command, seconds=_SECONDS, folder=programs)
+    ids = re.sub(r"connection \d+", "connection N", outcome.output)
+    assert sorted(ids.splitlines()) == [
+        "reply from connection N: HELLO FROM THE CLIENT",
+        "request from connection N: hello from the client",
+        f"serving org.example.Sample on {0 if user.name == 'root' else user.identity or os.geteuid()}-sample",
+    ]
+    alone = user.run(user.kdbus("run", "--", user.python, "client.py"), seconds=_SECONDS, folder=programs)
+    assert alone.status == 1
+    assert alone.output.startswith("client.py: [Errno 2] open (/sys/fs/kdbus/")

@@ -158,6 +158,7 @@ static void step(void)
 	struct peer *place = &self->peers[any(self->meeting->busy ? PEERS / 2 : PEERS)];
 
 	self->meeting->steps++;
+	self->about = peer;
 	if (place->fd < 0 || !peer) {
 		if (place->fd < 0)
 			connect_peer(place, !one_in(4));
@@ -207,6 +208,7 @@ static void *act(void *argument)
 	for (unsigned int i = 0; i < PEERS; i++) {
 		struct peer *peer = &self->peers[i];
 
+		self->about = peer;
 		for (unsigned int k = 0; peer->exclusive && peer->bus >= 0 && k < peer->kept_count; k++)
 			if (sum_slice(peer, &peer->kept[k]) != peer->kept[k].sum)
 				found("the message at %#llx has changed", (unsigned long long)peer->kept[k].offset);
@@ -320,9 +322,7 @@ static int new_bus(struct meeting *meeting, unsigned int number, uint64_t seed)
 	add(&draft, KDBUS_ITEM_BLOOM_PARAMETER, &bloom, sizeof(bloom));
 	add_word(&draft, KDBUS_ITEM_ATTACH_FLAGS_RECV, mix(seed + number) % 3 ? 0 : KDBUS_ATTACH_CREDS);
 	add_string(&draft, KDBUS_ITEM_MAKE_NAME, name);
-	/* A child of a worker that was killed in the round before may still be on its way out, with that bus. */
-	for (uint64_t deadline = now_ns() + PATIENCE_NS; ioctl(fd, KDBUS_CMD_BUS_MAKE, make); sched_yield())
-		NEED(errno == EEXIST && now_ns() < deadline);
+	NEED(!ioctl(fd, KDBUS_CMD_BUS_MAKE, make));
 	return fd;
 }
 
@@ -364,6 +364,27 @@ static bool is_well(pid_t worker, uint64_t deadline)
 	if (WIFSIGNALED(status) && WTERMSIG(status) != SIGKILL)
 		fprintf(stderr, "fuzz: FOUND: worker %d died of signal %d\n", (int)worker, WTERMSIG(status));
 	return WIFSIGNALED(status) ? WTERMSIG(status) == SIGKILL : WEXITSTATUS(status) == 0;
+}
+
+/*
+ * Waits for the children of workers that were killed, which are ours then and end a little later: until then they have
+ * open what the worker had. Who has been waited for has nothing open any more.
+ */
+static bool are_gone(uint64_t deadline)
+{
+	struct timespec pause = { .tv_nsec = 1000000 };
+	pid_t child;
+
+	while ((child = waitpid(-1, NULL, WNOHANG)) >= 0) {
+		if (!child && now_ns() >= deadline) {
+			fprintf(stderr, "fuzz: FOUND: a worker's child does not come to an end\n");
+			return false;
+		}
+		if (!child)
+			nanosleep(&pause, NULL);
+	}
+	NEED(errno == ECHILD);
+	return true;
 }
 
 static bool is_running(pid_t worker)
@@ -435,6 +456,7 @@ static bool play(struct meeting *meeting, uint64_t seed, unsigned int steps)
 	}
 	for (unsigned int i = 0; i < count; i++)
 		well = is_well(workers[i], deadline) && well;
+	well = are_gone(deadline) && well;
 	for (unsigned int i = 0; i < BUSES; i++)
 		if (bus[i] >= 0)
 			close(bus[i]);
@@ -457,6 +479,7 @@ int main(int argc, char **argv)
 		return 2;
 	seed = strtoull(argv[1], NULL, 10);
 	steps = (unsigned int)strtoul(argv[2], NULL, 10);
+	NEED(!prctl(PR_SET_CHILD_SUBREAPER, 1));
 	control = must_open("/sys/fs/kdbus/control");
 	ioctl(control, KDBUS_CMD_FREE, 0);
 	printf("ready\n");

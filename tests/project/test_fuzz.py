@@ -7,6 +7,7 @@ About 20 seconds, with CI=true a minute. KDBUS_FUZZ_SEED chooses other calls, KD
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,31 @@ def pretender(tmp_path: Path) -> Iterator[Path]:
     yield program
 
 
+_KEEPER = """#!{python}
+import fcntl, os, threading
+
+def handle():
+    opened = os.open("/sys/fs/kdbus/control", os.O_RDWR)
+    try:
+        fcntl.ioctl(opened, 0x9501)
+    except OSError:
+        pass
+    return opened
+
+os.close(handle())
+print("ready", flush=True)
+for number in range(1, 5):
+    input()
+    kept = handle()
+    if number < 3:
+        os.close(kept)
+    elif "{keeps}" == "let_go":
+        threading.Timer(1, os.close, [kept]).start()
+    print(f"round {{number}}: 1 calls", flush=True)
+"""
+"""Says what the fuzzer says, and keeps a handle in the third round."""
+
+
 def finding(program: Path, script: str) -> str:
     with program.open("a") as file:
         file.write(script)
@@ -100,6 +126,21 @@ def test_what_is_left_over_is_told() -> None:
     after = Footprint(Counter({"socket:[N]": 5, "pipe:[N]": 1}), pools=2, children=0, threads=1, memory=9)
     assert after.difference(before) == "-1 /dev/null, +1 pipe:[N], +3 socket:[N], +1 pools"
     assert not after.difference(after)
+
+
+@pytest.mark.parametrize(("keeps", "told"), [("open", "0 s later"), ("let_go", "but not for long")])
+def test_what_is_held_after_a_round_is_told_as_what_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps: str, told: str
+) -> None:
+    program = tmp_path / "keeper"
+    program.write_text(_KEEPER.format(python=sys.executable, keeps=keeps))
+    program.chmod(0o755)
+    monkeypatch.setattr("tests.fuzz._STAYS_SECONDS", 0 if keeps == "open" else 60)
+    outcome = play(program, Settings(guarantee="remembered"), first=1, seconds=None, rounds=4)
+    assert outcome.finding is not None
+    assert outcome.finding.round == 3
+    assert outcome.finding.text.startswith("after the round the supervisor holds +")
+    assert told in outcome.finding.text
 
 
 def test_footprint_sees_a_descriptor() -> None:

@@ -101,6 +101,23 @@ def test_wheel_is_for_all_versions(wheel: Path) -> None:
     assert "-cp311-abi3-" in wheel.name
 
 
+def test_library_is_installed_whole(installed: Path) -> None:
+    code = """if True:
+        import importlib, pkgutil, kdbus
+        for name in kdbus.__all__:
+            getattr(kdbus, name)
+        for module in pkgutil.walk_packages(kdbus.__path__, "kdbus."):
+            if "_application" not in module.name:
+                importlib.import_module(module.name)
+                print(module.name)
+        """
+    command = [str(installed.parent / "python"), "-I", "-c", code]
+    ended = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, check=False)
+    files = [file.removesuffix(".py") for file in _files(PROJECT / "kdbus") if file.endswith(".py")]
+    there = {"kdbus." + file.removesuffix("/__init__").replace("/", ".") for file in files if file != "__init__"}
+    assert (ended.stderr, set(ended.stdout.split())) == ("", there)
+
+
 def _run(installed: Path, folder: Path, given: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """The environment of a program that `kdbus run` was given `given` for; it has called kdbus, too."""
     code = "import os; os.open('/dev/null', os.O_RDWR)"

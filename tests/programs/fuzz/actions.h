@@ -333,6 +333,8 @@ static inline void send_message(struct peer *peer)
 	after_call(peer, "SEND", result, steady);
 	if (placing.steady)
 		compare("the message", &placing, message.words, 0);
+	/* The command of a later SEND may point here, if it is spoiled or changes, when the payload is of another message. */
+	change_word(&placing, offsetof(struct kdbus_msg, payload_type), PAYLOAD_ANYTHING);
 	if (result && command->flags & KDBUS_SEND_SYNC_REPLY)
 		peer->uncertain = true;
 	if (!result && steady && command->flags & KDBUS_SEND_SYNC_REPLY) {

@@ -101,6 +101,7 @@ struct actor {
 	pthread_t thread;
 	struct meeting *meeting;
 	struct peer peers[PEERS];
+	const struct peer *about;	/* whom it is busy with */
 	int descriptors;		/* that this actor has open besides */
 	bool lost_descriptors;		/* some may have been installed that nobody knows of */
 	char *plain, *edge[2], *read_only, *flicker, *hot, *payload;
@@ -159,7 +160,7 @@ static inline uint64_t now_ns(void)
 
 /* ---- findings ---- */
 
-/* Tells what is wrong and what this actor did last, and ends the process. */
+/* Tells what is wrong, on what kind of connection, and what this actor did last, and ends the process. */
 __attribute__((noreturn, format(printf, 1, 2)))
 static inline void found(const char *format, ...)
 {
@@ -173,7 +174,10 @@ static inline void found(const char *format, ...)
 	va_start(arguments, format);
 	used += (size_t)vsnprintf(text + used, 800, format, arguments);
 	va_end(arguments);
-	used += (size_t)snprintf(text + used, 80, "\nfuzz: what it did last:\n");
+	used += (size_t)snprintf(text + used, 120, "\nfuzz: it was busy with %s; what it did last:\n",
+				 !self->about || self->about->fd < 0 ? "no connection"
+				 : self->about->exclusive	     ? "an exclusive connection"
+								     : "a shared connection");
 	for (unsigned int i = first; i < self->deeds; i++) {
 		const struct deed *deed = &self->trail[i % TRAIL];
 

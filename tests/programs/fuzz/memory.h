@@ -67,6 +67,25 @@ static inline void write_carefully(char *to, const void *from, size_t size)
 	NEED(process_vm_writev(getpid(), &source, 1, &target, 1, 0) >= 0 || errno == EFAULT);
 }
 
+/* Changes a word of what was put somewhere, whatever has become of that memory; not if it was not put there at all. */
+static inline void change_word(const struct placing *placing, size_t offset, uint64_t word)
+{
+	char *place = (char *)(uintptr_t)placing->address + offset;
+	bool read_only = place >= self->read_only && place < self->read_only + READ_ONLY_PAGES * PAGE;
+	struct iovec source = { &word, sizeof(word) }, target = { place, sizeof(word) };
+
+	if (offset + sizeof(word) > placing->size)
+		return;
+	if (read_only)
+		NEED(!mprotect(self->read_only, READ_ONLY_PAGES * PAGE, PROT_READ | PROT_WRITE));
+	while (process_vm_writev(getpid(), &source, 1, &target, 1, 0) != sizeof(word)) {
+		NEED(errno == EFAULT); /* taken away at this moment */
+		sched_yield();
+	}
+	if (read_only)
+		NEED(!mprotect(self->read_only, READ_ONLY_PAGES * PAGE, PROT_READ));
+}
+
 /* Puts `size` bytes in plain memory; `part` of it, so that several things can be there at once. */
 static inline struct placing place_plain(const void *content, size_t size, unsigned int part)
 {

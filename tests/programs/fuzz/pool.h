@@ -4,7 +4,8 @@
  * what has been given out before, is well-formed, does not change until it is freed, and belongs to this bus.
  *
  * Payload that was sent from steady memory is marked by its type, and follows a pattern that depends on the message's
- * cookie alone, so that the receiver can recompute it. The cookie names the bus, too.
+ * cookie alone, so that the receiver can recompute it. The cookie names the bus, too. The mark is taken away after the
+ * message's own SEND, as the memory of its payload is used again.
  */
 #ifndef FUZZ_POOL_H
 #define FUZZ_POOL_H

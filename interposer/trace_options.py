@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The options of `kdbus trace`, and of `kdbus run` where it traces, made into a trace.
+
+They are strace's where strace has them, as whoever traces knows those. Imported only by whoever traces.
+"""
+
+from __future__ import annotations
+
+import os
+
+from interposer.errors import OutputFailed, UsageError, quoted
+from interposer.options import Given, see_help
+from tracing.filters import BadFilter, Filter
+from tracing.session import Session, Wishes
+from tracing.text import Style
+
+
+def session(given: Given) -> Session:
+    """The trace that the options of `kdbus trace` ask for. Raises UsageError and OutputFailed."""
+    path = given.last("-o")
+    counts = given.keys() & {"-c", "-C"}
+    if len(counts) == 2 or ("-c" in given and "--json" in given):
+        raise _wrong("-c prints nothing but a table", "give it alone, or -C for the table after the trace")
+    try:
+        chosen = Filter(given.get("-e", []), failed="-Z" in given, succeeded="-z" in given)
+    except BadFilter as error:
+        raise _wrong(f"-e: {error}", see_help("trace")) from None
+    descriptor = _open(path)
+    limit = _size(given)
+    style = Style(
+        payload=32 if limit is None else limit,
+        hexadecimal=2 if "-xx" in given else int("-x" in given),
+        names="-y" in given,
+        clock=next((len(name) - 1 for name in ("-ttt", "-tt", "-t") if name in given), 0),
+        relative="-r" in given,
+        precise="-T" in given,
+        everything="-v" in given,
+        brackets=path is None,
+        colour=_colour(given, descriptor),
+    )
+    wishes = Wishes(
+        chosen,
+        style,
+        as_json="--json" in given,
+        payload=limit,
+        lines="-c" not in given,
+        summary=bool(counts),
+        path=path,
+    )
+    return Session(wishes, descriptor)
+
+
+def session_of_run(given: Given) -> Session | None:
+    """The trace that `kdbus run` is asked for by --trace and --explain; None for none. Raises OutputFailed."""
+    if not given.keys() & {"--trace", "--explain"}:
+        return None
+    path = given.last("--trace") or None
+    descriptor = _open(path)
+    style = Style(names=True, brackets=path is None, colour=_colour(given, descriptor))
+    return Session(Wishes(Filter(failed="--explain" in given), style, path=path), descriptor)
+
+
+def _wrong(reason: str, advice: str) -> UsageError:
+    return UsageError("reading the options of `kdbus trace`", reason, advice)
+
+
+def _open(path: str | None) -> int:
+    """A descriptor of its own for where the trace goes."""
+    try:
+        if path is None:
+            return os.dup(2)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        where = "standard error" if path is None else quoted(path)
+        advice = "give -o a file that can be written"
+        raise OutputFailed(f"opening {where} for the trace", os.strerror(error.errno or 0), advice) from error
+
+
+def _size(given: Given) -> int | None:
+    word = given.last("-s")
+    if word is None:
+        return None
+    if not word.isdecimal() or int(word) > 1 << 20:
+        raise _wrong(f"-s {quoted(word)} is no number of bytes up to 1048576", see_help("trace"))
+    return int(word)
+
+
+def _colour(given: Given, descriptor: int) -> bool:
+    word = given.last("--color") or "auto"
+    if word not in ("auto", "always", "never"):
+        raise _wrong(f"--color {quoted(word)} is not known", "there are auto, always and never")
+    wanted = os.isatty(descriptor) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return word == "always" or (word == "auto" and wanted)

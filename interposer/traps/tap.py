@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tap: makes records of what the broker is asked and what it answers, and changes nothing of either.
+
+All that the broker knows of a caller comes through `broker.outside.Caller`, so what a call asked for is what was read
+there, and what it stored is what was written there. A watching subclass of the caller keeps both. What is left in a
+pool, or lies in memory that the broker has only copied, is read once the call has been served and before it is
+answered: until then the caller waits, and nobody else writes.
+
+A record is made at once, because reasons and owners of names are only true at that moment. Making one must never harm a
+call: if it goes wrong, that is reported, and the trace lacks it.
+
+Traps ask for a tap at a few places (`Traps`, `Tree`, `WaitingCalls`, `HandleTable`), and there is none unless somebody
+traces. While there is one, the broker serves every call: what the native engine serves, nobody here sees.
+
+Weaknesses: an open that the kernel refuses, and a mapping of a handle that this supervisor does not know, are not seen.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import ParamSpec, Protocol, TypeVar
+
+from broker.connection import Connection
+from broker.errors import KdbusError, errno_of
+from broker.handle import ControlHandle, EndpointHandle
+from broker.reply import Reply
+from broker.send import Wait
+from interposer.handles.handles import OpenHandle
+from interposer.report import unexpected
+from interposer.target.caller import TargetCaller
+from interposer.target.ids import read_file
+from interposer.traps.exactly_once import HeldCaller
+from interposer.traps.watched import (
+    WatchedCaller,
+    WatchedHeldCaller,
+    add_names,
+    add_peer,
+    patched,
+    take_arguments,
+    take_results,
+)
+from kdbus.abi.revision import REVISIONS, Revision
+from native.notification import Notification
+from tracing.escaping import harmless
+from tracing.reason import reason
+from tracing.record import Event, Phase, Record
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_THREADS_KNOWN = 1024
+_COMMANDS = {number: (revision, name) for revision in REVISIONS for name, number in revision.requests.items()}
+
+
+class Tracer(Protocol):
+    """Who wants records."""
+
+    @property
+    def payload_limit(self) -> int:
+        """How many bytes of a payload a record shall have."""
+        ...
+
+    def take(self, record: Record) -> None:
+        """A record, in the order of what happened."""
+        ...
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call that waits: its record so far, and the reply that it waits for."""
+
+    record: Record
+    revision: Revision
+    started_ns: int
+
+
+class Tap:
+    """Makes the records of one supervisor."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._sequence = 0
+        self._waiting: dict[Wait, _Call] = {}
+        self._threads: dict[int, tuple[int, str]] = {}
+
+    def watched(self, kind: type[TargetCaller]) -> type[TargetCaller]:
+        """The class of callers to be used instead of `kind`."""
+        return WatchedHeldCaller if kind is HeldCaller else WatchedCaller
+
+    def ioctl(
+        self, notification: Notification, handle: OpenHandle, request: int, argument: int, caller: TargetCaller
+    ) -> Wait | None:
+        """`handle.broker.ioctl`, watched. Raises what that raises."""
+        assert handle.broker is not None
+        record = self._begin(Event.CALL, notification, handle)
+        try:
+            wait = handle.broker.ioctl(request, argument, caller)
+        except Exception as error:
+            self._safely(self._end_call, record, handle, request, argument, caller, error)
+            raise
+        self._safely(self._end_call, record, handle, request, argument, caller, None, wait)
+        return wait
+
+    def finish(self, wait: Wait, caller: TargetCaller) -> None:
+        """`wait.finish`, watched. Raises what that raises."""
+        try:
+            wait.finish(caller)
+        except Exception as error:
+            self._safely(self._end_wait, wait, caller, error)
+            raise
+        self._safely(self._end_wait, wait, caller, None)
+
+    def interrupted(self, wait: Wait) -> None:
+        """A call is not waited for any more: a signal came, or its caller is gone."""
+        self._safely(self._end_wait, wait, None, None)
+
+    def opening(self, notification: Notification, path: Sequence[str], act: Callable[[], int]) -> int:
+        """Open a node by `act`, which returns the descriptor's number."""
+        self._threads.pop(notification.pid, None)
+        record = self._begin(Event.OPEN, notification, None)
+        record.node = "/".join(path)
+        return self._watch(record, act)
+
+    def mapping(self, notification: Notification, handle: OpenHandle, length: int, act: Callable[[], T]) -> T:
+        """Map a pool by `act`."""
+        record = self._begin(Event.MAP, notification, handle)
+        record.descriptor = notification.arguments[4] & 0xFFFFFFFF
+        record.length = length
+        return self._watch(record, act)
+
+    def hung_up(self, handle: OpenHandle) -> None:
+        """The connection has ended, and the handle is still open."""
+        self._safely(self._hung_up, handle)
+
+    def _hung_up(self, handle: OpenHandle) -> None:
+        self._put(self._begin(Event.HANG_UP, None, handle))
+
+    def closing(self, handle: OpenHandle) -> None:
+        """The last descriptor was closed; the broker has not heard of it yet."""
+        self._safely(self._close, handle)
+
+    def _close(self, handle: OpenHandle) -> None:
+        record = self._begin(Event.CLOSE, None, handle)
+        connection = _connection_of(handle)
+        if connection is not None and connection.active:
+            record.length = len(connection.queue)
+            if record.length:
+                record.notes.append(f"{record.length} messages in its queue were never received")
+            for reply in connection.replies:
+                record.notes.append(_missing(reply))
+        self._put(record)
+
+    def _safely(self, act: Callable[P, object], *arguments: P.args, **named: P.kwargs) -> None:
+        try:
+            act(*arguments, **named)
+        except Exception:
+            unexpected("recording a call failed, the trace lacks it")
+
+    def _watch(self, record: Record, act: Callable[[], T]) -> T:
+        try:
+            value = act()
+        except Exception as error:
+            _fail(record, error)
+            self._safely(self._put, record)
+            raise
+        if isinstance(value, int):
+            record.value = value
+        self._safely(self._put, record)
+        return value
+
+    def _begin(self, event: Event, notification: Notification | None, handle: OpenHandle | None) -> Record:
+        self._sequence += 1
+        record = Record(event, self._sequence, time.time_ns(), time.monotonic_ns())
+        if notification is not None:
+            record.tid = notification.pid
+            record.pid, record.comm = self._thread(notification.pid)
+            if event is Event.CALL:
+                record.descriptor = notification.arguments[0] & 0xFFFFFFFF
+        if handle is not None:
+            self._describe(record, handle)
+        return record
+
+    def _describe(self, record: Record, handle: OpenHandle) -> None:
+        """What the handle stands for at the moment."""
+        broker = handle.broker
+        if isinstance(broker, ControlHandle):
+            record.node = "control"
+        elif isinstance(broker, EndpointHandle):
+            record.node = "/".join(broker.endpoint.path)
+            if broker.connection is not None:
+                record.connection = broker.connection.id
+                add_names(record, broker.connection)
+
+    def _thread(self, thread: int) -> tuple[int, str]:
+        """Its process, and its name; as they were when a thread of that number was seen first, or opened a node."""
+        known = self._threads.get(thread)
+        if known is None:
+            known = thread, ""
+            with suppress(OSError, ValueError, IndexError):
+                text = read_file(f"/proc/{thread}/status")
+                fields = dict(line.split(b":\t", 1) for line in text.splitlines() if b":\t" in line)
+                known = int(fields[b"Tgid"]), os.fsdecode(fields[b"Name"]).encode("ascii", "backslashreplace").decode()
+            if len(self._threads) >= _THREADS_KNOWN:
+                self._threads.pop(next(iter(self._threads)))
+            self._threads[thread] = known
+        return known
+
+    def _end_call(
+        self,
+        record: Record,
+        handle: OpenHandle,
+        request: int,
+        argument: int,
+        caller: TargetCaller,
+        error: Exception | None,
+        wait: Wait | None = None,
+    ) -> None:
+        if error is not None:
+            _fail(record, error)  # first, as it may ask the broker
+        self._describe(record, handle)
+        record.request, record.address = request, argument
+        revision, record.command = _COMMANDS.get(request, (None, f"{request:#x}"))
+        broker = handle.broker
+        if broker is not None and broker.behaviour is not None and request in broker.behaviour.commands:
+            revision = broker.behaviour.revision  # where several revisions have that number
+        if revision is not None:
+            record.revision = revision.name
+            take_arguments(record, revision, caller, self._tracer.payload_limit)
+            connection = _connection_of(handle)
+            if error is None and wait is None and connection is not None:
+                take_results(record, revision, connection, self._tracer.payload_limit)
+            if connection is not None:
+                add_peer(record, revision, connection)
+        if wait is not None and revision is not None:
+            record.phase = Phase.WAITS
+            record.notes.append(_awaited(wait.reply))
+            self._waiting[wait] = _Call(record, revision, record.monotonic_ns)
+            self._put(record, over=False)
+        else:
+            self._put(record)
+
+    def _end_wait(self, wait: Wait, caller: TargetCaller | None, error: Exception | None) -> None:
+        call = self._waiting.pop(wait, None)
+        if call is None:
+            return
+        first = call.record
+        self._sequence += 1
+        record = Record(Event.CALL, self._sequence, first.realtime_ns, first.monotonic_ns, phase=Phase.RESUMED)
+        for member in _OF_THE_CALL:
+            setattr(record, member, getattr(first, member))
+        add_names(record, wait.connection)
+        if caller is None:
+            record.errno, record.error = 512, "Interrupted"
+            record.reason = reason("Interrupted", {})
+            record.notes.append(_missing(wait.reply))
+        else:
+            if error is not None:
+                _fail(record, error)
+            record.after = patched(first.before, first.address, caller)
+            if error is None:
+                take_results(record, call.revision, wait.connection, self._tracer.payload_limit)
+                add_peer(record, call.revision, wait.connection)
+        self._put(record)
+
+    def _put(self, record: Record, *, over: bool = True) -> None:
+        if over and record.event in (Event.CALL, Event.OPEN, Event.MAP):
+            record.duration_ns = time.monotonic_ns() - record.monotonic_ns
+        self._tracer.take(record)
+
+
+_OF_THE_CALL = tuple("pid tid comm descriptor node connection revision command request address before peer".split())
+"""What both records of a call that waits have."""
+
+
+def _connection_of(handle: OpenHandle) -> Connection | None:
+    return handle.broker.connection if isinstance(handle.broker, EndpointHandle) else None
+
+
+def _fail(record: Record, error: Exception) -> None:
+    if isinstance(error, KdbusError):
+        record.errno, record.error = errno_of(error), type(error).__name__
+        record.reason = reason(record.error, error.facts)
+    else:
+        record.errno = (isinstance(error, OSError) and error.errno) or 0
+        record.error, record.reason = type(error).__name__, harmless(str(error))
+
+
+def _said(connection: Connection) -> str:
+    names = ", ".join(name.decode("ascii", "backslashreplace") for name in connection.names)
+    return f"connection {connection.id}" + (f" ({names})" if names else "")
+
+
+def _awaited(reply: Reply) -> str:
+    return f"waits until {_said(reply.replier)} replies to cookie {reply.cookie}"
+
+
+def _missing(reply: Reply) -> str:
+    """What has become of a request that was not answered."""
+    replier = reply.replier
+    if not replier.active:
+        what = "it has ended"
+    elif any(entry.reply is reply for entry in replier.queue.entries()):
+        what = "it never received the request"
+    else:
+        what = "it has received the request, and not replied"
+    return f"no reply came from {_said(replier)} to cookie {reply.cookie}: {what}"

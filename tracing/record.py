@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is kept of one thing that happened: the record, defined once.
+
+A record has bytes and numbers, no meanings: whoever shows it decodes it (`tracing.shown`), now or from a file, later
+and elsewhere. Only what cannot be found out later is in words: why a call failed, and who owned which names.
+
+A call that waits has two records, one when it begins to wait and one when it is over, as strace has two lines for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Event(StrEnum):
+    """What happened."""
+
+    CALL = "call"
+    """An ioctl on a handle."""
+    OPEN = "open"
+    """A node was opened, or could not be."""
+    MAP = "map"
+    """A pool was mapped, or could not be."""
+    HANG_UP = "hang-up"
+    """A connection has ended, whose handle is still open."""
+    CLOSE = "close"
+    """The last descriptor of a handle was closed."""
+    DROPPED = "dropped"
+    """Records are missing here, as whoever reads them was too slow."""
+
+
+class Phase(StrEnum):
+    """Which part of a call a record tells."""
+
+    WHOLE = "complete"
+    WAITS = "unfinished"
+    RESUMED = "resumed"
+
+
+@dataclass(slots=True)
+class Record:
+    """One record. Times are in ns, sizes in bytes."""
+
+    event: Event
+    sequence: int
+    """Counts all records, from 1; one that was dropped is missing."""
+    realtime_ns: int
+    """CLOCK_REALTIME when it began."""
+    monotonic_ns: int
+    """CLOCK_MONOTONIC when it began."""
+    duration_ns: int | None = None
+    """None where it has none, or is not over."""
+    phase: Phase = Phase.WHOLE
+    pid: int = 0
+    """Process, 0 where nobody's act is recorded."""
+    tid: int = 0
+    """Thread."""
+    comm: str = ""
+    """The thread's name."""
+
+    descriptor: int | None = None
+    node: str = ""
+    """The node that the handle was opened from, below the file system's root: "0-system/bus"."""
+    connection: int | None = None
+    """Id of the connection that the handle is."""
+    revision: str = ""
+    """Of the ABI, as `kdbus.abi.revision.Revision.name`; empty where none is known."""
+    command: str = ""
+    """Name of the ioctl, "SEND"; or its number, "0x12345678"."""
+    request: int = 0
+    address: int = 0
+    """The third argument of the ioctl."""
+
+    before: bytes = b""
+    """The argument of the command, items included, as it was read."""
+    after: bytes = b""
+    """The same with what the kernel has stored in it."""
+    message: bytes = b""
+    """The message that was sent or received, its items included and its payload not."""
+    payload: bytes = b""
+    """The beginning of its payload."""
+    payload_size: int = 0
+    pool: bytes = b""
+    """What else was left in the pool: names, information on a connection or a bus."""
+    length: int = 0
+    """Of a mapping; also messages left unread at a close."""
+
+    value: int = 0
+    """What the call returned, if it did not fail."""
+    errno: int = 0
+    """Positive; 0 if the call did not fail."""
+    error: str = ""
+    """The class of `broker.errors`."""
+    reason: str = ""
+    """Why the call failed, in words."""
+    peer: int | None = None
+    """The connection to which a message went, or from which it came."""
+    names: dict[int, list[str]] = field(default_factory=dict)
+    """The well-known names of the connections that the record mentions, by id."""
+    notes: list[str] = field(default_factory=list)
+    """What else a person wants to know, in words: whom a call waits for, which replies never came."""
+    count: int = 0
+    """Of records that were dropped."""
