@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from interposer.errors import UsageError, quoted
 
 if TYPE_CHECKING:
-    from tracing.session import Session
+    from tracing.record import Tracer
 
 
 class RunOptions(NamedTuple):
@@ -30,7 +30,7 @@ class RunOptions(NamedTuple):
     """Tell on stderr, at the end, how many calls were served, and where."""
     buses: tuple[str, ...] = ()
     """Names of buses that exist from the start."""
-    tracer: Session | None = None
+    tracer: Tracer | None = None
     """Who wants to see every call."""
 
 

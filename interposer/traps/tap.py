@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
 from broker.connection import Connection
 from broker.errors import KdbusError, errno_of
@@ -47,26 +47,13 @@ from kdbus.abi.revision import REVISIONS, Revision
 from native.notification import Notification
 from tracing.escaping import harmless
 from tracing.reason import reason
-from tracing.record import Event, Phase, Record
+from tracing.record import Event, Phase, Record, Tracer
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS_KNOWN = 1024
 _COMMANDS = {number: (revision, name) for revision in REVISIONS for name, number in revision.requests.items()}
-
-
-class Tracer(Protocol):
-    """Who wants records."""
-
-    @property
-    def payload_limit(self) -> int:
-        """How many bytes of a payload a record shall have."""
-        ...
-
-    def take(self, record: Record) -> None:
-        """A record, in the order of what happened."""
-        ...
 
 
 @dataclass(slots=True)
