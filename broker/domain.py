@@ -19,6 +19,7 @@ from broker.node import Node, node_mode
 from broker.outside import INVALID_ID, Clock, Ids, NodeEvents, RandomBytes
 from broker.quota import User
 from broker.reply import Deadlines
+from broker.tap import Tap
 from kdbus.abi.revision3 import MAKE_ACCESS_WORLD
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Domain(Node):
         """What every handle speaks, if somebody has said so."""
         self.spoken: set[str] = set()
         """Names of the revisions that programs have spoken here; whoever has several domains may make it one set."""
+        self.tap: Tap | None = None
+        """Who hears of the messages on all buses, if anybody."""
         self.active = True
         control = Control("control", node_mode(MAKE_ACCESS_WORLD, 0o600), 0, 0)
         control.link(self)

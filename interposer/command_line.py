@@ -60,6 +60,8 @@ _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
 _WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
 _WATCH_OPTIONS = {**_WHICH_OPTIONS, "--json": False}
+_FILTER_OPTIONS = {"--from": True, "--to": True, "--with": True, "--kind": True, "--failed": False}
+_MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 
 
@@ -419,6 +421,32 @@ def _watching(word: str) -> Callable[[Given, list[str]], int]:
     return act
 
 
+def _monitor(given: Given, _rest: list[str]) -> int:
+    from interposer.watching.filters import KINDS
+    from interposer.watching.monitor import lines
+
+    attempted = "reading the options of `kdbus monitor`"
+    wanted: dict[str, object] = {}
+    for option in ("--bus", "--from", "--to", "--with"):
+        if option in given:
+            wanted[option[2:]] = given.last(option)
+    if "--kind" in given:
+        wanted["kinds"] = kinds = [kind for words in given["--kind"] for kind in words.split(",")]
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            advice = suggestion(unknown[0], KINDS) or f"there are {', '.join(KINDS)}"
+            raise UsageError(attempted, f"there is no kind {quoted(unknown[0])} of messages", advice)
+    if "--failed" in given:
+        wanted["failed"] = True
+    count = given.last("--count")
+    if count is not None and not (count.isascii() and count.isdigit() and int(count)):
+        raise UsageError(attempted, f"--count {quoted(count)} is no number of messages", see_help("monitor"))
+    which = _which("monitor", given)
+    for text in lines(*which, wanted, None if count is None else int(count), as_json="--json" in given):
+        _print(text)
+    return 0
+
+
 def _which(word: str, given: Given) -> tuple[str | None, int | None]:
     """The domain and the process that `kdbus WORD` is told to watch."""
     domain, process = given.last("--domain"), given.last("-p") or given.last("--pid")
@@ -453,6 +481,7 @@ _SUBCOMMANDS = {
     "tree": _Subcommand(_watching("tree"), _WATCH_OPTIONS),
     "status": _Subcommand(_watching("status"), _WATCH_OPTIONS, words=1),
     "policy": _Subcommand(_watching("policy"), _WATCH_OPTIONS),
+    "monitor": _Subcommand(_monitor, _MONITOR_OPTIONS),
 }
 _OPTIONS = (*_HELP_OPTIONS, "-V", "--version")
 _OUTPUT_ADVICE = "make room, raise the limit of the size of files (ulimit -f), or write elsewhere"

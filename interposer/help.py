@@ -20,6 +20,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus include-dir [--revision R]
        kdbus list | tree | policy [OPTIONS]
        kdbus status [OPTIONS] ID|NAME
+       kdbus monitor [OPTIONS]
        kdbus help [SUBCOMMAND]
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
@@ -31,6 +32,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   tree         show its buses, their endpoints, and who is connected through which
   status       tell all about one connection: who it is, whose messages wait, who owes whom a reply
   policy       list who may own, talk to and see which names
+  monitor      show the messages that pass, as they pass
   help         print this, or the page of a subcommand, as `kdbus SUBCOMMAND --help` does
 
   -h, --help     print this
@@ -221,6 +223,26 @@ examples: kdbus policy
           kdbus policy --bus 0-system --json
 """
 
+_MONITOR = f"""\
+Show the messages that pass on the buses of a kdbus that runs, and those that cannot be sent, with the reason.
+
+usage: kdbus monitor [OPTIONS]
+
+  --from WHO     only from WHO: an id, a name that it owns, or the name of its process
+  --to WHO       only to WHO: an id, a name by which it is addressed, or the name of its process
+  --with WHO     only from or to WHO
+  --kind KINDS   only calls, replies and so on: one or more of call, reply, signal, message and notification, with
+                 commas between them
+  --failed       only messages whose SEND fails
+  --count N      end after N messages
+{_WATCH_OPTIONS}
+While somebody watches messages, all of them are served by the broker, none natively, which is several times slower.
+Messages that come faster than they are read are dropped, and counted.
+
+examples: kdbus monitor --with org.example.Sample
+          kdbus monitor --bus 0-system --failed --json
+"""
+
 PAGES: Mapping[str, str] = {
     "run": _RUN,
     "trace": _TRACE,
@@ -231,5 +253,6 @@ PAGES: Mapping[str, str] = {
     "tree": _TREE,
     "status": _STATUS,
     "policy": _POLICY,
+    "monitor": _MONITOR,
 }
 """By subcommand, its page."""

@@ -30,7 +30,7 @@ def programs(open_folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("revision", ["3", "final"])
-@pytest.mark.parametrize("program", ["basics", "dbus", "exchange", "signals", "tasks"])
+@pytest.mark.parametrize("program", ["basics", "dbus", "dbus_tasks", "exchange", "signals", "tasks"])
 def test_client(program: str, revision: str, user: User, programs: Path) -> None:
     command = user.kdbus("run", "--", user.python, "-m", f"tests.programs.client_{program}", revision)
     outcome = user.run(command, seconds=_SECONDS, folder=programs)
