@@ -15,6 +15,9 @@ from interposer.errors import UsageError, quoted
 if TYPE_CHECKING:
     from tracing.record import Tracer
 
+REVISIONS = ("3", "219", "4", "final")
+"""What `--revision` takes (`broker.recognition.NAMES`, which need not be imported for that)."""
+
 
 class RunOptions(NamedTuple):
     """The options of `kdbus run`.
@@ -30,7 +33,13 @@ class RunOptions(NamedTuple):
     """Tell on stderr, at the end, how many calls were served, and where."""
     buses: tuple[str, ...] = ()
     """Names of buses that exist from the start."""
+<<<<<<< HEAD
     tracer: Tracer | None = None
+=======
+    revision: str | None = None
+    """The revision that every program is taken to speak, instead of recognising it."""
+    tracer: Session | None = None
+>>>>>>> main
     """Who wants to see every call."""
 
 

@@ -30,7 +30,7 @@ def programs(open_folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("revision", ["3", "final"])
-@pytest.mark.parametrize("program", ["basics", "exchange", "signals", "tasks"])
+@pytest.mark.parametrize("program", ["basics", "dbus", "dbus_tasks", "exchange", "signals", "tasks"])
 def test_client(program: str, revision: str, user: User, programs: Path) -> None:
     command = user.kdbus("run", "--", user.python, "-m", f"tests.programs.client_{program}", revision)
     outcome = user.run(command, seconds=_SECONDS, folder=programs)
@@ -38,7 +38,7 @@ def test_client(program: str, revision: str, user: User, programs: Path) -> None
         pytest.fail(f"{program} (as {user.name}), status {outcome.status}:\n{outcome.output}", pytrace=False)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/client.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/client.md", "docs/dbus.md"])
 def test_examples_of_documents(document: str, user: User, programs: Path) -> None:
     text = (PROJECT / document).read_text()
     examples = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

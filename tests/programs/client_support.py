@@ -6,12 +6,15 @@ A program is run as `PROGRAM REVISION [CASE...]`. It prints a line for each case
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Unpack
+
+import trio
 
 import kdbus
 from kdbus.peer import HelloOptions
@@ -45,6 +48,20 @@ def case(function: Callable[[Scene], None]) -> Callable[[Scene], None]:
     """Marks a case."""
     _CASES.append(function)
     return function
+
+
+def task_case(function: Callable[[Scene], Awaitable[None]]) -> None:
+    """Marks a case that is a coroutine."""
+
+    @functools.wraps(function)
+    def run(scene: Scene) -> None:
+        async def bounded() -> None:
+            with trio.fail_after(PATIENCE):
+                await function(scene)
+
+        trio.run(bounded)
+
+    case(run)
 
 
 def fails(expected: type[kdbus.Error], number: int, function: Callable[[], object]) -> kdbus.Error:
