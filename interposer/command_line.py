@@ -47,17 +47,8 @@ _SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": Tr
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
 _OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_SERVICE_OPTIONS}
 _RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False}
-<<<<<<< HEAD
-_UNDER_TRACE_OPTIONS = {"-f": False, "--mode": True, "--linger": False, "--make-bus": True}
+_UNDER_TRACE_OPTIONS = {"-f": False, "--mode": True, "--linger": False, "--make-bus": True, "--revision": True}
 _VIEW_OPTIONS = {
-=======
-_TRACE_OPTIONS = {
-    "--mode": True,
-    "--linger": False,
-    "--make-bus": True,
-    "--revision": True,
-    "--json": False,
->>>>>>> main
     **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
     **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v --json".split(), False),
 }
@@ -162,7 +153,7 @@ def _complain(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _run_options(subcommand: str, given: Given, tracer: Session | None = None) -> RunOptions:
+def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) -> RunOptions:
     revision = given.last("--revision")
     if revision is not None and revision not in REVISIONS:
         raise UsageError(

@@ -132,6 +132,7 @@ usage: kdbus record [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --linger       as for `kdbus run`
   --make-bus NAME
                  as for `kdbus run`
+  --revision R   as for `kdbus run`
   -h, --help     print this
 
 Such as, to see later what two programs said to each other, and how long they took:

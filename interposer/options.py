@@ -33,13 +33,9 @@ class RunOptions(NamedTuple):
     """Tell on stderr, at the end, how many calls were served, and where."""
     buses: tuple[str, ...] = ()
     """Names of buses that exist from the start."""
-<<<<<<< HEAD
-    tracer: Tracer | None = None
-=======
     revision: str | None = None
     """The revision that every program is taken to speak, instead of recognising it."""
-    tracer: Session | None = None
->>>>>>> main
+    tracer: Tracer | None = None
     """Who wants to see every call."""
 
 
