@@ -10,6 +10,7 @@ A script is plain text with everything in it, so that pressing the key starts no
 from __future__ import annotations
 
 from collections.abc import Iterator
+from textwrap import shorten
 
 from interposer.watching.filters import KINDS
 from share.pages import Page, overview, subcommands, summaries
@@ -74,7 +75,8 @@ def _bash(pages: dict[str, Page]) -> str:
         "        *) break ;;",
         "        esac",
         "    done",
-        "    if ((at <= COMP_CWORD)) && [[ -n $runs && ($current != -* || ${COMP_WORDS[at - 1]} == --) ]]; then",
+        "    if [[ -n $runs ]] && { ((at < COMP_CWORD)) ||",
+        "        { ((at == COMP_CWORD)) && [[ $current != -* || ${COMP_WORDS[at - 1]} == -- ]]; }; }; then",
         "        if declare -F _command_offset >/dev/null; then",
         "            _command_offset $at",
         "        elif ((at == COMP_CWORD)); then",
@@ -108,9 +110,9 @@ def _bash(pages: dict[str, Page]) -> str:
 
 
 def _zsh(pages: dict[str, Page]) -> str:
-    lines = ["#compdef kdbus", *_HEAD.rstrip("\n").split("\n"), "local -a commands"]
-    lines += ["commands=(", *(f"    {_quoted(f'{name}:{text}')}" for name, text in summaries().items()), ")"]
-    lines += ["if (( CURRENT == 2 )); then", "    _describe command commands", "    return", "fi"]
+    lines = ["#compdef kdbus", *_HEAD.rstrip("\n").split("\n"), "local -a subcommands"]
+    lines += ["subcommands=(", *(f"    {_quoted(f'{name}:{text}')}" for name, text in summaries().items()), ")"]
+    lines += ["if (( CURRENT == 2 )); then", "    _describe command subcommands", "    return", "fi"]
     lines += ["local chosen=$words[2]", "shift words", "(( CURRENT-- ))", "case $chosen in"]
     for name, page in pages.items():
         lines.append(f"{name})")
@@ -118,11 +120,11 @@ def _zsh(pages: dict[str, Page]) -> str:
         for entry in page.options:
             value = _zsh_value(entry.value.partition("=")[0]) if entry.value else ""
             for option in entry.options:
-                text = entry.text.replace("[", "(").replace("]", ")").replace(":", " ")
+                text = _short(entry.text).replace("[", "(").replace("]", ")").replace(":", " ")
                 lines.append(f"        {_quoted(f'*{option}[{text}]{value}')} \\")
         last = "'(-)1: :_command_names -e' '*::program:_normal'" if runs_a_program(page) else "'*: :'"
         lines += [f"        {last}", "    ;;"]
-    lines += ["help)", "    _describe command commands", "    ;;", "esac"]
+    lines += ["help)", "    _describe command subcommands", "    ;;", "esac"]
     return "\n".join(lines) + "\n"
 
 
@@ -145,7 +147,7 @@ def _fish(pages: dict[str, Page]) -> str:
                 words = "(__fish_complete_pids)" if value == "PID" else " ".join(_WORDS.get(value, ()))
                 takes = " -r -F" if value in _FILES else f" -x -a {_quoted(words)}"
             names = " ".join(_fish_option(option) for option in entry.options)
-            lines.append(f"complete -c kdbus {seen} {names}{takes} -d {_quoted(entry.text)}")
+            lines.append(f"complete -c kdbus {seen} {names}{takes} -d {_quoted(_short(entry.text))}")
         if runs_a_program(page):
             lines.append(f"complete -c kdbus {seen} -x -a '(__fish_complete_subcommand --fcs-skip=2)'")
     lines.append(f"complete -c kdbus -n '__fish_seen_subcommand_from help' -a {_quoted(' '.join(pages))}")
@@ -156,6 +158,11 @@ def _fish_option(option: str) -> str:
     if option.startswith("--"):
         return f"-l {option[2:]}"
     return f"-s {option[1:]}" if len(option) == 2 else f"-o {option[1:]}"
+
+
+def _short(text: str) -> str:
+    """The beginning of what is said of an option, for a line of its own."""
+    return shorten(text.partition(";")[0].replace("`", ""), 70, placeholder="...")
 
 
 def _quoted(text: str) -> str:

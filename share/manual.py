@@ -57,14 +57,14 @@ def _whole(text: str, pages: Mapping[str, Page], date: str) -> str:
     fresh = False
     for block in text.rstrip("\n").split("\n\n"):
         if block.startswith("# "):
-            heading, _, block = block.partition("\n")
-            lines.append(f".SH {heading[2:].upper()}")
+            lines.append(f".SH {block[2:].upper()}")
             fresh = True
+            continue
         if block.startswith("  "):
             lines += _listing([line[2:] for line in block.split("\n")])[fresh:]
-        elif block:
+        else:
             lines += [*([] if fresh else [".PP"]), _inline(" ".join(block.split("\n")))]
-        fresh = fresh and not block
+        fresh = False
     return _text([*lines, *_see_also("kdbus-interposer", pages)])
 
 
