@@ -15,6 +15,8 @@ kdbus runs programs written for kdbus on an ordinary Linux kernel.
 
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus record [-o FILE] [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus show [OPTIONS] FILE
        kdbus serve --socket PATH [OPTIONS]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
@@ -25,6 +27,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
   trace        run PROGRAM likewise, and show every call on kdbus with what it says, and why it fails
+  record       run PROGRAM likewise, and keep every call in a file
+  show         show what was recorded, or convert it for Perfetto and Wireshark
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
@@ -116,6 +120,60 @@ Such as, to see which sends are refused and why, and to see what a service hears
 Times are those that the broker took for a call, or that it waited. Every call is served by the broker, which is slower
 than `kdbus run` mostly is. The trace never holds the program up for more than 10 ms a call: if its reader is slower,
 records are dropped and counted. Ends as `kdbus run` does.
+"""
+
+_RECORD = """\
+Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and keep every call on it in a file for
+`kdbus show`.
+
+usage: kdbus record [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+
+  -o FILE        the file (kdbus.recording)
+  -s BYTES       so much of each payload (65536)
+  -f             with all that PROGRAM starts, as it is anyway
+  --mode MODE    as for `kdbus run`
+  --linger       as for `kdbus run`
+  --make-bus NAME
+                 as for `kdbus run`
+  --revision R   as for `kdbus run`
+  -h, --help     print this
+
+Such as, to see later what two programs said to each other, and how long they took:
+
+  kdbus record -o talk -- sh -c './service & ./client'
+  kdbus show -c talk
+
+What is recorded includes whatever the programs say, passwords included. Ends as `kdbus run` does.
+"""
+
+_SHOW = """\
+Show what `kdbus record` has recorded, as `kdbus trace` would have shown it.
+
+usage: kdbus show [OPTIONS] FILE
+
+  --perfetto     convert it into a timeline for ui.perfetto.dev, with an arrow from each request to its answer
+  --pcapng       convert the messages into a capture for Wireshark, which shows those that are D-Bus as D-Bus
+  -o OUT         write to OUT instead of standard output
+  -e KEY=VALUE[,VALUE...]
+                 show, or convert, only what has one of the values, as for `kdbus trace`
+  -Z, -z         the same with only calls that fail, or only calls that do not
+  -s BYTES       so much of payloads and strings (32; 4096 with --json)
+  -x, -xx        strings in hexadecimal
+  -y, -v         names of peers; members that are zero
+  -t, -tt        the time of day
+  -ttt, -r       the time as seconds since 1970; the time since the line before
+  -T             nanoseconds
+  -c, -C         a table by command
+  --json         one JSON object per line
+  --color WHEN   `auto`, `always` or `never`
+  -h, --help     print this
+
+Such as:
+
+  kdbus show -Z kdbus.recording
+  kdbus show --pcapng -o talk.pcapng kdbus.recording && wireshark talk.pcapng
+
+Ends with 125 if the recording is damaged or cut off; what is before that is shown.
 """
 
 _SERVE = """\
@@ -258,6 +316,8 @@ examples: kdbus monitor --with org.example.Sample
 PAGES: Mapping[str, str] = {
     "run": _RUN,
     "trace": _TRACE,
+    "record": _RECORD,
+    "show": _SHOW,
     "serve": _SERVE,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,

@@ -28,7 +28,6 @@ from kdbus.abi.revision import Revision
 from kdbus.dbus import proxy, rule
 from kdbus.dbus.errors import InvalidValue
 from kdbus.dbus.introspection import Interface
-from kdbus.dbus.kernel import matches_of
 from kdbus.dbus.message import NO_FLAGS, Flag, Message, MessageType
 from kdbus.dbus.names import unique_name
 from kdbus.dbus.proxy import Target
@@ -153,14 +152,8 @@ class Subscription:
         self.rule = wanted
         self._connection = connection
         self._queue: deque[Message] = deque()
-        self._cookie: int | None = None
+        self._cookie = connection._transport.add_matches(wanted)
         connection._subscriptions.append(self)
-        try:
-            for match in matches_of(wanted, connection.peer.bloom):
-                self._cookie = connection.peer.add_match(*match, cookie=self._cookie)
-        except BaseException:
-            self.close()
-            raise
 
     def receive(self, timeout: float | None = None) -> Message:
         """The next one. What else comes meanwhile is handled (`Connection.process`). Raises TimedOut or
@@ -182,8 +175,7 @@ class Subscription:
         """No more of them. Idempotent."""
         if self in self._connection._subscriptions:
             self._connection._subscriptions.remove(self)
-            if self._cookie is not None:
-                self._connection.peer.remove_match(self._cookie)
+            self._connection._transport.remove_matches(self._cookie)
 
     def __enter__(self) -> Self:
         return self

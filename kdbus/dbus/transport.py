@@ -16,7 +16,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -24,11 +24,12 @@ from kdbus.dbus import names
 from kdbus.dbus.bloom import filter_of
 from kdbus.dbus.errors import DBusError, ErrorReply, InvalidValue, Malformed
 from kdbus.dbus.handles import replaced
-from kdbus.dbus.kernel import message_of
+from kdbus.dbus.kernel import matches_of, message_of
 from kdbus.dbus.message import Flag, Message, MessageType
+from kdbus.dbus.rule import Rule
 from kdbus.dbus.service import FAILED, Action
 from kdbus.dbus.version2 import build_parts, parse
-from kdbus.errors import Error
+from kdbus.errors import Disconnected, Error
 from kdbus.flags import BROADCAST, PAYLOAD_DBUS, MessageFlag
 from kdbus.peer import Peer
 from kdbus.received import Descriptor
@@ -135,6 +136,24 @@ class Transport:
         except Malformed as error:
             _LOG.debug("ignored: %s", error)
             return None
+
+    def add_matches(self, wanted: Rule) -> int:
+        """Want what a rule fits; the cookie for `remove_matches`. Raises Error or InvalidName, and has added nothing
+        then."""
+        first, *others = matches_of(wanted, self._peer.bloom)
+        cookie = self._peer.add_match(*first)
+        try:
+            for match in others:
+                self._peer.add_match(*match, cookie=cookie)
+        except BaseException:
+            self._peer.remove_match(cookie)
+            raise
+        return cookie
+
+    def remove_matches(self, cookie: int) -> None:
+        """Want them no more. A connection that has ended wants nothing anyway. Raises Error."""
+        with suppress(Disconnected):
+            self._peer.remove_match(cookie)
 
     def finish(self, request: Delivery, action: Action, outcome: Any) -> None:
         """Send the reply to a call that was run: `outcome` is what it returned, or the exception. That nobody waits
