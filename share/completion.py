@@ -41,6 +41,11 @@ def runs_a_program(page: Page) -> bool:
     return "PROGRAM" in page.usage[0]
 
 
+def takes_a_file(page: Page) -> bool:
+    """Whether a file follows the options."""
+    return page.usage[0].endswith(" FILE")
+
+
 def _values(page: Page) -> Iterator[tuple[str, str]]:
     """Each option of a page that takes a value, and what that is called."""
     for entry in page.options:
@@ -55,7 +60,8 @@ def _options(page: Page) -> list[str]:
 def _bash(pages: dict[str, Page]) -> str:
     lines = [
         *(_HEAD + "_kdbus()\n{").split("\n"),
-        "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} options= values= runs= at",
+        "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} options= values=",
+        "    local runs= files= at",
         "    if ((COMP_CWORD == 1)); then",
         f'        COMPREPLY=($(compgen -W "{" ".join((*summaries(), *_options(overview())))}" -- "$current"))',
         "        return",
@@ -64,7 +70,7 @@ def _bash(pages: dict[str, Page]) -> str:
     ]
     for name, page in pages.items():
         takes = " ".join(option for option, _ in _values(page))
-        runs = " runs=1" if runs_a_program(page) else ""
+        runs = " runs=1" if runs_a_program(page) else " files=1" if takes_a_file(page) else ""
         lines.append(f'    {name}) options="{" ".join(_options(page))}" values="{takes}"{runs} ;;')
     lines += [f'    help) options="{" ".join(pages)}" ;;', "    *) return ;;", "    esac"]
     lines += [
@@ -102,6 +108,10 @@ def _bash(pages: dict[str, Page]) -> str:
         "        esac",
         "        return",
         "    fi",
+        "    if [[ -n $files && $current != -* ]]; then",
+        '        COMPREPLY=($(compgen -f -- "$current"))',
+        "        return",
+        "    fi",
         '    COMPREPLY=($(compgen -W "$options" -- "$current"))',
         "}",
         "complete -o filenames -F _kdbus kdbus",
@@ -122,7 +132,8 @@ def _zsh(pages: dict[str, Page]) -> str:
             for option in entry.options:
                 text = _short(entry.text).replace("[", "(").replace("]", ")").replace(":", " ")
                 lines.append(f"        {_quoted(f'*{option}[{text}]{value}')} \\")
-        last = "'(-)1: :_command_names -e' '*::program:_normal'" if runs_a_program(page) else "'*: :'"
+        rest = "'1:file:_files'" if takes_a_file(page) else "'*: :'"
+        last = "'(-)1: :_command_names -e' '*::program:_normal'" if runs_a_program(page) else rest
         lines += [f"        {last}", "    ;;"]
     lines += ["help)", "    _describe command subcommands", "    ;;", "esac"]
     return "\n".join(lines) + "\n"
@@ -150,6 +161,8 @@ def _fish(pages: dict[str, Page]) -> str:
             lines.append(f"complete -c kdbus {seen} {names}{takes} -d {_quoted(_short(entry.text))}")
         if runs_a_program(page):
             lines.append(f"complete -c kdbus {seen} -x -a '(__fish_complete_subcommand --fcs-skip=2)'")
+        if takes_a_file(page):
+            lines.append(f"complete -c kdbus {seen} -F")
     lines.append(f"complete -c kdbus -n '__fish_seen_subcommand_from help' -a {_quoted(' '.join(pages))}")
     return "\n".join(lines) + "\n"
 

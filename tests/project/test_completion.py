@@ -55,6 +55,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["help", "st"], ["status"]),
     (["serve", "--socket", "file-"], ["file-one", "file-two"]),
     (["list", "--domain", "file-t"], ["file-two"]),
+    (["show", "file-t"], ["file-two"]),
 ]
 
 
