@@ -203,8 +203,7 @@ class TargetCaller:
         """Memory for a pool. Raises OutOfMemory when there is none, or no descriptor for it, or none for this user."""
         try:
             return self._budgets.new_pool(self.credentials().uid, name, size)
-        except OverBudget as error:
-            tell_once(errno.ENOMEM, str(error))
+        except OverBudget:
             raise OutOfMemory from None
         except OSError as error:
             if error.errno in NO_MEMORY:
