@@ -145,7 +145,7 @@ def test_missing_namespaces_are_explained(tmp_path: Path) -> None:
         mount("none", "/", None, MS_REC | MS_PRIVATE)
         tmp_path.chmod(0o755)
         (tmp_path / "proc").mkdir()
-        mount("none", tmp_path / "proc", "proc", 0)
+        mount("none", str(tmp_path / "proc"), "proc", 0)
         os.chroot(tmp_path)
         os.chdir("/")
         become_nobody()
