@@ -104,7 +104,14 @@ class Behaviour:
     claim_states: bool
     """Flags of a name say whether its claim is the first (PRIMARY)."""
     notifications_are_signals: bool
-    """Broadcast notifications have the flag SIGNAL, and the size of their item is not rounded up."""
+    """Broadcast notifications have the flag SIGNAL."""
+    replies_are_signals: bool
+    """So have those that a reply will not come."""
+    pads_notifications: bool
+    """The size of a notification's item is rounded up to a multiple of 8 bytes."""
+    keeps_order: bool
+    """A message in one slice has the items that were sent, in their order, and its size says where the last one ends;
+    else destination, payload and descriptors, as in two slices, and its size is rounded up."""
     losses_wake: bool
     """A first loss makes a connection readable."""
 

@@ -202,5 +202,5 @@ def receive(command: Command, behaviour: Behaviour, caller: Caller, address: int
     check_flags(caller, address + struct.span("kernel_flags")[0], flags, command.flags)
     invocation.put("return_flags", 0)
     if len(data) > struct.size:
-        invocation.items = item.parse(bytes(data[struct.size :]), behaviour.item_checks)
+        invocation.items = item.parse(bytes(data[struct.size :]), behaviour.item_checks, behaviour.revision)
     return invocation

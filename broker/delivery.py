@@ -75,7 +75,9 @@ def _try_insert(
 
 
 def eavesdrop(bus: Bus, source: Connection | None, sent: Message, caller: Caller | None) -> None:
-    """Give every monitor of the bus a copy."""
+    """Give every monitor of the bus a copy, after who watches from outside."""
+    if bus.domain.tap is not None:
+        bus.domain.tap.sent(bus, source, sent, caller)
     for monitor in list(bus.monitors):
         attached = abi.ATTACH_TIMESTAMP
         if source is not None and caller is not None:

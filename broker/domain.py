@@ -12,13 +12,18 @@ Reference: ipc/kdbus/domain.c, main.c.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from broker.errors import BadName
 from broker.node import Node, node_mode
 from broker.outside import INVALID_ID, Clock, Ids, NodeEvents, RandomBytes
 from broker.quota import User
 from broker.reply import Deadlines
+from broker.tap import Tap
 from kdbus.abi.revision3 import MAKE_ACCESS_WORLD
+
+if TYPE_CHECKING:
+    from broker.behaviour import Behaviour
 
 CAP_IPC_OWNER = 15
 """The capability that makes a handle privileged (capabilities(7))."""
@@ -67,8 +72,12 @@ class Domain(Node):
         self.messages = MessageCounter()
         self._last_bus_id = 0
         self._users: dict[int, User] = {}
+        self.forced: Behaviour | None = None
+        """What every handle speaks, if somebody has said so."""
         self.spoken: set[str] = set()
         """Names of the revisions that programs have spoken here; whoever has several domains may make it one set."""
+        self.tap: Tap | None = None
+        """Who hears of the messages on all buses, if anybody."""
         self.active = True
         control = Control("control", node_mode(MAKE_ACCESS_WORLD, 0o600), 0, 0)
         control.link(self)

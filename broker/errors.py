@@ -144,6 +144,10 @@ class DuplicateItem(KdbusError):
     """An item that may be given once was given twice."""
 
 
+class RepeatedItem(KdbusError):
+    """A second item of a kind that the command takes once, where a table says what it takes (`broker.negotiation`)."""
+
+
 class NodeExists(KdbusError):
     """A bus or endpoint of that name exists."""
 
@@ -357,6 +361,7 @@ _ERRNO: dict[type[KdbusError], int] = {
     NameTooLong: errno.ENAMETOOLONG,
     MissingItem: errno.EBADMSG,
     DuplicateItem: errno.EEXIST,
+    RepeatedItem: errno.EINVAL,
     NodeExists: errno.EEXIST,
     TooManyBuses: errno.EMFILE,
     TooManyConnections: errno.EMFILE,

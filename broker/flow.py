@@ -49,16 +49,24 @@ GROUPS = 1024
 """Auxiliary groups of a sender whose messages are lent; it may have 65536, which would be remembered (`Origins`)."""
 
 
+def is_native(behaviour: Behaviour) -> bool:
+    """Whether whoever serves the hot calls knows what a revision means by them: a SEND that points to its message, and,
+    where that is in one slice, items as they were sent and memory that is shared."""
+    return "msg_address" in behaviour.send_command.struct.members and behaviour.inbox.whole == behaviour.keeps_order
+
+
 def is_lendable(connection: Connection) -> bool:
     """Whether the hot calls on this connection depend on nothing that cannot be handed out.
 
     An ordinary, living connection without losses to report, whose pool is not in too many pieces and whose waiting
-    messages are plain, on a bus without monitors, which would have to see everything. Its replies are looked at by
-    `lendable`.
+    messages are plain, on a bus without monitors or a tap, which would have to see everything. Its replies are looked
+    at by `lendable`.
     """
-    if not connection.active or connection.kind != ORDINARY or len(connection.queue) > _MESSAGES:
+    if not is_native(connection.behaviour) or not connection.active or connection.kind != ORDINARY:
         return False
-    if connection.lost_count or connection.bus.monitors:
+    if len(connection.queue) > _MESSAGES or connection.lost_count:
+        return False
+    if connection.bus.monitors or connection.bus.domain.tap is not None:
         return False
     return len(connection.pool) <= SLICES and all(
         _is_plain(entry.message) and _is_own(entry, connection) for entry in connection.queue.entries()

@@ -4,7 +4,7 @@
 A handle of `control` takes BUS_MAKE once, and then stands for that bus: its last close ends the bus. A handle of an
 endpoint becomes a connection by HELLO, or the owner of a custom endpoint by ENDPOINT_MAKE; it is one thing or the
 other for good. Commands that the present state does not know are ENOTTY, or EBADFD in the final revision. Which
-revision a handle speaks, the number of its first command tells, and it is pinned when that has made something of it.
+revision a handle speaks, `broker.recognition` says, and it is pinned when a command has made something of it.
 
 An endpoint's handle is *privileged* if, when it was opened, the endpoint was the default one and the opener had
 CAP_IPC_OWNER towards the domain's user namespace or the bus maker's uid as its effective one. It stays so, whoever
@@ -44,21 +44,14 @@ from broker.errors import (
     WrongConnectionKind,
     WrongState,
 )
-from broker.final import FINAL
 from broker.message_form import negotiate_message
 from broker.metadata import NAME_ACQUIRED, NAME_PRIMARY
 from broker.outside import Caller, ConnectionEvents, PoolMemory
+from broker.recognition import spoken
 from broker.reply import Reply
 from broker.send import Wait, send
 from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
-
-_REVISIONS = (VERSION3, FINAL)
-
-
-def _spoken(request: int) -> Behaviour | None:
-    """The revision that a request number belongs to; None if it is no command of any."""
-    return next((behaviour for behaviour in _REVISIONS if request in behaviour.commands), None)
 
 
 class Handle:
@@ -69,26 +62,36 @@ class Handle:
 
     behaviour: Behaviour | None = None
 
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+
     def ioctl(self, request: int, argument: int, caller: Caller) -> Wait | None:
         """One command. `argument` is the third argument of ioctl(2), mostly an address in the caller's memory.
 
         Returns None for success (the call answers 0), or a `Wait`. Raises a KdbusError, for the errno of the revision
         that the handle speaks, or that the request belongs to.
         """
-        behaviour = self.behaviour or _spoken(request)
+        behaviour = self.spoken(request)
+        if self.behaviour not in (None, behaviour):
+            self._pin(behaviour)
         if behaviour is None:
             return self._run(None, VERSION3, argument, caller)
         with command.answering(behaviour):
             return self._run(behaviour.commands.get(request), behaviour, argument, caller)
 
+    def spoken(self, request: int) -> Behaviour | None:
+        """The revision as which a command of that number is taken; None if nobody knows it."""
+        return self._domain.forced or spoken(request, self.behaviour)
+
     def _run(self, known: Command | None, behaviour: Behaviour, argument: int, caller: Caller) -> Wait | None:
         """Do what the command says, or UnknownCommand for None."""
         raise NotImplementedError
 
-    def _pin(self, domain: Domain, behaviour: Behaviour) -> None:
+    def _pin(self, behaviour: Behaviour | None) -> None:
         """From now on the handle speaks that revision."""
+        assert behaviour is not None
         self.behaviour = behaviour
-        domain.spoken.add(behaviour.revision.name)
+        self._domain.spoken.add(behaviour.revision.name)
 
     def map(self, length: int, *, writable: bool) -> PoolMemory:
         """What mmap(2) of `length` bytes maps. Raises NoMapping, NotMappable or MappingTooLarge."""
@@ -102,7 +105,7 @@ class ControlHandle(Handle):
     """An open `control` node."""
 
     def __init__(self, domain: Domain, control: Control) -> None:
-        self._domain = domain
+        super().__init__(domain)
         self._control = control
         self.bus: Bus | None = None
 
@@ -126,7 +129,7 @@ class ControlHandle(Handle):
                 self.bus.deactivate()
                 self.bus = None
                 raise
-        self._pin(self._domain, behaviour)
+        self._pin(behaviour)
         return None
 
     def close(self) -> None:
@@ -138,6 +141,7 @@ class EndpointHandle(Handle):
     """An open endpoint node."""
 
     def __init__(self, endpoint: Endpoint, events: ConnectionEvents, opener: Opener) -> None:
+        super().__init__(endpoint.bus.domain)
         self.endpoint = endpoint
         self.connection: Connection | None = None
         self.owned: Endpoint | None = None
@@ -163,8 +167,14 @@ class EndpointHandle(Handle):
         if not invocation.negotiated:
             with command.answering(behaviour, invocation):
                 run(invocation)
-            self._pin(self.endpoint.bus.domain, behaviour)
+            self._pin(behaviour)
         return None
+
+    def _pin(self, behaviour: Behaviour | None) -> None:
+        super()._pin(behaviour)
+        if self.connection is not None:
+            assert behaviour is not None
+            self.connection.behaviour = behaviour
 
     def _setup_command(self, known: Command) -> Callable[[Invocation], None]:
         """What a command does that a handle takes before it is a connection. Raises WrongState."""

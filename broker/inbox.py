@@ -176,6 +176,26 @@ class OneSlice:
         return entry
 
 
+class OneSliceOfHalf(OneSlice):
+    """As version 3 takes messages: 256 at most, each not more than half of what is left of the pool."""
+
+    def accept(
+        self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
+    ) -> QueueEntry:
+        if len(destination.queue) >= limits.MESSAGES_PER_CONNECTION:
+            raise QueueFull(count=len(destination.queue), limit=limits.MESSAGES_PER_CONNECTION)
+        return self.answer(destination, sent, caller, user, attached)
+
+    def answer(
+        self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
+    ) -> QueueEntry:
+        attached &= destination.attach_flags_recv  # the bus itself has no say in what it tells
+        remaining, size = destination.pool.remaining, _Plan(sent, destination, attached).size
+        if remaining // 2 < size < remaining:
+            raise PoolShareExceeded(count=size, limit=remaining // 2)
+        return super().accept(destination, sent, caller, user, attached)
+
+
 def _rebuilt(entry: QueueEntry, destination: Connection, user: User | None) -> QueueEntry:
     """A new entry out of one in another pool, which is discarded; the request that it may be stays expected."""
     message = entry.message
@@ -250,10 +270,11 @@ class PartedEntry(QueueEntry):
 
 def _header(message: Message, size: int, behaviour: Behaviour) -> bytes:
     """A `kdbus_msg` without items, the same in all revisions from version 3 on."""
-    signal = message.notification is not None and message.is_broadcast and behaviour.notifications_are_signals
+    notifies = message.notification is not None
+    signals = behaviour.notifications_are_signals if message.is_broadcast else behaviour.replies_are_signals
     return _HEADER.pack(
         size,
-        message.flags | (abi.MESSAGE_SIGNAL if signal else 0),
+        message.flags | (abi.MESSAGE_SIGNAL if notifies and signals else 0),
         message.priority,
         message.destination,
         message.source,
@@ -268,7 +289,7 @@ def notification_item(message: Message, behaviour: Behaviour) -> bytes:
     if message.notification is None:
         return b""
     payload = message.notification.payload(behaviour)
-    if not behaviour.notifications_are_signals:
+    if behaviour.pads_notifications:
         payload += bytes(-len(payload) & 7)
     return behaviour.revision.build(Kind(message.notification.type), payload)
 
@@ -292,7 +313,7 @@ class _Plan:
         if parts[0]:
             end = place + int.from_bytes(parts[0][:8], "little")
             place += len(parts[0])
-        for current in message.described():
+        for current in message.described(as_sent=behaviour.keeps_order):
             item = self._item(current, place, offsets, behaviour)
             if item:
                 end = place + int.from_bytes(item[:8], "little")
@@ -302,6 +323,8 @@ class _Plan:
         metadata += message.connection.export(attached, behaviour)
         size = place + unpadded(metadata) if metadata else end
         place += len(metadata)
+        if not behaviour.keeps_order:
+            size = place
         self.payload_at = place
         self.size = align8(place + message.payload_size)
         head = bytearray(b"".join((_header(message, size, behaviour), *parts, metadata)))

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from broker import limits
 from broker.errors import BadDescriptor, BadItem, BadName, DuplicateItem, KdbusError, MissingItem, NameTooLong
 from kdbus.abi.layout import align8
-from kdbus.abi.revision import Kind, Revision
+from kdbus.abi.revision import VERSION3, Kind, Revision
 
 HEADER_SIZE = 16
 
@@ -201,20 +201,21 @@ def walk(data: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:
         position = following
 
 
-def parse(data: bytes, checks: Checks = VERSION3_CHECKS) -> list[Item]:
-    """The items in `data`, each checked, of a command that takes any; see `walk`.
+def parse(data: bytes, checks: Checks = VERSION3_CHECKS, revision: Revision = VERSION3) -> list[Item]:
+    """The items in `data`, each checked, of a command of that revision that takes any; see `walk`.
 
     Raises BadItem, NameTooLong, BadName or BadDescriptor, for the first bad item in the list.
     """
     items: list[Item] = []
     for _, number, payload, _ in walk(data):
-        check = checks.get(number)
+        kind = revision.kind_of(number)
+        check = checks.get(kind)
         if check is not None:
             try:
                 check(payload)
             except KdbusError as error:
-                raise place(error, number, len(items), data) from None
-        items.append(Item(number, payload))
+                raise place(error, kind, len(items), data) from None
+        items.append(Item(kind, payload))
     return items
 
 

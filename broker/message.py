@@ -46,6 +46,7 @@ from broker.errors import (
     PayloadTooLarge,
     TooManyDescriptors,
     TooManyItems,
+    UnknownFlags,
 )
 from broker.item import Item
 from broker.metadata import ConnectionMetadata, ProcessMetadata, claim_flags
@@ -207,9 +208,10 @@ class Message:
     def is_broadcast(self) -> bool:
         return self.destination == abi.DESTINATION_BROADCAST
 
-    def described(self) -> list[Item]:
-        """The items as they were sent, or, where they were not kept, others that say the same."""
-        if self.items or not (self.parts or self.destination_name):
+    def described(self, *, as_sent: bool) -> list[Item]:
+        """The items as they were sent; or, where they were not kept or `as_sent` is False, others that say the same:
+        destination, payload, descriptors."""
+        if as_sent and (self.items or not (self.parts or self.destination_name)):
             return self.items
         found = [] if self.destination_name is None else [Item(Kind.DST_NAME, self.destination_name + b"\0")]
         for part in self.parts:
@@ -217,6 +219,8 @@ class Message:
                 found.append(Item(Kind.PAYLOAD_VEC, struct.pack("<2Q", part.size, 0)))
             else:
                 found.append(Item(Kind.PAYLOAD_MEMFD, struct.pack("<2QiI", part.start, part.size, -1, 0)))
+        if self.files:
+            found.append(Item(Kind.FDS, b"\xff" * 4 * len(self.files)))
         return found
 
     def items_size(self) -> int:
@@ -241,8 +245,12 @@ def from_command(invocation: Invocation, source_id: int, bloom_size: int) -> Mes
     data = _read(caller, address)
     _, flags, priority, destination, source, payload_type, cookie, timeout = _HEADER.unpack_from(data)
     known = abi.MESSAGE_EXPECT_REPLY | abi.MESSAGE_NO_AUTO_START | abi.MESSAGE_SIGNAL
-    check_flags(caller, invocation.address + invocation.command.struct.span("kernel_msg_flags")[0], flags, known)
-    items = item.parse(data[_HEADER.size :], invocation.behaviour.item_checks)
+    behaviour, command = invocation.behaviour, invocation.command.struct
+    if "kernel_msg_flags" in command.members:
+        check_flags(caller, invocation.address + command.span("kernel_msg_flags")[0], flags, known)
+    elif flags & ~known:
+        raise UnknownFlags(flags=flags & ~known)
+    items = item.parse(data[_HEADER.size :], behaviour.item_checks, behaviour.revision)
     if payload_type == abi.PAYLOAD_KERNEL:
         raise BadArgument(rule="payload_type is KERNEL")
     if flags & abi.MESSAGE_EXPECT_REPLY:

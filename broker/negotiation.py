@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from broker.behaviour import Behaviour
 from broker.command import Command, Invocation, read_sized
-from broker.errors import BadItem, DuplicateItem, KdbusError, MissingItem, UnknownFlags
+from broker.errors import BadItem, KdbusError, MissingItem, RepeatedItem, UnknownFlags
 from broker.item import Item, place, walk
 from broker.outside import Caller
 from kdbus.abi.revision import Kind
@@ -31,7 +31,7 @@ def admit(command: Command, behaviour: Behaviour, caller: Caller, address: int) 
     """Read and check the argument of `command` at `address`; see the module's essay.
 
     `Invocation.negotiated` says that the command is over already. Raises BadAddress, CommandTooSmall, CommandTooLarge,
-    CommandChanged, UnknownFlags, BadItem, DuplicateItem, MissingItem, and what an item's check raises.
+    CommandChanged, UnknownFlags, BadItem, RepeatedItem, MissingItem, and what an item's check raises.
     """
     data = read_sized(caller, address, command.struct.size, command.maximum)
     invocation = Invocation(command, behaviour, caller, address, data, [])
@@ -86,7 +86,7 @@ def _parse(invocation: Invocation) -> tuple[list[Item], list[tuple[int, bytes]]]
             except KdbusError as error:
                 raise place(error, kind, before, data) from None
         if kind in seen and (rule is None or not rule.repeats):
-            raise place(DuplicateItem(), kind, before, data)
+            raise place(RepeatedItem(), kind, before, data)
         seen.add(kind)
         if kind == Kind.NEGOTIATE:
             arrays.append((fixed + start, payload))

@@ -162,7 +162,9 @@ def send(source: Connection, invocation: Invocation) -> Wait | None:
     sent, cancel_file = source.behaviour.read_message(source, invocation)
     try:
         reply = _dispatch(source, sent, invocation)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KdbusError) and source.bus.domain.tap is not None:
+            source.bus.domain.tap.failed(source, sent, error, invocation.caller)
         if cancel_file is not None:
             cancel_file.close()
         raise

@@ -36,12 +36,13 @@ def make_bus(domain: Domain, name: bytes, maker: Caller, *, world: bool) -> Bus:
     item.check_node_name(name)
     if not name[:1].isdigit() or b"-" not in name:
         raise BadName(name=name)
-    known = FINAL.commands[FINAL.revision.requests["BUS_MAKE"]]
+    behaviour = domain.forced or FINAL
+    known = behaviour.commands[behaviour.revision.requests["BUS_MAKE"]]
     items = [
         Item(Kind.MAKE_NAME, name + b"\0"),
         Item(Kind.BLOOM_PARAMETER, struct.pack("<2Q", _BLOOM_SIZE, _HASHES)),
         Item(Kind.ATTACH_FLAGS_SEND, struct.pack("<Q", abi.ATTACH_ALL)),
     ]
-    make = Invocation(known, FINAL, maker, 0, bytearray(known.struct.size), items)
+    make = Invocation(known, behaviour, maker, 0, bytearray(known.struct.size), items)
     make.put("flags", abi.MAKE_ACCESS_WORLD if world else 0)
     return Bus(domain, make, any_name=True)

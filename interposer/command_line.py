@@ -32,32 +32,34 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import interposer
 from interposer.errors import InterposerError, OutputFailed, UsageError, quoted
 from interposer.lasting import lasting_objects
-from interposer.options import Given, RunOptions, parse, see_help, suggestion
+from interposer.options import REVISIONS, Given, RunOptions, parse, see_help, suggestion
 
 if TYPE_CHECKING:
     from interposer.launch.launch import Launched, Mode
-    from tracing.session import Session
+    from tracing.record import Tracer
 
 FAILURE = InterposerError.exit_status
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
-_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True}
+_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, "--revision": True}
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
 _OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_SERVICE_OPTIONS}
 _RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False}
-_TRACE_OPTIONS = {
-    "--mode": True,
-    "--linger": False,
-    "--make-bus": True,
-    "--json": False,
+_UNDER_TRACE_OPTIONS = {"-f": False, "--mode": True, "--linger": False, "--make-bus": True, "--revision": True}
+_VIEW_OPTIONS = {
     **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
-    **dict.fromkeys("-f -x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v".split(), False),
+    **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v --json".split(), False),
 }
+_TRACE_OPTIONS = {**_UNDER_TRACE_OPTIONS, **_VIEW_OPTIONS}
+_RECORD_OPTIONS = {**_UNDER_TRACE_OPTIONS, "-o": True, "-s": True}
+_SHOW_OPTIONS = {**_VIEW_OPTIONS, "--perfetto": False, "--pcapng": False}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
 _WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
 _WATCH_OPTIONS = {**_WHICH_OPTIONS, "--json": False}
+_FILTER_OPTIONS = {"--from": True, "--to": True, "--with": True, "--kind": True, "--failed": False}
+_MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 
 
@@ -150,6 +152,24 @@ def _complain(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
+def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) -> RunOptions:
+    revision = given.last("--revision")
+    if revision is not None and revision not in REVISIONS:
+        raise UsageError(
+            f"reading the options of `kdbus {subcommand}`",
+            f"there is no revision {quoted(revision)}",
+            f"give one of {', '.join(REVISIONS)}, or leave --revision out: programs are recognised by what they speak",
+        )
+    return RunOptions(
+        flows="--no-flows" not in given,
+        linger="--linger" in given,
+        statistics="--statistics" in given,
+        buses=tuple(given.get("--make-bus", [])),
+        revision=revision,
+        tracer=tracer,
+    )
+
+
 def _run(given: Given, command: list[str]) -> int:
     tracer = None
     if given.keys() & {"--trace", "--explain"}:
@@ -167,24 +187,32 @@ def _trace(given: Given, command: list[str]) -> int:
     return _run_traced(given, command, session(given))
 
 
-def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int:
+def _record(given: Given, command: list[str]) -> int:
+    if not command:
+        raise UsageError("reading the arguments of `kdbus record`", "there is no program", see_help("record"))
+    from interposer.trace_options import recorder
+
+    return _run_traced(given, command, recorder(given))
+
+
+def _show(given: Given, words: list[str]) -> int:
+    from interposer import show
+
+    return show.run(given, words)
+
+
+def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     """Run `command`, and let `tracer` see every call."""
-    buses = given.get("--make-bus", [])
-    options = RunOptions(
-        flows="--no-flows" not in given,
-        linger="--linger" in given,
-        statistics="--statistics" in given,
-        buses=tuple(buses),
-        tracer=tracer,
-    )
+    options = _run_options("run", given, tracer)
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", see_help("run"))
     mode, domain = _mode(given.last("--mode")), given.last("--domain")
-    if domain is not None and buses:
+    of_server = [name for name in ("--make-bus", "--revision") if name in given]
+    if domain is not None and of_server:
         raise UsageError(
             "reading the options of `kdbus run`",
-            "the buses of --domain are its server's",
-            "give --make-bus to `kdbus serve`",
+            f"{of_server[0]} with --domain: that is its server's business",
+            f"give {of_server[0]} to `kdbus serve`",
         )
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
@@ -202,7 +230,7 @@ def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode, held=bool(buses))
+    launched = launch(command, mode, held=bool(options.buses))
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -249,10 +277,7 @@ def _serve(given: Given, _rest: list[str]) -> int:
     with lasting_objects():
         from interposer.shared_domain.serve import serve
 
-    options = RunOptions(
-        flows="--no-flows" not in given, statistics="--statistics" in given, buses=tuple(given.get("--make-bus", []))
-    )
-    return serve(given.last("--socket"), options, given.last("--ready-fd"))
+    return serve(given.last("--socket"), _run_options("serve", given), given.last("--ready-fd"))
 
 
 def _mode(word: str | None) -> Mode | None:
@@ -408,6 +433,32 @@ def _watching(word: str) -> Callable[[Given, list[str]], int]:
     return act
 
 
+def _monitor(given: Given, _rest: list[str]) -> int:
+    from interposer.watching.filters import KINDS
+    from interposer.watching.monitor import lines
+
+    attempted = "reading the options of `kdbus monitor`"
+    wanted: dict[str, object] = {}
+    for option in ("--bus", "--from", "--to", "--with"):
+        if option in given:
+            wanted[option[2:]] = given.last(option)
+    if "--kind" in given:
+        wanted["kinds"] = kinds = [kind for words in given["--kind"] for kind in words.split(",")]
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            advice = suggestion(unknown[0], KINDS) or f"there are {', '.join(KINDS)}"
+            raise UsageError(attempted, f"there is no kind {quoted(unknown[0])} of messages", advice)
+    if "--failed" in given:
+        wanted["failed"] = True
+    count = given.last("--count")
+    if count is not None and not (count.isascii() and count.isdigit() and int(count)):
+        raise UsageError(attempted, f"--count {quoted(count)} is no number of messages", see_help("monitor"))
+    which = _which("monitor", given)
+    for text in lines(*which, wanted, None if count is None else int(count), as_json="--json" in given):
+        _print(text)
+    return 0
+
+
 def _which(word: str, given: Given) -> tuple[str | None, int | None]:
     """The domain and the process that `kdbus WORD` is told to watch."""
     domain, process = given.last("--domain"), given.last("-p") or given.last("--pid")
@@ -435,6 +486,8 @@ class _Subcommand(NamedTuple):
 _SUBCOMMANDS = {
     "run": _Subcommand(_run, _RUN_OPTIONS, runs_a_program=True),
     "trace": _Subcommand(_trace, _TRACE_OPTIONS, runs_a_program=True),
+    "record": _Subcommand(_record, _RECORD_OPTIONS, runs_a_program=True),
+    "show": _Subcommand(_show, _SHOW_OPTIONS, words=1),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),
@@ -442,6 +495,7 @@ _SUBCOMMANDS = {
     "tree": _Subcommand(_watching("tree"), _WATCH_OPTIONS),
     "status": _Subcommand(_watching("status"), _WATCH_OPTIONS, words=1),
     "policy": _Subcommand(_watching("policy"), _WATCH_OPTIONS),
+    "monitor": _Subcommand(_monitor, _MONITOR_OPTIONS),
 }
 _OPTIONS = (*_HELP_OPTIONS, "-V", "--version")
 _OUTPUT_ADVICE = "make room, raise the limit of the size of files (ulimit -f), or write elsewhere"

@@ -43,6 +43,10 @@ class OutputFailed(InterposerError):
     """What was asked for cannot be written to standard output."""
 
 
+class RecordingUnreadable(InterposerError):
+    """A recording cannot be read, or not to its end."""
+
+
 class UnsupportedMachine(InterposerError):
     """There is no table of system calls for this machine's architecture."""
 

@@ -15,15 +15,20 @@ kdbus runs programs written for kdbus on an ordinary Linux kernel.
 
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus record [-o FILE] [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus show [OPTIONS] FILE
        kdbus serve --socket PATH [OPTIONS]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
        kdbus list | tree | policy [OPTIONS]
        kdbus status [OPTIONS] ID|NAME
+       kdbus monitor [OPTIONS]
        kdbus help [SUBCOMMAND]
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
   trace        the same, and show every call on kdbus with what it says, and why it fails
+  record       the same, and keep every call in a file
+  show         show what was recorded, or convert it for Perfetto and Wireshark
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
@@ -31,6 +36,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   tree         show its buses, their endpoints, and who is connected through which
   status       tell all about one connection: who it is, whose messages wait, who owes whom a reply
   policy       list who may own, talk to and see which names
+  monitor      show the messages that pass, as they pass
   help         print this, or the page of a subcommand, as `kdbus SUBCOMMAND --help` does
 
   -h, --help     print this
@@ -54,6 +60,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front. Such as: kdbus run --make-bus system --make-bus user --
                  busctl --address=kernel:path=/sys/fs/kdbus/0-system/bus list
+  --revision R   take every program to speak that revision of kdbus: 3, 219, 4 or final; without this option it is
+                 recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
@@ -98,6 +106,7 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --linger       as for `kdbus run`
   --make-bus NAME
                  as for `kdbus run`
+  --revision R   as for `kdbus run`
   -h, --help     print this
 
 Such as, to see which sends are refused and why, and to see what a service hears and says:
@@ -108,6 +117,60 @@ Such as, to see which sends are refused and why, and to see what a service hears
 Times are those that the broker took for a call, or that it waited. Every call is served by the broker, which is slower
 than `kdbus run` mostly is. The trace never holds the program up for more than 10 ms a call: if its reader is slower,
 records are dropped and counted. Ends as `kdbus run` does.
+"""
+
+_RECORD = """\
+Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and keep every call on it in a file for
+`kdbus show`.
+
+usage: kdbus record [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+
+  -o FILE        the file (kdbus.recording)
+  -s BYTES       so much of each payload (65536)
+  -f             with all that PROGRAM starts, as it is anyway
+  --mode MODE    as for `kdbus run`
+  --linger       as for `kdbus run`
+  --make-bus NAME
+                 as for `kdbus run`
+  --revision R   as for `kdbus run`
+  -h, --help     print this
+
+Such as, to see later what two programs said to each other, and how long they took:
+
+  kdbus record -o talk -- sh -c './service & ./client'
+  kdbus show -c talk
+
+What is recorded includes whatever the programs say, passwords included. Ends as `kdbus run` does.
+"""
+
+_SHOW = """\
+Show what `kdbus record` has recorded, as `kdbus trace` would have shown it.
+
+usage: kdbus show [OPTIONS] FILE
+
+  --perfetto     convert it into a timeline for ui.perfetto.dev, with an arrow from each request to its answer
+  --pcapng       convert the messages into a capture for Wireshark, which shows those that are D-Bus as D-Bus
+  -o OUT         write to OUT instead of standard output
+  -e KEY=VALUE[,VALUE...]
+                 show, or convert, only what has one of the values, as for `kdbus trace`
+  -Z, -z         the same with only calls that fail, or only calls that do not
+  -s BYTES       so much of payloads and strings (32; 4096 with --json)
+  -x, -xx        strings in hexadecimal
+  -y, -v         names of peers; members that are zero
+  -t, -tt        the time of day
+  -ttt, -r       the time as seconds since 1970; the time since the line before
+  -T             nanoseconds
+  -c, -C         a table by command
+  --json         one JSON object per line
+  --color WHEN   `auto`, `always` or `never`
+  -h, --help     print this
+
+Such as:
+
+  kdbus show -Z kdbus.recording
+  kdbus show --pcapng -o talk.pcapng kdbus.recording && wireshark talk.pcapng
+
+Ends with 125 if the recording is damaged or cut off; what is before that is shown.
 """
 
 _SERVE = """\
@@ -123,6 +186,8 @@ usage: kdbus serve --socket PATH [OPTIONS]
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front
+  --revision R   take every program to speak that revision of kdbus: 3, 219, 4 or final; without this option it is
+                 recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
@@ -216,9 +281,31 @@ examples: kdbus policy
           kdbus policy --bus 0-system --json
 """
 
+_MONITOR = f"""\
+Show the messages that pass on the buses of a kdbus that runs, and those that cannot be sent, with the reason.
+
+usage: kdbus monitor [OPTIONS]
+
+  --from WHO     only from WHO: an id, a name that it owns, or the name of its process
+  --to WHO       only to WHO: an id, a name by which it is addressed, or the name of its process
+  --with WHO     only from or to WHO
+  --kind KINDS   only calls, replies and so on: one or more of call, reply, signal, message and notification, with
+                 commas between them
+  --failed       only messages whose SEND fails
+  --count N      end after N messages
+{_WATCH_OPTIONS}
+While somebody watches messages, all of them are served by the broker, none natively, which is several times slower.
+Messages that come faster than they are read are dropped, and counted.
+
+examples: kdbus monitor --with org.example.Sample
+          kdbus monitor --bus 0-system --failed --json
+"""
+
 PAGES: Mapping[str, str] = {
     "run": _RUN,
     "trace": _TRACE,
+    "record": _RECORD,
+    "show": _SHOW,
     "serve": _SERVE,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,
@@ -226,5 +313,6 @@ PAGES: Mapping[str, str] = {
     "tree": _TREE,
     "status": _STATUS,
     "policy": _POLICY,
+    "monitor": _MONITOR,
 }
 """By subcommand, its page."""

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from interposer.errors import UsageError, quoted
 
 if TYPE_CHECKING:
-    from tracing.session import Session
+    from tracing.record import Tracer
+
+REVISIONS = ("3", "219", "4", "final")
+"""What `--revision` takes (`broker.recognition.NAMES`, which need not be imported for that)."""
 
 
 class RunOptions(NamedTuple):
@@ -30,7 +33,9 @@ class RunOptions(NamedTuple):
     """Tell on stderr, at the end, how many calls were served, and where."""
     buses: tuple[str, ...] = ()
     """Names of buses that exist from the start."""
-    tracer: Session | None = None
+    revision: str | None = None
+    """The revision that every program is taken to speak, instead of recognising it."""
+    tracer: Tracer | None = None
     """Who wants to see every call."""
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from kdbus.abi.layout import Struct
-from kdbus.abi.revision import FINAL, REVISIONS, VERSION3, Revision
+from kdbus.abi.revision import FINAL, REVISION219, VERSION3, Revision
 
 _STRUCTS: Final[Mapping[str, tuple[str, ...]]] = {
     "BUS_MAKE": ("kdbus_cmd", "kdbus_cmd_make"),
@@ -43,7 +43,9 @@ class Dialect:
     whether the name is only waited for.
     """
 
-    def __init__(self, revision: Revision, *, requires_metadata: bool, payload_in_pool: bool) -> None:
+    def __init__(
+        self, revision: Revision, *, requires_metadata: bool, payload_in_pool: bool, answers_in_flags: bool
+    ) -> None:
         members = revision.structs
         self.revision = revision
         self.requires_metadata = requires_metadata
@@ -53,7 +55,7 @@ class Dialect:
         self.list_entry = members["kdbus_name_info" if "kdbus_name_info" in members else "kdbus_info"]
         self.flags_attach = "attach_flags" not in members["kdbus_cmd_info"].members
         self.lost_is_error = "KDBUS_RECV_RETURN_DROPPED_MSGS" not in revision.constants
-        self.answers_in_flags = "kdbus_cmd_name" in members
+        self.answers_in_flags = answers_in_flags
 
     def layout(self, command: str) -> tuple[int, Struct | None]:
         """Request number and structure of a command; BYEBYE has no structure in version 3."""
@@ -64,9 +66,8 @@ class Dialect:
 
 
 DIALECTS: Final[Mapping[Revision, Dialect]] = {
-    VERSION3: Dialect(VERSION3, requires_metadata=True, payload_in_pool=True),
-    FINAL: Dialect(FINAL, requires_metadata=False, payload_in_pool=False),
+    VERSION3: Dialect(VERSION3, requires_metadata=True, payload_in_pool=True, answers_in_flags=True),
+    REVISION219: Dialect(REVISION219, requires_metadata=True, payload_in_pool=False, answers_in_flags=True),
+    FINAL: Dialect(FINAL, requires_metadata=False, payload_in_pool=False, answers_in_flags=False),
 }
 """All revisions that this library speaks."""
-
-assert set(DIALECTS) == set(REVISIONS)

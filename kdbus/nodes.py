@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
 
-from kdbus.abi.revision import FINAL, REVISIONS, Revision
+from kdbus.abi.revision import FINAL, VERSION3, Revision
 from kdbus.commands import Commands, negotiation
 from kdbus.errors import Error, Unsupported
 from kdbus.flags import Attach, MakeFlag
@@ -30,8 +30,8 @@ def own_name(name: str) -> str:
 
 
 def speaks_final(root: str = ROOT) -> bool:
-    """Whether the final revision is spoken there; False: an earlier one. Asks without any effect. Raises Error if there
-    is no kdbus."""
+    """Whether the final revision is spoken there, or one that shares its numbers; False: an earlier one. Asks without
+    any effect. Raises Error if there is no kdbus."""
     node = Node(f"{root}/control")
     try:
         node.run(negotiation())
@@ -45,7 +45,7 @@ def speaks_final(root: str = ROOT) -> bool:
 def commands_for(revision: Revision | None, root: str) -> Commands:
     """The commands of a revision; None: of the newest that is spoken there."""
     if revision is None:
-        revision = FINAL if speaks_final(root) else REVISIONS[0]
+        return Commands(FINAL, guessed=True) if speaks_final(root) else Commands(VERSION3)
     return Commands(revision)
 
 

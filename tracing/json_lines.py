@@ -13,19 +13,22 @@ import json
 from typing import Any
 
 from kdbus.abi.decode import Address, Flags, Item, Named, Text, Value
+from tracing import payload
 from tracing.record import Event
 from tracing.shown import Shown
 from tracing.text import errno_name
 
 SCHEMA = 1
+PAYLOAD = 4096
+"""Bytes of a payload, if nothing else is asked for."""
 
 
-def line(shown: Shown) -> str:
-    """The record as one line, with its newline; ASCII only."""
-    return json.dumps(as_object(shown), separators=(",", ":")) + "\n"
+def line(shown: Shown, limit: int = PAYLOAD) -> str:
+    """The record as one line, with its newline; ASCII only. `limit`: bytes of its payload."""
+    return json.dumps(as_object(shown, limit), separators=(",", ":")) + "\n"
 
 
-def as_object(shown: Shown) -> dict[str, Any]:
+def as_object(shown: Shown, limit: int = PAYLOAD) -> dict[str, Any]:
     """The record as what `json.dumps` takes."""
     record = shown.record
     found: dict[str, Any] = {
@@ -52,7 +55,7 @@ def as_object(shown: Shown) -> dict[str, Any]:
     }
     found |= {name: value for name, value in optional.items() if value is not None}
     if record.event is Event.CALL:
-        found |= _call(shown)
+        found |= _call(shown, limit)
     if record.event in (Event.CALL, Event.OPEN, Event.MAP) and found.get("phase") != "unfinished":
         found["value"] = None if record.errno or record.error else record.value
         found["errno"] = errno_name(record.errno) if record.errno else None
@@ -61,7 +64,7 @@ def as_object(shown: Shown) -> dict[str, Any]:
     return found
 
 
-def _call(shown: Shown) -> dict[str, Any]:
+def _call(shown: Shown, limit: int) -> dict[str, Any]:
     record = shown.record
     found: dict[str, Any] = {
         "phase": record.phase.value,
@@ -75,7 +78,9 @@ def _call(shown: Shown) -> dict[str, Any]:
     if shown.pool:
         found["pool"] = [as_value(each) for each in shown.pool]
     if record.payload_size:
-        found["payload"] = {"size": record.payload_size, "hex": record.payload.hex()}
+        found["payload"] = {"size": record.payload_size, "hex": record.payload[:limit].hex()}
+    if shown.dbus is not None:
+        found["dbus"] = payload.as_object(shown.dbus, payload.dbus_version(record.payload))
     return found
 
 

@@ -74,6 +74,7 @@ FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "NameTooLong": ("{count} bytes are over the limit of {limit}", "a node's name over its limit"),
     "MissingItem": ("needed, and not there",),
+    "RepeatedItem": ("given twice",),
     "DuplicateItem": ('"{name}" has an entry already', "given twice"),
     "NodeExists": ("{node} exists already", "a bus or endpoint of that name exists already"),
     "TooManyBuses": ("user {user} has {count} of {limit} {unit}", "the user's limit of buses or endpoints"),

@@ -10,6 +10,7 @@ from kdbus.abi.decode import (
     Flags,
     Item,
     Members,
+    Named,
     Text,
     Value,
     decode_command,
@@ -20,8 +21,11 @@ from kdbus.abi.decode import (
     results_of,
 )
 from kdbus.abi.revision import REVISIONS, Revision
+from kdbus.dbus.message import Message
+from tracing.payload import MOST, parse
 from tracing.record import Event, Record
 
+_DBUS = Named(0x4442757344427573, "KDBUS_PAYLOAD_DBUS")
 _REVISIONS = {revision.name: revision for revision in REVISIONS}
 _LISTS = frozenset(("LIST", "NAME_LIST"))
 _INFORMATION = frozenset(("CONN_INFO", "BUS_CREATOR_INFO"))
@@ -37,12 +41,14 @@ class Shown:
     results: Members = field(default_factory=dict)
     """Those that the kernel has stored."""
     message: Members = field(default_factory=dict)
+    dbus: Message | None = None
+    """The payload, if it is D-Bus and all there."""
     pool: Sequence[Value | Item] = ()
     """What else was left in the pool."""
 
 
-def show(record: Record) -> Shown:
-    """Decode a record. Never fails: what cannot be decoded is there as bytes."""
+def show(record: Record, most: int = MOST) -> Shown:
+    """Decode a record. Never fails: what cannot be decoded is there as bytes. `most`: see `tracing.payload.parse`."""
     shown = Shown(record)
     revision = _REVISIONS.get(record.revision)
     if record.event is not Event.CALL or revision is None:
@@ -54,6 +60,9 @@ def show(record: Record) -> Shown:
         shown.results = results_of(revision, record.command, record.before, record.after)
     if record.message:
         shown.message = decode_message(revision, record.message)
+        whole = len(record.payload) == record.payload_size
+        if whole and shown.message.get("payload_type") == _DBUS:
+            shown.dbus = parse(record.payload, most)
     if record.pool:
         shown.pool = _pool(revision, record)
     return shown

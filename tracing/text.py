@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from kdbus.abi.decode import COMMANDS, Address, Flags, Item, Members, Named, Text, Value
 from kdbus.abi.layout import signed64
+from tracing import payload
 from tracing.escaping import harmless, quoted
 from tracing.record import Event, Phase, Record
 from tracing.shown import Shown
@@ -129,7 +130,7 @@ class TextWriter:
         elif record.address:
             parts.append(f"{record.address:#x}")
         if record.command == "SEND" and record.payload_size:
-            parts.append(self._payload(record))
+            parts.append(self._payload(shown))
         arguments = ", ".join(parts) + (f" => {results}" if results else "")
         end = " <unfinished ...>" if record.phase is Phase.WAITS else ")"
         return f"{record.command}({arguments}{end}"
@@ -152,19 +153,21 @@ class TextWriter:
             if shown.message:
                 parts.append(self._members(shown.message))
             if record.payload_size:
-                parts.append(self._payload(record))
+                parts.append(self._payload(shown))
         parts += [self._value(each) for each in shown.pool]
         return ", ".join(parts)
 
-    def _payload(self, record: Record) -> str:
+    def _payload(self, shown: Shown) -> str:
+        record = shown.record
+        if shown.dbus is not None:
+            return f"{record.payload_size} D-Bus {payload.text(shown.dbus, self._style.payload)}"
         text = self._string(record.payload)
         whole = len(record.payload) >= record.payload_size or text.endswith("...")
         return f"{record.payload_size} {text}{'' if whole else '...'}"
 
     def _string(self, data: bytes) -> str:
         style = self._style
-        printable = all(0x20 <= byte < 0x7F or byte in b"\t\n\r" for byte in data)
-        hexadecimal = style.hexadecimal == 2 or (style.hexadecimal == 1 and not printable)
+        hexadecimal = style.hexadecimal == 2 or (style.hexadecimal == 1 and bool(data.translate(None, _PRINTABLE)))
         return quoted(data, style.payload, hexadecimal=hexadecimal)
 
     def _end(self, record: Record) -> str:
@@ -234,6 +237,7 @@ class TextWriter:
         return name if item.value == b"" else f"{name} {self._value(item.value)}"
 
 
+_PRINTABLE = bytes((*range(0x20, 0x7F), *b"\t\n\r"))
 _NOBODY = Named(0, "KDBUS_SRC_ID_KERNEL")
 """What stands in a message that is sent, as the kernel fills in the sender."""
 _IDS = frozenset(("dst_id", "src_id", "id"))

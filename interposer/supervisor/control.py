@@ -7,11 +7,11 @@ slowly, or not at all, or ask again and again. Hence
 - the broker is looked at for a slice of `_SLICE_S` at a time, and then left alone for `_REST` times as long as that
   took: all who watch together get a fifth of the time at most;
 - what is not read yet is kept by the kernel, and one slice's worth by the task, which waits; who does not read for
-  `_PATIENCE_S`, or does not ask, is let go;
+  `_PATIENCE_S`, or does not ask, is let go. Who watches messages may take its time: what it misses is dropped and told;
 - `_MOST` may watch at a time; who comes then is told so.
 
 To be looked at, connections that are lent to the engine have to be taken back, once for each slice. They are lent again
-after the next call that the broker serves.
+after the next call that the broker serves; not while somebody watches messages, which have to come by.
 
 What answers are made with is loaded with the first question: a supervisor that nobody asks pays for one socket.
 """
@@ -23,8 +23,8 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -36,6 +36,7 @@ from interposer.watching import places
 
 if TYPE_CHECKING:
     from broker.domain import Domain
+    from interposer.supervisor.messages import Account, MessageTap, Subscription
     from interposer.watching.wire import Record
 
 _SLICE_S = 0.002
@@ -75,6 +76,8 @@ class Control:
         self._place = places.make()
         self._count = 0
         self._turn: trio.Lock | None = None
+        self._tap: MessageTap | None = None
+        self._tap_users = 0
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -124,52 +127,140 @@ class Control:
             await line.hear(wire.LONGEST_QUESTION, _PATIENCE_S)
             await line.say(wire.line_of({"record": "error", "reason": reason}))
             return
-        while (data := await line.hear(wire.LONGEST_QUESTION, _IDLE_S)) is not None:
-            question = wire.record_of(data)
-            version = question.get("watch")
-            if version != wire.VERSION:
-                reason = f"version {wire.VERSION} is spoken here, not {version!r}"
-            elif question.get("ask") == wire.SUPERVISOR:
-                await self._tell(line, iter([self._own_sheet()]))
-                continue
-            elif question.get("ask") == wire.FACTS:
-                await self._tell(line, self._sheets())
-                continue
-            else:
-                reason = f"there is no such question: {question.get('ask')!r}"
-            await line.say(wire.line_of({"record": "error", "reason": reason}))
-            return
+        with ExitStack() as taps:
+            counting = False
+            while (data := await line.hear(wire.LONGEST_QUESTION, _IDLE_S)) is not None:
+                question = wire.record_of(data)
+                if question.get("watch") != wire.VERSION:
+                    reason = f"version {wire.VERSION} is spoken here, not {question.get('watch')!r}"
+                elif question.get("ask") == wire.SUPERVISOR:
+                    await self._tell(line, iter([self._own_sheet()]))
+                    continue
+                elif question.get("ask") == wire.FACTS:
+                    if question.get("traffic") and not counting:
+                        taps.enter_context(self._tapped())
+                        counting = True
+                    await self._tell(line, self._sheets(counting))
+                    continue
+                elif question.get("ask") == wire.MESSAGES:
+                    await self._tell_messages(line, question)
+                    return
+                else:
+                    reason = f"there is no such question: {question.get('ask')!r}"
+                await line.say(wire.line_of({"record": "error", "reason": reason}))
+                return
+
+    @contextmanager
+    def _tapped(self) -> Iterator[MessageTap]:
+        """The tap, while somebody needs it. From then on all messages come by it."""
+        from interposer.supervisor.messages import MessageTap
+
+        self._tap = self._tap or MessageTap()
+        self._tap_users += 1
+        self._watched.settle()
+        self._tap_all()
+        try:
+            yield self._tap
+        finally:
+            self._tap_users -= 1
+            if not self._tap_users:
+                self._tap = None
+                self._tap_all()
+
+    def _tap_all(self) -> None:
+        """In all domains, also those that programs have mounted meanwhile."""
+        domains = self._watched.domains()
+        for domain in domains:
+            domain.tap = self._tap
+        if self._tap is not None:
+            self._tap.domains = {domain: number for number, domain in enumerate(domains)}
 
     async def _tell(self, line: _Line, sheets: Iterator[Record]) -> None:
         """Answer in slices."""
         from interposer.watching import wire
 
-        assert self._turn is not None
         more = True
         while more:
-            async with self._turn:
-                begun = time.monotonic()
+            answer = bytearray()
+            async with self._slice() as goes_on:
                 self._watched.settle()
-                answer = bytearray()
-                while more and time.monotonic() - begun < _SLICE_S:
+                while more and goes_on():
                     sheet = next(sheets, None)
                     more = sheet is not None
                     answer += wire.line_of({"record": "end"} if sheet is None else sheet)
-                await trio.sleep((time.monotonic() - begun) * _REST)
             await line.say(answer)
+
+    @asynccontextmanager
+    async def _slice(self) -> AsyncIterator[Callable[[], bool]]:
+        """A slice of the supervisor's time, and the rest afterwards. Yields what says whether it lasts."""
+        assert self._turn is not None
+        async with self._turn:
+            begun = time.monotonic()
+            yield lambda: time.monotonic() - begun < _SLICE_S
+            await trio.sleep((time.monotonic() - begun) * _REST)
+
+    async def _tell_messages(self, line: _Line, question: Record) -> None:
+        """Answer until the other side ends the conversation."""
+        from interposer.supervisor.messages import Subscription
+        from interposer.watching import filters, wire
+
+        news = trio.Event()
+
+        def wake() -> None:
+            news.set()
+
+        wanted = filters.predicate(question.get("filter", {}))
+        subscription = Subscription(wanted, int(question.get("preview", 0)), wake)
+        with self._tapped() as tap:
+            tap.subscriptions[subscription] = None
+            try:
+                # Whoever asks knows from now on that nothing will be missed.
+                await line.say(wire.line_of(self._own_sheet()))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(line.ended, nursery.cancel_scope)
+                    # Not for the nursery, which would make a group of it.
+                    with suppress(OSError):
+                        while True:
+                            await news.wait()
+                            news = trio.Event()
+                            while answer := await self._some_messages(tap, subscription):
+                                await line.say(answer, float("inf"))
+                    nursery.cancel_scope.cancel()
+            finally:
+                del tap.subscriptions[subscription]
+
+    async def _some_messages(self, tap: MessageTap, subscription: Subscription) -> bytearray:
+        """As lines, what there is now; empty if there is nothing."""
+        from interposer.watching import wire
+
+        answer = bytearray()
+        self._tap_all()
+        async with self._slice() as goes_on:
+            tap.settle()
+            while goes_on() and (record := subscription.take()) is not None:
+                answer += wire.line_of(wire.with_payload(record, subscription.preview))
+        return answer
 
     def _own_sheet(self) -> Record:
         by_broker, natively, spoken = self._watched.served()
         calls = {"broker": by_broker, "native": natively}
         return {"record": "supervisor", **self._about, "calls": calls, "revisions": spoken}
 
-    def _sheets(self) -> Iterator[Record]:
+    def _sheets(self, counting: bool) -> Iterator[Record]:
         from broker.snapshot import walk
 
         yield self._own_sheet()
+        seen: set[Account] = set()
         for number, domain in enumerate(self._watched.domains()):
             for sheet in walk(domain, own_namespace(b"pid")):
-                yield {**sheet, "domain": number}
+                told: Record = {**sheet, "domain": number}
+                if counting and self._tap is not None and sheet["record"] == "connection":
+                    account = id(domain), str(told["bus"]), int(told["id"])
+                    seen.add(account)
+                    told["traffic"] = self._tap.traffic_told(account)
+                yield told
+        if counting and self._tap is not None:
+            self._tap.keep(seen)
 
 
 class _Line:
@@ -193,14 +284,23 @@ class _Line:
         found, _, self._rest = self._rest.partition(b"\n")
         return found
 
-    async def say(self, data: bytes | bytearray) -> None:
+    async def ended(self, scope: trio.CancelScope) -> None:
+        """Cancel `scope` when the other side has ended the conversation."""
+        with suppress(OSError):
+            while True:
+                await trio.lowlevel.wait_readable(self._connection)
+                if not self._connection.recv(4096):
+                    break
+        scope.cancel()
+
+    async def say(self, data: bytes | bytearray, patience_s: float = _PATIENCE_S) -> None:
         """Write all of it."""
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[self._connection.send(rest, socket.MSG_NOSIGNAL) :]
             except BlockingIOError:
-                with trio.fail_after(_PATIENCE_S):
+                with trio.fail_after(patience_s):
                     await trio.lowlevel.wait_writable(self._connection)
         await trio.lowlevel.checkpoint()
 

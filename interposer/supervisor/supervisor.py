@@ -35,6 +35,7 @@ import trio
 
 from broker.domain import Domain
 from broker.outside import Ids, NodeEvents
+from broker.recognition import named
 from broker.send import Wait
 from interposer.handles.handles import HandleTable, OpenHandle
 from interposer.launch.guarantee import forced
@@ -119,6 +120,8 @@ class Supervisor:
     def _new_domain(self, ids: Ids, nodes: NodeEvents) -> Domain:
         domain = Domain(SystemClock(), os.urandom, self._mask.current, ids, nodes)
         domain.spoken = self._spoken
+        if self._options.revision is not None:
+            domain.forced = named(self._options.revision)
         return domain
 
     def make_buses(self, domain: Domain, names: Sequence[str]) -> None:

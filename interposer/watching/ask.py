@@ -66,30 +66,43 @@ class Watching:
         self._connection.settimeout(_PATIENCE_S)
         return about[0] if about else {}
 
-    def ask(self, question: str) -> list[Record]:
+    def ask(self, question: str, **more: object) -> list[Record]:
         """All sheets of the answer but the last, which says that they are all. Raises NothingToWatch."""
-        return list(self._answers(question))
+        return list(self._answers(question, _MOST_BYTES, more))
 
-    def _answers(self, question: str) -> Iterator[Record]:
+    def stream(self, question: str, **more: object) -> Iterator[Record]:
+        """The sheets as they come, which may take any time and does not end; the first is about the supervisor.
+
+        It ends with the supervisor. Raises NothingToWatch.
+        """
+        for record in self._answers(question, None, more):
+            self._connection.settimeout(None)
+            yield record
+
+    def _answers(self, question: str, left: int | None, more: dict[str, object]) -> Iterator[Record]:
+        """`left`: bytes that the answer may have; None for one that only ends with the supervisor."""
+        begun = False
         try:
-            self._connection.sendall(wire.line_of({"watch": wire.VERSION, "ask": question}))
-            left = _MOST_BYTES
+            self._connection.sendall(wire.line_of({"watch": wire.VERSION, "ask": question, **more}))
             while True:
                 line = self._line()
-                left -= len(line)
+                left = None if left is None else left - len(line)
                 record = wire.record_of(line)
                 if record.get("record") == "end":
                     return
                 if record.get("record") == "error":
                     raise self._failed(printable(str(record.get("reason"))), "run it as that user, or as root")
-                if left < 0:
+                if left is not None and left < 0:
                     raise wire.Nonsense("the answer does not end")
                 yield record
+                begun = True
         except TimeoutError:
             raise self._failed(
                 f"no answer within {self._connection.gettimeout():g} s", "is it stopped, or very busy?"
             ) from None
         except OSError as error:
+            if begun and left is None:
+                return
             raise self._failed(os.strerror(error.errno or 0), "it may have ended") from error
         except wire.Nonsense as error:
             raise self._failed(f"the answer makes no sense: {error}") from error
@@ -101,7 +114,7 @@ class Watching:
         while not parts[1]:
             data = self._connection.recv(1 << 16)
             if not data:
-                raise ConnectionResetError(errno.ECONNRESET, "it has ended")
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             parts = data.partition(b"\n")
             chunks.append(parts[0])
             size += len(parts[0])

@@ -10,6 +10,15 @@ and is answered with fact sheets, each with a `record` that says what it is abou
 which the connection is closed. It may ask again on the same connection. Who asks for `supervisor` instead of `facts`
 gets only the first of them.
 
+With `"traffic": true`, sheets of connections have a `traffic`, from that question on until the conversation ends: what
+each has sent and got, and how long its replies took.
+
+    {"watch": 1, "ask": "messages", "preview": 64, "filter": {...}}
+
+is answered without end, by the `supervisor`, and then a `message` record for each that passes
+(`interposer.supervisor.messages`) and that the filter lets through (`interposer.watching.filters`); `dropped` tells how
+many are missing in its place, as they came faster than they were read.
+
 The version changes when a key is removed or means something else. Keys may be added: who reads ignores what it does not
 know. So a `kdbus` may watch a later one.
 
@@ -19,6 +28,7 @@ Bounds, for both sides: a question has up to `LONGEST_QUESTION` bytes, a line of
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from typing import Any
 
 VERSION = 1
@@ -27,6 +37,7 @@ LONGEST_LINE = 1 << 20
 
 FACTS = "facts"
 SUPERVISOR = "supervisor"
+MESSAGES = "messages"
 
 Record = dict[str, Any]
 
@@ -49,3 +60,10 @@ def record_of(line: bytes) -> Record:
     if not isinstance(found, dict):
         raise Nonsense("no JSON object")
     return found
+
+
+def with_payload(record: Record, limit: int) -> Record:
+    """A record of the tap as it is sent: of its payload the first `limit` bytes, in base64 (RFC 4648)."""
+    if "payload" not in record:
+        return record
+    return {**record, "payload": b64encode(record["payload"][:limit]).decode()}

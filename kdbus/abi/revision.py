@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
-from kdbus.abi import final, revision3
+from kdbus.abi import final, revision3, revision219
 from kdbus.abi.layout import Struct
 
 _ITEM_HEADER = struct.Struct("<QQ")
@@ -107,5 +107,7 @@ class Revision:
 VERSION3: Final = Revision("3", revision3.CONSTANTS, revision3.REQUESTS, revision3.STRUCTS)
 FINAL: Final = Revision("final", final.CONSTANTS, final.REQUESTS, final.STRUCTS)
 
-REVISIONS: Final = (VERSION3, FINAL)
+REVISION219: Final = Revision("219", revision219.CONSTANTS, revision219.REQUESTS, revision219.STRUCTS)
+
+REVISIONS: Final = (VERSION3, REVISION219, FINAL)
 """All revisions that are served, in the order in which they came."""

@@ -4,6 +4,9 @@
 `Malformed` is the peer's: bytes that came in are not what they claim to be. The others are the caller's: a value, name,
 signature or rule that D-Bus does not have. All are ValueErrors, as all are about a value that was handed over, and all
 are DBusErrors, so that one clause catches what this package raises.
+
+`ErrorReply` is another matter: nothing is wrong with the message, it is the answer. A caller gets it instead of a
+result, and a service raises it to give it.
 """
 
 from __future__ import annotations
@@ -31,3 +34,13 @@ class InvalidRule(DBusError):
 
 class Malformed(DBusError):
     """Bytes that are not what they claim to be: a peer is broken, or lies."""
+
+
+class ErrorReply(Exception):
+    """The answer to a call that failed: the error's name, such as "org.freedesktop.DBus.Error.Failed", and a text for
+    people, which may be empty."""
+
+    def __init__(self, name: str, text: str = "") -> None:
+        super().__init__(f"{name}: {text}" if text else name)
+        self.name = name
+        self.text = text

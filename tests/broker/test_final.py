@@ -25,6 +25,7 @@ from broker.errors import (
     NotNameOwner,
     NotPermitted,
     QueueFull,
+    RepeatedItem,
     ReplyNotExpected,
     TimedOut,
     UnknownCommand,
@@ -118,7 +119,7 @@ def test_item_numbers_are_negotiated_and_the_command_is_done(alice: FinalPeer) -
     ("items", "error"),
     [
         ([], MissingItem),
-        ([string_item(ITEM["NAME"], NAME)] * 2, DuplicateItem),
+        ([string_item(ITEM["NAME"], NAME)] * 2, RepeatedItem),
         ([item(ITEM["FDS"])], BadItem),
         ([item(0x7777)], BadItem),
     ],
@@ -423,6 +424,14 @@ def test_an_activator_that_lost_its_name_waits_for_it(world: World, alice: Final
     alice.acquire(NAME)
     assert sorted(entries(alice, 2 | 4)) == sorted([(alice.id, PRIMARY), (waiting.id, 0x10 | IN_QUEUE)])
     assert sorted(entries(alice, 1)) == sorted([(alice.id, None), (waiting.id, None)])
+
+
+def test_a_name_has_one_policy(world: World) -> None:
+    """Unlike a second item where one may be, a second entry has an errno of its own."""
+    access = words_item(ITEM["POLICY_ACCESS"], 3, 1, 0)
+    FinalPeer(world, flags=4, items=[string_item(ITEM["NAME"], NAME), access])
+    with fails(DuplicateItem, errno.EEXIST):
+        FinalPeer(world, flags=4, items=[string_item(ITEM["NAME"], NAME), access])
 
 
 def test_a_second_activator_is_refused(world: World) -> None:

@@ -359,7 +359,7 @@ def test_a_callers_memory_is_that_of_the_thread_not_of_the_opener() -> None:
 
 
 def test_the_base_class_maps_nothing() -> None:
-    handle = Handle()
+    handle = Handle(World().domain)
     handle.close()
     with fails(NoMapping, errno.ENODEV):
         handle.map(1, writable=False)

@@ -334,3 +334,82 @@ def test_bad_watchers_disturb_nobody(place: Place, somewhere: User, watched: str
     assert server.pid == facts(somewhere)["supervisor"]["pid"]
     server.kill(signal.SIGTERM)
     assert server.end()[0] == 0
+
+
+def test_messages_are_seen_as_they_pass(place: Place, somewhere: User, watched: str) -> None:
+    process = run(place, somewhere, watched, "talk")
+    monitor = place.start(somewhere, *somewhere.kdbus("monitor", "--with", "org.example.Watched"))
+    assert monitor.line() == f"watching process {process.pid}; what passes is shown until Ctrl-C"
+    process.say("talk")
+    assert process.line() == "answered"
+    bus = f"{uid(somewhere)}-watched"
+    when, where, who, *what = re.split(" {2,}", monitor.line())
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{6}", when)
+    assert (where, who) == (bus, "2 (watched) -> 1 org.example.Watched (watched)")
+    assert what == ["call 1, 9 bytes", r'"question\0"']
+    _, _, who, took, payload = re.split(" {2,}", monitor.line())
+    assert (who, payload) == ("1 (watched) -> 2 (watched)", r'"answer\0"')
+    assert re.fullmatch(r"reply to 1 after [\d.]+ [mu]?s, 7 bytes", took)
+    process.kill(signal.SIGTERM)
+    assert monitor.end() == (0, "the kdbus has ended\n")
+
+
+def test_messages_as_json_until_there_are_enough(place: Place, somewhere: User, watched: str) -> None:
+    process = run(place, somewhere, watched, "talk")
+    options = ["--json", "--count", "2", "--kind", "call,reply", "--bus", f"{uid(somewhere)}-watched"]
+    monitor = place.start(somewhere, *somewhere.kdbus("monitor", *options))
+    assert json.loads(monitor.line())["pid"] == process.pid
+    for _ in range(2):
+        process.say("talk")
+        assert process.line() == "answered"
+    status, output = monitor.end()
+    assert status == 0
+    assert [json.loads(line)["kind"] for line in output.splitlines()] == ["call", "reply"]
+
+
+def test_watching_leaves_no_trace(place: Place, somewhere: User) -> None:
+    """While somebody watches, everything is served by the broker, and afterwards natively again."""
+    place.serve(somewhere, options=("--statistics",))
+    service = place.join(somewhere, place.member, "serve", "x", "user", "plain")
+    assert service.line() == "ready"
+    bus = f"{uid(somewhere)}-x"
+    monitor = place.start(somewhere, *somewhere.kdbus("monitor", "--json", "--count", "600", "--kind", "call"))
+    monitor.line()
+    natively = facts(somewhere)["supervisor"]["calls"]["native"]
+    assert place.ask(somewhere, bus, 600) == (0, ["plain"])
+    assert [json.loads(monitor.line())["kind"] for _ in range(600)] == ["call"] * 600
+    assert monitor.end()[0] == 0
+    assert facts(somewhere)["supervisor"]["calls"]["native"] == natively
+    assert place.ask(somewhere, bus, 3000) == (0, ["plain"])
+    if somewhere.identity is None:
+        assert facts(somewhere)["supervisor"]["calls"]["native"] > natively + 5000
+
+
+def test_who_does_not_read_messages_disturbs_nobody(place: Place, somewhere: User) -> None:
+    server = place.serve(somewhere)
+    place.service(somewhere)
+    bus = f"{uid(somewhere)}-x"
+    with connect(place.folder, somewhere, server) as deaf:
+        deaf.sendall(b'{"watch": 1, "ask": "messages", "preview": 4096}\n')
+        deaf.recv(1)
+        assert place.ask(somewhere, bus, 6000)[0] == 0
+        stream = deaf.makefile("rb")
+        stream.readline()
+        records = iter(lambda: json.loads(stream.readline()), None)
+        assert next(record for record in records if record["record"] == "dropped")["count"] > 0
+    with connect(place.folder, somewhere, server) as deaf:
+        deaf.sendall(b'{"watch": 1, "ask": "messages", "preview": 4096}\n')
+        deaf.recv(1)
+        assert place.ask(somewhere, bus, 500)[0] == 0
+    assert place.ask(somewhere, bus)[0] == 0
+    server.kill(signal.SIGTERM)
+    assert server.end() == (0, "")
+
+
+def test_wrong_words_for_messages(place: Place, somewhere: User) -> None:
+    assert "did you mean reply?" in refused(somewhere, "monitor", "--kind", "rely")
+    assert "there are call, reply, signal, message, notification" in refused(somewhere, "monitor", "--kind", "zzz")
+    assert "'0' is no number of messages" in refused(somewhere, "monitor", "--count", "0")
+    place.serve(somewhere)
+    place.service(somewhere)
+    assert f"there are {uid(somewhere)}-x" in refused(somewhere, "monitor", "--bus", "y")

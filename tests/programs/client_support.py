@@ -6,17 +6,21 @@ A program is run as `PROGRAM REVISION [CASE...]`. It prints a line for each case
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Unpack
 
+import trio
+
 import kdbus
+from kdbus.abi.revision import REVISIONS as kdbus_revisions
 from kdbus.peer import HelloOptions
 
-REVISIONS = {"3": kdbus.VERSION3, "final": kdbus.FINAL}
+REVISIONS = {revision.name: revision for revision in kdbus_revisions}
 PATIENCE = 30.0
 """Seconds that a case waits for what must come."""
 
@@ -28,6 +32,10 @@ class Scene:
         self.stack = stack
         self.revision = revision
         self.bus = stack.enter_context(kdbus.Bus(kdbus.own_name(name), revision=revision))
+
+    @property
+    def is_version3(self) -> bool:
+        return self.revision is kdbus.VERSION3
 
     @property
     def is_final(self) -> bool:
@@ -45,6 +53,20 @@ def case(function: Callable[[Scene], None]) -> Callable[[Scene], None]:
     """Marks a case."""
     _CASES.append(function)
     return function
+
+
+def task_case(function: Callable[[Scene], Awaitable[None]]) -> None:
+    """Marks a case that is a coroutine."""
+
+    @functools.wraps(function)
+    def run(scene: Scene) -> None:
+        async def bounded() -> None:
+            with trio.fail_after(PATIENCE):
+                await function(scene)
+
+        trio.run(bounded)
+
+    case(run)
 
 
 def fails(expected: type[kdbus.Error], number: int, function: Callable[[], object]) -> kdbus.Error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Awaitable, Callable
 
 import trio
 import trio.testing
@@ -13,21 +12,7 @@ import trio.testing
 import kdbus
 import kdbus.trio
 from kdbus import matches
-from tests.programs.client_support import PATIENCE, Scene, case, main
-
-
-def task_case(function: Callable[[Scene], Awaitable[None]]) -> None:
-    """Marks a case that is a coroutine."""
-
-    @functools.wraps(function)
-    def run(scene: Scene) -> None:
-        async def bounded() -> None:
-            with trio.fail_after(PATIENCE):
-                await function(scene)
-
-        trio.run(bounded)
-
-    case(run)
+from tests.programs.client_support import PATIENCE, Scene, main, task_case
 
 
 def connect(scene: Scene) -> kdbus.trio.Connection:

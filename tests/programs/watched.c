@@ -72,7 +72,7 @@ static int talk(const char *path)
 	say("ready");
 	for (__u64 cookie = 1; fgets(line, sizeof(line), stdin); cookie++) {
 		EQ(SEND(&client, .name = NAME, .cookie = cookie, .flags = KDBUS_MSG_EXPECT_REPLY,
-			.deadline = PATIENCE * 1000000ULL, .payload = "question", .size = 9), 0);
+			.deadline = in_ms(PATIENCE), .payload = "question", .size = 9), 0);
 		message = receive(&service);
 		EQ(SEND(&service, .to = client.id, .reply_to = message->cookie, .cookie = 100 + cookie,
 			.payload = "answer", .size = 7), 0);

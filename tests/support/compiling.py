@@ -13,7 +13,7 @@ from tests.support.users import PROJECT
 
 PROGRAMS = PROJECT / "tests" / "programs"
 
-WRITTEN_FOR = {"final": "final", "mixed-client": "final", "trouble-final": "final"}
+WRITTEN_FOR = {"final": "final", "mixed-client": "final", "snapshot219": "219", "trouble-final": "final"}
 """The revision of the kdbus API that a program is written for, if it is not version 3."""
 
 

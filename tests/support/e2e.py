@@ -61,6 +61,11 @@ def run_all(
         pytest.fail(f"{program} (as {user.name}), status {outcome.status}:\n{outcome.output}", pytrace=False)
 
 
+def cases_of(program: str) -> list[str]:
+    """All cases of a program that need no privileges."""
+    return _cases(program, "ordinary")
+
+
 def _cases(program: str, user: str) -> list[str]:
     """The cases that root or somebody else can run, in the order of the source."""
     found = _CASE.findall((PROGRAMS / f"{program}.c").read_text())

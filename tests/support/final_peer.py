@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A peer that speaks the final revision, for tests of the pure broker; `World` makes everything else.
+"""A peer that speaks the final revision, or one with the same item numbers, for tests of the pure broker; `World` makes
+everything else.
 
 Commands are built here from the tables of that revision, not with the broker's helpers.
 """
@@ -9,11 +10,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from broker.connection import Connection
 from broker.handle import ControlHandle, EndpointHandle, open_node
 from broker.send import Wait
 from kdbus.abi import final
+from kdbus.abi.layout import Struct
 from tests.support.fakes import FakeEvents
 from tests.support.outside import BusMaker, FakeCaller, World, item, parse_items, string_item
 
@@ -44,9 +47,19 @@ BROADCAST = (1 << 64) - 1
 NEGOTIATE = 1 << 63
 
 
-def command(struct_name: str, items: Sequence[bytes] = (), **members: int) -> bytes:
-    """A structure of the final revision with its members and items."""
-    layout = final.STRUCTS[struct_name]
+class Tables(Protocol):
+    """A module such as `kdbus.abi.final`."""
+
+    @property
+    def STRUCTS(self) -> dict[str, Struct]: ...
+
+    @property
+    def REQUESTS(self) -> dict[str, int]: ...
+
+
+def command(struct_name: str, items: Sequence[bytes] = (), tables: Tables = final, /, **members: int) -> bytes:
+    """A structure of that revision with its members and items."""
+    layout = tables.STRUCTS[struct_name]
     tail = b"".join(items)
     data = bytearray(layout.size)
     members.setdefault("size", layout.size + len(tail))
@@ -56,7 +69,9 @@ def command(struct_name: str, items: Sequence[bytes] = (), **members: int) -> by
 
 
 class Caller:
-    """Somebody who issues commands of the final revision on a handle."""
+    """Somebody who issues commands of that revision on a handle."""
+
+    tables: Tables = final
 
     def __init__(self, handle: ControlHandle | EndpointHandle, caller: FakeCaller) -> None:
         self.handle = handle
@@ -66,23 +81,23 @@ class Caller:
 
     def issue(self, name: str, items: Sequence[bytes] = (), **members: int) -> dict[str, int]:
         """Issue a command; returns the members of its structure afterwards, which `after` holds also if it fails."""
-        layout = final.STRUCTS[STRUCT[name]]
-        data = command(layout.name, items, **members)
+        layout = self.tables.STRUCTS[STRUCT[name]]
+        data = command(layout.name, items, self.tables, **members)
         address = self.caller.memory.put(data)
         try:
-            self.wait = self.handle.ioctl(final.REQUESTS["KDBUS_CMD_" + name], address, self.caller)
+            self.wait = self.handle.ioctl(self.tables.REQUESTS["KDBUS_CMD_" + name], address, self.caller)
         finally:
             self.after = self.caller.memory.read(address, len(data))
         return self.members(layout.name)
 
     def members(self, struct_name: str) -> dict[str, int]:
         """Every integer of the structure as it is after the last command."""
-        layout = final.STRUCTS[struct_name]
+        layout = self.tables.STRUCTS[struct_name]
         return {field.name: layout.get(self.after, field.name) for field in layout.fields if field.size == 8}
 
     def info(self, struct_name: str, member: str) -> tuple[int, int, int]:
         """(offset, size, return flags) of a `kdbus_msg_info` in it."""
-        start, end = final.STRUCTS[struct_name].span(member)
+        start, end = self.tables.STRUCTS[struct_name].span(member)
         offset, size, flags = struct.unpack("<3Q", self.after[start:end])
         return offset, size, flags
 

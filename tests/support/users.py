@@ -187,10 +187,10 @@ def _copy_packages(target: Path) -> None:
 
 
 def _needed_distributions() -> set[str]:
-    """The names of the distributions that the project needs to run, directly or through others, without extras."""
+    """The names of the distributions that the project needs to run, D-Bus included, directly or through others."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     found: set[str] = set()
-    waiting: list[str] = list(project["dependencies"])
+    waiting: list[str] = [*project["dependencies"], *project["optional-dependencies"]["dbus"]]
     while waiting:
         specification, _, marker = waiting.pop().partition(";")
         name = re.split(r"[^A-Za-z0-9._-]", specification.strip(), maxsplit=1)[0]

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`--revision`, and programs of revisions that have to be named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.compiling import compile_program
+from tests.support.e2e import cases_of
+from tests.support.users import User
+
+
+def compiled(name: str, folder: Path) -> Path:
+    """The program, compiled once."""
+    program = folder / name
+    return program if program.exists() else compile_program(name, folder)
+
+
+@pytest.mark.parametrize("case", cases_of("snapshot219"))
+def test_a_program_for_systemd_219(user: User, open_folder: Path, case: str) -> None:
+    program = str(compiled("snapshot219", open_folder))
+    outcome = user.run(user.kdbus("run", "--statistics", "--revision", "219", "--", program, case), seconds=60)
+    assert outcome.status == 0 and "kdbus: revisions spoken: 219\n" in outcome.output, outcome.output
+
+
+@pytest.mark.parametrize("revision", ["3", "219"])
+def test_nothing_else_is_spoken(user: User, open_folder: Path, revision: str) -> None:
+    program = str(compiled("final", open_folder))
+    outcome = user.run(user.kdbus("run", "--revision", revision, "--", program, "message"), seconds=60)
+    assert outcome.status == 1, outcome.output
+
+
+@pytest.mark.parametrize("revision", ["4", "final"])
+def test_version_4_is_served_as_the_final_revision(user: User, open_folder: Path, revision: str) -> None:
+    program = str(compiled("final", open_folder))
+    outcome = user.run(user.kdbus("run", "--revision", revision, "--", program, "message"), seconds=60)
+    assert outcome.status == 0, outcome.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--revision", "5"), "there is no revision '5'"),
+        (("--revision=3", "--domain", "/nowhere"), "give --revision to `kdbus serve`"),
+    ],
+)
+def test_what_cannot_be_spoken(user: User, options: tuple[str, ...], said: str) -> None:
+    outcome = user.run(user.kdbus("run", *options, "--", "true"), seconds=60)
+    assert outcome.status == 125 and said in outcome.output
