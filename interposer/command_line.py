@@ -36,10 +36,9 @@ from interposer.options import REVISIONS, Given, RunOptions, parse, see_help, su
 
 if TYPE_CHECKING:
     from interposer.launch.launch import Launched, Mode
-    from tracing.session import Session
+    from tracing.record import Tracer
 
 FAILURE = InterposerError.exit_status
-CONTROL_NODE = "/sys/fs/kdbus/control"
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
@@ -47,15 +46,14 @@ _SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": Tr
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
 _OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_SERVICE_OPTIONS}
 _RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False}
-_TRACE_OPTIONS = {
-    "--mode": True,
-    "--linger": False,
-    "--make-bus": True,
-    "--revision": True,
-    "--json": False,
+_UNDER_TRACE_OPTIONS = {"-f": False, "--mode": True, "--linger": False, "--make-bus": True, "--revision": True}
+_VIEW_OPTIONS = {
     **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
-    **dict.fromkeys("-f -x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v".split(), False),
+    **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v --json".split(), False),
 }
+_TRACE_OPTIONS = {**_UNDER_TRACE_OPTIONS, **_VIEW_OPTIONS}
+_RECORD_OPTIONS = {**_UNDER_TRACE_OPTIONS, "-o": True, "-s": True}
+_SHOW_OPTIONS = {**_VIEW_OPTIONS, "--perfetto": False, "--pcapng": False}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
 _WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
@@ -154,7 +152,7 @@ def _complain(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _run_options(subcommand: str, given: Given, tracer: Session | None = None) -> RunOptions:
+def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) -> RunOptions:
     revision = given.last("--revision")
     if revision is not None and revision not in REVISIONS:
         raise UsageError(
@@ -189,7 +187,21 @@ def _trace(given: Given, command: list[str]) -> int:
     return _run_traced(given, command, session(given))
 
 
-def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int:
+def _record(given: Given, command: list[str]) -> int:
+    if not command:
+        raise UsageError("reading the arguments of `kdbus record`", "there is no program", see_help("record"))
+    from interposer.trace_options import recorder
+
+    return _run_traced(given, command, recorder(given))
+
+
+def _show(given: Given, words: list[str]) -> int:
+    from interposer import show
+
+    return show.run(given, words)
+
+
+def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     """Run `command`, and let `tracer` see every call."""
     options = _run_options("run", given, tracer)
     if not command:
@@ -230,7 +242,7 @@ def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int
 
 def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool, traced: bool) -> None:
     """Become the program if an outer `kdbus run` supervises it already. Raises what prevents that."""
-    if not os.path.exists(CONTROL_NODE):
+    if not os.path.exists(interposer.CONTROL_NODE):
         # The usual case, told without importing anything.
         return
     from interposer.launch import nested
@@ -474,6 +486,8 @@ class _Subcommand(NamedTuple):
 _SUBCOMMANDS = {
     "run": _Subcommand(_run, _RUN_OPTIONS, runs_a_program=True),
     "trace": _Subcommand(_trace, _TRACE_OPTIONS, runs_a_program=True),
+    "record": _Subcommand(_record, _RECORD_OPTIONS, runs_a_program=True),
+    "show": _Subcommand(_show, _SHOW_OPTIONS, words=1),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),

@@ -41,12 +41,11 @@ static void wait_for_owner(struct peer *peer, const char *name, __u64 deadline)
 		message = receive(peer);
 		if (!message && errno == ECONNRESET)
 			fail("the bus is gone");
-		if (!message && errno == EOVERFLOW)
-			return;		/* what was lost may have been it: try */
-		if (!message)
-			continue;
-		appeared = find_item(message, KDBUS_ITEM_NAME_ADD, sizeof(struct kdbus_notify_name_change));
-		release(peer, message);
+		appeared = count_lost(peer);	/* what was lost may have been it: try */
+		if (message) {
+			appeared |= !!find_item(message, KDBUS_ITEM_NAME_ADD, sizeof(struct kdbus_notify_name_change));
+			release(peer, message);
+		}
 		if (appeared)
 			return;
 	}

@@ -15,6 +15,9 @@
  * the payload within the pool.
  *
  * Errors end the program: that is right for a sample, not for a service.
+ *
+ * The samples are written for the final revision of kdbus, and build for version 4, which has the same header but for
+ * some constants. With the header of version 3 they are programs of that: what is different stands in one place below.
  */
 #ifndef SAMPLES_COMMON_H
 #define SAMPLES_COMMON_H
@@ -51,6 +54,18 @@
 #define SECOND 1000000000ULL
 #define PATIENCE (30 * SECOND)	/* for whatever should happen soon */
 #define FOREVER (~0ULL >> 1)	/* as a deadline */
+
+#ifdef KDBUS_FLAG_NEGOTIATE
+typedef struct kdbus_cmd make_command, name_command;
+#define PAYLOAD_IN_MESSAGE true		/* offsets of payload count from the message */
+#define HELLO_ITEMS_AT 0
+#else
+/* Version 3: each command has a structure of its own. Results of HELLO begin with their size. */
+typedef struct kdbus_cmd_make make_command;
+typedef struct kdbus_cmd_name name_command;
+#define PAYLOAD_IN_MESSAGE false	/* they count from the pool */
+#define HELLO_ITEMS_AT offsetof(struct kdbus_item_list, items)
+#endif
 
 #define ITEM_HEADER_SIZE offsetof(struct kdbus_item, data)
 #define ALIGN8(size) (((size) + 7) & ~(__u64)7)
@@ -175,9 +190,10 @@ static inline const struct kdbus_item *next_item(const struct kdbus_item *item)
 
 /* Every item of a struct that has members `size` and `items`, such as a message. */
 #define FOR_EACH_ITEM(item, container)                                                             \
-	for ((item) = (container)->items;                                                          \
-	     item_fits((item), (const char *)(container) + (container)->size);                     \
-	     (item) = next_item(item))
+	FOR_EACH_ITEM_UNTIL(item, (container)->items, (const char *)(container) + (container)->size)
+
+#define FOR_EACH_ITEM_UNTIL(item, first, end) \
+	for ((item) = (first); item_fits((item), (end)); (item) = next_item(item))
 
 static inline __u64 content_size(const struct kdbus_item *item)
 {
@@ -223,7 +239,7 @@ static inline int make_bus(const char *name)
 	/* 64 bytes of bloom filter are plenty; 8 would be the least. Who sends signals sees these numbers at HELLO. */
 	struct kdbus_bloom_parameter bloom = { .size = 64, .n_hash = 4 };
 	struct buffer buffer;
-	struct kdbus_cmd_make *make = begin(&buffer, sizeof(*make));
+	make_command *make = begin(&buffer, sizeof(*make));
 	int control = open(MOUNT_POINT "/control", O_RDWR | O_CLOEXEC);
 
 	if (control < 0)
@@ -302,6 +318,7 @@ struct peer {
 	const char *pool;			/* POOL_SIZE bytes, read-only */
 	struct kdbus_bloom_parameter bloom;
 	struct kdbus_msg_info received;		/* of the latest RECV */
+	__u64 lost;				/* messages that found no room, until somebody looks */
 };
 
 /* Gives back a part of the pool. */
@@ -326,7 +343,7 @@ static inline struct peer connect_to_bus(const char *name, __u64 flags, __u64 me
 	struct peer peer = { .descriptor = open_bus(name) };
 	struct buffer buffer;
 	struct kdbus_cmd_hello *hello = begin(&buffer, sizeof(*hello));
-	const struct kdbus_item_list *answer;
+	const char *answer;
 	const struct kdbus_item *item;
 
 	hello->flags = flags;
@@ -342,11 +359,11 @@ static inline struct peer connect_to_bus(const char *name, __u64 flags, __u64 me
 	if (peer.pool == MAP_FAILED)
 		fail("cannot map the pool: %s", strerror(errno));
 
-	/* HELLO left a list of items in the pool: the parameters that the bus was made with. */
-	answer = (const struct kdbus_item_list *)(peer.pool + hello->offset);
-	if (!in_pool(hello->offset, sizeof(*answer)) || !in_pool(hello->offset, answer->size))
+	/* HELLO left items in the pool: the parameters that the bus was made with. */
+	answer = peer.pool + hello->offset;
+	if (!in_pool(hello->offset, hello->items_size))
 		fail("the answer to HELLO does not lie within the pool");
-	FOR_EACH_ITEM(item, answer)
+	FOR_EACH_ITEM_UNTIL(item, (const struct kdbus_item *)(answer + HELLO_ITEMS_AT), answer + hello->items_size)
 		if (item->type == KDBUS_ITEM_BLOOM_PARAMETER && content_size(item) >= sizeof(peer.bloom))
 			peer.bloom = item->bloom_parameter;
 	free_slice(&peer, hello->offset);
@@ -410,19 +427,43 @@ static inline const struct kdbus_msg *message_at(const struct peer *peer, __u64 
 	return message;
 }
 
-/* Takes the next message. NULL with errno EAGAIN: nothing is queued; EOVERFLOW: broadcasts were lost, which says
- * nothing about the queue; ECONNRESET: the connection is cut. */
+/* Takes the next message. NULL with errno EAGAIN: nothing is queued; ECONNRESET: the connection is cut. */
 static inline const struct kdbus_msg *receive(struct peer *peer)
 {
 	struct kdbus_cmd_recv command = { .size = sizeof(command) };
+	int result = ioctl(peer->descriptor, KDBUS_CMD_RECV, &command);
 
-	if (ioctl(peer->descriptor, KDBUS_CMD_RECV, &command) < 0) {
-		if (errno == EAGAIN || errno == EOVERFLOW || errno == ECONNRESET)
+	/* Broadcasts that found no room. Their number comes with the next message, or with EAGAIN; in version 3 it comes
+	 * alone, as EOVERFLOW. */
+	peer->lost += command.dropped_msgs;
+	if (result < 0 && errno == EOVERFLOW)
+		return receive(peer);
+	if (result < 0) {
+		if (errno == EAGAIN || errno == ECONNRESET)
 			return NULL;
 		fail("cannot receive: %s", strerror(errno));
 	}
 	peer->received = command.msg;
 	return message_at(peer, command.msg.offset);
+}
+
+/* How many broadcasts have been lost since this was asked for the last time. */
+static inline __u64 count_lost(struct peer *peer)
+{
+	__u64 lost = peer->lost;
+
+	peer->lost = 0;
+	return lost;
+}
+
+/* A piece of payload that was copied into the pool. */
+static inline const char *piece_at(const struct peer *peer, const struct kdbus_msg *message, const struct kdbus_vec *vec)
+{
+	__u64 base = PAYLOAD_IN_MESSAGE ? (__u64)((const char *)message - peer->pool) : 0;
+
+	if (!in_pool(vec->offset, vec->size) || !in_pool(base + vec->offset, vec->size))
+		fail("a payload does not lie within the pool");
+	return peer->pool + base + vec->offset;
 }
 
 /* Done with a message: closes the descriptors that came with it, then frees it together with its payload. */
@@ -457,10 +498,8 @@ static inline size_t copy_payload(const struct peer *peer, const struct kdbus_ms
 
 			if (item->vec.offset == ~0ULL)
 				memset(target + used, 0, piece);
-			else if (in_pool(item->vec.offset, item->vec.size))
-				memcpy(target + used, peer->pool + item->vec.offset, piece);
 			else
-				fail("a payload does not lie within the pool");
+				memcpy(target + used, piece_at(peer, message, &item->vec), piece);
 			used += piece;
 		} else if (item->type == KDBUS_ITEM_PAYLOAD_MEMFD && content_size(item) >= sizeof(item->memfd)) {
 			size_t piece = item->memfd.size < room ? item->memfd.size : room;

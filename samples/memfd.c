@@ -61,10 +61,9 @@ static void show(const struct peer *peer, const struct kdbus_msg *message)
 	const struct kdbus_item *item;
 
 	FOR_EACH_ITEM(item, message) {
-		if (item->type == KDBUS_ITEM_PAYLOAD_OFF && content_size(item) >= sizeof(item->vec) &&
-		    in_pool(item->vec.offset, item->vec.size)) {
+		if (item->type == KDBUS_ITEM_PAYLOAD_OFF && content_size(item) >= sizeof(item->vec)) {
 			printf("receiver: in the pool: %.*s\n", (int)item->vec.size,
-			       peer->pool + item->vec.offset);
+			       piece_at(peer, message, &item->vec));
 		} else if (item->type == KDBUS_ITEM_PAYLOAD_MEMFD && content_size(item) >= sizeof(item->memfd)) {
 			const struct kdbus_memfd *memfd = &item->memfd;
 			const char *data = mmap(NULL, memfd->size, PROT_READ, MAP_PRIVATE, memfd->fd,
@@ -94,7 +93,8 @@ int main(void)
 
 	setlinebuf(stdout);
 	make_bus(bus);
-	peer = connect_to_bus(bus, 0, 0);
+	/* Who does not accept descriptors gets none of memfds either, but for version 3. */
+	peer = connect_to_bus(bus, KDBUS_HELLO_ACCEPT_FD, 0);
 	child = fork();
 	if (child < 0)
 		fail("cannot fork: %s", strerror(errno));

@@ -107,9 +107,9 @@ int main(int argc, char **argv)
 			left--;
 		} else if (errno == ECONNRESET) {
 			break;		/* the bus has ended */
-		} else if (errno == EOVERFLOW) {
-			printf("messages were lost\n");
 		}
+		if (count_lost(&peer))
+			printf("messages were lost\n");
 	}
 	disconnect(&peer);
 	return EXIT_SUCCESS;

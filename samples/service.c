@@ -27,7 +27,7 @@ struct service {
 static void acquire_name(const struct peer *peer, const char *name)
 {
 	struct buffer buffer;
-	struct kdbus_cmd_name *command = begin(&buffer, sizeof(*command));
+	name_command *command = begin(&buffer, sizeof(*command));
 
 	add_string(&buffer, KDBUS_ITEM_NAME, name);
 	if (ioctl(peer->descriptor, KDBUS_CMD_NAME_ACQUIRE, command) < 0)
@@ -119,7 +119,8 @@ int main(int argc, char **argv)
 			release(&service.peer, message);
 		} else if (errno == ECONNRESET) {
 			fail("the bus %s is gone", bus);
-		} else if (errno == EOVERFLOW) {
+		}
+		if (count_lost(&service.peer)) {
 			/* We missed who left, so there is nobody to wait for by name. */
 			memset(service.clients, 0, service.answered * sizeof(*service.clients));
 		}

@@ -11,6 +11,7 @@ Weakness: outputs of programs that run at the same time are compared as sets of 
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shlex
@@ -88,19 +89,45 @@ def run_under_kdbus(folder: Path, *command: str) -> Result:
     return result
 
 
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the samples, freshly built; a warning is an error."""
-    folder = tmp_path_factory.mktemp("samples")
-    make = ["make", "-C", str(SAMPLES), f"BUILD_DIR={folder}", "CFLAGS=-O2 -Werror"]
+def build(folder: Path, revision: str) -> None:
+    """Build the samples for a revision; a warning is an error."""
+    include = SAMPLES.parent / "interposer" / "include" / revision
+    make = ["make", "-C", str(SAMPLES), f"BUILD_DIR={folder}", f"INCLUDE_DIR={include}", "CFLAGS=-O2 -Werror"]
     result = run(make, folder)
     assert result.status == 0, result.errors
+
+
+@pytest.fixture(scope="module", params=["3", "final"])
+def revision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory, revision: str) -> Path:
+    """The folder with the samples, freshly built."""
+    folder = tmp_path_factory.mktemp("samples")
+    build(folder, revision)
     return folder
+
+
+@pytest.fixture
+def first(revision: str) -> int:
+    """The id of the first connection: in the final revision the bus has taken one before."""
+    return 1 if revision == "3" else 2
 
 
 def test_all_are_built(samples: Path) -> None:
     assert sorted(path.name for path in samples.iterdir()) == sorted(ALL)
     assert sorted(path.stem for path in SAMPLES.glob("*.c")) == sorted(ALL)
+
+
+def test_all_build_for_version_4(tmp_path: Path) -> None:
+    build(tmp_path, "4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(ALL)
+
+
+def test_make_alone_takes_the_final_revision() -> None:
+    assert "\nINCLUDE_DIR ?= ../interposer/include/final\n" in (SAMPLES / "Makefile").read_text()
 
 
 def test_build_takes_another_include_folder(tmp_path: Path) -> None:
@@ -119,16 +146,16 @@ def test_says_how_to_run_it_where_there_is_no_kdbus(samples: Path, name: str) ->
     assert result.errors.endswith(f"\nRun me under it: kdbus run -- ./{name}\n")
 
 
-def test_service_and_client_talk(samples: Path) -> None:
+def test_service_and_client_talk(samples: Path, first: int) -> None:
     result = run_under_kdbus(samples, "sh", "-c", "./service & ./client && wait $!")
-    # Either may be the first to say hello to the bus, and so have connection 1.
+    # Either may be the first to say hello to the bus.
     assert sorted(result.lines) in [
         [
             f"reply from connection {service}: HELLO FROM THE CLIENT",
             f"request from connection {client}: hello from the client",
             SERVING,
         ]
-        for service, client in [(1, 2), (2, 1)]
+        for service, client in [(first, first + 1), (first + 1, first)]
     ]
 
 
@@ -159,22 +186,27 @@ def test_service_answers_several_clients(samples: Path) -> None:
     assert sum(line.startswith("request from connection") for line in result.lines) == 3
 
 
-def test_second_service_is_refused(samples: Path) -> None:
+def test_second_service_is_refused(samples: Path, first: int) -> None:
     script = './service | { read serving; ./service; echo "status $?"; ./client; cat; }'
     command = [sys.executable, "-m", "interposer", "run", "--", "sh", "-c", script]
     result = run(command, samples)
     assert result.errors.startswith(f"service: cannot make the bus {UID}-sample: File exists\n")
     assert "status 1" in result.lines
-    assert "reply from connection 1: HELLO FROM THE CLIENT" in result.lines
+    assert f"reply from connection {first}: HELLO FROM THE CLIENT" in result.lines
 
 
-def test_bus_ends_with_its_service(samples: Path) -> None:
-    """The same name can be made again at once, and the ids start anew."""
+def test_bus_ends_with_its_service(samples: Path, revision: str) -> None:
+    """The same name can be made again at once; in version 3 the ids start anew."""
     script = "./service | { read serving; ./client; cat; } && ./service | { read serving; ./client; cat; }"
     result = run_under_kdbus(samples, "sh", "-c", script)
-    assert result.lines == 2 * [
-        "reply from connection 1: HELLO FROM THE CLIENT",
-        "request from connection 2: hello from the client",
+    services = [1, 1] if revision == "3" else [2, 5]
+    assert result.lines == [
+        line
+        for service in services
+        for line in (
+            f"reply from connection {service}: HELLO FROM THE CLIENT",
+            f"request from connection {service + 1}: hello from the client",
+        )
     ]
 
 
@@ -189,13 +221,13 @@ def test_broadcast_reaches_those_who_want_it(samples: Path) -> None:
     ]
 
 
-def test_synchronous_call(samples: Path) -> None:
+def test_synchronous_call(samples: Path, revision: str) -> None:
     assert run_under_kdbus(samples, "./sync-call").lines == [
         "service was asked: what is six times seven?",
         "caller was told: forty-two",
         "service was asked: what have I got in my pocket?",
         "caller was told nothing: Connection timed out",
-        "service was too late: Operation not permitted",
+        f"service was too late: {os.strerror(errno.EPERM if revision == '3' else errno.EBADSLT)}",
     ]
 
 
@@ -218,14 +250,14 @@ def test_passed_descriptor(samples: Path) -> None:
     ]
 
 
-def test_name_list(samples: Path) -> None:
+def test_name_list(samples: Path, first: int) -> None:
     script = "./service | { read serving; ./name-list; ./client > /dev/null; cat > /dev/null; }"
     result = run_under_kdbus(samples, "sh", "-c", script)
-    assert sorted(result.lines) == ["1 org.example.Sample", "2 - (this program)"]
+    assert sorted(result.lines) == [f"{first} org.example.Sample", f"{first + 1} - (this program)"]
 
 
-def test_monitor_shows_the_conversation(samples: Path) -> None:
-    """The monitor has connection 2 and is invisible, so the client is 3."""
+def test_monitor_shows_the_conversation(samples: Path, first: int) -> None:
+    """The monitor has the second connection and is invisible, so the client has the third."""
     script = f"""
         ./service | {{
             read serving
@@ -235,7 +267,7 @@ def test_monitor_shows_the_conversation(samples: Path) -> None:
     """
     result = run_under_kdbus(samples, "sh", "-c", script)
     assert result.lines == [
-        "notification: 3 joined",
-        "request: 3 -> org.example.Sample, cookie 1: hello from the client",
-        "reply: 1 -> 3, cookie 1: HELLO FROM THE CLIENT",
+        f"notification: {first + 2} joined",
+        f"request: {first + 2} -> org.example.Sample, cookie 1: hello from the client",
+        f"reply: {first} -> {first + 2}, cookie 1: HELLO FROM THE CLIENT",
     ]
