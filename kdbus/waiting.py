@@ -39,7 +39,7 @@ class BusWatch:
     def __init__(self, bus: str, endpoint: str, root: str) -> None:
         """Raises Error: there is no kdbus, or no more descriptors."""
         self._path = path_of(bus, endpoint, root)
-        self._descriptor = _LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptor: int = _LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             raise failure("inotify_init", ctypes.get_errno())
         if not self._watch(os.path.dirname(os.path.dirname(self._path))):
