@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
 
+from kdbus import negotiation
 from kdbus.abi.revision import FINAL, VERSION3, Revision
-from kdbus.commands import Commands, negotiation
+from kdbus.commands import Commands
 from kdbus.errors import Error, Unsupported
 from kdbus.flags import Attach, MakeFlag
 from kdbus.system import Node
@@ -34,12 +35,26 @@ def speaks_final(root: str = ROOT) -> bool:
     any effect. Raises Error if there is no kdbus."""
     node = Node(f"{root}/control")
     try:
-        node.run(negotiation())
+        node.run(negotiation.probe())
     except Unsupported:
         return False
     finally:
         node.close()
     return True
+
+
+def supported(command: str, bus: str | None = None, *, root: str = ROOT) -> negotiation.Supported:
+    """What a command that makes something takes: BUS_MAKE; or, with the name of a bus, HELLO and ENDPOINT_MAKE. It is
+    asked without any effect. Connections are asked themselves (`Peer.supported`). Raises Error; Unsupported: only
+    version 3 is spoken there, which cannot be asked."""
+    asked = negotiation.ask(FINAL, command)
+    node = Node(f"{root}/control" if bus is None else f"{root}/{bus}/bus")
+    try:
+        node.run(asked)
+    finally:
+        node.close()
+    assert asked.layout is not None
+    return negotiation.answer(FINAL, asked.layout, asked.data)
 
 
 def commands_for(revision: Revision | None, root: str) -> Commands:
