@@ -53,7 +53,7 @@ class Top(App[None]):
     CSS = """
     #summary { height: 1; padding: 0 1; background: $primary-background; }
     #history { height: 3; margin: 0 1; }
-    #connections { height: 2fr; }
+    #connections { height: auto; max-height: 60%; }
     #chosen { height: 1fr; border-top: solid $primary; padding: 0 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
