@@ -57,6 +57,9 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  is slower and needs no privileges; without this option, the first of the two that can be had, also
                  with --domain, whose programs may differ in this
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
+  --die-with-parent
+                 kill PROGRAM, though not what it has started, if this command ends before it, killed for instance;
+                 otherwise PROGRAM goes on, with --domain also on the bus
   --make-bus NAME
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
