@@ -303,7 +303,7 @@ class Flows:
         attach_flags: int,
         receivers: Iterable[tuple[Connection, int]],
     ) -> None:
-        """What `thread` sends on `source` with these flags is of the origin of `message`; and what those `receivers` are
+        """What `thread` sends on `source` with these flags is of the origin of `message`; and what `receivers` are
         shown of it for whom that is decided when it is sent."""
         evidence = caller.evidence.packed()
         if evidence is None:
