@@ -38,7 +38,7 @@ class Effect(Enum):
     LOSE = "lost"
     """The broadcast that would be received is lost and counted, as if the queue had been full when it was sent."""
     INCOMPLETE = "incomplete"
-    """No descriptor of the message can be installed: their numbers are -1."""
+    """No descriptor of the message can be installed: they are negative numbers."""
     DIE = "die"
     """It succeeds, and the process is killed before it returns."""
 

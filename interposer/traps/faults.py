@@ -39,7 +39,7 @@ from tracing.faults import Effect, Fault
 
 _COMMANDS = {number: name for revision in REVISIONS for name, number in revision.requests.items()}
 
-_MOST_DELAYED = 4096
+_MOST_KEPT = 4096
 
 
 class Faults:
@@ -48,8 +48,8 @@ class Faults:
     def __init__(self, faults: Sequence[Fault]) -> None:
         self._faults = faults
         self._counts: Counter[tuple[Fault, int]] = Counter()
-        self._delayed: dict[int, list[Fault]] = {}
-        """Of calls that wait, by their notification: what they meet after their delay."""
+        self._chosen: dict[int, list[Fault]] = {}
+        """By notifications of calls that are not served yet: what was decided when they came."""
         self._told: list[str] = []
 
     def told(self) -> list[str]:
@@ -63,28 +63,26 @@ class Faults:
         return any(fault.delay_ns and command in fault.commands for fault in self._faults)
 
     def delay_ns(self, notification: Notification, handle: OpenHandle, request: int, caller: TargetCaller) -> int:
-        """How long the call has to wait before it is served, 0 for not at all or not any more.
+        """A call has come, or has come to the end of its delay: how long it has to wait before it is served, mostly 0.
 
         Raises ProcessLookupError if its thread is gone.
         """
-        if notification.id in self._delayed:
+        if notification.id in self._chosen:
             return 0
         chosen = self._choose(handle, request, caller)
-        delay_ns = max((fault.delay_ns for fault in chosen), default=0)
-        if delay_ns:
-            if len(self._delayed) >= _MOST_DELAYED:
-                self._delayed.pop(next(iter(self._delayed)))  # of a thread that has left, most likely
-            self._delayed[notification.id] = chosen
-        return delay_ns
+        if chosen:
+            if len(self._chosen) >= _MOST_KEPT:
+                self._chosen.pop(next(iter(self._chosen)))  # of a thread that has left, most likely
+            self._chosen[notification.id] = chosen
+        return max((fault.delay_ns for fault in chosen), default=0)
 
     def ioctl(
         self, notification: Notification, handle: OpenHandle, request: int, argument: int, caller: TargetCaller
     ) -> Wait | None:
-        """`handle.broker.ioctl`, with what is injected. Raises what that raises, and Injected."""
+        """`handle.broker.ioctl` with what is injected, once `delay_ns` says 0. Raises what that raises, or Injected."""
         assert handle.broker is not None
         self._told = []
-        early = self._delayed.pop(notification.id, None)
-        for fault in self._choose(handle, request, caller) if early is None else early:
+        for fault in self._chosen.pop(notification.id, ()):
             if fault.delay_ns:
                 self._told.append(f"delayed: {fault.text}")
             if fault.effect is Effect.FAIL:
