@@ -37,27 +37,27 @@ from interposer.options import REVISIONS, Given, RunOptions, parse, see_help, su
 if TYPE_CHECKING:
     from interposer.launch.launch import Launched, Mode
     from tracing.faults import Fault
-    from tracing.session import Session
+    from tracing.record import Tracer
 
 FAILURE = InterposerError.exit_status
-CONTROL_NODE = "/sys/fs/kdbus/control"
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
 _SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, "--revision": True}
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
-_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_SERVICE_OPTIONS}
+_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, "--die-with-parent": False, **_SERVICE_OPTIONS}
 _RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False, "--inject": True}
-_TRACE_OPTIONS = {
-    "--mode": True,
-    "--linger": False,
-    "--make-bus": True,
-    "--revision": True,
-    "--inject": True,
-    "--json": False,
-    **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
-    **dict.fromkeys("-f -x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v".split(), False),
+_UNDER_TRACE_OPTIONS = {
+    **dict.fromkeys(("--mode", "--make-bus", "--revision", "--inject"), True),
+    **dict.fromkeys(("-f", "--linger"), False),
 }
+_VIEW_OPTIONS = {
+    **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
+    **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v --json".split(), False),
+}
+_TRACE_OPTIONS = {**_UNDER_TRACE_OPTIONS, **_VIEW_OPTIONS}
+_RECORD_OPTIONS = {**_UNDER_TRACE_OPTIONS, "-o": True, "-s": True}
+_SHOW_OPTIONS = {**_VIEW_OPTIONS, "--perfetto": False, "--pcapng": False}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
 _WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
@@ -156,7 +156,7 @@ def _complain(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _run_options(subcommand: str, given: Given, tracer: Session | None = None) -> RunOptions:
+def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) -> RunOptions:
     revision = given.last("--revision")
     if revision is not None and revision not in REVISIONS:
         raise UsageError(
@@ -197,7 +197,21 @@ def _trace(given: Given, command: list[str]) -> int:
     return _run_traced(given, command, session(given))
 
 
-def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int:
+def _record(given: Given, command: list[str]) -> int:
+    if not command:
+        raise UsageError("reading the arguments of `kdbus record`", "there is no program", see_help("record"))
+    from interposer.trace_options import recorder
+
+    return _run_traced(given, command, recorder(given))
+
+
+def _show(given: Given, words: list[str]) -> int:
+    from interposer import show
+
+    return show.run(given, words)
+
+
+def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     """Run `command`, and let `tracer` see every call."""
     options = _run_options("run", given, tracer)
     if not command:
@@ -210,6 +224,7 @@ def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int
             f"{of_server[0]} with --domain: that is its server's business",
             f"give {of_server[0]} to `kdbus serve`",
         )
+    dies_with_us = "--die-with-parent" in given
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
@@ -228,12 +243,12 @@ def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int
     wanted = "tracing" if tracer is not None else "injecting faults into" if options.faults else ""
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), wanted=wanted)
     if domain is not None:
-        return _end_like(_join(domain, command, mode, wait_s))
+        return _end_like(_join(domain, command, mode, wait_s, dies_with_us=dies_with_us))
 
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode, held=bool(options.buses))
+    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us)
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -248,7 +263,7 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
 
     `wanted`: what only the outer one could do to it, if that was asked for.
     """
-    if not os.path.exists(CONTROL_NODE):
+    if not os.path.exists(interposer.CONTROL_NODE):
         # The usual case, told without importing anything.
         return
     from interposer.launch import nested
@@ -267,7 +282,7 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
         nested.run_nested(command, domain)
 
 
-def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float) -> int:
+def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool) -> int:
     """Run `command` in the domain of a server, which may come up within `wait_s` seconds; its wait status."""
     from interposer.shared_domain.domain_socket import connect
     from interposer.shared_domain.join import join
@@ -275,7 +290,7 @@ def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float) -
     # While there is no program, signals end us.
     connection = connect(path, wait_s)
     signals = _Signals()
-    joined = join(path, connection, command, mode)
+    joined = join(path, connection, command, mode, dies_with_us=dies_with_us)
     signals.program_started(joined.launched.pid)
     joined.launched.check_executed()
     return joined.run()
@@ -494,6 +509,8 @@ class _Subcommand(NamedTuple):
 _SUBCOMMANDS = {
     "run": _Subcommand(_run, _RUN_OPTIONS, runs_a_program=True),
     "trace": _Subcommand(_trace, _TRACE_OPTIONS, runs_a_program=True),
+    "record": _Subcommand(_record, _RECORD_OPTIONS, runs_a_program=True),
+    "show": _Subcommand(_show, _SHOW_OPTIONS, words=1),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),

@@ -15,6 +15,8 @@ kdbus runs programs written for kdbus on an ordinary Linux kernel.
 
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus record [-o FILE] [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus show [OPTIONS] FILE
        kdbus serve --socket PATH [OPTIONS]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
@@ -24,12 +26,14 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus help [SUBCOMMAND]
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
-  trace        the same, and show every call on kdbus with what it says, and why it fails
+  trace        run PROGRAM likewise, and show every call on kdbus with what it says, and why it fails
+  record       run PROGRAM likewise, and keep every call in a file
+  show         show what was recorded, or convert it for Perfetto and Wireshark
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
   list         list the connections of a kdbus that runs: ids, processes, names, queues, pools
-  tree         show its buses, their endpoints, and who is connected through which
+  tree         show the buses of a kdbus that runs, their endpoints, and who is connected through which
   status       tell all about one connection: who it is, whose messages wait, who owes whom a reply
   policy       list who may own, talk to and see which names
   monitor      show the messages that pass, as they pass
@@ -51,6 +55,9 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  is slower and needs no privileges; without this option, the first of the two that can be had, also
                  with --domain, whose programs may differ in this
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
+  --die-with-parent
+                 kill PROGRAM, though not what it has started, if this command ends before it, killed for instance;
+                 otherwise PROGRAM goes on, with --domain also on the bus
   --make-bus NAME
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
@@ -78,6 +85,9 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 
 Options end at the first word that is none, so PROGRAM's own need no `--`. `kdbus run` ends as PROGRAM does: with its
 exit status, or by the same signal. Its own failures: 127 PROGRAM is not found, 126 it cannot be executed, 125 all else.
+
+examples: kdbus run -- ./program --its-option
+          kdbus run --domain /run/kdbus --wait 10 -- ./client
 """
 
 _TRACE = """\
@@ -127,6 +137,62 @@ than `kdbus run` mostly is. The trace never holds the program up for more than 1
 records are dropped and counted. Ends as `kdbus run` does.
 """
 
+_RECORD = """\
+Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and keep every call on it in a file for
+`kdbus show`.
+
+usage: kdbus record [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+
+  -o FILE        the file (kdbus.recording)
+  -s BYTES       so much of each payload (65536)
+  -f             with all that PROGRAM starts, as it is anyway
+  --mode MODE    as for `kdbus run`
+  --linger       as for `kdbus run`
+  --make-bus NAME
+                 as for `kdbus run`
+  --revision R   as for `kdbus run`
+  --inject FAULT
+                 as for `kdbus run`
+  -h, --help     print this
+
+Such as, to see later what two programs said to each other, and how long they took:
+
+  kdbus record -o talk -- sh -c './service & ./client'
+  kdbus show -c talk
+
+What is recorded includes whatever the programs say, passwords included. Ends as `kdbus run` does.
+"""
+
+_SHOW = """\
+Show what `kdbus record` has recorded, as `kdbus trace` would have shown it.
+
+usage: kdbus show [OPTIONS] FILE
+
+  --perfetto     convert it into a timeline for ui.perfetto.dev, with an arrow from each request to its answer
+  --pcapng       convert the messages into a capture for Wireshark, which shows those that are D-Bus as D-Bus
+  -o OUT         write to OUT instead of standard output
+  -e KEY=VALUE[,VALUE...]
+                 show, or convert, only what has one of the values, as for `kdbus trace`
+  -Z, -z         the same with only calls that fail, or only calls that do not
+  -s BYTES       so much of payloads and strings (32; 4096 with --json)
+  -x, -xx        strings in hexadecimal
+  -y, -v         names of peers; members that are zero
+  -t, -tt        the time of day
+  -ttt, -r       the time as seconds since 1970; the time since the line before
+  -T             nanoseconds
+  -c, -C         a table by command
+  --json         one JSON object per line
+  --color WHEN   `auto`, `always` or `never`
+  -h, --help     print this
+
+Such as:
+
+  kdbus show -Z kdbus.recording
+  kdbus show --pcapng -o talk.pcapng kdbus.recording && wireshark talk.pcapng
+
+Ends with 125 if the recording is damaged or cut off; what is before that is shown.
+"""
+
 _SERVE = """\
 Keep a kdbus, until SIGTERM, SIGINT or SIGHUP, that programs join with `kdbus run --domain PATH -- PROGRAM`.
 
@@ -148,6 +214,9 @@ usage: kdbus serve --socket PATH [OPTIONS]
   -h, --help     print this
 
 A server that root starts serves all users, an ordinary user's serves that user. Who joins trusts the server.
+
+examples: kdbus serve --socket /run/kdbus --make-bus system
+          kdbus serve --socket ./domain --ready-fd 4 4<>ready
 """
 
 _DOCTOR = """\
@@ -159,6 +228,9 @@ usage: kdbus doctor [--json]
   -h, --help     print this
 
 Ends with 0 if `kdbus run` can work here, else with 1; with 125 if that could not be found out, or printed.
+
+examples: kdbus doctor
+          kdbus doctor --json | jq -r .mode
 """
 
 _INCLUDE_DIR = """\
@@ -170,6 +242,9 @@ usage: kdbus include-dir [--revision R]
                  220); `219` (February 2015, systemd 219); `3` (January 2015); `2` (November 2014). Programs that are
                  built with `219` or `2` are not served by `kdbus run` yet
   -h, --help     print this
+
+examples: kdbus include-dir
+          cc -I"$(kdbus include-dir --revision 3)" program.c
 """
 
 _WHICH = """\
@@ -258,6 +333,8 @@ examples: kdbus monitor --with org.example.Sample
 PAGES: Mapping[str, str] = {
     "run": _RUN,
     "trace": _TRACE,
+    "record": _RECORD,
+    "show": _SHOW,
     "serve": _SERVE,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,

@@ -22,7 +22,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from functools import cache
+from typing import ParamSpec, TypeVar
 
 from broker.connection import Connection
 from broker.errors import KdbusError, errno_of
@@ -43,30 +44,16 @@ from interposer.traps.watched import (
     take_arguments,
     take_results,
 )
-from kdbus.abi.revision import REVISIONS, Revision
+from kdbus.abi.revision import Revision
 from native.notification import Notification
 from tracing.escaping import harmless
 from tracing.reason import reason
-from tracing.record import Event, Phase, Record
+from tracing.record import Event, Phase, Record, Tracer
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS_KNOWN = 1024
-_COMMANDS = {number: (revision, name) for revision in REVISIONS for name, number in revision.requests.items()}
-
-
-class Tracer(Protocol):
-    """Who wants records."""
-
-    @property
-    def payload_limit(self) -> int:
-        """How many bytes of a payload a record shall have."""
-        ...
-
-    def take(self, record: Record) -> None:
-        """A record, in the order of what happened."""
-        ...
 
 
 @dataclass(slots=True)
@@ -231,10 +218,9 @@ class Tap:
         self._describe(record, handle)
         record.notes += self._injected()
         record.request, record.address = request, argument
-        revision, record.command = _COMMANDS.get(request, (None, f"{request:#x}"))
-        broker = handle.broker
-        if broker is not None and broker.behaviour is not None and request in broker.behaviour.commands:
-            revision = broker.behaviour.revision  # where several revisions have that number
+        behaviour = None if handle.broker is None else handle.broker.spoken(request)
+        revision = None if behaviour is None or request not in behaviour.commands else behaviour.revision
+        record.command = f"{request:#x}" if revision is None else _commands(revision)[request]
         if revision is not None:
             record.revision = revision.name
             take_arguments(record, revision, caller, self._tracer.payload_limit)
@@ -282,6 +268,12 @@ class Tap:
 
 _OF_THE_CALL = tuple("pid tid comm descriptor node connection revision command request address before peer".split())
 """What both records of a call that waits have."""
+
+
+@cache
+def _commands(revision: Revision) -> dict[int, str]:
+    """The names of its commands by number."""
+    return {number: name for name, number in revision.requests.items()}
 
 
 def _fail(record: Record, error: Exception) -> None:
