@@ -64,6 +64,7 @@ _WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
 _WATCH_OPTIONS = {**_WHICH_OPTIONS, "--json": False}
 _FILTER_OPTIONS = {"--from": True, "--to": True, "--with": True, "--kind": True, "--failed": False}
 _MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
+_TOP_OPTIONS = {**_WHICH_OPTIONS, "--interval": True, "--light": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 
 
@@ -482,6 +483,34 @@ def _monitor(given: Given, _rest: list[str]) -> int:
     return 0
 
 
+def _top(given: Given, _rest: list[str]) -> int:
+    attempted = "showing what happens on a kdbus"
+    interval = given.last("--interval") or "1"
+    try:
+        seconds = float(interval)
+    except ValueError:
+        seconds = 0.0
+    if not _SHORTEST_INTERVAL_S <= seconds <= _LONGEST_INTERVAL_S:
+        reason = f"--interval {quoted(interval)} is no number of seconds from 0.2 to 60"
+        raise UsageError("reading the options of `kdbus top`", reason, see_help("top"))
+    which = _which("top", given)
+    if not (os.isatty(0) and os.isatty(2)):
+        raise UsageError(attempted, "there is no terminal", "`kdbus list` and `kdbus monitor` need none")
+    try:
+        from interposer.watching.top import Top
+    except ModuleNotFoundError as error:
+        advice = "install it: pip install 'kdbus-interposer[top]'; `kdbus list` and `kdbus monitor` need nothing"
+        raise UsageError(attempted, f"there is no module {error.name}", advice) from error
+    from interposer.watching.ask import watch
+
+    with watch(*which) as watching:
+        top = Top(watching, given.last("--bus"), seconds, light="--light" in given)
+        top.run()
+    if top.failure is not None:
+        raise top.failure
+    return 0
+
+
 def _which(word: str, given: Given) -> tuple[str | None, int | None]:
     """The domain and the process that `kdbus WORD` is told to watch."""
     domain, process = given.last("--domain"), given.last("-p") or given.last("--pid")
@@ -519,7 +548,9 @@ _SUBCOMMANDS = {
     "status": _Subcommand(_watching("status"), _WATCH_OPTIONS, words=1),
     "policy": _Subcommand(_watching("policy"), _WATCH_OPTIONS),
     "monitor": _Subcommand(_monitor, _MONITOR_OPTIONS),
+    "top": _Subcommand(_top, _TOP_OPTIONS),
 }
+_SHORTEST_INTERVAL_S, _LONGEST_INTERVAL_S = 0.2, 60.0
 _OPTIONS = (*_HELP_OPTIONS, "-V", "--version")
 _OUTPUT_ADVICE = "make room, raise the limit of the size of files (ulimit -f), or write elsewhere"
 
