@@ -23,6 +23,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus list | tree | policy [OPTIONS]
        kdbus status [OPTIONS] ID|NAME
        kdbus monitor [OPTIONS]
+       kdbus top [OPTIONS]
        kdbus help [SUBCOMMAND]
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
@@ -37,6 +38,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   status       tell all about one connection: who it is, whose messages wait, who owes whom a reply
   policy       list who may own, talk to and see which names
   monitor      show the messages that pass, as they pass
+  top          show what happens on a kdbus that runs, live: who sends, who waits, how long replies take
   help         print this, or the page of a subcommand, as `kdbus SUBCOMMAND --help` does
 
   -h, --help     print this
@@ -70,6 +72,16 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
   --trace        show every call on stderr, as `kdbus trace` does; with --trace=FILE in that file
   --explain      show only the calls that fail, with the reason; with --trace=FILE there
+  --inject FAULT
+                 have calls fail, wait or lose on purpose (may be repeated): COMMAND[,COMMAND...]:WHAT[:WHICH], such as
+                 SEND:errno=ENOBUFS:every=3. What:
+                   errno=NAME   it fails so, and has no other effect
+                   delay=TIME   it is served so much later: 500us, 20ms, 2s
+                   lost         of RECV: the broadcast that would be received is lost, and counted
+                   incomplete   of RECV: no descriptor of the message can be installed
+                   die          its process is killed once it has succeeded; of RECV, once it has brought a request
+                 Which, counted for each process: when=N, when=N+, when=N+STEP, every=N, first=N, and name=NAME, only
+                 those of the connection that owns NAME
   -v, --verbose  tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
   -h, --help     print this
 
@@ -113,6 +125,8 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --make-bus NAME
                  as for `kdbus run`
   --revision R   as for `kdbus run`
+  --inject FAULT
+                 as for `kdbus run`
   -h, --help     print this
 
 Such as, to see which sends are refused and why, and to see what a service hears and says:
@@ -139,6 +153,8 @@ usage: kdbus record [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --make-bus NAME
                  as for `kdbus run`
   --revision R   as for `kdbus run`
+  --inject FAULT
+                 as for `kdbus run`
   -h, --help     print this
 
 Such as, to see later what two programs said to each other, and how long they took:
@@ -316,6 +332,33 @@ examples: kdbus monitor --with org.example.Sample
           kdbus monitor --bus 0-system --failed --json
 """
 
+_TOP = f"""\
+Show what happens on a kdbus that runs, live, on the whole terminal: its connections, how many messages each sends and
+gets, how long its replies take, what waits in its queue, and all about the one that is chosen.
+
+usage: kdbus top [OPTIONS]
+
+{_WHICH}\
+  --bus NAME     only what is on that bus
+  --interval SECONDS
+                 ask so often (1)
+  --light        do not count messages by connection, nor how long replies take: what is shown is how many messages
+                 pass in all
+  -h, --help     print this
+
+Keys: arrows choose a connection; m, w, l, p and i order them by messages, by what waits, by latency, by the part of the
+pool that is in use and by id; space pauses; q quits.
+
+The columns, besides those of `kdbus list`: messages that are sent and received per second, bytes sent per second, how
+long its replies took lately and at most, and how many of its SENDs have failed since this began.
+
+Without --light, all messages are served by the broker, none natively, while this runs, which is several times slower.
+It needs the module textual: pip install 'kdbus-interposer[top]'.
+
+examples: kdbus top
+          kdbus top --domain /run/kdbus --bus 0-system --light
+"""
+
 PAGES: Mapping[str, str] = {
     "run": _RUN,
     "trace": _TRACE,
@@ -329,5 +372,6 @@ PAGES: Mapping[str, str] = {
     "status": _STATUS,
     "policy": _POLICY,
     "monitor": _MONITOR,
+    "top": _TOP,
 }
 """By subcommand, its page."""

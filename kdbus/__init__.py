@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kdbus.abi.revision import FINAL, REVISION219, VERSION3, Revision
-    from kdbus.blocking import Connection, connect, wait_for_name
+    from kdbus.blocking import Connection, connect, wait_for_bus, wait_for_name
     from kdbus.errors import (
         Cancelled,
         Denied,
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "abi.revision": "FINAL REVISION219 VERSION3 Revision",
-    "blocking": "Connection connect wait_for_name",
+    "blocking": "Connection connect wait_for_bus wait_for_name",
     "errors": "Cancelled Denied Disconnected Error Exists Malformed NotFound PeerGone QueueFull TimedOut Unsupported",
     "flags": "ANY BROADCAST KERNEL PAYLOAD_DBUS Access AccessType Attach HelloFlag ListFlag MakeFlag MessageFlag"
     " NameFlag",
@@ -151,6 +151,7 @@ __all__ = [
     "own_name",
     "speaks_final",
     "supported",
+    "wait_for_bus",
     "wait_for_name",
 ]
 

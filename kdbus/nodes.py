@@ -157,15 +157,13 @@ class Bus(_Made):
         return Endpoint(self.name, name, flags, policies, root=self.root, revision=self._commands.revision)
 
 
+def path_of(bus: str, endpoint: str, root: str) -> str:
+    """The path of an endpoint's node. `bus`: a name, or that path itself."""
+    return bus if "/" in bus else f"{root}/{bus}/{endpoint}"
+
+
 def open_endpoint(bus: str, endpoint: str, root: str, revision: Revision | None) -> tuple[Node, Commands]:
-    """An endpoint's node, for HELLO, and the commands of its revision. `bus`: a name, or the path of an endpoint's
-    node. Raises Error."""
-    if "/" in bus:
-        root = os.path.dirname(os.path.dirname(bus))
-        path = bus
-    else:
-        path = f"{root}/{bus}/{endpoint}"
-    commands = commands_for(revision, root)
+    """An endpoint's node, for HELLO, and the commands of its revision. `bus`: as in `path_of`. Raises Error."""
+    path = path_of(bus, endpoint, root)
+    commands = commands_for(revision, os.path.dirname(os.path.dirname(path)))
     return Node(path), commands
-
-

@@ -192,6 +192,21 @@ def a_name_is_waited_for(scene: Scene) -> None:
 
 
 @case
+def a_bus_is_waited_for(scene: Scene) -> None:
+    name = kdbus.own_name("late")
+    made: list[kdbus.Bus] = []
+    timer = threading.Timer(0.05, lambda: made.append(kdbus.Bus(name, revision=scene.revision)))
+    timer.start()
+    kdbus.wait_for_bus(name, PATIENCE)
+    timer.join()
+    kdbus.wait_for_bus(f"/sys/fs/kdbus/{name}/bus", 0)
+    made[0].close()
+    error = fails(kdbus.TimedOut, errno.ETIMEDOUT, lambda: kdbus.wait_for_name(name, "org.example.X", 0.01))
+    assert "no bus of that name" in str(error)
+    fails(kdbus.Error, errno.ENOENT, lambda: kdbus.wait_for_bus(name, root="/nowhere"))
+
+
+@case
 def lists_tell_what_connections_are(scene: Scene) -> None:
     plain = scene.connect(flags=HelloFlag.NONE)
     activator = scene.connect(flags=HelloFlag.ACTIVATOR, policies=[kdbus.Policy("org.example.Lazy")])
