@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from tracing.record import Tracer
 
 FAILURE = InterposerError.exit_status
-CONTROL_NODE = "/sys/fs/kdbus/control"
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
@@ -243,7 +242,7 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
 
 def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool, traced: bool) -> None:
     """Become the program if an outer `kdbus run` supervises it already. Raises what prevents that."""
-    if not os.path.exists(CONTROL_NODE):
+    if not os.path.exists(interposer.CONTROL_NODE):
         # The usual case, told without importing anything.
         return
     from interposer.launch import nested

@@ -79,6 +79,10 @@ class LaunchFailed(InterposerError):
     """The child ended before it could hand over its descriptors, or could not report why."""
 
 
+class NoProc(InterposerError):
+    """There is no /proc, or not that of this process's pid namespace."""
+
+
 class OutOfResources(InterposerError):
     """This process may not have what it needs: descriptors, memory, processes."""
 

@@ -26,14 +26,14 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus help [SUBCOMMAND]
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
-  trace        the same, and show every call on kdbus with what it says, and why it fails
-  record       the same, and keep every call in a file
+  trace        run PROGRAM likewise, and show every call on kdbus with what it says, and why it fails
+  record       run PROGRAM likewise, and keep every call in a file
   show         show what was recorded, or convert it for Perfetto and Wireshark
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
   list         list the connections of a kdbus that runs: ids, processes, names, queues, pools
-  tree         show its buses, their endpoints, and who is connected through which
+  tree         show the buses of a kdbus that runs, their endpoints, and who is connected through which
   status       tell all about one connection: who it is, whose messages wait, who owes whom a reply
   policy       list who may own, talk to and see which names
   monitor      show the messages that pass, as they pass
@@ -72,6 +72,9 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 
 Options end at the first word that is none, so PROGRAM's own need no `--`. `kdbus run` ends as PROGRAM does: with its
 exit status, or by the same signal. Its own failures: 127 PROGRAM is not found, 126 it cannot be executed, 125 all else.
+
+examples: kdbus run -- ./program --its-option
+          kdbus run --domain /run/kdbus --wait 10 -- ./client
 """
 
 _TRACE = """\
@@ -194,6 +197,9 @@ usage: kdbus serve --socket PATH [OPTIONS]
   -h, --help     print this
 
 A server that root starts serves all users, an ordinary user's serves that user. Who joins trusts the server.
+
+examples: kdbus serve --socket /run/kdbus --make-bus system
+          kdbus serve --socket ./domain --ready-fd 4 4<>ready
 """
 
 _DOCTOR = """\
@@ -205,6 +211,9 @@ usage: kdbus doctor [--json]
   -h, --help     print this
 
 Ends with 0 if `kdbus run` can work here, else with 1; with 125 if that could not be found out, or printed.
+
+examples: kdbus doctor
+          kdbus doctor --json | jq -r .mode
 """
 
 _INCLUDE_DIR = """\
@@ -216,6 +225,9 @@ usage: kdbus include-dir [--revision R]
                  220); `219` (February 2015, systemd 219); `3` (January 2015); `2` (November 2014). Programs that are
                  built with `219` or `2` are not served by `kdbus run` yet
   -h, --help     print this
+
+examples: kdbus include-dir
+          cc -I"$(kdbus include-dir --revision 3)" program.c
 """
 
 _WHICH = """\

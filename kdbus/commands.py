@@ -15,7 +15,7 @@ from typing import Final
 
 from kdbus import items
 from kdbus.abi.layout import U64, Struct, align8
-from kdbus.abi.revision import FINAL, Kind, Revision
+from kdbus.abi.revision import FINAL, REVISION219, Kind, Revision
 from kdbus.dialect import DIALECTS
 from kdbus.errors import Malformed
 from kdbus.flags import Attach, HelloFlag, ListFlag, MakeFlag, NameFlag, ReceiveFlag
@@ -91,7 +91,12 @@ class Commands:
     Methods that read raise Malformed.
     """
 
-    def __init__(self, revision: Revision) -> None:
+    def __init__(self, revision: Revision, *, guessed: bool = False) -> None:
+        """`guessed`: the revision may turn out to be another one that has the same HELLO (`settled`). ValueError: one
+        that this library does not speak."""
+        if revision not in DIALECTS:
+            raise ValueError(f"this library does not speak revision {revision.name} of kdbus")
+        self._guessed = guessed
         self.revision = revision
         self.dialect = DIALECTS[revision]
 
@@ -172,6 +177,16 @@ class Commands:
             if kind == Kind.BLOOM_PARAMETER:
                 return BloomParameters(*items.words(content, 2, "HELLO"))
         raise Malformed("HELLO", meaning="the bus does not tell its bloom parameters")
+
+    def settled(self, data: memoryview) -> Commands:
+        """The commands of the revision that is spoken indeed, as told by what HELLO left in the pool: systemd 219's
+        HELLO is the final revision's, but its result begins with a size, which makes no sense as an item."""
+        if self._guessed:
+            try:
+                self.read_bloom(data)
+            except Malformed:
+                return Commands(REVISION219)
+        return self
 
     def update(
         self, send: Attach | None = None, receive: Attach | None = None, policies: Iterable[Policy] = ()

@@ -30,8 +30,8 @@ def own_name(name: str) -> str:
 
 
 def speaks_final(root: str = ROOT) -> bool:
-    """Whether the final revision is spoken there; False: an earlier one. Asks without any effect. Raises Error if there
-    is no kdbus."""
+    """Whether the final revision is spoken there, or one that shares its numbers; False: an earlier one. Asks without
+    any effect. Raises Error if there is no kdbus."""
     node = Node(f"{root}/control")
     try:
         node.run(negotiation())
@@ -45,7 +45,7 @@ def speaks_final(root: str = ROOT) -> bool:
 def commands_for(revision: Revision | None, root: str) -> Commands:
     """The commands of a revision; None: of the newest that is spoken there."""
     if revision is None:
-        revision = FINAL if speaks_final(root) else VERSION3
+        return Commands(FINAL, guessed=True) if speaks_final(root) else Commands(VERSION3)
     return Commands(revision)
 
 

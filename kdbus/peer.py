@@ -76,7 +76,6 @@ class Peer:
         an activator's or policy holder's name with its rules. `creds`, `pids` and `seclabel` are claimed instead of the
         real ones, which only the bus's owner may do. `pool_size` is a multiple of the page size.
         """
-        self.revision = commands.revision
         self.lost = 0
         self._device = device
         self._commands = commands
@@ -100,7 +99,10 @@ class Peer:
             self.id = result.id
             self.bus_id = result.bus_id
             self.bus_flags = result.bus_flags
-            self.bloom = self._result(result.offset, result.size, "HELLO", commands.read_bloom)
+            # What is not known yet does not change how the result is found and freed.
+            self._commands = self._result(result.offset, result.size, "HELLO", commands.settled, free=False)
+            self.bloom = self._result(result.offset, result.size, "HELLO", self._commands.read_bloom)
+            self.revision = self._commands.revision
         except BaseException:
             device.close()
             raise
@@ -350,13 +352,15 @@ class Peer:
 
         return self._result(command["offset"], command["info_size"], command.name, parse)
 
-    def _result(self, offset: int, size: int, command: str, parse: Callable[[memoryview], _T]) -> _T:
+    def _result(
+        self, offset: int, size: int, command: str, parse: Callable[[memoryview], _T], *, free: bool = True
+    ) -> _T:
         """What `parse` makes of a result in the pool, which is freed."""
         try:
             self._pool.check(offset, size, command)
             return parse(self._pool.whole[offset : offset + size])
         finally:
-            if size:
+            if size and free:
                 self._pool.free(offset)
 
 

@@ -159,6 +159,10 @@ class HandleTable:
     def __len__(self) -> int:
         return len(self._by_inode)
 
+    def count_open(self) -> int:
+        """How many handles are open in some process."""
+        return sum(handle.is_open() for handle in self._by_inode.values())
+
     def hang_ups_fileno(self) -> int:
         """A descriptor that is readable when `collect` has something to do."""
         return self._hang_ups.fileno()

@@ -55,6 +55,7 @@ from interposer.errors import (
     InterposerError,
     LaunchFailed,
     MountNamespaceUnavailable,
+    NoProc,
     ProgramNotExecutable,
     ProgramNotFound,
     SysUnavailable,
@@ -284,9 +285,19 @@ def launch_held_in_path_mode(command: Sequence[str]) -> Launched:
     return _launch(command, Mode.PATH, None, None)
 
 
+def _need_proc(program: str) -> None:
+    if not os.path.exists("/proc/self/ns/user"):
+        raise NoProc(
+            f"starting {quoted(program)}",
+            "there is no /proc, by which the supervisor knows its programs",
+            "mount it: `mount -t proc proc /proc`",
+        )
+
+
 def _launch(command: Sequence[str], mode: Mode, mirror: view.Mirror | None, folder: PrivateFolder | None) -> Launched:
     """`mirror` is for mount mode, `folder` for path mode; it stays the caller's if this raises."""
     architectures = seccomp_filter.this_architecture().all
+    _need_proc(command[0])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ignores_children = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
     if ignores_children:

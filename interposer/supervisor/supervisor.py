@@ -44,7 +44,7 @@ from interposer.launch.program import Program
 from interposer.launch.view import AttachFlagsMask
 from interposer.nodes.filesystem import NodeFiles
 from interposer.options import RunOptions
-from interposer.report import unexpected
+from interposer.report import say, unexpected
 from interposer.shortage import errno_of_shortage
 from interposer.supervisor.control import Control
 from interposer.supervisor.flows import Flows
@@ -62,6 +62,8 @@ from native.notification import EndOfTargets, Listener, Notification
 if TYPE_CHECKING:
     from interposer.traps.tap import Tap
 
+_DYING_S = 0.05
+"""How long processes that were killed with the program may take to be gone."""
 _TURN_NS = 5_000_000
 """How long traps, and waiting for the next one, may keep the loop from everything else."""
 
@@ -427,6 +429,28 @@ class Supervisor:
         if self._tap is not None:
             self._tap.closing(handle)
 
+    def tell_who_is_left(self) -> None:
+        """The program has ended: say so if processes that it has left behind have handles, which hang up now."""
+        count = self.shared.handles.count_open()
+        if count and not self._all_end_now():
+            handles = "a handle" if count == 1 else f"{count} handles"
+            say(
+                f"kdbus: the program has ended, and processes that it left behind have {handles} open, "
+                "which hang up now: `kdbus run --linger` serves them to their end"
+            )
+
+    def _all_end_now(self) -> bool:
+        """Whether no process is left in any tree, or those that are just dying have been the last."""
+        poll = select.poll()
+        for listener in self._trees:
+            poll.register(listener, 0)  # a hang-up is always told
+        ended, stop = 0, time.monotonic() + _DYING_S
+        while ended < len(self._trees) and (left := stop - time.monotonic()) > 0:
+            for listener, _ in poll.poll(left * 1000):
+                poll.unregister(listener)
+                ended += 1
+        return ended == len(self._trees)
+
     def end_domains(self) -> None:
         """Disconnect everybody, as an unmount would: waiting calls are answered, handles hang up."""
         self._flows.recall()
@@ -480,7 +504,10 @@ def run(launched: Launched, options: RunOptions) -> int:
             supervisor.make_buses(mounted.domain, options.buses)
             launched.execute()
             launched.check_executed()
-        return trio.run(_run, supervisor, control, program, options.linger)
+        status = trio.run(_run, supervisor, control, program, options.linger)
+        if not options.linger:
+            supervisor.tell_who_is_left()
+        return status
     finally:
         control.close()
         supervisor.close()

@@ -41,7 +41,7 @@ from interposer.launch.view import AttachFlagsMask
 from interposer.nodes.filesystem import NodeFiles
 from interposer.nodes.resolve import AT_FDCWD, StartingPoints, resolve
 from interposer.report import unexpected
-from interposer.shortage import errno_of_shortage
+from interposer.shortage import errno_of_shortage, tell_once
 from interposer.target.budget import OverBudget
 from interposer.target.caller import TargetCaller
 from interposer.target.ids import UserNamespaces, own_namespace
@@ -346,6 +346,7 @@ class Traps:
         except ProcessLookupError:
             raise
         except (OSError, OverBudget) as error:
+            tell_once(errno.ENFILE, str(error))
             raise TooManyOpenFiles from error
         try:
             handle.broker = open_node(domain, path, self.caller(notification), handle)
@@ -409,6 +410,7 @@ def failure_of(notification: Notification, error: Exception) -> int:
     """The errno for a call that `error`, which is being handled, kept from being served; it is reported if need be."""
     number = errno_of_shortage(error)
     if number is not None:
+        tell_once(number, str(error) or "out of memory")
         return number
     if isinstance(error, PermissionError):
         return errno.EPERM

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from kdbus import matches
-from kdbus.abi.revision import FINAL, VERSION3
+from kdbus.abi.revision import FINAL, REVISION219, VERSION3
 from kdbus.commands import Command, Commands, negotiation
 from kdbus.flags import Access, AccessType, Attach, HelloFlag, ListFlag, MakeFlag, NameFlag, ReceiveFlag
 from kdbus.message import BloomFilter, MemfdRange, Memory, Outgoing
@@ -77,6 +77,15 @@ def test_hello_is_read() -> None:
     assert hello.bus_id == bytes(range(16))
     assert NEW.read_bloom(memoryview(words(32, 7, 64, 8))) == BloomParameters(64, 8)
     assert OLD.read_bloom(memoryview(words(40, 32, 6, 128, 3))) == BloomParameters(128, 3)
+
+
+def test_systemd_219_is_told_by_the_result_of_hello() -> None:
+    guessed = Commands(FINAL, guessed=True)
+    later, earlier = memoryview(words(32, 7, 64, 8)), memoryview(words(40, 32, 7, 64, 8))
+    assert guessed.settled(later) is guessed
+    assert guessed.settled(earlier).revision is REVISION219
+    assert guessed.settled(earlier).read_bloom(earlier) == BloomParameters(64, 8)
+    assert NEW.settled(earlier) is NEW
 
 
 def test_update_and_byebye() -> None:
