@@ -44,7 +44,7 @@ _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
 _SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, "--revision": True}
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
-_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_SERVICE_OPTIONS}
+_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, "--die-with-parent": False, **_SERVICE_OPTIONS}
 _RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False}
 _UNDER_TRACE_OPTIONS = {"-f": False, "--mode": True, "--linger": False, "--make-bus": True, "--revision": True}
 _VIEW_OPTIONS = {
@@ -61,6 +61,7 @@ _WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
 _WATCH_OPTIONS = {**_WHICH_OPTIONS, "--json": False}
 _FILTER_OPTIONS = {"--from": True, "--to": True, "--with": True, "--kind": True, "--failed": False}
 _MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
+_TOP_OPTIONS = {**_WHICH_OPTIONS, "--interval": True, "--light": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 
 
@@ -236,6 +237,7 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
             f"{of_server[0]} with --domain: that is its server's business",
             f"give {of_server[0]} to `kdbus serve`",
         )
+    dies_with_us = "--die-with-parent" in given
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
@@ -247,12 +249,12 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
         )
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), traced=tracer is not None)
     if domain is not None:
-        return _end_like(_join(domain, command, mode, wait_s))
+        return _end_like(_join(domain, command, mode, wait_s, dies_with_us=dies_with_us))
 
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode, held=bool(options.buses))
+    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us)
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -281,7 +283,7 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
         nested.run_nested(command, domain)
 
 
-def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float) -> int:
+def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool) -> int:
     """Run `command` in the domain of a server, which may come up within `wait_s` seconds; its wait status."""
     from interposer.shared_domain.domain_socket import connect
     from interposer.shared_domain.join import join
@@ -289,7 +291,7 @@ def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float) -
     # While there is no program, signals end us.
     connection = connect(path, wait_s)
     signals = _Signals()
-    joined = join(path, connection, command, mode)
+    joined = join(path, connection, command, mode, dies_with_us=dies_with_us)
     signals.program_started(joined.launched.pid)
     joined.launched.check_executed()
     return joined.run()
@@ -481,6 +483,34 @@ def _monitor(given: Given, _rest: list[str]) -> int:
     return 0
 
 
+def _top(given: Given, _rest: list[str]) -> int:
+    attempted = "showing what happens on a kdbus"
+    interval = given.last("--interval") or "1"
+    try:
+        seconds = float(interval)
+    except ValueError:
+        seconds = 0.0
+    if not _SHORTEST_INTERVAL_S <= seconds <= _LONGEST_INTERVAL_S:
+        reason = f"--interval {quoted(interval)} is no number of seconds from 0.2 to 60"
+        raise UsageError("reading the options of `kdbus top`", reason, see_help("top"))
+    which = _which("top", given)
+    if not (os.isatty(0) and os.isatty(2)):
+        raise UsageError(attempted, "there is no terminal", "`kdbus list` and `kdbus monitor` need none")
+    try:
+        from interposer.watching.top import Top
+    except ModuleNotFoundError as error:
+        advice = "install it: pip install 'kdbus-interposer[top]'; `kdbus list` and `kdbus monitor` need nothing"
+        raise UsageError(attempted, f"there is no module {error.name}", advice) from error
+    from interposer.watching.ask import watch
+
+    with watch(*which) as watching:
+        top = Top(watching, given.last("--bus"), seconds, light="--light" in given)
+        top.run()
+    if top.failure is not None:
+        raise top.failure
+    return 0
+
+
 def _which(word: str, given: Given) -> tuple[str | None, int | None]:
     """The domain and the process that `kdbus WORD` is told to watch."""
     domain, process = given.last("--domain"), given.last("-p") or given.last("--pid")
@@ -518,7 +548,9 @@ _SUBCOMMANDS = {
     "status": _Subcommand(_watching("status"), _WATCH_OPTIONS, words=1),
     "policy": _Subcommand(_watching("policy"), _WATCH_OPTIONS),
     "monitor": _Subcommand(_monitor, _MONITOR_OPTIONS),
+    "top": _Subcommand(_top, _TOP_OPTIONS),
 }
+_SHORTEST_INTERVAL_S, _LONGEST_INTERVAL_S = 0.2, 60.0
 _OPTIONS = (*_HELP_OPTIONS, "-V", "--version")
 _OUTPUT_ADVICE = "make room, raise the limit of the size of files (ulimit -f), or write elsewhere"
 

@@ -23,6 +23,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus list | tree | policy [OPTIONS]
        kdbus status [OPTIONS] ID|NAME
        kdbus monitor [OPTIONS]
+       kdbus top [OPTIONS]
        kdbus help [SUBCOMMAND]
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
@@ -37,6 +38,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   status       tell all about one connection: who it is, whose messages wait, who owes whom a reply
   policy       list who may own, talk to and see which names
   monitor      show the messages that pass, as they pass
+  top          show what happens on a kdbus that runs, live: who sends, who waits, how long replies take
   help         print this, or the page of a subcommand, as `kdbus SUBCOMMAND --help` does
 
   -h, --help     print this
@@ -55,6 +57,9 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  is slower and needs no privileges; without this option, the first of the two that can be had, also
                  with --domain, whose programs may differ in this
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
+  --die-with-parent
+                 kill PROGRAM, though not what it has started, if this command ends before it, killed for instance;
+                 otherwise PROGRAM goes on, with --domain also on the bus
   --make-bus NAME
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
@@ -317,6 +322,33 @@ examples: kdbus monitor --with org.example.Sample
           kdbus monitor --bus 0-system --failed --json
 """
 
+_TOP = f"""\
+Show what happens on a kdbus that runs, live, on the whole terminal: its connections, how many messages each sends and
+gets, how long its replies take, what waits in its queue, and all about the one that is chosen.
+
+usage: kdbus top [OPTIONS]
+
+{_WHICH}\
+  --bus NAME     only what is on that bus
+  --interval SECONDS
+                 ask so often (1)
+  --light        do not count messages by connection, nor how long replies take: what is shown is how many messages
+                 pass in all
+  -h, --help     print this
+
+Keys: arrows choose a connection; m, w, l, p and i order them by messages, by what waits, by latency, by the part of the
+pool that is in use and by id; space pauses; q quits.
+
+The columns, besides those of `kdbus list`: messages that are sent and received per second, bytes sent per second, how
+long its replies took lately and at most, and how many of its SENDs have failed since this began.
+
+Without --light, all messages are served by the broker, none natively, while this runs, which is several times slower.
+It needs the module textual: pip install 'kdbus-interposer[top]'.
+
+examples: kdbus top
+          kdbus top --domain /run/kdbus --bus 0-system --light
+"""
+
 PAGES: Mapping[str, str] = {
     "run": _RUN,
     "trace": _TRACE,
@@ -330,5 +362,6 @@ PAGES: Mapping[str, str] = {
     "status": _STATUS,
     "policy": _POLICY,
     "monitor": _MONITOR,
+    "top": _TOP,
 }
 """By subcommand, its page."""

@@ -15,14 +15,13 @@ from typing import Final
 
 from kdbus import items
 from kdbus.abi.layout import U64, Struct, align8
-from kdbus.abi.revision import FINAL, REVISION219, Kind, Revision
+from kdbus.abi.revision import REVISION219, Kind, Revision
 from kdbus.dialect import DIALECTS
 from kdbus.errors import Malformed
 from kdbus.flags import Attach, HelloFlag, ListFlag, MakeFlag, NameFlag, ReceiveFlag
 from kdbus.matches import MatchRule, text
 from kdbus.values import BloomParameters, Credentials, Info, Listed, OwnedName, Pids, Policy
 
-NEGOTIATE: Final = FINAL.constants["KDBUS_FLAG_NEGOTIATE"]
 _IN_QUEUE: Final = NameFlag.IN_QUEUE
 
 
@@ -74,14 +73,6 @@ class Command:
         start, _ = self.layout.span(member)
         offset, size, flags = struct.unpack_from("<3Q", self.data, start)
         return Place(offset, size, bool(flags & 1))
-
-
-def negotiation() -> Command:
-    """A command that has no effect but succeeds where the final revision is spoken, on the node `control`."""
-    request, layout = DIALECTS[FINAL].layout("BUS_MAKE")
-    command = Command("BUS_MAKE", request, layout)
-    command["flags"] = NEGOTIATE
-    return command
 
 
 class Commands:

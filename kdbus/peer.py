@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self, TypedDict, TypeVar, Unpack
 
+from kdbus import negotiation
 from kdbus.commands import Command, Commands, Place
 from kdbus.errors import Error, Malformed
 from kdbus.flags import BROADCAST, PAYLOAD_DBUS, Attach, HelloFlag, ListFlag, MessageFlag, NameFlag, ReceiveFlag
@@ -215,6 +216,22 @@ class Peer:
     ) -> None:
         """Change what was given at the beginning: what is not given stays. Policies are a policy holder's."""
         self._device.run(self._commands.update(attach_send, attach_receive, policies))
+
+    def supported(self, command: str) -> negotiation.Supported:
+        """Which flags and items a command of connections takes ("SEND", "RECV"...), or a message ("message"). It is
+        asked without any effect. ValueError: version 3 cannot be asked."""
+        of_message = command == negotiation.MESSAGE
+        asked = negotiation.ask(self.revision, "SEND" if of_message else command)
+        layout, data = asked.layout, asked.data
+        if of_message:
+            layout, data = self.revision.structs["kdbus_msg"], negotiation.ask_message(self.revision)
+        held, address = in_memory(data)
+        if of_message:
+            asked["msg_address"] = address
+        self._device.run(asked, command)
+        del held
+        assert layout is not None
+        return negotiation.answer(self.revision, layout, data)
 
     # ---- the end
 

@@ -23,17 +23,17 @@ from typing import Final, Self, Unpack
 
 import trio
 
-from kdbus import matches
 from kdbus.abi.revision import Revision
 from kdbus.commands import Commands
-from kdbus.errors import Disconnected, Error, Malformed, NotFound, failure
-from kdbus.flags import Attach, HelloFlag, NameFlag
+from kdbus.errors import Disconnected, Error, Malformed, failure
+from kdbus.flags import HelloFlag
 from kdbus.nodes import ROOT, open_endpoint
 from kdbus.peer import CALL_TIMEOUT, HelloOptions, Peer
 from kdbus.received import Message
 from kdbus.sending import Options, Payload
 from kdbus.system import Device
-from kdbus.values import NameChange, ReplyDead, ReplyTimeout
+from kdbus.values import ReplyDead, ReplyTimeout
+from kdbus.waiting import LOOK_AGAIN, BusWatch, ask_for_owner, new_owner
 
 GRACE: Final = 1.0
 """Seconds after a deadline until which the bus should have told that it passed. It says nothing if the reply could not
@@ -227,20 +227,21 @@ def connect(
     return Connection(device, commands, **hello)
 
 
+async def wait_for_bus(bus: str, *, endpoint: str = "bus", root: str = ROOT) -> None:
+    """Wait until a bus is there. Raises Error: there is no kdbus, or this user may not open the node."""
+    with BusWatch(bus, endpoint, root) as watch:
+        await trio.lowlevel.checkpoint()
+        while not watch.is_there():
+            with trio.move_on_after(LOOK_AGAIN):
+                await trio.lowlevel.wait_readable(watch.fileno())
+
+
 async def wait_for_name(bus: str, name: str, *, root: str = ROOT) -> int:
-    """Wait until somebody owns the name; returns who. Raises Disconnected."""
+    """Wait until the bus is there and somebody owns the name; returns who. Raises Disconnected or Error."""
+    await wait_for_bus(bus, root=root)
     with connect(bus, root=root, flags=HelloFlag.NONE) as connection:
-        # First ask to be told, then look: it may appear in between.
-        connection.add_match(matches.NameAppears(name))
-        connection.add_match(matches.NameChangesHands(name))
-        try:
-            info = connection.info(name, Attach.NONE)
-            if not info.flags & HelloFlag.ACTIVATOR:
-                return info.id
-        except NotFound:
-            pass
-        while True:
+        owner = ask_for_owner(connection, name)
+        while owner is None:
             with await connection.receive() as message:
-                change = message.notification
-                if isinstance(change, NameChange) and not change.new_flags & NameFlag.ACTIVATOR:
-                    return change.new_id
+                owner = new_owner(message)
+    return owner

@@ -7,11 +7,12 @@ A daemon tells through a named pipe what it finds after the program has ended.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,24 @@ def test_lingering_ends_at_a_signal(user: User, program: Path, pipe: Path, numbe
 def test_lingering_gives_the_status_of_the_program(user: User) -> None:
     assert user.run(user.kdbus("run", "--linger", "--", "sh", "-c", "exit 3")).status == 3
     assert user.run(user.kdbus("run", "--linger", "--", "sh", "-c", "kill -TERM $$")).status == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("options", [["--mode", "mount"], ["--mode", "path"], ["--make-bus", "early"]])
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_program_may_be_bound_to_its_launcher(user: User, pipe: Path, options: list[str], bound: bool) -> None:
+    """Also if it is held until there is a bus. Otherwise it outlives the launcher."""
+    options = [*options, *(["--die-with-parent"] if bound else [])]
+    command = user.kdbus("run", *options, "--", "sh", "-c", f"exec >{pipe}; echo $$; exec sleep {PATIENCE_S}")
+    with started(user, command) as process, pipe.open() as told:
+        program = os.pidfd_open(int(told.readline()))
+        try:
+            process.kill()
+            assert process.wait(PATIENCE_S) == -signal.SIGKILL
+            assert bool(select.select([program], [], [], PATIENCE_S if bound else 0)[0]) is bound
+        finally:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(program, signal.SIGKILL)
+            os.close(program)
 
 
 class Shell:

@@ -7,9 +7,9 @@ import struct
 
 import pytest
 
-from kdbus import matches
-from kdbus.abi.revision import FINAL, REVISION219, VERSION3
-from kdbus.commands import Command, Commands, negotiation
+from kdbus import matches, negotiation
+from kdbus.abi.revision import FINAL, REVISION219, VERSION3, Kind
+from kdbus.commands import Command, Commands
 from kdbus.flags import Access, AccessType, Attach, HelloFlag, ListFlag, MakeFlag, NameFlag, ReceiveFlag
 from kdbus.message import BloomFilter, MemfdRange, Memory, Outgoing
 from kdbus.values import BloomParameters, Credentials, Listed, Pids, Policy, Rule
@@ -230,4 +230,19 @@ def test_string_with_a_zero_is_refused() -> None:
 
 
 def test_negotiation() -> None:
-    check(negotiation(), 0x40189500, words(24, 1 << 63, 0))
+    check(negotiation.probe(), 0x40189500, words(24, 1 << 63, 0))
+    asked = negotiation.ask(FINAL, "MATCH_ADD")
+    kinds = len(FINAL_ITEMS)
+    assert bytes(asked.data) == words(48 + 8 * kinds, 1 << 63, 0, 0, 16 + 8 * kinds, 1, *FINAL_ITEMS)
+    assert asked.layout is not None
+    asked.data[8:16] = words(1)
+    asked.data[48:] = words(*(number if number in (1, 9, 16) else 0 for number in FINAL_ITEMS))
+    expected = negotiation.Supported(1, frozenset({Kind.NEGOTIATE, Kind.BLOOM_MASK, Kind.DST_ID}))
+    assert negotiation.answer(FINAL, asked.layout, asked.data) == expected
+    with pytest.raises(ValueError, match="revision 3 of kdbus has no item NEGOTIATE"):
+        negotiation.ask(VERSION3, "SEND")
+    with pytest.raises(ValueError, match="has no command JUMP"):
+        negotiation.ask(FINAL, "JUMP")
+
+
+FINAL_ITEMS = (16, 1, *range(2, 16), *range(0x1000, 0x100E), 0x2000, *range(0x8000, 0x8007))

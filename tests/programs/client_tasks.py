@@ -225,5 +225,15 @@ async def a_name_is_waited_for(scene: Scene) -> None:
     assert scope.cancelled_caught
 
 
+@task_case
+async def a_bus_is_waited_for(scene: Scene) -> None:
+    name = kdbus.own_name("late")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kdbus.trio.wait_for_bus, name)
+        await trio.testing.wait_all_tasks_blocked()
+        made = kdbus.Bus(name, revision=scene.revision)
+    made.close()
+
+
 if __name__ == "__main__":
     main()
