@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The options of `kdbus trace`, and of `kdbus run` where it traces, made into a trace.
+"""The options of `kdbus trace`, and of `kdbus run` where it traces, made into a trace; and faults to be injected.
 
 They are strace's where strace has them, as whoever traces knows those. Imported only by whoever traces.
 """
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from interposer.errors import OutputFailed, UsageError, quoted
 from interposer.options import Given, see_help
+from tracing.faults import BadFault, Fault, parse
 from tracing.filters import BadFilter, Filter
 from tracing.session import Recorder, Session, Wishes
 from tracing.text import Style
@@ -71,6 +72,15 @@ def written(given: Given) -> Iterator[None]:
         path = given.last("-o")
         where = "standard output" if path is None else quoted(path)
         raise OutputFailed(f"writing to {where}", os.strerror(error.errno or 0), "give -o another file") from error
+
+
+def faults_of(given: Given, subcommand: str) -> tuple[Fault, ...]:
+    """What `--inject` asks for. Raises UsageError."""
+    try:
+        return tuple(parse(text) for text in given.get("--inject", []))
+    except BadFault as error:
+        attempted = f"reading the options of `kdbus {subcommand}`"
+        raise UsageError(attempted, f"--inject: {error}", see_help(subcommand)) from None
 
 
 def recorder(given: Given) -> Recorder:
