@@ -205,7 +205,7 @@ def _trace_running(given: Given, rest: list[str]) -> int:
     attempted = "reading the options of `kdbus trace`"
     if rest:
         raise UsageError(attempted, f"{quoted(rest[0])} cannot be run in a kdbus that runs", "trace one or the other")
-    needless = given.keys() & ({*_UNDER_TRACE_OPTIONS, "--inject"} - {"-f"})
+    needless = given.keys() & (_UNDER_TRACE_OPTIONS.keys() - {"-f"})
     if needless:
         raise UsageError(attempted, f"{min(needless)} is for a program that is run", see_help("trace"))
     from interposer.trace_options import session, written
