@@ -78,7 +78,7 @@ class Session:
         if not self._wishes.chosen.takes(shown):
             return
         if self._summary is not None:
-            self._summary.count(record)
+            self._summary.count(shown)
         if self._wishes.lines:
             if self._output.dropped:
                 self._tell_of_dropped(record)
