@@ -125,6 +125,7 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --json         one JSON object per line, as docs/tracing.md describes
   --color WHEN   `auto`, on a terminal (NO_COLOR is heeded), `always` or `never`
   -f             with all that PROGRAM starts, as it is anyway
+  -ff            with -o: one file for each process, FILE and a dot and its number
   --mode MODE    as for `kdbus run`
   --linger       as for `kdbus run`
   --make-bus NAME
@@ -187,6 +188,7 @@ usage: kdbus show [OPTIONS] FILE
   -t, -tt        the time of day
   -ttt, -r       the time as seconds since 1970; the time since the line before
   -T             nanoseconds
+  -ff            with -o: one file for each process
   -c, -C         tables by command, and by who was asked
   --json         one JSON object per line
   --color WHEN   `auto`, `always` or `never`
