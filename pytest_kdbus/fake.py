@@ -20,7 +20,7 @@ from kdbus.dbus.version2 import build, parse
 from pytest_kdbus.agent import COOKIE
 
 Reply = Any
-"""None, a string, a bool, a tuple of a signature and its values, an ErrorReply, or a function of the arguments for one."""
+"""Nothing, a string, a bool, a tuple of a signature and its values, an ErrorReply, or what gives one of these."""
 Replies = bytes | Callable[[bytes], bytes | None] | Mapping[str, Reply]
 _UNKNOWN_METHOD = "org.freedesktop.DBus.Error.UnknownMethod"
 

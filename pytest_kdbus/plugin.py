@@ -56,6 +56,13 @@ def kdbus(request: pytest.FixtureRequest) -> Iterator[Domain]:
         yield domain
 
 
+@pytest.fixture(scope="session")
+def kdbus_include(pytestconfig: pytest.Config) -> Path:
+    """The folder of linux/kdbus.h, of the final revision, to compile programs with."""
+    asked = [_command(pytestconfig.getoption("--kdbus-command")), "include-dir"]
+    return Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put the trace into the report of a test that has failed."""

@@ -14,12 +14,12 @@ GREETER, LANGUAGE = "org.example.Greeter", "org.example.Language"
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(tmp_path_factory: pytest.TempPathFactory, kdbus_include: Path) -> Path:
     """The greeter, compiled."""
     target = tmp_path_factory.mktemp("build") / "greeter"
-    include = subprocess.run(["kdbus", "include-dir"], capture_output=True, text=True, check=True).stdout.strip()
     source = Path(__file__).with_name("greeter.c")
-    subprocess.run(["cc", "-std=gnu11", "-Wall", "-Wextra", f"-I{include}", str(source), "-o", str(target)], check=True)
+    command = ["cc", "-std=gnu11", "-Wall", "-Wextra", f"-I{kdbus_include}", str(source), "-o", str(target)]
+    subprocess.run(command, check=True)
     return target
 
 
