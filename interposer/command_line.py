@@ -36,6 +36,7 @@ from interposer.options import REVISIONS, Given, RunOptions, parse, see_help, su
 
 if TYPE_CHECKING:
     from interposer.launch.launch import Launched, Mode
+    from tracing.faults import Fault
     from tracing.record import Tracer
 
 FAILURE = InterposerError.exit_status
@@ -45,8 +46,11 @@ _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
 _SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, "--revision": True}
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
 _OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, "--die-with-parent": False, **_SERVICE_OPTIONS}
-_RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False}
-_UNDER_TRACE_OPTIONS = {"-f": False, "--mode": True, "--linger": False, "--make-bus": True, "--revision": True}
+_RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False, "--inject": True}
+_UNDER_TRACE_OPTIONS = {
+    **dict.fromkeys(("--mode", "--make-bus", "--revision", "--inject"), True),
+    **dict.fromkeys(("-f", "--linger"), False),
+}
 _VIEW_OPTIONS = {
     **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
     **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v --json".split(), False),
@@ -161,6 +165,11 @@ def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) ->
             f"there is no revision {quoted(revision)}",
             f"give one of {', '.join(REVISIONS)}, or leave --revision out: programs are recognised by what they speak",
         )
+    faults: tuple[Fault, ...] = ()
+    if "--inject" in given:
+        from interposer.trace_options import faults_of
+
+        faults = faults_of(given, subcommand)
     return RunOptions(
         flows="--no-flows" not in given,
         linger="--linger" in given,
@@ -168,6 +177,7 @@ def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) ->
         buses=tuple(given.get("--make-bus", [])),
         revision=revision,
         tracer=tracer,
+        faults=faults,
     )
 
 
@@ -225,7 +235,14 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
             "calls are traced where they are served, and those of --domain are by its server",
             "trace the program without --domain",
         )
-    _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), traced=tracer is not None)
+    if domain is not None and options.faults:
+        raise UsageError(
+            "reading the options of `kdbus run`",
+            "faults are injected where calls are served, and those of --domain are by its server",
+            "run the program without --domain",
+        )
+    wanted = "tracing" if tracer is not None else "injecting faults into" if options.faults else ""
+    _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), wanted=wanted)
     if domain is not None:
         return _end_like(_join(domain, command, mode, wait_s, dies_with_us=dies_with_us))
 
@@ -242,17 +259,22 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     return _end_like(status)
 
 
-def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool, traced: bool) -> None:
-    """Become the program if an outer `kdbus run` supervises it already. Raises what prevents that."""
+def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool, wanted: str) -> None:
+    """Become the program if an outer `kdbus run` supervises it already. Raises what prevents that.
+
+    `wanted`: what only the outer one could do to it, if that was asked for.
+    """
     if not os.path.exists(interposer.CONTROL_NODE):
         # The usual case, told without importing anything.
         return
     from interposer.launch import nested
 
     if nested.is_nested():
-        if traced:
+        if wanted:
             raise UsageError(
-                f"tracing {quoted(command[0])}", "an outer `kdbus run` serves this process tree", "trace that one"
+                f"{wanted} {quoted(command[0])}",
+                "an outer `kdbus run` serves this process tree",
+                "give the options to that one",
             )
         if verbose:
             _complain(

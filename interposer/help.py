@@ -72,6 +72,16 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
   --trace        show every call on stderr, as `kdbus trace` does; with --trace=FILE in that file
   --explain      show only the calls that fail, with the reason; with --trace=FILE there
+  --inject FAULT
+                 have calls fail, wait or lose on purpose (may be repeated): COMMAND[,COMMAND...]:WHAT[:WHICH], such as
+                 SEND:errno=ENOBUFS:every=3. What:
+                   errno=NAME   it fails so, and has no other effect
+                   delay=TIME   it is served so much later: 500us, 20ms, 2s
+                   lost         of RECV: the broadcast that would be received is lost, and counted
+                   incomplete   of RECV: no descriptor of the message can be installed
+                   die          its process is killed once it has succeeded; of RECV, once it has brought a request
+                 Which, counted for each process: when=N, when=N+, when=N+STEP, every=N, first=N, and name=NAME, only
+                 those of the connection that owns NAME
   -v, --verbose  tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
   -h, --help     print this
 
@@ -115,6 +125,8 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --make-bus NAME
                  as for `kdbus run`
   --revision R   as for `kdbus run`
+  --inject FAULT
+                 as for `kdbus run`
   -h, --help     print this
 
 Such as, to see which sends are refused and why, and to see what a service hears and says:
@@ -141,6 +153,8 @@ usage: kdbus record [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --make-bus NAME
                  as for `kdbus run`
   --revision R   as for `kdbus run`
+  --inject FAULT
+                 as for `kdbus run`
   -h, --help     print this
 
 Such as, to see later what two programs said to each other, and how long they took:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from interposer.errors import UsageError, quoted
 
 if TYPE_CHECKING:
+    from tracing.faults import Fault
     from tracing.record import Tracer
 
 REVISIONS = ("3", "219", "4", "final")
@@ -37,6 +38,8 @@ class RunOptions(NamedTuple):
     """The revision that every program is taken to speak, instead of recognising it."""
     tracer: Tracer | None = None
     """Who wants to see every call."""
+    faults: tuple[Fault, ...] = ()
+    """What calls are to meet."""
 
 
 def see_help(subcommand: str) -> str:

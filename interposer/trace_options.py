@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The options of `kdbus trace`, and of `kdbus run` where it traces, made into a trace.
+"""The options of `kdbus trace`, and of `kdbus run` where it traces, made into a trace; and faults to be injected.
 
 They are strace's where strace has them, as whoever traces knows those. Imported only by whoever traces.
 """
@@ -10,6 +10,7 @@ import os
 
 from interposer.errors import OutputFailed, UsageError, quoted
 from interposer.options import Given, see_help
+from tracing.faults import BadFault, Fault, parse
 from tracing.filters import BadFilter, Filter
 from tracing.session import Recorder, Session, Wishes
 from tracing.text import Style
@@ -56,6 +57,15 @@ def session_of_run(given: Given) -> Session | None:
     descriptor = _open(path, 2)
     style = Style(names=True, brackets=path is None, colour=_colour(given, descriptor, "run"))
     return Session(Wishes(Filter(failed="--explain" in given), style, path=path), descriptor)
+
+
+def faults_of(given: Given, subcommand: str) -> tuple[Fault, ...]:
+    """What `--inject` asks for. Raises UsageError."""
+    try:
+        return tuple(parse(text) for text in given.get("--inject", []))
+    except BadFault as error:
+        attempted = f"reading the options of `kdbus {subcommand}`"
+        raise UsageError(attempted, f"--inject: {error}", see_help(subcommand)) from None
 
 
 def recorder(given: Given) -> Recorder:

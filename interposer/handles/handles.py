@@ -41,6 +41,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
+from broker.connection import Connection
 from broker.handle import ControlHandle, EndpointHandle, Handle
 from interposer.handles import stand_ins
 from interposer.handles.stand_ins import SupervisorsEnd, TargetsEnd
@@ -108,6 +109,11 @@ class OpenHandle:
     hung_up: bool = False
     readable: bool = False
     """Whether a byte waits at the target's end."""
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection that the handle is, if it is one."""
+        return self.broker.connection if isinstance(self.broker, EndpointHandle) else None
 
     def message_queued(self) -> None:
         """Wake pollers, unless they find the handle readable already."""

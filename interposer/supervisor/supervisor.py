@@ -60,6 +60,7 @@ from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Listener, Notification
 
 if TYPE_CHECKING:
+    from interposer.traps.faults import Faults
     from interposer.traps.tap import Tap
 
 _DYING_S = 0.05
@@ -101,13 +102,18 @@ class Supervisor:
         self._last_has_ended = trio.Event()
         handles = HandleTable(self._closing, Budgets())
         self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, mask.evidence)
+        self._faults: Faults | None = None
+        if options.faults:
+            from interposer.traps.faults import Faults
+
+            self._faults = Faults(options.faults)
         self._tap: Tap | None = None
         if options.tracer is not None:
             from interposer.traps.tap import Tap
 
-            self._tap = Tap(options.tracer)
+            self._tap = Tap(options.tracer, list if self._faults is None else self._faults.told)
             handles.connection_ended = self._tap.hung_up
-        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted, self._tap)
+        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted, self._tap, self._faults)
         handles.node_of = self._node_of
         self.shared.namespaces.forgotten = self._flows.forget_origins
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
@@ -191,8 +197,9 @@ class Supervisor:
         """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
-        # What is served natively, no tap sees.
-        possible = self._options.flows and self._tap is None and can_compare() and can_fetch()
+        # What is served natively, no tap sees, and no fault hits.
+        watched = self._tap is not None or self._faults is not None
+        possible = self._options.flows and not watched and can_compare() and can_fetch()
         self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
 
     def _resume(
@@ -293,6 +300,7 @@ class Supervisor:
         """When the loop has to come up for air at the latest."""
         times = [mounted.domain.deadlines.next_ns() for mounted in self.shared.domains]
         times += [tree.waiting.next_look_ns() for tree in self._trees.values()]
+        times += [tree.delayed.next_ns() for tree in self._trees.values()]
         times.append(self._flows.deadline_ns())
         return min((due for due in times if due is not None), default=None)
 
@@ -405,6 +413,9 @@ class Supervisor:
             tree.waiting.look()
         for tree in trees:
             tree.waiting.finish_ready()
+        for tree in trees:
+            for notification in tree.delayed.take_due(now):
+                self._serve_one(tree, notification)
 
     def _collect_handles(self) -> None:
         """Close what has been closed for the last time, even if its owner died while it waited in a call."""

@@ -33,7 +33,20 @@ def programs(open_folder: Path) -> Path:
 @pytest.mark.parametrize("program", ["basics", "dbus", "dbus_tasks", "exchange", "signals", "tasks"])
 def test_client(program: str, revision: str, user: User, programs: Path) -> None:
     # It shares its numbers with the final revision, which is meant by them unless one is named.
-    options = ["--revision", "219"] if revision == "219" else []
+    _run(program, revision, user, programs, ["--revision", "219"] if revision == "219" else [])
+
+
+@pytest.mark.parametrize("options", [["--mode", "path"], ["--no-flows"]], ids=["path mode", "no flows"])
+def test_client_served_otherwise(options: list[str], user: User, programs: Path) -> None:
+    _run("exchange", "final", user, programs, options)
+
+
+def test_client_served_natively(user: User, programs: Path) -> None:
+    for revision in ("3", "final"):
+        _run("exchange", revision, user.trusting, programs, [])
+
+
+def _run(program: str, revision: str, user: User, programs: Path, options: list[str]) -> None:
     command = user.kdbus("run", *options, "--", user.python, "-m", f"tests.programs.client_{program}", revision)
     outcome = user.run(command, seconds=_SECONDS, folder=programs)
     if outcome.status != 0 or "not ok" in outcome.output or "\nok - " not in outcome.output:
