@@ -162,7 +162,8 @@ class Peer:
     # ---- names and information
 
     def acquire_name(self, name: str, flags: NameFlag = NameFlag.NONE) -> bool:
-        """Acquire a name: True if it is ours now (or was), False if we wait for it (QUEUE). Raises Exists or Denied."""
+        """Acquire a name: True if it is ours now (or was), False if it is another's and we wait for it (QUEUE), or,
+        asked again without QUEUE, no longer do. Raises Exists or Denied."""
         command = self._commands.name_acquire(name, flags)
         try:
             self._device.run(command, name)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import ctypes
 import struct
 
 import hypothesis
@@ -15,7 +17,8 @@ from kdbus.commands import Commands
 from kdbus.dialect import DIALECTS
 from kdbus.errors import Malformed
 from kdbus.flags import HelloFlag, MessageFlag, NameFlag
-from kdbus.message import BloomFilter, Incoming, MemfdRange, PoolRange, descriptors_in, read
+from kdbus.message import BloomFilter, Incoming, MemfdRange, Memory, PoolRange, descriptors_in, read
+from kdbus.sending import Zeros, pieces
 from kdbus.values import (
     Audit,
     Capabilities,
@@ -208,3 +211,19 @@ def test_whatever_a_result_has_is_read_or_refused(data: bytes, revision: Revisio
         for read_result in readers:
             with contextlib.suppress(Malformed):
                 read_result(memoryview(head + data))
+
+
+def test_payload_is_sent_from_where_it_lies() -> None:
+    numbers = array.array("I", [1, 2, 3])
+    grid = memoryview(bytearray(range(16)))
+    parts: list[bytes | bytearray | memoryview] = [b"bytes", bytearray(b"array"), memoryview(numbers), b"", grid[::2]]
+    found, held = pieces([*parts, memoryview(b"read-only")[5:], Zeros(7)])
+    assert isinstance(found[0], Memory)
+    sent = [ctypes.string_at(each.address, each.size) for each in found[:-1] if isinstance(each, Memory)]
+    assert sent == [b"bytes", b"array", numbers.tobytes(), bytes(grid[::2]), b"only"]
+    assert found[-1] == Memory(0, 7)
+    with pytest.raises(BufferError):
+        numbers.append(4)
+    held.clear()
+    with pytest.raises(TypeError):
+        pieces(["text"])  # type: ignore[list-item]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 
 import trio
 import trio.testing
@@ -114,6 +115,25 @@ async def reply_to_a_cancelled_call_is_thrown_away(scene: Scene) -> None:
     service.reply(request, b"too late")
     service.send(client.id, b"next")
     assert bytes((await client.receive()).payload) == b"next"
+
+
+@task_case
+async def replies_are_not_taken_by_those_who_do_not_wait(scene: Scene) -> None:
+    client, service = connect(scene), connect(scene)
+    got: list[bytes] = []
+
+    async def call() -> None:
+        with await client.call(service.id, b"question", timeout=math.inf) as reply:
+            got.append(bytes(reply.payload))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        service.reply(await service.receive(), b"answer")
+        service.send(client.id, b"message", priority=-1)
+        message = client.receive_nowait()
+        assert message is not None and bytes(message.payload) == b"message"
+        assert client.receive_nowait() is None
+    assert got == [b"answer"]
 
 
 @task_case
