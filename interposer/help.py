@@ -80,8 +80,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                    lost         of RECV: the broadcast that would be received is lost, and counted
                    incomplete   of RECV: no descriptor of the message can be installed
                    die          its process is killed once it has succeeded; of RECV, once it has brought a request
-                 Which, counted for each process: when=N, when=N+, when=N+STEP, every=N, first=N, and name=NAME, only
-                 those of the connection that owns NAME
+                 Which, counted for each process: when=N, when=N+, when=N+STEP, every=N, first=N; name=NAME, only
+                 those of the connection that owns NAME; process=COMM, only those of such processes, !COMM of others
   -v, --verbose  tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
   -h, --help     print this
 
