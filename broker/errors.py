@@ -108,6 +108,10 @@ class CommandTooLarge(KdbusError):
     """The size of a command is over its limit."""
 
 
+class MessageOfBadSize(KdbusError):
+    """A message that is smaller than its header, or larger than messages may be."""
+
+
 class CommandChanged(KdbusError):
     """The size changed between the two times it was read."""
 
@@ -228,6 +232,10 @@ class NoSuchSlice(KdbusError):
     """FREE of an offset that was not given out."""
 
 
+class SliceNotHandedOut(NoSuchSlice):
+    """FREE of an offset at which there is something that was not given out."""
+
+
 class NoSuchConnection(KdbusError):
     """No connection of that id that may be addressed or seen."""
 
@@ -316,6 +324,10 @@ class TimedOut(KdbusError):
     """No reply before the deadline."""
 
 
+class NoSuchCall(KdbusError):
+    """MSG_CANCEL of a call that nobody waits in."""
+
+
 class Cancelled(KdbusError):
     """The descriptor given for that purpose became readable."""
 
@@ -352,6 +364,7 @@ _ERRNO: dict[type[KdbusError], int] = {
     WrongConnectionKind: errno.EOPNOTSUPP,
     CommandTooSmall: errno.EINVAL,
     CommandTooLarge: errno.EMSGSIZE,
+    MessageOfBadSize: errno.EMSGSIZE,
     CommandChanged: errno.EINVAL,
     UnknownFlags: errno.EINVAL,
     BadItem: errno.EINVAL,
@@ -382,6 +395,7 @@ _ERRNO: dict[type[KdbusError], int] = {
     PoolFull: errno.ENOBUFS,
     PoolShareExceeded: errno.EXFULL,
     NoSuchSlice: errno.ENXIO,
+    SliceNotHandedOut: errno.ENXIO,
     NoSuchConnection: errno.ENXIO,
     NoSuchName: errno.ESRCH,
     NotNameOwner: errno.ESRCH,
@@ -404,6 +418,7 @@ _ERRNO: dict[type[KdbusError], int] = {
     ReplyRefused: errno.EREMOTEIO,
     PeerGone: errno.EPIPE,
     TimedOut: errno.ETIMEDOUT,
+    NoSuchCall: errno.ENOENT,
     Cancelled: errno.ECANCELED,
     Interrupted: ERESTARTSYS,
     NotMappable: errno.EPERM,

@@ -43,6 +43,8 @@ PROCESS_FLAGS = (
     | abi.ATTACH_AUDIT
 )
 """What is collected of the process at HELLO and BUS_MAKE."""
+START_TIME = 1 << 32
+"""Not a KDBUS_ATTACH_*: that readers of version 2 are also told when the thread was started, if it can be known."""
 
 
 def sanitize_attach_flags(flags: int) -> int:
@@ -57,7 +59,17 @@ def sanitize_attach_flags(flags: int) -> int:
 class ProcessMetadata:
     """Facts about a process, as of the moment each was collected."""
 
-    __slots__ = ("audit", "capabilities", "collected", "credentials", "pids", "root_directory", "strings", "valid")
+    __slots__ = (
+        "audit",
+        "capabilities",
+        "collected",
+        "credentials",
+        "pids",
+        "root_directory",
+        "start_time",
+        "strings",
+        "valid",
+    )
 
     def __init__(self) -> None:
         self.collected = 0
@@ -68,10 +80,12 @@ class ProcessMetadata:
         self.capabilities: Capabilities | None = None
         self.audit = (0, 0)
         self.root_directory: object = None
+        self.start_time = 0
+        """When the thread was started, in ns since the system was; 0 if that was not asked for."""
 
     def collect(self, caller: Caller, flags: int) -> None:
         """Collect from the calling thread what `flags` ask for and is not there yet."""
-        missing = flags & PROCESS_FLAGS & ~self.collected
+        missing = flags & (PROCESS_FLAGS | START_TIME) & ~self.collected
         if not missing:
             return
         process = caller.process
@@ -85,6 +99,8 @@ class ProcessMetadata:
         if missing & abi.ATTACH_PIDS:
             self.pids = process.pids()
             self.valid |= abi.ATTACH_PIDS
+        if missing & START_TIME:
+            self.start_time = process.start_time_ns()
         for flag, read in _STRINGS:
             if missing & flag:
                 text = read(process)
@@ -106,7 +122,8 @@ class ProcessMetadata:
         """Equal for objects that export the same items to everybody."""
         pids = tuple(tuple(pid.numbers.items()) for pid in self.pids)
         strings = tuple(self.strings.items())
-        return self.valid, self.credentials, pids, strings, self.capabilities, self.audit, self.root_directory
+        facts = (self.credentials, pids, strings, self.capabilities, self.audit, self.root_directory, self.start_time)
+        return self.valid, *facts
 
     def fake(self, caller: Caller, creds: bytes | None, pids: bytes | None, label: bytes | None) -> None:
         """Take what a privileged program claims instead, resolved in its own namespaces.
@@ -222,6 +239,20 @@ class ConnectionMetadata:
         if mask & abi.ATTACH_TIMESTAMP:
             parts.append(behaviour.revision.build(Kind.TIMESTAMP, self.timestamp))
         return b"".join(parts)
+
+
+def export(
+    process: ProcessMetadata,
+    connection: ConnectionMetadata,
+    ids: Ids,
+    mask: int,
+    behaviour: Behaviour,
+    blank_capabilities: bool,
+) -> bytes:
+    """The items that `mask` asks for, as from version 3 on: of the process (`ProcessMetadata.export`), then of the
+    connection."""
+    items = process.export(ids, mask, behaviour.revision, blank_capabilities=blank_capabilities)
+    return items + connection.export(mask, behaviour)
 
 
 def owned_name(name: bytes, flags: int, behaviour: Behaviour) -> bytes:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
-from kdbus.abi import final, revision3, revision219
+from kdbus.abi import final, revision2, revision3, revision219
 from kdbus.abi.layout import Struct
 
 _ITEM_HEADER = struct.Struct("<QQ")
@@ -87,6 +87,11 @@ class Revision:
         }
         self._kinds = {number: kind for kind, number in self._numbers.items()}
 
+    @property
+    def send(self) -> int:
+        """The request number of SEND, which was MSG_SEND in version 2."""
+        return self.requests["SEND" if "SEND" in self.requests else "MSG_SEND"]
+
     def kind_of(self, number: int) -> int:
         """The kind of items of that number; the number itself if there is none."""
         return self._kinds.get(number, number)
@@ -104,10 +109,11 @@ class Revision:
         return _ITEM_HEADER.pack(16 + len(payload), number) + payload + bytes(-len(payload) & 7)
 
 
+VERSION2: Final = Revision("2", revision2.CONSTANTS, revision2.REQUESTS, revision2.STRUCTS)
 VERSION3: Final = Revision("3", revision3.CONSTANTS, revision3.REQUESTS, revision3.STRUCTS)
 FINAL: Final = Revision("final", final.CONSTANTS, final.REQUESTS, final.STRUCTS)
 
 REVISION219: Final = Revision("219", revision219.CONSTANTS, revision219.REQUESTS, revision219.STRUCTS)
 
-REVISIONS: Final = (VERSION3, REVISION219, FINAL)
+REVISIONS: Final = (VERSION2, VERSION3, REVISION219, FINAL)
 """All revisions that are served, in the order in which they came."""
