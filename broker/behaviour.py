@@ -68,7 +68,7 @@ class Behaviour:
     @property
     def send_command(self) -> Command:
         """SEND."""
-        return self.commands[self.revision.send]
+        return self.commands[self.revision.requests["SEND"]]
 
     # The caller's.
     names_before_privilege: bool

@@ -16,7 +16,7 @@ from broker.endpoint import Endpoint
 from broker.errors import BadArgument, BadItem, DuplicateItem, MissingItem
 from broker.item import Item
 from broker.message import Message
-from broker.metadata import PROCESS_FLAGS, ProcessMetadata
+from broker.metadata import PROCESS_FLAGS, START_TIME, ProcessMetadata
 from broker.names import NameRegistry
 from broker.node import Node, node_mode
 from broker.notify import Notifications
@@ -77,7 +77,7 @@ class Bus(Node):
         self._last_endpoint_id = 0
         self.link(domain)
         try:
-            self.metadata.collect(caller, PROCESS_FLAGS)
+            self.metadata.collect(caller, PROCESS_FLAGS | START_TIME)
             self.creator = domain.user(who.uid)
             self.creator.add_bus()
             self._counts = True

@@ -42,7 +42,7 @@ from broker.errors import (
 )
 from broker.item import Item
 from broker.match import MatchDatabase
-from broker.metadata import PROCESS_FLAGS, ProcessMetadata, faked_items
+from broker.metadata import PROCESS_FLAGS, START_TIME, ProcessMetadata, faked_items
 from broker.names import is_valid_name
 from broker.outside import ConnectionEvents, Credentials
 from broker.pool import Pool
@@ -237,11 +237,11 @@ class Connection:
             self.metadata.fake(hello.caller, *faked)
             self.faked_metadata = True
         else:
-            self.metadata.collect(hello.caller, PROCESS_FLAGS)
+            self.metadata.collect(hello.caller, PROCESS_FLAGS | START_TIME)
 
     def _fill_in(self, hello: Invocation) -> None:
-        """What HELLO returns: the bus's properties. Its bloom parameters are in a slice as an item, which may be a list,
-        or in the structure."""
+        """What HELLO returns: the bus's properties. Its bloom parameters are an item in a slice, perhaps as a list, or
+        in the structure."""
         if self.behaviour.returns_required_flags:
             required = self.behaviour.write_attach_flags(self.bus.attach_flags_required)
             hello.put("attach_flags_send", required | abi.FLAG_KERNEL)

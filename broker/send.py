@@ -50,6 +50,7 @@ from broker.item import Item
 from broker.message import Message
 from broker.names import NameEntry
 from broker.outside import Caller, File
+from broker.receive import check_files
 from broker.reply import Reply
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import signed64
@@ -288,7 +289,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
             return None
     elif sent.timeout_or_cookie_reply:
         expected = _find_expected(destination, source, sent.timeout_or_cookie_reply)
-    if not expected and not sent.flags & (abi.MESSAGE_EXPECT_REPLY | abi.MESSAGE_SIGNAL):
+    if expected is None and not sent.flags & (abi.MESSAGE_EXPECT_REPLY | abi.MESSAGE_SIGNAL):
         _check_talk(source, destination, caller)
     try:
         eavesdrop(source.bus, source, sent, caller)

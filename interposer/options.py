@@ -15,7 +15,7 @@ from interposer.errors import UsageError, quoted
 if TYPE_CHECKING:
     from tracing.session import Session
 
-REVISIONS = ("3", "219", "4", "final")
+REVISIONS = ("2", "3", "219", "4", "final")
 """What `--revision` takes (`broker.recognition.NAMES`, which need not be imported for that)."""
 
 

@@ -113,8 +113,9 @@ COMMANDS: Mapping[str, Command] = {
     "BUS_CREATOR_INFO": _INFO,
     "LIST": _LIST,
     "NAME_LIST": _LIST,
-    "SEND": Command(("kdbus_cmd_send",), "KDBUS_SEND_", "KDBUS_RECV_RETURN_", ("reply",)),
-    "RECV": Command(("kdbus_cmd_recv",), "KDBUS_RECV_", "KDBUS_RECV_RETURN_", ("dropped_msgs", "msg")),
+    "SEND": Command(("kdbus_cmd_send", "kdbus_msg"), "KDBUS_SEND_", "KDBUS_RECV_RETURN_", ("reply",)),
+    "RECV": Command(("kdbus_cmd_recv",), "KDBUS_RECV_", "KDBUS_RECV_RETURN_", ("offset", "dropped_msgs", "msg")),
+    "CANCEL": Command(("kdbus_cmd_cancel",), ""),
     "NAME_ACQUIRE": Command(_NAME, "KDBUS_NAME_", "KDBUS_NAME_", ("flags",)),
     "NAME_RELEASE": Command(_NAME, ""),
     "MATCH_ADD": _MATCH,
@@ -236,6 +237,8 @@ def decode_command(revision: Revision, command: str, data: bytes) -> Members:
     layout = struct_of(revision, command)
     if layout is None:
         return {"raw": data} if data else {}
+    if layout.name == "kdbus_msg":
+        return decode_message(revision, data)
     known = COMMANDS[command]
     found = decode_struct(revision, layout.name, data)
     prefix = known.flags
@@ -272,13 +275,14 @@ def results_of(revision: Revision, command: str, before: bytes, after: bytes) ->
 def decode_message(revision: Revision, data: bytes) -> Members:
     """A message: its header, and its items as the member `items`.
 
-    Of the two names of the last word the one is given that counts: `timeout_ns` in what expects a reply, else
-    `cookie_reply`.
+    Of the names of the last word the one is given that counts: `timeout_ns` in what expects a reply, else
+    `cookie_reply`. The third name that it has in version 2 is that of a result (`results_of`).
     """
     layout = revision.structs["kdbus_msg"]
     flags = layout.get(data, "flags") if len(data) >= layout.size else 0
     expects = flags & revision.constants["KDBUS_MSG_EXPECT_REPLY"]
-    found = decode_struct(revision, "kdbus_msg", data, ("cookie_reply" if expects else "timeout_ns",))
+    other = "cookie_reply" if expects else "timeout_ns"
+    found = decode_struct(revision, "kdbus_msg", data, (other, "offset_reply"))
     if len(data) > layout.size:
         found["items"] = decode_items(revision, data[layout.size :])
     return found

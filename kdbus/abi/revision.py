@@ -68,8 +68,8 @@ class Kind(IntEnum):
 class Revision:
     """The numbers and layouts of one revision.
 
-    `requests` are keyed by the C name without its prefix ("SEND"), `structs` by the C name ("kdbus_cmd_send"). Where a
-    command was renamed, revisions keep their own names.
+    `requests` are keyed by the C name without its prefix ("SEND"; nor is there the MSG_ that version 2 has in some),
+    `structs` by the C name ("kdbus_cmd_send"). Where a command was renamed, revisions keep their own names.
     """
 
     __slots__ = ("_kinds", "_numbers", "constants", "name", "requests", "structs")
@@ -80,17 +80,14 @@ class Revision:
         """`name`: what programs call it, such as "3" or "final"."""
         self.name = name
         self.constants = constants
-        self.requests = {command.removeprefix("KDBUS_CMD_"): number for command, number in requests.items()}
+        self.requests = {
+            command.removeprefix("KDBUS_CMD_").removeprefix("MSG_"): number for command, number in requests.items()
+        }
         self.structs = structs
         self._numbers = {
             kind: constants[f"KDBUS_ITEM_{kind.name}"] for kind in Kind if f"KDBUS_ITEM_{kind.name}" in constants
         }
         self._kinds = {number: kind for kind, number in self._numbers.items()}
-
-    @property
-    def send(self) -> int:
-        """The request number of SEND, which was MSG_SEND in version 2."""
-        return self.requests["SEND" if "SEND" in self.requests else "MSG_SEND"]
 
     def kind_of(self, number: int) -> int:
         """The kind of items of that number; the number itself if there is none."""
