@@ -353,12 +353,14 @@ _NUMBERS = frozenset(("ID", "DST_ID"))
 
 def decode_payload(revision: Revision, name: str, payload: bytes) -> Value:
     """What the payload of an item means; the payload itself if it does not look like one."""
-    if name in _STRUCTURES:
+    if name in _STRUCTURES and _STRUCTURES[name][0] in revision.structs:
         return _decode_structure(revision, name, payload)
     if name in _STRINGS:
         return Text(payload[:-1]) if payload.endswith(b"\0") and b"\0" not in payload[:-1] else payload
     if name == "CMDLINE":
         return [Text(word) for word in payload[:-1].split(b"\0")] if payload.endswith(b"\0") else payload
+    if name == "AUXGROUPS" and len(payload) % 8 == 0 and revision.structs["kdbus_creds"].size != 32:
+        return [number for (number,) in struct.iter_unpack("<Q", payload)]
     if name in _WORDS and len(payload) % 4 == 0:
         return [number for (number,) in struct.iter_unpack("<i" if name == "FDS" else "<I", payload)]
     if name in _NUMBERS and len(payload) == 8:
