@@ -26,6 +26,7 @@ ATTACH = {
 }
 EXPECT_REPLY, SYNC_REPLY, NO_AUTO_START = 1, 2, 4
 BROADCAST = (1 << 64) - 1
+_HEADER = struct.Struct("<QQQqQQQQQ")
 BLOOM_SIZE = 64
 STRUCT = {
     "BUS_MAKE": "kdbus_cmd_make",
@@ -91,7 +92,7 @@ class Issuer:
     @property
     def kernel_flags(self) -> int:
         """What the last command, of a structure that has this word third, was told that there is."""
-        return struct.unpack_from("<Q", self.after, 16)[0]
+        return int.from_bytes(self.after[16:24], "little")
 
 
 @dataclass
@@ -147,6 +148,8 @@ class Version2Peer(Issuer):
             attach_flags_send=attach_flags_send,
             attach_flags_recv=attach_flags_recv,
         )
+        self.said_hello = self.after
+        """The structure as it was afterwards."""
         start, end = revision2.STRUCTS["kdbus_cmd_hello"].span("bloom")
         self.bloom: tuple[int, int] = struct.unpack("<2Q", self.after[start:end])
 
@@ -178,15 +181,15 @@ class Version2Peer(Issuer):
 
     def parse(self, offset: int) -> Message:
         """The message at an offset of the pool."""
-        words = struct.unpack("<QQQqQQQQQ", self.memory(offset, 72))
-        raw = self.memory(offset, words[0])
+        size, flags, kernel, order, to, source, kind, cookie, answered = _HEADER.unpack(self.memory(offset, 72))
+        raw = self.memory(offset, size)
         items = parse_items(raw[72:])
         payload = b""
         for number, content in items:
             if number == ITEM["PAYLOAD_OFF"]:
                 length, start = struct.unpack("<2Q", content)
                 payload += bytes(length) if start == BROADCAST else self.memory(offset + start, length)
-        return Message(offset, *words, items=items, payload=payload)
+        return Message(offset, size, flags, kernel, order, to, source, kind, cookie, answered, items, payload)
 
     def memory(self, offset: int, size: int) -> bytes:
         """Bytes of the pool."""
