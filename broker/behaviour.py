@@ -110,6 +110,8 @@ class Behaviour:
     room."""
     sends_claims: bool
     """Messages of a connection that has claimed an identity tell of that one."""
+    endpoints_hide: bool
+    """What the policy of a custom endpoint keeps from being seen or talked to does not exist (ENOENT)."""
     creator_has_name: bool
     """BUS_CREATOR_INFO tells the name of the bus."""
     keeps_padding: bool

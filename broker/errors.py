@@ -96,6 +96,10 @@ class NotPermitted(KdbusError):
     """The policy, or the lack of privilege, forbids it."""
 
 
+class HiddenByEndpoint(KdbusError):
+    """The policy of a custom endpoint says that there is no such thing, in version 2."""
+
+
 class WrongConnectionKind(KdbusError):
     """Activators, policy holders and monitors cannot use every command."""
 
@@ -361,6 +365,7 @@ _ERRNO: dict[type[KdbusError], int] = {
     NodeShutDown: errno.ESHUTDOWN,
     ReplyNotExpected: errno.EPERM,
     NotPermitted: errno.EPERM,
+    HiddenByEndpoint: errno.ENOENT,
     WrongConnectionKind: errno.EOPNOTSUPP,
     CommandTooSmall: errno.EINVAL,
     CommandTooLarge: errno.EMSGSIZE,

@@ -199,6 +199,7 @@ FINAL = Behaviour(
     timer_ends_calls=False,
     answer_member="reply",
     sends_claims=False,
+    endpoints_hide=False,
     creator_has_name=True,
     keeps_padding=True,
     needs_all_files=False,

@@ -19,7 +19,16 @@ from broker import item
 from broker.access import may_see, may_see_name
 from broker.command import Invocation
 from broker.connection import Connection
-from broker.errors import BadArgument, BadItem, BadName, DuplicateItem, MissingItem, NoSuchConnection, NoSuchName
+from broker.errors import (
+    BadArgument,
+    BadItem,
+    BadName,
+    DuplicateItem,
+    HiddenByEndpoint,
+    MissingItem,
+    NoSuchConnection,
+    NoSuchName,
+)
 from broker.item import Item
 from broker.metadata import ConnectionMetadata, claim_flags, owned_name
 from broker.names import NameEntry, is_valid_name
@@ -170,6 +179,8 @@ def _find_by_name_or_id(connection: Connection, invocation: Invocation) -> Conne
 def _find_name(connection: Connection, invocation: Invocation, name: bytes) -> NameEntry:
     entry = connection.bus.names.find(name)
     if entry is None or not may_see_name(connection, invocation.caller.credentials(), name):
+        if entry is not None and connection.behaviour.endpoints_hide:
+            raise HiddenByEndpoint(name=name)
         raise NoSuchName(name=name, hidden=entry is not None)
     return entry
 
@@ -177,6 +188,8 @@ def _find_name(connection: Connection, invocation: Invocation, name: bytes) -> N
 def _find_id(connection: Connection, invocation: Invocation, wanted: int) -> Connection:
     found = connection.bus.connections.get(wanted)
     if found is None or not may_see(connection, invocation.caller.credentials(), found):
+        if found is not None and connection.behaviour.endpoints_hide:
+            raise HiddenByEndpoint(connection=wanted)
         raise NoSuchConnection(connection=wanted, hidden=found is not None)
     return found
 
@@ -184,8 +197,8 @@ def _find_id(connection: Connection, invocation: Invocation, wanted: int) -> Con
 def connection_info(connection: Connection, invocation: Invocation) -> None:
     """CONN_INFO: a `kdbus_info` about a connection, given by id or, with id 0, by a name that it owns.
 
-    Raises BadItem or BadName (no usable name), NoSuchName or NoSuchConnection (also when it may not be seen),
-    PoolFull, BadAddress.
+    Raises BadItem or BadName (no usable name), NoSuchName or NoSuchConnection (also when it may not be seen, where that
+    is not HiddenByEndpoint), PoolFull, BadAddress.
     """
     behaviour = connection.behaviour
     find = _find_by_name_or_id if behaviour.name_beats_id else _find_by_id_or_name

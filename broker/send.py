@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker import message
-from broker.access import may_talk, refused_by
+from broker.access import endpoint_lets_talk, may_talk, refused_by
 from broker.command import ORDINARY, Invocation, answering
 from broker.connection import Connection
 from broker.delivery import broadcast, collect, copy_delivered, eavesdrop, insert
@@ -34,6 +34,7 @@ from broker.errors import (
     DescriptorsRefused,
     Disconnected,
     DuplicateItem,
+    HiddenByEndpoint,
     KdbusError,
     NameOwnerChanged,
     NoSuchCall,
@@ -365,6 +366,8 @@ def _find_destination(source: Connection, sent: Message) -> tuple[Connection, Na
 def _check_talk(source: Connection, destination: Connection, caller: Caller) -> None:
     who = caller.credentials()
     if not may_talk(source, who, destination):
+        if source.behaviour.endpoints_hide and not endpoint_lets_talk(source, who, destination):
+            raise HiddenByEndpoint(connection=destination.id)
         policy = refused_by(source, who, destination.names, abi.POLICY_TALK)
         names = tuple(destination.names)
         raise NotPermitted(access="TALK", connection=destination.id, names=names, policy=policy)

@@ -98,6 +98,7 @@ VERSION2 = replace(
     read_attach_flags=metadata2.read_attach_flags,
     write_attach_flags=metadata2.write_attach_flags,
     tells_of_maker=metadata2.TELLS_OF_MAKER,
+    endpoints_hide=True,
     creator_has_name=False,
     results_as_list=False,
     names_per_connection=64,

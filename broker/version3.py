@@ -170,6 +170,7 @@ VERSION3 = Behaviour(
     timer_ends_calls=False,
     answer_member="reply",
     sends_claims=False,
+    endpoints_hide=False,
     creator_has_name=True,
     keeps_padding=False,
     needs_all_files=False,

@@ -130,6 +130,11 @@ FORMS: Final[Mapping[str, tuple[str, ...]]] = {
         "the payload is over half of what is free in the receiver's pool",
     ),
     "NoSuchSlice": ("offset {offset} is not one that this connection was given", "an offset that was not given out"),
+    "HiddenByEndpoint": (
+        "the policy of the endpoint hides connection {connection}",
+        "the policy of the endpoint hides the name {name}",
+        "the policy of the endpoint hides it",
+    ),
     "SliceNotHandedOut": (
         "what lies at offset {offset} was not given to this connection yet",
         "an offset of something that was not given out yet",

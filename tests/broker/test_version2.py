@@ -20,6 +20,7 @@ from broker.errors import (
     Cancelled,
     DescriptorNotPassable,
     Disconnected,
+    HiddenByEndpoint,
     KdbusError,
     MessageOfBadSize,
     MessagesLost,
@@ -27,6 +28,7 @@ from broker.errors import (
     NoMessage,
     NoMessageOfPriority,
     NoSuchCall,
+    NoSuchConnection,
     NoSuchSlice,
     NotForBroadcasts,
     NotPermitted,
@@ -273,9 +275,16 @@ def test_an_endpoint_is_made(world: World, bus: BusMaker, alice: Version2Peer) -
         visitor.send(alice.id, b"x")
     allow(world, bus)
     visitor.send(alice.id, b"x")
+    visitor.issue("CONN_INFO", id=alice.id)
     maker.issue("ENDPOINT_UPDATE", [])
-    with fails(NotPermitted):
+    with fails(HiddenByEndpoint, errno.ENOENT):
         visitor.send(NAME, b"x")
+    with fails(HiddenByEndpoint, errno.ENOENT):
+        visitor.issue("CONN_INFO", id=alice.id)
+    with fails(HiddenByEndpoint, errno.ENOENT):
+        visitor.issue("CONN_INFO", [string_item(ITEM["NAME"], NAME)])
+    with fails(NoSuchConnection, errno.ENXIO):
+        visitor.issue("CONN_INFO", id=99)
 
 
 # Messages
