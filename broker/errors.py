@@ -352,6 +352,10 @@ class NoMapping(KdbusError):
     """A node that cannot be mapped at all."""
 
 
+class Injected(KdbusError):
+    """A failure that somebody has asked for from outside; `errnos` has the number."""
+
+
 _ERRNO: dict[type[KdbusError], int] = {
     BadAddress: errno.EFAULT,
     CallerGone: errno.EFAULT,
@@ -429,6 +433,7 @@ _ERRNO: dict[type[KdbusError], int] = {
     NotMappable: errno.EPERM,
     MappingTooLarge: errno.EFAULT,
     NoMapping: errno.ENODEV,
+    Injected: errno.EIO,
 }
 
 

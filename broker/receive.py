@@ -115,6 +115,22 @@ def check_files(connection: Connection, slice_: Slice, return_flags: int) -> Non
         raise NoFreeDescriptor(connection=connection.id)
 
 
+def next_is_broadcast(connection: Connection) -> bool:
+    """Whether the oldest message in the queue is a broadcast, which may be lost."""
+    entries = connection.queue.entries()
+    return bool(entries) and entries[0].message.is_broadcast
+
+
+def lose_next(connection: Connection) -> None:
+    """Make of the oldest message in the queue, a broadcast, one that could not be queued: it is counted as lost.
+
+    For faults that are injected from outside.
+    """
+    entry = connection.queue.peek(None)
+    _drop(connection, entry)
+    connection.lose()
+
+
 @contextmanager
 def _flushing(connection: Connection) -> Iterator[None]:
     try:

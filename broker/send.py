@@ -257,6 +257,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
     sent.sequence = source.bus.messages.next()
     if sent.is_broadcast:
         broadcast(source.bus, source, sent, caller)
+        source.last_broadcast = sent
         return None
     sync = sent.sync
     if sync and source.behaviour.calls_begin_with_time:

@@ -21,6 +21,7 @@ from tracing.escaping import escaped
 FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "BadAddress": (
         "address {address:#x} is {rule}",
+        "the caller cannot access {size} bytes at {address:#x}",
         "address {address:#x} is beyond what a program can have",
         "memory that the caller cannot access",
     ),
@@ -220,6 +221,7 @@ FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "NotMappable": ("{rule}", "only connections have a pool, and nobody may map it writable"),
     "MappingTooLarge": ("{count} bytes, where the pool has {limit}", "a mapping larger than the pool"),
     "NoMapping": ("this node has nothing to map",),
+    "Injected": ("injected: {fault}", "injected"),
 }
 """From the name of the error's class to the forms of its sentence."""
 

@@ -25,12 +25,13 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = ("broker", "interposer", "kdbus", "native", "tracing")
+PACKAGES = ("broker", "interposer", "kdbus", "native", "pytest_kdbus", "tracing")
 
 MAY_IMPORT = {
     "kdbus": {"kdbus"},
     "broker": {"broker", "kdbus"},
     "native": {"native"},
+    "pytest_kdbus": {"pytest_kdbus", "kdbus"},
     "tracing": {"tracing", "kdbus"},
     "interposer": {"interposer", "broker", "kdbus", "native", "tracing"},
 }
@@ -79,9 +80,9 @@ PURE_MODULES = frozenset(
 )
 """What the broker may use of the standard library: `errno` and `stat` are tables of numbers."""
 
-CODECS = frozenset({"inspect", "jeepney", "reprlib", "siphash24", "xml"})
-"""What `kdbus.dbus` may use besides: marshalling, hashing and parsing, made by others, a bounded repr for its errors,
-and the names of a function's parameters."""
+CODECS = frozenset({"inspect", "reprlib", "siphash24", "xml"})
+"""What `kdbus.dbus` may use besides: hashing and parsing, made by others, a bounded repr for its errors, and the names
+of a function's parameters."""
 
 DBUS_GROUND = tuple(f"kdbus.{name}" for name in ("abi", "dbus", "flags", "matches", "values"))
 """What of `kdbus` the pure modules of `kdbus.dbus` may import."""
@@ -216,6 +217,7 @@ def test_allowed_modules_are_of_the_standard_library() -> None:
         ("broker.bus", "__import__('os')"),
         ("native.pool", "from broker.outside import PoolMemory"),
         ("native.pool", "import interposer.loop"),
+        ("pytest_kdbus.domain", "from tracing.record import Record"),
         ("interposer.loop", "from native._helper import lib"),
         ("interposer.loop", "from native import _helper"),
         ("interposer.loop", "import tests.support.users"),
