@@ -274,8 +274,8 @@ def decode_command(revision: Revision, command: str, data: bytes) -> Members:
 
 _TOLD_OTHERWISE = ("size", "kernel_flags", "kernel_msg_flags")
 _NO_RESULTS = {"kdbus_msg": (*_TOLD_OTHERWISE, "timeout_ns", "cookie_reply")}
-"""Members of a structure that are no results; other than `_TOLD_OTHERWISE`, in version 2, two names of the word in which
-the answer's place is told."""
+"""Members of a structure that are no results; other than `_TOLD_OTHERWISE`, in version 2, two names of the word that
+tells where the answer is."""
 
 
 def results_of(revision: Revision, command: str, before: bytes, after: bytes) -> Members:
