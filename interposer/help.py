@@ -15,6 +15,7 @@ kdbus runs programs written for kdbus on an ordinary Linux kernel.
 
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus record [-o FILE] [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus show [OPTIONS] FILE
        kdbus serve --socket PATH [OPTIONS]
@@ -30,6 +31,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   trace        run PROGRAM likewise, and show every call on kdbus with what it says, and why it fails
   record       run PROGRAM likewise, and keep every call in a file
   show         show what was recorded, or convert it for Perfetto and Wireshark
+  check        run PROGRAM likewise, and report leaks, races, failures, and what only one revision has
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
@@ -199,6 +201,36 @@ Such as:
 Ends with 125 if the recording is damaged or cut off; what is before that is shown.
 """
 
+_CHECK = """\
+Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and report on stderr what is wrong with its use of it.
+
+usage: kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+
+  --ignore RULE[,RULE...]
+                 do not report these rules (may be repeated)
+  --error RULE[,RULE...]
+                 take these rules for errors, whatever they usually are (may be repeated)
+  --junit FILE   write the report to FILE as JUnit XML as well
+  --json FILE    write the report to FILE as JSON as well, with the commands, flags, items and revisions that were used
+  -f             with all that PROGRAM starts, as it is anyway
+  --mode MODE    as for `kdbus run`
+  --linger       as for `kdbus run`
+  --make-bus NAME
+                 as for `kdbus run`
+  --revision R   as for `kdbus run`
+  --inject FAULT
+                 as for `kdbus run`
+  -h, --help     print this
+
+The rules are slice-leak, an error; unanswered-request, unread-messages, lost-messages, name-race and padding, which are
+warnings; failed-call, errno-differs, one-revision, names-left, matches-left and not-judged, which are notes.
+docs/check.md has an example of each. Such as, in CI, to have slices leaked and races fail the job:
+
+  kdbus check --error name-race --junit kdbus.xml -- ./run-tests
+
+Ends with 1 if there is an error and PROGRAM has ended with 0, else as `kdbus run` does.
+"""
+
 _SERVE = """\
 Keep a kdbus, until SIGTERM, SIGINT or SIGHUP, that programs join with `kdbus run --domain PATH -- PROGRAM`.
 
@@ -366,6 +398,7 @@ examples: kdbus top
 PAGES: Mapping[str, str] = {
     "run": _RUN,
     "trace": _TRACE,
+    "check": _CHECK,
     "record": _RECORD,
     "show": _SHOW,
     "serve": _SERVE,

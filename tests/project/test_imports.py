@@ -44,6 +44,7 @@ FLOORS = (
     "launch",
     "traps",
     "watching",
+    "checking",
     "supervisor",
     "shared_domain",
 )
