@@ -202,7 +202,8 @@ Ends with 125 if the recording is damaged or cut off; what is before that is sho
 """
 
 _CHECK = """\
-Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and report on stderr what is wrong with its use of it.
+Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and report on stderr what is wrong with its use of
+it: leaks, races, lost messages, failures, and what only one revision has.
 
 usage: kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 

@@ -2,8 +2,8 @@
 """The checker: follows each connection from HELLO to its last close, and says what is wrong.
 
 What a connection holds (slices, requests to be replied to, names, matches) is known from its calls that succeeded, so
-it is known however the program ends: by itself, by a signal, or without cleaning up. A connection that is still open when
-everything ends, or that the end of its bus has cut off, had no chance to give back what it holds: it is not judged.
+it is known however the program ends: by itself, by a signal, or without cleaning up. A connection that is still open
+when everything ends, or that the end of its bus has cut off, had no chance to give back what it holds: it is not judged.
 
 A process that forks shares its connections: what one of them frees is freed.
 """
@@ -27,6 +27,8 @@ from tracing.text import errno_name
 _STRUCTS = {revision.name: revision.structs for revision in REVISIONS}
 _HEADER = 16
 _MOST_TOLD = 3
+_MOST_KEPT = 1 << 16
+"""Requests and names that are remembered: a program chooses how many there are."""
 _EXPECTED = frozenset(("NoMessage", "NoMessageOfPriority", "Interrupted", "UnknownCommand", "MessagesLost"))
 """Failures that are the usual way to learn something, and what has a rule of its own."""
 
@@ -129,7 +131,7 @@ class Checker:
         name = errno_name(record.errno)
         if record.error == "NoSuchName":
             for item in items_of(shown.message):
-                if item.name == "DST_NAME" and isinstance(item.value, Text):
+                if item.name == "DST_NAME" and isinstance(item.value, Text) and len(self._awaited) < _MOST_KEPT:
                     self._awaited.add((_bus(record), item.value.data.decode("utf-8", "replace"), where))
         if record.error in _EXPECTED:
             return
@@ -149,7 +151,8 @@ class Checker:
                 held.slices.pop(_number(given.get("offset")), None)
             case "RECV" if record.message and "KDBUS_RECV_DROP" not in _flags(given):
                 self._received(shown, held, stored.get("msg"))
-                if "KDBUS_MSG_EXPECT_REPLY" in _flags(shown.message) and "KDBUS_RECV_PEEK" not in _flags(given):
+                is_request = "KDBUS_MSG_EXPECT_REPLY" in _flags(shown.message)
+                if is_request and "KDBUS_RECV_PEEK" not in _flags(given) and len(held.requests) < _MOST_KEPT:
                     held.requests.add((_number(shown.message.get("src_id")), _number(shown.message.get("cookie"))))
             case "SEND" if record.phase is Phase.RESUMED:
                 self._received(shown, held, stored.get("reply"))

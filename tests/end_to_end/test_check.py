@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`kdbus check` finds what is wrong with real programs: the cases of `tests/programs/checked.c`, each with its rules."""
+"""`kdbus check` finds what is wrong with real programs: the cases of `tests/programs/checked.c`.
+
+Which rules find something in a case stands above it in the source.
+"""
 
 from __future__ import annotations
 
@@ -87,6 +90,13 @@ def test_notes_tell_what_other_revisions_do(user: User, program: Path, writable:
     assert finding("failed-call", found).startswith("SEND: ENOBUFS (user ")
     bounds = [each["text"] for each in found["findings"] if each["rule"] == "errno-differs"]
     assert bounds == [], bounds
+
+
+def test_who_is_cut_off_is_not_judged(user: User, program: Path, writable: Path) -> None:
+    found = report(user, writable, "--", str(program), "leaves_a_child")
+    assert finding("not-judged", found).endswith(
+        "so whether it would have given back 1 slices and 0 requests is not known"
+    )
 
 
 def test_used(user: User, program: Path, writable: Path) -> None:

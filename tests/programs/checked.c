@@ -77,6 +77,26 @@ CASE(its_child_frees)
 		done(&two, message);
 }
 
+/* none */
+CASE(leaves_a_child)
+{
+	struct bus bus = new_bus(0);
+	int ready[2];
+	char byte;
+
+	EQ(pipe(ready), 0);
+	if (!fork()) {
+		struct connection one = clean(&bus);
+
+		EQ(SEND(&one, .to = one.id), 0);
+		receive(&one);
+		EQ(write(ready[1], "", 1), 1);
+		wait_for(one.fd, POLLHUP);	/* until there is no kdbus any more */
+		_exit(0);
+	}
+	EQ(read(ready[0], &byte, 1), 1);
+}
+
 /* unanswered-request */
 CASE(forgets_to_reply)
 {
