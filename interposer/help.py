@@ -122,10 +122,12 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   -r             the time since the line before
   -T             how long calls took in nanoseconds instead of microseconds
   -v             members that are zero as well
-  -c, -C         a table of calls, errors and times by command at the end, instead of the trace or behind it
+  -c, -C         tables at the end, instead of the trace or behind it: calls, errors and times by command; requests and
+                 how long their replies took, by who was asked
   --json         one JSON object per line, as docs/tracing.md describes
   --color WHEN   `auto`, on a terminal (NO_COLOR is heeded), `always` or `never`
   -f             with all that PROGRAM starts, as it is anyway
+  -ff            with -o: one file for each process, FILE and a dot and its number
   --mode MODE    as for `kdbus run`
   --linger       as for `kdbus run`
   --make-bus NAME
@@ -188,7 +190,8 @@ usage: kdbus show [OPTIONS] FILE
   -t, -tt        the time of day
   -ttt, -r       the time as seconds since 1970; the time since the line before
   -T             nanoseconds
-  -c, -C         a table by command
+  -ff            with -o: one file for each process
+  -c, -C         tables by command, and by who was asked
   --json         one JSON object per line
   --color WHEN   `auto`, `always` or `never`
   -h, --help     print this
