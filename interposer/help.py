@@ -228,8 +228,9 @@ usage: kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 
 The rules are slice-leak, an error; unanswered-request, unread-messages, lost-messages, name-race and padding, which are
 warnings; failed-call, errno-differs, one-revision, names-left, matches-left and not-judged, which are notes.
-docs/check.md has an example of each. Such as, in CI, to have slices leaked and races fail the job:
+docs/check.md has an example of each. Such as, to look at two programs, and, in CI, to have leaks and races fail the job:
 
+  kdbus check -- sh -c './service & ./client'
   kdbus check --error name-race --junit kdbus.xml -- ./run-tests
 
 Ends with 1 if there is an error and PROGRAM has ended with 0, else as `kdbus run` does.

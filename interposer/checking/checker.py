@@ -3,7 +3,8 @@
 
 What a connection holds (slices, requests to be replied to, names, matches) is known from its calls that succeeded, so
 it is known however the program ends: by itself, by a signal, or without cleaning up. A connection that is still open
-when everything ends, or that the end of its bus has cut off, had no chance to give back what it holds: it is not judged.
+when everything ends, or that the end of its bus has cut off, had no chance to give back what it holds, and is not
+judged.
 
 A process that forks shares its connections: what one of them frees is freed.
 """
