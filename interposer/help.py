@@ -228,7 +228,7 @@ usage: kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 
 The rules are slice-leak, an error; unanswered-request, unread-messages, lost-messages, name-race and padding, which are
 warnings; failed-call, errno-differs, one-revision, names-left, matches-left and not-judged, which are notes.
-docs/check.md has an example of each. Such as, to look at two programs, and, in CI, to have leaks and races fail the job:
+docs/check.md has an example of each. Such as, to look at two programs, and, in CI, to have leaks and races fail:
 
   kdbus check -- sh -c './service & ./client'
   kdbus check --error name-race --junit kdbus.xml -- ./run-tests
