@@ -63,6 +63,11 @@ _WATCH_OPTIONS = {**_WHICH_OPTIONS, "--json": False}
 _FILTER_OPTIONS = {"--from": True, "--to": True, "--with": True, "--kind": True, "--failed": False}
 _MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
+_PROXY_OPTIONS = {
+    **dict.fromkeys(("--bus", "--listen", "--ready-fd"), True),
+    **dict.fromkeys(("--exec", "--anonymous"), False),
+    **_VERBOSE_OPTIONS,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -266,6 +271,13 @@ def _serve(given: Given, _rest: list[str]) -> int:
         from interposer.shared_domain.serve import serve
 
     return serve(given.last("--socket"), _run_options("serve", given), given.last("--ready-fd"))
+
+
+def _proxy(given: Given, command: list[str]) -> int:
+    from interposer.proxying import proxy
+
+    status = proxy(given, command)
+    return status if status >= 0 else _die_of(-status)
 
 
 def _mode(word: str | None) -> Mode | None:
@@ -475,6 +487,7 @@ _SUBCOMMANDS = {
     "run": _Subcommand(_run, _RUN_OPTIONS, runs_a_program=True),
     "trace": _Subcommand(_trace, _TRACE_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
+    "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),
     "list": _Subcommand(_watching("list"), _WATCH_OPTIONS),

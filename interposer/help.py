@@ -16,6 +16,7 @@ kdbus runs programs written for kdbus on an ordinary Linux kernel.
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
+       kdbus proxy --bus NAME [--listen unix:path=PATH] [--exec PROGRAM [ARGUMENTS...]]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
        kdbus list | tree | policy [OPTIONS]
@@ -26,6 +27,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
   trace        the same, and show every call on kdbus with what it says, and why it fails
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
+  proxy        let D-Bus programs speak on a bus of kdbus
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
   list         list the connections of a kdbus that runs: ids, processes, names, queues, pools
@@ -138,6 +140,31 @@ usage: kdbus serve --socket PATH [OPTIONS]
 A server that root starts serves all users, an ordinary user's serves that user. Who joins trusts the server.
 """
 
+_PROXY = """\
+Let D-Bus programs of today speak on a bus of kdbus, with each other and with programs that speak kdbus.
+
+usage: kdbus proxy --bus NAME [OPTIONS] --listen unix:path=PATH
+       kdbus proxy --bus NAME [OPTIONS] --exec PROGRAM [ARGUMENTS...]
+
+  --bus NAME     the bus, as `kdbus run --make-bus NAME` names it: `system` is 0-system, `user` is UID-user, and any
+                 other name gets the user's id in front; or the path of an endpoint's node
+  --listen ADDRESS
+                 where D-Bus programs connect: unix:path=PATH; not needed with --exec, or where a service manager
+                 passes a socket (LISTEN_FDS, with ListenStream= in the unit)
+  --exec         run the program that follows, with DBUS_SESSION_BUS_ADDRESS in its environment, and end when it ends
+  --anonymous    allow the mechanism ANONYMOUS as well; who the client is, the kernel tells in any case
+  --ready-fd N   write a newline to descriptor N, and close it, when programs can connect
+  -v, --verbose  tell on stderr which clients are cut off, and why
+  -h, --help     print this
+
+It is a program that speaks kdbus itself, so it runs where there is one. Such as:
+
+  kdbus run --make-bus user -- kdbus proxy --bus user --exec gdbus call --session --dest org.freedesktop.DBus \
+      --object-path /org/freedesktop/DBus --method org.freedesktop.DBus.ListNames
+
+Clients are those of the same user, and of root. With --exec it ends as PROGRAM does, as `kdbus run`.
+"""
+
 _DOCTOR = """\
 Try what `kdbus run` and `kdbus serve` need of this kernel and container; tell what is missing, and what to do.
 
@@ -247,6 +274,7 @@ PAGES: Mapping[str, str] = {
     "run": _RUN,
     "trace": _TRACE,
     "serve": _SERVE,
+    "proxy": _PROXY,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,
     "list": _LIST,

@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 from kdbus.dbus.errors import DBusError, InvalidValue, Malformed
 from kdbus.dbus.gvariant import PREFIXES, Order
 from kdbus.dbus.message import MAX_SIZE, Flag, Message, MessageType
+from kdbus.dbus.names import check_path
 from kdbus.dbus.signature import Type, aligned, single, split
 from kdbus.dbus.values import Variant
 
@@ -82,6 +83,8 @@ class _Reader:
             self.align(_alignment(kind))
             form = self._prefix + _FORMATS[code]
             (number,) = struct.unpack(form, self._take(struct.calcsize(form)))
+            if code == "b" and number > 1:
+                raise Malformed(f"a boolean that is {number}, before byte {self.position}")
             return bool(number) if code == "b" else number
         if code in "sog":
             return self._string(code)
@@ -99,9 +102,14 @@ class _Reader:
         if data[-1] or b"\0" in data[:-1]:
             raise Malformed(f"a string that does not end with its only zero, before byte {self.position}")
         try:
-            return data[:-1].decode()
+            text = data[:-1].decode()
         except UnicodeDecodeError as error:
             raise Malformed(f"a string that is no UTF-8, before byte {self.position}") from error
+        if code == "o":
+            check_path(text)
+        elif code == "g":
+            split(text)
+        return text
 
     def _array(self, element: Type, depth: int) -> Any:
         size = cast(int, self.value(Type("u")))
@@ -152,6 +160,8 @@ def _members(pairs: list[tuple[int, Variant]]) -> dict[str, Any]:
     """Header fields, by attribute of Message."""
     found: dict[str, Any] = {}
     for number, variant in pairs:
+        if number == 0:
+            raise Malformed("a header field 0")
         if number not in _FIELDS:
             continue  # "Unknown fields must be ignored" (D-Bus Specification, "Header Fields").
         name, kind = _FIELDS[number]
@@ -199,7 +209,10 @@ class _Writer:
         else:
             for each in value.items() if element.code == "{" else value:
                 self.value(element, each)
-        self.data[place : place + 4] = struct.pack("<I", len(self.data) - start)
+        size = len(self.data) - start
+        if size > MAX_ARRAY:
+            raise InvalidValue(f"an array of {size} bytes; D-Bus allows {MAX_ARRAY}")
+        self.data[place : place + 4] = struct.pack("<I", size)
 
 
 def build(message: Message) -> bytes:

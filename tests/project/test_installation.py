@@ -73,7 +73,7 @@ def test_source_distribution_is_complete(unpacked: Path) -> None:
     built = {"build", "__pycache__", ".hypothesis"}
     kept = {
         name
-        for top in ("benchmarks", "broker", "docs", "interposer", "kdbus", "native", "samples", "scripts", "tests")
+        for top in ("benchmarks", "bridge", "broker", "docs", "interposer", "kdbus", "native", "samples", "scripts", "tests")
         for name in (f"{top}/{file}" for file in _files(PROJECT / top))
         if not built & set(Path(name).parts) and not name.endswith((".so", ".o", "_helper.c"))
     }
@@ -152,7 +152,7 @@ def _run(installed: Path, folder: Path, given: Mapping[bytes, bytes]) -> dict[by
     ids=lambda variables: b",".join(variables).decode() or "none",
 )
 def test_environment_is_the_programs(installed: Path, tmp_path: Path, variables: dict[bytes, bytes]) -> None:
-    for name in ("broker", "interposer", "kdbus", "native", "trio", "cffi", "errno", "socket"):
+    for name in ("bridge", "broker", "interposer", "kdbus", "native", "trio", "cffi", "errno", "socket"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} of the program was imported')\n")
     given = {b"PATH": os.fsencode(os.environ["PATH"]), **variables}
     assert _run(installed, tmp_path, given) == given
