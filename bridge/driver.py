@@ -12,21 +12,33 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import kdbus.trio
 from bridge.driver_words import PROPERTIES, introspection
-from bridge.failures import FAILED, INVALID_ARGS, LIMITS_EXCEEDED, NO_OWNER, PREFIX, UNKNOWN_METHOD, not_sent
+from bridge.failures import (
+    FAILED,
+    INVALID_ARGS,
+    LIMITS_EXCEEDED,
+    NO_OWNER,
+    PREFIX,
+    UNKNOWN_METHOD,
+    no_such_name,
+    not_sent,
+)
 from bridge.inward import Inward
 from bridge.limits import Limits
 from kdbus.dbus import names
 from kdbus.dbus.errors import ErrorReply, InvalidName, InvalidRule
 from kdbus.dbus.kernel import DRIVER, DRIVER_PATH, matches_of
-from kdbus.dbus.message import Message, MessageType
-from kdbus.dbus.rule import Rule, parse
+from kdbus.dbus.message import Flag, Message, MessageType, method_call
+from kdbus.dbus.rule import MAX_LENGTH, Rule, parse
 from kdbus.dbus.transport import machine_id
 from kdbus.dbus.values import Variant
+from kdbus.dbus.version2 import build
 from kdbus.errors import Error, Exists, NotFound
 from kdbus.flags import Attach, HelloFlag, ListFlag, NameFlag
 from kdbus.values import Credentials, Info, Metadata, Pids
@@ -34,7 +46,7 @@ from kdbus.values import Credentials, Info, Metadata, Pids
 _ALLOW_REPLACEMENT, _REPLACE_EXISTING, _DO_NOT_QUEUE = 1, 2, 4
 _PRIMARY_OWNER, _IN_QUEUE, _EXISTS, _ALREADY_OWNER = 1, 2, 3, 4
 _RELEASED, _NON_EXISTENT, _NOT_OWNER = 1, 2, 3
-_ALREADY_RUNNING: Final = 2
+_STARTED, _ALREADY_RUNNING = 1, 2
 PEER: Final = "org.freedesktop.DBus.Peer"
 _INTROSPECTABLE: Final = "org.freedesktop.DBus.Introspectable"
 _PROPERTIES: Final = "org.freedesktop.DBus.Properties"
@@ -206,9 +218,14 @@ class Driver:
         return name == DRIVER or self._owner(name) is not None
 
     def _start_service_by_name(self, name: str, _flags: int) -> int:
-        if name == DRIVER or self._owner(name) is not None:
+        if name not in self._list_activatable_names()[1:]:
+            raise no_such_name(name, auto_start=True)
+        if self._owner(name) is not None:
             return _ALREADY_RUNNING
-        raise ErrorReply(PREFIX + "ServiceUnknown", f"The name {name} was not provided by any .service files")
+        # Any message wakes up who waits behind an activator.
+        ping = method_call(name, "/", PEER, "Ping", flags=Flag.NO_REPLY_EXPECTED)
+        self._peer.send(name, build(replace(ping, cookie=1), order=sys.byteorder), cookie=1)
+        return _STARTED
 
     def _get_name_owner(self, name: str) -> str:
         owner = None if name == DRIVER else self._owner(name)
@@ -270,6 +287,8 @@ class Driver:
     def _add_match(self, text: str) -> None:
         if len(self._cookies) >= self._limits.rules:
             raise ErrorReply(LIMITS_EXCEEDED, f'Connection "{self._inward.name}" has as many match rules as allowed')
+        if len(text.encode()) > MAX_LENGTH:
+            raise ErrorReply(LIMITS_EXCEEDED, f"Match rule text is {len(text)} bytes, maximum is {MAX_LENGTH}")
         rule = self._rule(text)
         cookie = 0
         # kdbus delivers messages to one receiver, and shows them to nobody else: only signals can be matched.
@@ -324,7 +343,7 @@ class Driver:
 
     def _set(self, interface: str, name: str, _value: Variant) -> None:
         self._get(interface, name)
-        raise ErrorReply(PREFIX + "PropertyReadOnly", f'Property "{name}" cannot be set')
+        raise ErrorReply(PREFIX + "PropertyReadOnly", f"Property '{interface}.{name}' cannot be set")
 
 
 def _own_credentials() -> Credentials:

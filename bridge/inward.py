@@ -100,11 +100,6 @@ class Inward:
         said = replace(message, cookie=self._serial, sender=DRIVER, destination=message.destination or self.name)
         self._stream.put(version1.build(said), answer=True)
 
-    def echo(self, message: Message) -> None:
-        """Give the client a signal of its own, which kdbus does not bring back, if it has a rule for it."""
-        if any(rule.fits(message) for rule in self.rules):
-            self._stream.put(version1.build(replace(message, sender=self.name)), answer=True)
-
     def cookie_of(self, sender: int, serial: int) -> int:
         """The cookie of the call that the client knows by that sender and serial."""
         return self._cookies.pop((sender, serial), serial)

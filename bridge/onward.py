@@ -4,8 +4,8 @@
 A message's serial is its cookie on kdbus, so replies need no table. A call has no deadline on D-Bus, where clients
 count for themselves; on kdbus it must have one, so it gets one that is never reached.
 
-Two things differ between D-Bus and kdbus: a signal to one receiver goes to an id there, never to a name; and a
-broadcast does not come back to its sender, which on D-Bus it does if a rule of the sender's fits (`Inward.echo`).
+A signal to one receiver goes to an id on kdbus, never to a name. It arrives if the receiver has a match for it, which
+clients of a proxy have; programs that speak kdbus need one.
 
 Whatever the client claims of its identity is left out: kdbus says who sends.
 """
@@ -56,7 +56,7 @@ class Onward:
             options["flags"] = MessageFlag.NO_AUTO_START
         try:
             if message.destination is None:
-                self._broadcast(message, parts, options)
+                self._peer.signal(b"".join(parts), bloom=self._bloom(message), **options)
             elif len(parts.body) < MEMFD_FROM:
                 self._send(message, message.destination, [b"".join(parts)], options)
             else:
@@ -65,10 +65,6 @@ class Onward:
         except Error as error:
             starts = not message.flags & Flag.NO_AUTO_START
             raise not_sent(error, message.destination or "everybody", auto_start=starts) from error
-
-    def _broadcast(self, message: Message, parts: Parts, options: Options) -> None:
-        self._peer.signal(b"".join(parts), bloom=self._bloom(message), **options)
-        self._inward.echo(message)
 
     def _send(self, message: Message, destination: str, payload: list[Payload], options: Options) -> None:
         try:

@@ -115,10 +115,10 @@ async def _serve(
     proxy: Proxy, listening: socket.socket, address: str, command: Sequence[str], readiness: Readiness
 ) -> int:
     """Serve until the program, or a signal, ends it."""
-    async with trio.open_nursery() as nursery:
-        ends = heeded(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        with trio.open_signal_receiver(*ends) as signals:
-            process = await _start(command, address) if command else None
+    with trio.open_signal_receiver(*heeded(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) as signals:
+        # The socket listens already. Outside of the nursery, whose exceptions would come in groups.
+        process = await _start(command, address) if command else None
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(proxy.serve, trio.socket.from_stdlib_socket(listening))
             readiness.ready(f"kdbus: D-Bus at {address}")
             if process is None:

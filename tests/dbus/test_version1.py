@@ -95,3 +95,30 @@ def test_what_does_not_fit() -> None:
         build(replace(CALL, signature="y", body=(256,)))
     with pytest.raises(InvalidValue):
         build(replace(CALL, signature="v", body=(Variant("mi", Just(1)),)))
+
+
+@pytest.mark.parametrize(
+    "kind, good, bad",
+    [
+        ("b", b"\1\0\0\0", b"\2\0\0\0"),
+        ("o", b"\2\0\0\0/a\0", b"\2\0\0\0a/\0"),
+        ("g", b"\2ai\0", b"\2aa\0"),
+    ],
+)
+def test_values_that_their_types_do_not_have(kind: str, good: bytes, bad: bytes) -> None:
+    value = {"b": True, "o": "/a", "g": "ai"}[kind]
+    data = build(replace(method_call("a.b", "/", "c.d", "E", kind, (value,)), cookie=1))
+    assert data.endswith(good)
+    with pytest.raises(Malformed):
+        parse(data[: -len(bad)] + bad)
+
+
+def test_a_header_field_that_has_the_number_of_none() -> None:
+    place = JEEPNEY.index(b"\x01\x01o")
+    with pytest.raises(Malformed):
+        parse(JEEPNEY[:place] + b"\0" + JEEPNEY[place + 1 :])
+
+
+def test_an_array_that_is_too_long_is_not_built() -> None:
+    with pytest.raises(InvalidValue, match="array"):
+        build(replace(method_call("a.b", "/", "c.d", "E", "ay", (bytes((1 << 26) + 1),)), cookie=1))

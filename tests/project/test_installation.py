@@ -73,7 +73,7 @@ def test_source_distribution_is_complete(unpacked: Path) -> None:
     built = {"build", "__pycache__", ".hypothesis"}
     kept = {
         name
-        for top in ("benchmarks", "bridge", "broker", "docs", "interposer", "kdbus", "native", "samples", "scripts", "tests")
+        for top in "benchmarks bridge broker docs interposer kdbus native samples scripts tests".split()
         for name in (f"{top}/{file}" for file in _files(PROJECT / top))
         if not built & set(Path(name).parts) and not name.endswith((".so", ".o", "_helper.c"))
     }
