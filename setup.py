@@ -11,8 +11,9 @@ so where Python has none, with free threads or reference counts of all objects.
 
 import sys
 import sysconfig
+from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 from setuptools.command.build_py import build_py
 
 PRIVATE = "kdbus._application"
@@ -29,8 +30,24 @@ class BuildModules(build_py):
         return [each for each in found if each[:2] != (f"{PRIVATE}.native", "build")]
 
 
+class InstallShared(Distribution().get_command_class("install_data")):
+    """Puts manual pages and completion below PREFIX/share, made at this moment of the pages of `kdbus help`."""
+
+    def run(self):
+        """Make and write them."""
+        sys.path.insert(0, str(Path(__file__).parent))
+        from share.completion import completion
+        from share.manual import manual
+
+        for path, text in {**manual(), **completion()}.items():
+            target = Path(self.install_dir, "share", path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+            self.outfiles.append(str(target))
+
+
 library = find_packages(include=["kdbus", "kdbus.*"])
-application = find_packages(exclude=["kdbus", "kdbus.*", "tests", "tests.*", "benchmarks", "benchmarks.*"])
+application = find_packages(exclude=["kdbus", "kdbus.*", "tests", "tests.*", "benchmarks", "benchmarks.*", "share"])
 
 setup(
     packages=[*library, *(f"{PRIVATE}.{name}" for name in application)],
@@ -39,6 +56,8 @@ setup(
     include_package_data=False,
     scripts=["scripts/kdbus"],
     cffi_modules=["native/build.py:ffibuilder"],
-    cmdclass={"build_py": BuildModules},
+    # That there are any, for pip to have them installed.
+    data_files=[("share", [])],
+    cmdclass={"build_py": BuildModules, "install_data": InstallShared},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE_ABI else {},
 )

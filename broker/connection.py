@@ -115,9 +115,9 @@ class Connection:
     """One peer.
 
     `active` is true from `connect` to `disconnect`. `replies` are those it waits for, the latest request first;
-    `owed` those that others wait for from it. `names` are in the order in which they were acquired. `last_sent`
-    and `last_received` are hints for `broker.flow`: the last unicast message that was sent, with its receiver and the
-    name by which it was addressed, and the last one that was received; None if the last attempt failed.
+    `owed` those that others wait for from it. `names` are in the order in which they were acquired. `last_sent`,
+    `last_broadcast` and `last_received` are hints for `broker.flow`: the unicast message that the last command sent,
+    with its receiver and the name by which it was addressed, the broadcast that it sent, the message that it received.
     """
 
     def __init__(self, endpoint: Endpoint, hello: Invocation, opener: Opener) -> None:
@@ -169,6 +169,7 @@ class Connection:
         self.quota = self.behaviour.new_quota(hello.get("pool_size"))
         self.events: ConnectionEvents | None = None
         self.last_sent: tuple[Message, Connection, NameEntry | None] | None = None
+        self.last_broadcast: Message | None = None
         self.last_received: Message | None = None
         self.pool = self._new_pool(hello)
         try:
@@ -322,7 +323,7 @@ class Connection:
             return
         self.active = False
         # Or each of a row of connections, the next of which writes to the last, would keep all that have gone before.
-        self.last_sent = self.last_received = None
+        self.last_sent = self.last_broadcast = self.last_received = None
         bus = self.bus
         if self.events is not None:
             self.events.disconnected()

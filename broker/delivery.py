@@ -15,6 +15,7 @@ Those who want it get it in the order of their ids. Reference:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from broker.access import may_see_notification, may_talk
@@ -88,17 +89,22 @@ def eavesdrop(bus: Bus, source: Connection | None, sent: Message, caller: Caller
 def broadcast(bus: Bus, source: Connection | None, sent: Message, caller: Caller | None) -> None:
     """Deliver a broadcast of `source`, or of the bus itself, to all who want it and may have it."""
     eavesdrop(bus, source, sent, caller)
-    for destination in bus.subscribers.wanting(sent, source):
+    if source is None or caller is None:
+        for destination in bus.subscribers.wanting(sent, None):
+            if sent.notification is not None and may_see_notification(destination, sent.notification):
+                _try_insert(None, destination, sent, None, abi.ATTACH_TIMESTAMP)
+        return
+    for destination in audience(source, sent):
+        _try_insert(source, destination, sent, caller, collect(sent, source, destination, caller))
+
+
+def audience(source: Connection, sent: Message) -> Iterator[Connection]:
+    """Who wants a broadcast of `source` and may have it, in the order of their ids."""
+    for destination in source.bus.subscribers.wanting(sent, source):
         if destination is source and not destination.behaviour.own_broadcasts:
             continue
-        attached = abi.ATTACH_TIMESTAMP
-        if source is not None and caller is not None:
-            if not may_talk(destination, destination.credentials, source):
-                continue
-            attached = collect(sent, source, destination, caller)
-        elif sent.notification is None or not may_see_notification(destination, sent.notification):
-            continue
-        _try_insert(source, destination, sent, caller, attached)
+        if may_talk(destination, destination.credentials, source):
+            yield destination
 
 
 def notify(bus: Bus, sent: Message) -> None:

@@ -336,6 +336,10 @@ class NoMapping(KdbusError):
     """A node that cannot be mapped at all."""
 
 
+class Injected(KdbusError):
+    """A failure that somebody has asked for from outside; `errnos` has the number."""
+
+
 _ERRNO: dict[type[KdbusError], int] = {
     BadAddress: errno.EFAULT,
     CallerGone: errno.EFAULT,
@@ -409,6 +413,7 @@ _ERRNO: dict[type[KdbusError], int] = {
     NotMappable: errno.EPERM,
     MappingTooLarge: errno.EFAULT,
     NoMapping: errno.ENODEV,
+    Injected: errno.EIO,
 }
 
 

@@ -6,6 +6,10 @@ receiver get, where in its pool does the message go? A *flow* is the broker's an
 kind: payload without descriptors to pass, from this connection to that one. Whoever serves the hot calls
 (`native/flow.c`) may repeat that answer as long as nothing changes.
 
+A broadcast is the same question for many at once: who wants a signal with these bits in its filter, and may have it?
+The answer is for all broadcasts of this connection with that very filter, and may be repeated as long as everybody who
+gets them is lent, and can take one more.
+
 Two things may change without a call of kdbus: who the sending thread is (its ids, its name, its program), and how a
 receiving thread sees the world (its namespaces). Where the answer depends on the first, the flow is for messages of one
 origin (`broker.origin`), or for a sender with the same credentials, which has to be established for each message.
@@ -28,15 +32,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from broker.access import may_talk
 from broker.behaviour import Behaviour
 from broker.command import ORDINARY
 from broker.connection import Connection
+from broker.delivery import audience
 from broker.message import Message
 from broker.outside import Credentials
 from broker.queue import QueueEntry
 from broker.reply import Reply
+from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
 
 _MESSAGES = 256
@@ -178,6 +186,31 @@ def flow(source: Connection, destination: Connection, who: Credentials) -> Flow 
     return Flow(attach_flags, talks, depends=talks and not (source.privileged and not source.endpoint.has_policy))
 
 
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """The same answer for every plain broadcast with the same filter, of the same generation, while nothing changes.
+
+    `receivers`: who gets it, each with what it is shown at most, in the order of their ids; `attach_flags`: what its
+    origin consists of, at most.
+    """
+
+    receivers: tuple[tuple[Connection, int], ...]
+    attach_flags: int
+
+
+Filter = tuple[int, int]
+"""The generation of a bloom filter, and its bits."""
+
+
+def broadcast(source: Connection, bloom_filter: Filter) -> Broadcast:
+    """Who gets a broadcast of `source` with that filter. Whether somebody does depends on nobody's credentials at the
+    moment (`broker.access`)."""
+    message = Message(abi.DESTINATION_BROADCAST, source.id, abi.PAYLOAD_KERNEL)
+    message.bloom_generation, message.bloom_filter = bloom_filter
+    receivers = tuple((each, each.behaviour.grant.most(source, each)) for each in audience(source, message))
+    return Broadcast(receivers, reduce(or_, (attached for _, attached in receivers), 0))
+
+
 def layout(behaviour: Behaviour) -> dict[str, int]:
     """What whoever serves the hot calls has to know of a revision, by the names of the members of
     `kdbus_flow_revision` (`native/helper.h`): numbers, places in words of 64 bits, 0 for what there is not, and
@@ -207,6 +240,7 @@ _ITEMS = {
     "item_offset": Kind.PAYLOAD_OFF,
     "item_memfd": Kind.PAYLOAD_MEMFD,
     "item_name": Kind.DST_NAME,
+    "item_filter": Kind.BLOOM_FILTER,
     "item_timestamp": Kind.TIMESTAMP,
 }
 _ALWAYS = {"flags": "flags", "kernel_flags": "kernel_flags", "return_flags": "return_flags"}

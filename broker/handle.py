@@ -71,13 +71,17 @@ class Handle:
         Returns None for success (the call answers 0), or a `Wait`. Raises a KdbusError, for the errno of the revision
         that the handle speaks, or that the request belongs to.
         """
-        behaviour = self._domain.forced or spoken(request, self.behaviour)
+        behaviour = self.spoken(request)
         if self.behaviour not in (None, behaviour):
             self._pin(behaviour)
         if behaviour is None:
             return self._run(None, VERSION3, argument, caller)
         with command.answering(behaviour):
             return self._run(behaviour.commands.get(request), behaviour, argument, caller)
+
+    def spoken(self, request: int) -> Behaviour | None:
+        """The revision as which a command of that number is taken; None if nobody knows it."""
+        return self._domain.forced or spoken(request, self.behaviour)
 
     def _run(self, known: Command | None, behaviour: Behaviour, argument: int, caller: Caller) -> Wait | None:
         """Do what the command says, or UnknownCommand for None."""
@@ -221,7 +225,7 @@ class EndpointHandle(Handle):
     ) -> Wait | None:
         """The commands of a connection. That it is alive comes before everything else, then who may issue the
         command."""
-        connection.last_sent = connection.last_received = None
+        connection.last_sent = connection.last_broadcast = connection.last_received = None
         if known is not None and not known.struct.size:
             if connection.kind not in known.kinds:
                 raise WrongConnectionKind(command=known.name, connection_kind=connection.kind)

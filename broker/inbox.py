@@ -364,12 +364,12 @@ class _WholeEntry(QueueEntry):
         """Give the message the items that it was sent with, out of the pool, if it has not kept them."""
         message, slice_ = self.message, self.payload
         assert slice_ is not None
-        if message.items or not (message.parts or message.destination_name):
+        if message.items:
             return
         data = slice_.pool.memory.read(slice_.offset + _HEADER.size, self.payload_offset - _HEADER.size)
         for _, number, payload, padding in walk(data):
             kind = self._behaviour.revision.kind_of(number)
-            if kind not in (Kind.PAYLOAD_OFF, Kind.PAYLOAD_MEMFD, Kind.DST_NAME):
+            if kind not in (Kind.PAYLOAD_OFF, Kind.PAYLOAD_MEMFD, Kind.DST_NAME, Kind.BLOOM_FILTER):
                 break  # metadata follow
             message.items.append(Item(Kind.PAYLOAD_VEC if kind == Kind.PAYLOAD_OFF else kind, payload, padding))
 

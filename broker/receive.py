@@ -76,6 +76,22 @@ def receive_telling_losses(connection: Connection, invocation: Invocation) -> No
             raise nothing
 
 
+def next_is_broadcast(connection: Connection) -> bool:
+    """Whether the oldest message in the queue is a broadcast, which may be lost."""
+    entries = connection.queue.entries()
+    return bool(entries) and entries[0].message.is_broadcast
+
+
+def lose_next(connection: Connection) -> None:
+    """Make of the oldest message in the queue, a broadcast, one that could not be queued: it is counted as lost.
+
+    For faults that are injected from outside.
+    """
+    entry = connection.queue.peek(None)
+    _drop(connection, entry)
+    connection.lose()
+
+
 @contextmanager
 def _flushing(connection: Connection) -> Iterator[None]:
     try:

@@ -236,6 +236,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
     sent.sequence = source.bus.messages.next()
     if sent.is_broadcast:
         broadcast(source.bus, source, sent, caller)
+        source.last_broadcast = sent
         return None
     sync = bool(invocation.get("flags") & abi.SEND_SYNC_REPLY)
     if sync and source.behaviour.calls_begin_with_time:

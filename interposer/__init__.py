@@ -11,3 +11,6 @@ imports only when it is needed.
 """
 
 __version__ = "0.1.0"
+
+CONTROL_NODE = "/sys/fs/kdbus/control"
+"""The node that is there wherever programs find kdbus."""

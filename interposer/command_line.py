@@ -36,32 +36,35 @@ from interposer.options import REVISIONS, Given, RunOptions, parse, see_help, su
 
 if TYPE_CHECKING:
     from interposer.launch.launch import Launched, Mode
-    from tracing.session import Session
+    from tracing.faults import Fault
+    from tracing.record import Tracer
 
 FAILURE = InterposerError.exit_status
-CONTROL_NODE = "/sys/fs/kdbus/control"
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
 _SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, "--revision": True}
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
-_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, **_SERVICE_OPTIONS}
-_RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False}
-_TRACE_OPTIONS = {
-    "--mode": True,
-    "--linger": False,
-    "--make-bus": True,
-    "--revision": True,
-    "--json": False,
-    **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
-    **dict.fromkeys("-f -x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v".split(), False),
+_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, "--die-with-parent": False, **_SERVICE_OPTIONS}
+_RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False, "--inject": True}
+_UNDER_TRACE_OPTIONS = {
+    **dict.fromkeys(("--mode", "--make-bus", "--revision", "--inject"), True),
+    **dict.fromkeys(("-f", "--linger"), False),
 }
+_VIEW_OPTIONS = {
+    **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
+    **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v --json".split(), False),
+}
+_TRACE_OPTIONS = {**_UNDER_TRACE_OPTIONS, **_VIEW_OPTIONS}
+_RECORD_OPTIONS = {**_UNDER_TRACE_OPTIONS, "-o": True, "-s": True}
+_SHOW_OPTIONS = {**_VIEW_OPTIONS, "--perfetto": False, "--pcapng": False}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
 _WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
 _WATCH_OPTIONS = {**_WHICH_OPTIONS, "--json": False}
 _FILTER_OPTIONS = {"--from": True, "--to": True, "--with": True, "--kind": True, "--failed": False}
 _MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
+_TOP_OPTIONS = {**_WHICH_OPTIONS, "--interval": True, "--light": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 _PROXY_OPTIONS = {
     **dict.fromkeys(("--bus", "--listen", "--ready-fd"), True),
@@ -159,7 +162,7 @@ def _complain(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _run_options(subcommand: str, given: Given, tracer: Session | None = None) -> RunOptions:
+def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) -> RunOptions:
     revision = given.last("--revision")
     if revision is not None and revision not in REVISIONS:
         raise UsageError(
@@ -167,6 +170,11 @@ def _run_options(subcommand: str, given: Given, tracer: Session | None = None) -
             f"there is no revision {quoted(revision)}",
             f"give one of {', '.join(REVISIONS)}, or leave --revision out: programs are recognised by what they speak",
         )
+    faults: tuple[Fault, ...] = ()
+    if "--inject" in given:
+        from interposer.trace_options import faults_of
+
+        faults = faults_of(given, subcommand)
     return RunOptions(
         flows="--no-flows" not in given,
         linger="--linger" in given,
@@ -174,6 +182,7 @@ def _run_options(subcommand: str, given: Given, tracer: Session | None = None) -
         buses=tuple(given.get("--make-bus", [])),
         revision=revision,
         tracer=tracer,
+        faults=faults,
     )
 
 
@@ -194,7 +203,21 @@ def _trace(given: Given, command: list[str]) -> int:
     return _run_traced(given, command, session(given))
 
 
-def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int:
+def _record(given: Given, command: list[str]) -> int:
+    if not command:
+        raise UsageError("reading the arguments of `kdbus record`", "there is no program", see_help("record"))
+    from interposer.trace_options import recorder
+
+    return _run_traced(given, command, recorder(given))
+
+
+def _show(given: Given, words: list[str]) -> int:
+    from interposer import show
+
+    return show.run(given, words)
+
+
+def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     """Run `command`, and let `tracer` see every call."""
     options = _run_options("run", given, tracer)
     if not command:
@@ -207,6 +230,7 @@ def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int
             f"{of_server[0]} with --domain: that is its server's business",
             f"give {of_server[0]} to `kdbus serve`",
         )
+    dies_with_us = "--die-with-parent" in given
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
@@ -216,14 +240,21 @@ def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int
             "calls are traced where they are served, and those of --domain are by its server",
             "trace the program without --domain",
         )
-    _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), traced=tracer is not None)
+    if domain is not None and options.faults:
+        raise UsageError(
+            "reading the options of `kdbus run`",
+            "faults are injected where calls are served, and those of --domain are by its server",
+            "run the program without --domain",
+        )
+    wanted = "tracing" if tracer is not None else "injecting faults into" if options.faults else ""
+    _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), wanted=wanted)
     if domain is not None:
-        return _end_like(_join(domain, command, mode, wait_s))
+        return _end_like(_join(domain, command, mode, wait_s, dies_with_us=dies_with_us))
 
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode, held=bool(options.buses))
+    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us)
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -233,17 +264,22 @@ def _run_traced(given: Given, command: list[str], tracer: Session | None) -> int
     return _end_like(status)
 
 
-def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool, traced: bool) -> None:
-    """Become the program if an outer `kdbus run` supervises it already. Raises what prevents that."""
-    if not os.path.exists(CONTROL_NODE):
+def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool, wanted: str) -> None:
+    """Become the program if an outer `kdbus run` supervises it already. Raises what prevents that.
+
+    `wanted`: what only the outer one could do to it, if that was asked for.
+    """
+    if not os.path.exists(interposer.CONTROL_NODE):
         # The usual case, told without importing anything.
         return
     from interposer.launch import nested
 
     if nested.is_nested():
-        if traced:
+        if wanted:
             raise UsageError(
-                f"tracing {quoted(command[0])}", "an outer `kdbus run` serves this process tree", "trace that one"
+                f"{wanted} {quoted(command[0])}",
+                "an outer `kdbus run` serves this process tree",
+                "give the options to that one",
             )
         if verbose:
             _complain(
@@ -252,7 +288,7 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
         nested.run_nested(command, domain)
 
 
-def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float) -> int:
+def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool) -> int:
     """Run `command` in the domain of a server, which may come up within `wait_s` seconds; its wait status."""
     from interposer.shared_domain.domain_socket import connect
     from interposer.shared_domain.join import join
@@ -260,7 +296,7 @@ def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float) -
     # While there is no program, signals end us.
     connection = connect(path, wait_s)
     signals = _Signals()
-    joined = join(path, connection, command, mode)
+    joined = join(path, connection, command, mode, dies_with_us=dies_with_us)
     signals.program_started(joined.launched.pid)
     joined.launched.check_executed()
     return joined.run()
@@ -459,6 +495,34 @@ def _monitor(given: Given, _rest: list[str]) -> int:
     return 0
 
 
+def _top(given: Given, _rest: list[str]) -> int:
+    attempted = "showing what happens on a kdbus"
+    interval = given.last("--interval") or "1"
+    try:
+        seconds = float(interval)
+    except ValueError:
+        seconds = 0.0
+    if not _SHORTEST_INTERVAL_S <= seconds <= _LONGEST_INTERVAL_S:
+        reason = f"--interval {quoted(interval)} is no number of seconds from 0.2 to 60"
+        raise UsageError("reading the options of `kdbus top`", reason, see_help("top"))
+    which = _which("top", given)
+    if not (os.isatty(0) and os.isatty(2)):
+        raise UsageError(attempted, "there is no terminal", "`kdbus list` and `kdbus monitor` need none")
+    try:
+        from interposer.watching.top import Top
+    except ModuleNotFoundError as error:
+        advice = "install it: pip install 'kdbus-interposer[top]'; `kdbus list` and `kdbus monitor` need nothing"
+        raise UsageError(attempted, f"there is no module {error.name}", advice) from error
+    from interposer.watching.ask import watch
+
+    with watch(*which) as watching:
+        top = Top(watching, given.last("--bus"), seconds, light="--light" in given)
+        top.run()
+    if top.failure is not None:
+        raise top.failure
+    return 0
+
+
 def _which(word: str, given: Given) -> tuple[str | None, int | None]:
     """The domain and the process that `kdbus WORD` is told to watch."""
     domain, process = given.last("--domain"), given.last("-p") or given.last("--pid")
@@ -486,6 +550,8 @@ class _Subcommand(NamedTuple):
 _SUBCOMMANDS = {
     "run": _Subcommand(_run, _RUN_OPTIONS, runs_a_program=True),
     "trace": _Subcommand(_trace, _TRACE_OPTIONS, runs_a_program=True),
+    "record": _Subcommand(_record, _RECORD_OPTIONS, runs_a_program=True),
+    "show": _Subcommand(_show, _SHOW_OPTIONS, words=1),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
@@ -495,7 +561,9 @@ _SUBCOMMANDS = {
     "status": _Subcommand(_watching("status"), _WATCH_OPTIONS, words=1),
     "policy": _Subcommand(_watching("policy"), _WATCH_OPTIONS),
     "monitor": _Subcommand(_monitor, _MONITOR_OPTIONS),
+    "top": _Subcommand(_top, _TOP_OPTIONS),
 }
+_SHORTEST_INTERVAL_S, _LONGEST_INTERVAL_S = 0.2, 60.0
 _OPTIONS = (*_HELP_OPTIONS, "-V", "--version")
 _OUTPUT_ADVICE = "make room, raise the limit of the size of files (ulimit -f), or write elsewhere"
 

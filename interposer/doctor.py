@@ -19,6 +19,7 @@ import fcntl
 import json
 import mmap
 import os
+import resource
 import select
 import signal
 import socket
@@ -28,11 +29,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from interposer import CONTROL_NODE
 from interposer.errors import InterposerError
 from interposer.launch import view
 from interposer.launch.filter import Condition, Trap, build, this_architecture
 from interposer.launch.launch import install_filter
+from interposer.launch.nested import is_nested
 from interposer.shared_domain.admission import try_to_inspect, yama_scope
+from interposer.shortage import ADVICE
+from interposer.target.budget import HANDLE_DESCRIPTORS, Budgets, use_descriptors
 from kdbus.abi.revision import REVISIONS
 from native import identity, memory
 from native.notification import Listener, Notification
@@ -42,6 +47,12 @@ SCHEMA = 2
 
 PATIENCE_S = 10
 """How long a child may take before it counts as stuck, in seconds."""
+
+_FEW_HANDLES = 8
+"""Handles of kdbus that are no use: a bus, a service and a client need three, and memory for messages."""
+
+_OUTER = "supervisor"
+"""Name of the finding that is there inside of a `kdbus run`; then nothing else can be tried."""
 
 _CALLED_WITH = b"kdbus-doctor"
 _TRAPPED_REQUEST = 0x9500
@@ -109,6 +120,12 @@ def examine() -> list[Finding]:
     findings = [
         Finding("kernel", True, False, f"{system.sysname} {system.release} on {system.machine}"),
         _simple("architecture", True, lambda: this_architecture().machine),
+    ]
+    if os.path.exists(CONTROL_NODE) and is_nested():
+        return [*findings, Finding(_OUTER, True, False, "an outer `kdbus run` serves this process tree")]
+    findings += [
+        _simple("/proc", True, _look_at_proc, "mount it: `mount -t proc proc /proc`"),
+        _in_child(_try_open_files, (("open files", True, ADVICE[errno.ENFILE]),))[0],
         _simple("/sys", False, _look_at_sys),
         _in_child(_try_user_namespace, (("user namespace", False, _user_namespace_advice()),))[0],
         *_in_child(
@@ -126,6 +143,8 @@ def examine() -> list[Finding]:
 
 def judge(findings: list[Finding]) -> Verdict:
     """What the findings mean for `kdbus run`."""
+    if any(finding.name == _OUTER for finding in findings):
+        return Verdict(True, None, "programs find the domain of the outer `kdbus run`, and cannot have another one")
     missing = [finding.name for finding in findings if finding.needed and not finding.ok]
     by_name = {finding.name: finding for finding in findings}
     if missing:
@@ -140,7 +159,8 @@ def report(as_json: bool) -> tuple[str, bool]:
     """The findings and the verdict as text that ends a line, and whether `kdbus run` can work.
 
     JSON: one object on one line. `schema` is a number; `findings` has objects with name, ok, needed, detail, advice
-    (empty when there is none to follow); ok, mode (`mount`, `path` or null) and reason are the verdict.
+    (empty when there is none to follow); ok, mode (`mount`, `path`, or null, as inside of a `kdbus run`) and reason are
+    the verdict.
     """
     findings = examine()
     verdict = judge(findings)
@@ -156,7 +176,8 @@ def report(as_json: bool) -> tuple[str, bool]:
             lines.append(f"{'':{width}}           {finding.advice}")
     lines.append("")
     if verdict.ok:
-        lines.append(f"kdbus run works here, in {verdict.mode} mode: {verdict.reason}.")
+        mode = "" if verdict.mode is None else f", in {verdict.mode} mode"
+        lines.append(f"kdbus run works here{mode}: {verdict.reason}.")
     else:
         lines.append(f"kdbus run does not work here; {verdict.reason}.")
     return "\n".join(lines) + "\n", verdict.ok
@@ -219,6 +240,26 @@ def _step(tell: Report, name: str, detail: str = "works") -> Iterator[None]:
         tell(name, False, str(error))
         raise
     tell(name, True, detail)
+
+
+def _look_at_proc() -> str:
+    with open("/proc/self/status") as status:
+        number = next((line.split()[1] for line in status if line.startswith("Pid:")), "")
+    if number != str(os.getpid()):
+        raise OSError("it is that of another pid namespace")
+    os.stat("/proc/self/ns/user")
+    return "mounted"
+
+
+def _try_open_files(tell: Report) -> None:
+    """What remains for programs after what the supervisor keeps for itself."""
+    with _step(tell, "open files"):
+        use_descriptors()
+        handles = Budgets().descriptors.left(os.getuid()) // HANDLE_DESCRIPTORS
+        if handles < _FEW_HANDLES:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            raise OSError(f"a limit of {limit} leaves a user {handles} handles of kdbus")
+    tell("open files", True, f"enough for {handles} handles of one user")
 
 
 def _look_at_sys() -> str:

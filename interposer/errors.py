@@ -43,6 +43,10 @@ class OutputFailed(InterposerError):
     """What was asked for cannot be written to standard output."""
 
 
+class RecordingUnreadable(InterposerError):
+    """A recording cannot be read, or not to its end."""
+
+
 class UnsupportedMachine(InterposerError):
     """There is no table of system calls for this machine's architecture."""
 
@@ -73,6 +77,10 @@ class AlreadySupervised(FilterUnavailable):
 
 class LaunchFailed(InterposerError):
     """The child ended before it could hand over its descriptors, or could not report why."""
+
+
+class NoProc(InterposerError):
+    """There is no /proc, or not that of this process's pid namespace."""
 
 
 class OutOfResources(InterposerError):

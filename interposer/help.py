@@ -15,6 +15,8 @@ kdbus runs programs written for kdbus on an ordinary Linux kernel.
 
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus record [-o FILE] [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus show [OPTIONS] FILE
        kdbus serve --socket PATH [OPTIONS]
        kdbus proxy --bus NAME [--listen unix:path=PATH] [--exec PROGRAM [ARGUMENTS...]]
        kdbus doctor [--json]
@@ -22,19 +24,23 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus list | tree | policy [OPTIONS]
        kdbus status [OPTIONS] ID|NAME
        kdbus monitor [OPTIONS]
+       kdbus top [OPTIONS]
        kdbus help [SUBCOMMAND]
 
   run          run PROGRAM, and all that it starts, with a kdbus of its own at /sys/fs/kdbus
-  trace        the same, and show every call on kdbus with what it says, and why it fails
+  trace        run PROGRAM likewise, and show every call on kdbus with what it says, and why it fails
+  record       run PROGRAM likewise, and keep every call in a file
+  show         show what was recorded, or convert it for Perfetto and Wireshark
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   proxy        let D-Bus programs speak on a bus of kdbus
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
   list         list the connections of a kdbus that runs: ids, processes, names, queues, pools
-  tree         show its buses, their endpoints, and who is connected through which
+  tree         show the buses of a kdbus that runs, their endpoints, and who is connected through which
   status       tell all about one connection: who it is, whose messages wait, who owes whom a reply
   policy       list who may own, talk to and see which names
   monitor      show the messages that pass, as they pass
+  top          show what happens on a kdbus that runs, live: who sends, who waits, how long replies take
   help         print this, or the page of a subcommand, as `kdbus SUBCOMMAND --help` does
 
   -h, --help     print this
@@ -53,6 +59,9 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  is slower and needs no privileges; without this option, the first of the two that can be had, also
                  with --domain, whose programs may differ in this
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
+  --die-with-parent
+                 kill PROGRAM, though not what it has started, if this command ends before it, killed for instance;
+                 otherwise PROGRAM goes on, with --domain also on the bus
   --make-bus NAME
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
@@ -65,11 +74,24 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
   --trace        show every call on stderr, as `kdbus trace` does; with --trace=FILE in that file
   --explain      show only the calls that fail, with the reason; with --trace=FILE there
+  --inject FAULT
+                 have calls fail, wait or lose on purpose (may be repeated): COMMAND[,COMMAND...]:WHAT[:WHICH], such as
+                 SEND:errno=ENOBUFS:every=3. What:
+                   errno=NAME   it fails so, and has no other effect
+                   delay=TIME   it is served so much later: 500us, 20ms, 2s
+                   lost         of RECV: the broadcast that would be received is lost, and counted
+                   incomplete   of RECV: no descriptor of the message can be installed
+                   die          its process is killed once it has succeeded; of RECV, once it has brought a request
+                 Which, counted for each process: when=N, when=N+, when=N+STEP, every=N, first=N, and name=NAME, only
+                 those of the connection that owns NAME
   -v, --verbose  tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
   -h, --help     print this
 
 Options end at the first word that is none, so PROGRAM's own need no `--`. `kdbus run` ends as PROGRAM does: with its
 exit status, or by the same signal. Its own failures: 127 PROGRAM is not found, 126 it cannot be executed, 125 all else.
+
+examples: kdbus run -- ./program --its-option
+          kdbus run --domain /run/kdbus --wait 10 -- ./client
 """
 
 _TRACE = """\
@@ -105,6 +127,8 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --make-bus NAME
                  as for `kdbus run`
   --revision R   as for `kdbus run`
+  --inject FAULT
+                 as for `kdbus run`
   -h, --help     print this
 
 Such as, to see which sends are refused and why, and to see what a service hears and says:
@@ -115,6 +139,62 @@ Such as, to see which sends are refused and why, and to see what a service hears
 Times are those that the broker took for a call, or that it waited. Every call is served by the broker, which is slower
 than `kdbus run` mostly is. The trace never holds the program up for more than 10 ms a call: if its reader is slower,
 records are dropped and counted. Ends as `kdbus run` does.
+"""
+
+_RECORD = """\
+Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and keep every call on it in a file for
+`kdbus show`.
+
+usage: kdbus record [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+
+  -o FILE        the file (kdbus.recording)
+  -s BYTES       so much of each payload (65536)
+  -f             with all that PROGRAM starts, as it is anyway
+  --mode MODE    as for `kdbus run`
+  --linger       as for `kdbus run`
+  --make-bus NAME
+                 as for `kdbus run`
+  --revision R   as for `kdbus run`
+  --inject FAULT
+                 as for `kdbus run`
+  -h, --help     print this
+
+Such as, to see later what two programs said to each other, and how long they took:
+
+  kdbus record -o talk -- sh -c './service & ./client'
+  kdbus show -c talk
+
+What is recorded includes whatever the programs say, passwords included. Ends as `kdbus run` does.
+"""
+
+_SHOW = """\
+Show what `kdbus record` has recorded, as `kdbus trace` would have shown it.
+
+usage: kdbus show [OPTIONS] FILE
+
+  --perfetto     convert it into a timeline for ui.perfetto.dev, with an arrow from each request to its answer
+  --pcapng       convert the messages into a capture for Wireshark, which shows those that are D-Bus as D-Bus
+  -o OUT         write to OUT instead of standard output
+  -e KEY=VALUE[,VALUE...]
+                 show, or convert, only what has one of the values, as for `kdbus trace`
+  -Z, -z         the same with only calls that fail, or only calls that do not
+  -s BYTES       so much of payloads and strings (32; 4096 with --json)
+  -x, -xx        strings in hexadecimal
+  -y, -v         names of peers; members that are zero
+  -t, -tt        the time of day
+  -ttt, -r       the time as seconds since 1970; the time since the line before
+  -T             nanoseconds
+  -c, -C         a table by command
+  --json         one JSON object per line
+  --color WHEN   `auto`, `always` or `never`
+  -h, --help     print this
+
+Such as:
+
+  kdbus show -Z kdbus.recording
+  kdbus show --pcapng -o talk.pcapng kdbus.recording && wireshark talk.pcapng
+
+Ends with 125 if the recording is damaged or cut off; what is before that is shown.
 """
 
 _SERVE = """\
@@ -138,6 +218,9 @@ usage: kdbus serve --socket PATH [OPTIONS]
   -h, --help     print this
 
 A server that root starts serves all users, an ordinary user's serves that user. Who joins trusts the server.
+
+examples: kdbus serve --socket /run/kdbus --make-bus system
+          kdbus serve --socket ./domain --ready-fd 4 4<>ready
 """
 
 _PROXY = """\
@@ -174,6 +257,9 @@ usage: kdbus doctor [--json]
   -h, --help     print this
 
 Ends with 0 if `kdbus run` can work here, else with 1; with 125 if that could not be found out, or printed.
+
+examples: kdbus doctor
+          kdbus doctor --json | jq -r .mode
 """
 
 _INCLUDE_DIR = """\
@@ -185,6 +271,9 @@ usage: kdbus include-dir [--revision R]
                  220); `219` (February 2015, systemd 219); `3` (January 2015); `2` (November 2014). Programs that are
                  built with `219` or `2` are not served by `kdbus run` yet
   -h, --help     print this
+
+examples: kdbus include-dir
+          cc -I"$(kdbus include-dir --revision 3)" program.c
 """
 
 _WHICH = """\
@@ -270,9 +359,38 @@ examples: kdbus monitor --with org.example.Sample
           kdbus monitor --bus 0-system --failed --json
 """
 
+_TOP = f"""\
+Show what happens on a kdbus that runs, live, on the whole terminal: its connections, how many messages each sends and
+gets, how long its replies take, what waits in its queue, and all about the one that is chosen.
+
+usage: kdbus top [OPTIONS]
+
+{_WHICH}\
+  --bus NAME     only what is on that bus
+  --interval SECONDS
+                 ask so often (1)
+  --light        do not count messages by connection, nor how long replies take: what is shown is how many messages
+                 pass in all
+  -h, --help     print this
+
+Keys: arrows choose a connection; m, w, l, p and i order them by messages, by what waits, by latency, by the part of the
+pool that is in use and by id; space pauses; q quits.
+
+The columns, besides those of `kdbus list`: messages that are sent and received per second, bytes sent per second, how
+long its replies took lately and at most, and how many of its SENDs have failed since this began.
+
+Without --light, all messages are served by the broker, none natively, while this runs, which is several times slower.
+It needs the module textual: pip install 'kdbus-interposer[top]'.
+
+examples: kdbus top
+          kdbus top --domain /run/kdbus --bus 0-system --light
+"""
+
 PAGES: Mapping[str, str] = {
     "run": _RUN,
     "trace": _TRACE,
+    "record": _RECORD,
+    "show": _SHOW,
     "serve": _SERVE,
     "proxy": _PROXY,
     "doctor": _DOCTOR,
@@ -282,5 +400,6 @@ PAGES: Mapping[str, str] = {
     "status": _STATUS,
     "policy": _POLICY,
     "monitor": _MONITOR,
+    "top": _TOP,
 }
 """By subcommand, its page."""

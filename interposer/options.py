@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from interposer.errors import UsageError, quoted
 
 if TYPE_CHECKING:
-    from tracing.session import Session
+    from tracing.faults import Fault
+    from tracing.record import Tracer
 
 REVISIONS = ("3", "219", "4", "final")
 """What `--revision` takes (`broker.recognition.NAMES`, which need not be imported for that)."""
@@ -35,8 +36,10 @@ class RunOptions(NamedTuple):
     """Names of buses that exist from the start."""
     revision: str | None = None
     """The revision that every program is taken to speak, instead of recognising it."""
-    tracer: Session | None = None
+    tracer: Tracer | None = None
     """Who wants to see every call."""
+    faults: tuple[Fault, ...] = ()
+    """What calls are to meet."""
 
 
 def see_help(subcommand: str) -> str:

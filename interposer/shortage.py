@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the supervisor can run out of: what that means for a call, and what is said when it is the end.
 
-A call that cannot be served for want of something fails with an errno that says so; the supervisor goes on. If it is
+A call that cannot be served for want of something fails with an errno that says so; the supervisor goes on. Programs
+rarely say what they make of such an errno, so the first time it is told on stderr what has run out. If it is
 the supervisor itself that cannot go on, or not even begin, that is no mistake of ours which anybody should report; it
 is told in one line what is missing, and how to get more of it. The targets then find kdbus gone (ENOSYS).
 """
@@ -21,11 +22,12 @@ _ERRNO = {
     errno.ENOSPC: errno.ENOSPC,
 }
 """What a caller is told of what the supervisor has run out of; EAGAIN: of processes or threads."""
-_ADVICE = {
+ADVICE = {
     errno.ENFILE: "raise the limit of open files: `ulimit -Hn` shows it, 1024 is plenty for a few programs",
     errno.ENOMEM: "raise the limits of memory and processes: `ulimit -a` shows them",
     errno.ENOSPC: "make room in the file system",
 }
+"""What to do about it, by the errno that callers are told."""
 
 
 def errno_of_shortage(error: BaseException | None) -> int | None:
@@ -37,6 +39,23 @@ def errno_of_shortage(error: BaseException | None) -> int | None:
     return None
 
 
+class Shortages:
+    """What this process has told of."""
+
+    def __init__(self) -> None:
+        self._told: set[int] = set()
+
+    def tell(self, number: int, reason: str) -> None:
+        """Tell that a call fails with the errno `number`, for want of something, unless that has been told before."""
+        if number not in self._told:
+            self._told.add(number)
+            shortage = OutOfResources("serving a call to kdbus", reason, f"{ADVICE[number]}; this is told once")
+            say(f"kdbus: {shortage}")
+
+
+tell_once = Shortages().tell
+
+
 def told(error: BaseException) -> bool:
     """Tell in one line that `error`, for want of something, ends this process; False if that is not what it is."""
     found = cause_of(error)
@@ -44,7 +63,7 @@ def told(error: BaseException) -> bool:
     if number is None:
         return False
     reason = str(found) or "out of memory"
-    say(f"kdbus: {_as_error(reason, _ADVICE[number])}")
+    say(f"kdbus: {_as_error(reason, ADVICE[number])}")
     return True
 
 

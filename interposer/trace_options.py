@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The options of `kdbus trace`, and of `kdbus run` where it traces, made into a trace.
+"""The options of `kdbus trace`, and of `kdbus run` where it traces, made into a trace; and faults to be injected.
 
 They are strace's where strace has them, as whoever traces knows those. Imported only by whoever traces.
 """
@@ -10,23 +10,21 @@ import os
 
 from interposer.errors import OutputFailed, UsageError, quoted
 from interposer.options import Given, see_help
+from tracing.faults import BadFault, Fault, parse
 from tracing.filters import BadFilter, Filter
-from tracing.session import Session, Wishes
+from tracing.session import Recorder, Session, Wishes
 from tracing.text import Style
 
 
-def session(given: Given) -> Session:
-    """The trace that the options of `kdbus trace` ask for. Raises UsageError and OutputFailed."""
+def session(given: Given, subcommand: str = "trace") -> Session:
+    """The trace that the options of `kdbus trace`, or `kdbus show`, ask for. Raises UsageError and OutputFailed."""
     path = given.last("-o")
     counts = given.keys() & {"-c", "-C"}
     if len(counts) == 2 or ("-c" in given and "--json" in given):
-        raise _wrong("-c prints nothing but a table", "give it alone, or -C for the table after the trace")
-    try:
-        chosen = Filter(given.get("-e", []), failed="-Z" in given, succeeded="-z" in given)
-    except BadFilter as error:
-        raise _wrong(f"-e: {error}", see_help("trace")) from None
-    descriptor = _open(path)
-    limit = _size(given)
+        raise _wrong(subcommand, "-c prints nothing but a table", "give it alone, or -C for the table after the trace")
+    chosen = chosen_by(given, subcommand)
+    limit = size_of(given, subcommand)
+    descriptor = _open(path, 2 if subcommand == "trace" else 1)
     style = Style(
         payload=32 if limit is None else limit,
         hexadecimal=2 if "-xx" in given else int("-x" in given),
@@ -36,7 +34,7 @@ def session(given: Given) -> Session:
         precise="-T" in given,
         everything="-v" in given,
         brackets=path is None,
-        colour=_colour(given, descriptor),
+        colour=_colour(given, descriptor, subcommand),
     )
     wishes = Wishes(
         chosen,
@@ -46,6 +44,7 @@ def session(given: Given) -> Session:
         lines="-c" not in given,
         summary=bool(counts),
         path=path,
+        live=subcommand == "trace",
     )
     return Session(wishes, descriptor)
 
@@ -55,39 +54,68 @@ def session_of_run(given: Given) -> Session | None:
     if not given.keys() & {"--trace", "--explain"}:
         return None
     path = given.last("--trace") or None
-    descriptor = _open(path)
-    style = Style(names=True, brackets=path is None, colour=_colour(given, descriptor))
+    descriptor = _open(path, 2)
+    style = Style(names=True, brackets=path is None, colour=_colour(given, descriptor, "run"))
     return Session(Wishes(Filter(failed="--explain" in given), style, path=path), descriptor)
 
 
-def _wrong(reason: str, advice: str) -> UsageError:
-    return UsageError("reading the options of `kdbus trace`", reason, advice)
+def faults_of(given: Given, subcommand: str) -> tuple[Fault, ...]:
+    """What `--inject` asks for. Raises UsageError."""
+    try:
+        return tuple(parse(text) for text in given.get("--inject", []))
+    except BadFault as error:
+        attempted = f"reading the options of `kdbus {subcommand}`"
+        raise UsageError(attempted, f"--inject: {error}", see_help(subcommand)) from None
 
 
-def _open(path: str | None) -> int:
-    """A descriptor of its own for where the trace goes."""
+def recorder(given: Given) -> Recorder:
+    """The recording that the options of `kdbus record` ask for. Raises UsageError and OutputFailed."""
+    path = given.last("-o") or "kdbus.recording"
+    limit = size_of(given, "record")
+    return Recorder(_open(path, 1), path, _RECORDED if limit is None else limit)
+
+
+_RECORDED = 64 << 10
+"""Bytes of each payload that are recorded, if nothing else is asked for."""
+
+
+def chosen_by(given: Given, subcommand: str) -> Filter:
+    """What -e, -z and -Z choose. Raises UsageError."""
+    try:
+        return Filter(given.get("-e", []), failed="-Z" in given, succeeded="-z" in given)
+    except BadFilter as error:
+        raise _wrong(subcommand, f"-e: {error}", see_help(subcommand)) from None
+
+
+def _wrong(subcommand: str, reason: str, advice: str) -> UsageError:
+    return UsageError(f"reading the options of `kdbus {subcommand}`", reason, advice)
+
+
+def _open(path: str | None, otherwise: int) -> int:
+    """A descriptor of its own for where the trace goes: the file, or else a duplicate of `otherwise`."""
     try:
         if path is None:
-            return os.dup(2)
+            return os.dup(otherwise)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        where = "standard error" if path is None else quoted(path)
+        where = f"descriptor {otherwise}" if path is None else quoted(path)
         advice = "give -o a file that can be written"
         raise OutputFailed(f"opening {where} for the trace", os.strerror(error.errno or 0), advice) from error
 
 
-def _size(given: Given) -> int | None:
+def size_of(given: Given, subcommand: str) -> int | None:
+    """What -s says, None if it was not given. Raises UsageError."""
     word = given.last("-s")
     if word is None:
         return None
     if not word.isdecimal() or int(word) > 1 << 20:
-        raise _wrong(f"-s {quoted(word)} is no number of bytes up to 1048576", see_help("trace"))
+        raise _wrong(subcommand, f"-s {quoted(word)} is no number of bytes up to 1048576", see_help(subcommand))
     return int(word)
 
 
-def _colour(given: Given, descriptor: int) -> bool:
+def _colour(given: Given, descriptor: int, subcommand: str) -> bool:
     word = given.last("--color") or "auto"
     if word not in ("auto", "always", "never"):
-        raise _wrong(f"--color {quoted(word)} is not known", "there are auto, always and never")
+        raise _wrong(subcommand, f"--color {quoted(word)} is not known", "there are auto, always and never")
     wanted = os.isatty(descriptor) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return word == "always" or (word == "auto" and wanted)

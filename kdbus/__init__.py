@@ -21,8 +21,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kdbus.abi.revision import FINAL, VERSION3, Revision
-    from kdbus.blocking import Connection, connect, wait_for_name
+    from kdbus.abi.revision import FINAL, REVISION219, VERSION3, Revision
+    from kdbus.blocking import Connection, connect, wait_for_bus, wait_for_name
     from kdbus.errors import (
         Cancelled,
         Denied,
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
         NameFlag,
     )
     from kdbus.message import BloomFilter, MemfdRange
-    from kdbus.nodes import ROOT, Bus, Endpoint, own_name, speaks_final
+    from kdbus.negotiation import Supported
+    from kdbus.nodes import ROOT, Bus, Endpoint, own_name, speaks_final, supported
     from kdbus.received import Descriptor, Message
     from kdbus.sending import Memfd, Zeros
     from kdbus.values import (
@@ -75,13 +76,14 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "abi.revision": "FINAL VERSION3 Revision",
-    "blocking": "Connection connect wait_for_name",
+    "abi.revision": "FINAL REVISION219 VERSION3 Revision",
+    "blocking": "Connection connect wait_for_bus wait_for_name",
     "errors": "Cancelled Denied Disconnected Error Exists Malformed NotFound PeerGone QueueFull TimedOut Unsupported",
     "flags": "ANY BROADCAST KERNEL PAYLOAD_DBUS Access AccessType Attach HelloFlag ListFlag MakeFlag MessageFlag"
     " NameFlag",
     "message": "BloomFilter MemfdRange",
-    "nodes": "ROOT Bus Endpoint own_name speaks_final",
+    "negotiation": "Supported",
+    "nodes": "ROOT Bus Endpoint own_name speaks_final supported",
     "received": "Descriptor Message",
     "sending": "Memfd Zeros",
     "values": "Audit BloomParameters Capabilities Credentials IdChange Info Listed Metadata NameChange Notification"
@@ -95,6 +97,7 @@ __all__ = [
     "FINAL",
     "KERNEL",
     "PAYLOAD_DBUS",
+    "REVISION219",
     "ROOT",
     "VERSION3",
     "Access",
@@ -139,6 +142,7 @@ __all__ = [
     "ReplyTimeout",
     "Revision",
     "Rule",
+    "Supported",
     "TimedOut",
     "Timestamp",
     "Unsupported",
@@ -146,6 +150,8 @@ __all__ = [
     "connect",
     "own_name",
     "speaks_final",
+    "supported",
+    "wait_for_bus",
     "wait_for_name",
 ]
 

@@ -13,15 +13,14 @@ import time
 from collections.abc import Iterator
 from typing import Unpack
 
-from kdbus import matches
 from kdbus.abi.revision import Revision
-from kdbus.errors import Disconnected, NotFound, failure
-from kdbus.flags import Attach, HelloFlag, NameFlag
+from kdbus.errors import Disconnected, failure
+from kdbus.flags import HelloFlag
 from kdbus.nodes import ROOT, open_endpoint
 from kdbus.peer import CALL_TIMEOUT, HelloOptions, Peer
 from kdbus.received import Message
 from kdbus.sending import Options, Payload
-from kdbus.values import NameChange
+from kdbus.waiting import LOOK_AGAIN, BusWatch, ask_for_owner, new_owner
 
 
 class Connection(Peer):
@@ -36,8 +35,8 @@ class Connection(Peer):
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
         while (message := self.receive_nowait(peek=peek)) is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            left = _left(deadline)
+            if left == 0:
                 raise failure("RECV", errno.ETIMEDOUT, f"within {timeout} s")
             poll.poll(None if left is None else left * 1000)
         return message
@@ -79,25 +78,34 @@ def connect(
     return Connection(device, commands, **hello)
 
 
+def wait_for_bus(bus: str, timeout: float | None = None, *, endpoint: str = "bus", root: str = ROOT) -> None:
+    """Wait until a bus is there. Raises TimedOut; Error: there is no kdbus, or this user may not open the node."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with BusWatch(bus, endpoint, root) as watch:
+        poll = select.poll()
+        poll.register(watch, select.POLLIN)
+        while not watch.is_there():
+            left = _left(deadline)
+            if left == 0:
+                raise failure("open", errno.ETIMEDOUT, bus)
+            poll.poll(1000 * (LOOK_AGAIN if left is None else min(left, LOOK_AGAIN)))
+
+
 def wait_for_name(bus: str, name: str, timeout: float | None = None, *, root: str = ROOT) -> int:
-    """Wait until somebody owns the name; returns who. Raises TimedOut or Disconnected.
+    """Wait until the bus is there and somebody owns the name; returns who. Raises TimedOut, Disconnected or Error.
 
-    On a connection of its own, so that no message of another is taken for it.
+    On a connection of its own, so that no message of another is taken for what it waits for.
     """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    wait_for_bus(bus, timeout, root=root)
     with connect(bus, root=root, flags=HelloFlag.NONE) as connection:
-        # First ask to be told, then look: it may appear in between.
-        connection.add_match(matches.NameAppears(name))
-        connection.add_match(matches.NameChangesHands(name))
-        try:
-            info = connection.info(name, Attach.NONE)
-            if not info.flags & HelloFlag.ACTIVATOR:
-                return info.id
-        except NotFound:
-            pass
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            with connection.receive(None if deadline is None else max(0, deadline - time.monotonic())) as message:
-                change = message.notification
-                if isinstance(change, NameChange) and not change.new_flags & NameFlag.ACTIVATOR:
-                    return change.new_id
+        owner = ask_for_owner(connection, name)
+        while owner is None:
+            with connection.receive(_left(deadline)) as message:
+                owner = new_owner(message)
+    return owner
 
+
+def _left(deadline: float | None) -> float | None:
+    """Seconds until then, at least 0."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

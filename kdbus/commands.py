@@ -15,14 +15,13 @@ from typing import Final
 
 from kdbus import items
 from kdbus.abi.layout import U64, Struct, align8
-from kdbus.abi.revision import FINAL, Kind, Revision
+from kdbus.abi.revision import REVISION219, Kind, Revision
 from kdbus.dialect import DIALECTS
 from kdbus.errors import Malformed
 from kdbus.flags import Attach, HelloFlag, ListFlag, MakeFlag, NameFlag, ReceiveFlag
 from kdbus.matches import MatchRule, text
 from kdbus.values import BloomParameters, Credentials, Info, Listed, OwnedName, Pids, Policy
 
-NEGOTIATE: Final = FINAL.constants["KDBUS_FLAG_NEGOTIATE"]
 _IN_QUEUE: Final = NameFlag.IN_QUEUE
 
 
@@ -76,14 +75,6 @@ class Command:
         return Place(offset, size, bool(flags & 1))
 
 
-def negotiation() -> Command:
-    """A command that has no effect but succeeds where the final revision is spoken, on the node `control`."""
-    request, layout = DIALECTS[FINAL].layout("BUS_MAKE")
-    command = Command("BUS_MAKE", request, layout)
-    command["flags"] = NEGOTIATE
-    return command
-
-
 class Commands:
     """Builds the commands of one revision and reads their results.
 
@@ -91,7 +82,12 @@ class Commands:
     Methods that read raise Malformed.
     """
 
-    def __init__(self, revision: Revision) -> None:
+    def __init__(self, revision: Revision, *, guessed: bool = False) -> None:
+        """`guessed`: the revision may turn out to be another one that has the same HELLO (`settled`). ValueError: one
+        that this library does not speak."""
+        if revision not in DIALECTS:
+            raise ValueError(f"this library does not speak revision {revision.name} of kdbus")
+        self._guessed = guessed
         self.revision = revision
         self.dialect = DIALECTS[revision]
 
@@ -172,6 +168,16 @@ class Commands:
             if kind == Kind.BLOOM_PARAMETER:
                 return BloomParameters(*items.words(content, 2, "HELLO"))
         raise Malformed("HELLO", meaning="the bus does not tell its bloom parameters")
+
+    def settled(self, data: memoryview) -> Commands:
+        """The commands of the revision that is spoken indeed, as told by what HELLO left in the pool: systemd 219's
+        HELLO is the final revision's, but its result begins with a size, which makes no sense as an item."""
+        if self._guessed:
+            try:
+                self.read_bloom(data)
+            except Malformed:
+                return Commands(REVISION219)
+        return self
 
     def update(
         self, send: Attach | None = None, receive: Attach | None = None, policies: Iterable[Policy] = ()

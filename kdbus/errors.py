@@ -156,6 +156,7 @@ _MEANINGS: Final[dict[tuple[str, int], str]] = {
     ("BYEBYE", errno.EBUSY): "messages are queued",
     ("BYEBYE", errno.EALREADY): "the connection has ended already",
     ("open", errno.ENOENT): "there is no such node; is kdbus there, and has the bus been made?",
+    ("open", errno.ETIMEDOUT): "no bus of that name was made",
     ("open", errno.EACCES): "this user may not open the node",
 }
 _GENERAL: Final[dict[int, str]] = {

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
 
+from kdbus import negotiation
 from kdbus.abi.revision import FINAL, VERSION3, Revision
-from kdbus.commands import Commands, negotiation
+from kdbus.commands import Commands
 from kdbus.errors import Error, Unsupported
 from kdbus.flags import Attach, MakeFlag
 from kdbus.system import Node
@@ -30,11 +31,11 @@ def own_name(name: str) -> str:
 
 
 def speaks_final(root: str = ROOT) -> bool:
-    """Whether the final revision is spoken there; False: an earlier one. Asks without any effect. Raises Error if there
-    is no kdbus."""
+    """Whether the final revision is spoken there, or one that shares its numbers; False: an earlier one. Asks without
+    any effect. Raises Error if there is no kdbus."""
     node = Node(f"{root}/control")
     try:
-        node.run(negotiation())
+        node.run(negotiation.probe())
     except Unsupported:
         return False
     finally:
@@ -42,10 +43,24 @@ def speaks_final(root: str = ROOT) -> bool:
     return True
 
 
+def supported(command: str, bus: str | None = None, *, root: str = ROOT) -> negotiation.Supported:
+    """What a command that makes something takes: BUS_MAKE; or, with the name of a bus, HELLO and ENDPOINT_MAKE. It is
+    asked without any effect. Connections are asked themselves (`Peer.supported`). Raises Error; Unsupported: only
+    version 3 is spoken there, which cannot be asked."""
+    asked = negotiation.ask(FINAL, command)
+    node = Node(f"{root}/control" if bus is None else f"{root}/{bus}/bus")
+    try:
+        node.run(asked)
+    finally:
+        node.close()
+    assert asked.layout is not None
+    return negotiation.answer(FINAL, asked.layout, asked.data)
+
+
 def commands_for(revision: Revision | None, root: str) -> Commands:
     """The commands of a revision; None: of the newest that is spoken there."""
     if revision is None:
-        revision = FINAL if speaks_final(root) else VERSION3
+        return Commands(FINAL, guessed=True) if speaks_final(root) else Commands(VERSION3)
     return Commands(revision)
 
 
@@ -142,15 +157,13 @@ class Bus(_Made):
         return Endpoint(self.name, name, flags, policies, root=self.root, revision=self._commands.revision)
 
 
+def path_of(bus: str, endpoint: str, root: str) -> str:
+    """The path of an endpoint's node. `bus`: a name, or that path itself."""
+    return bus if "/" in bus else f"{root}/{bus}/{endpoint}"
+
+
 def open_endpoint(bus: str, endpoint: str, root: str, revision: Revision | None) -> tuple[Node, Commands]:
-    """An endpoint's node, for HELLO, and the commands of its revision. `bus`: a name, or the path of an endpoint's
-    node. Raises Error."""
-    if "/" in bus:
-        root = os.path.dirname(os.path.dirname(bus))
-        path = bus
-    else:
-        path = f"{root}/{bus}/{endpoint}"
-    commands = commands_for(revision, root)
+    """An endpoint's node, for HELLO, and the commands of its revision. `bus`: as in `path_of`. Raises Error."""
+    path = path_of(bus, endpoint, root)
+    commands = commands_for(revision, os.path.dirname(os.path.dirname(path)))
     return Node(path), commands
-
-

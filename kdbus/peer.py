@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self, TypedDict, TypeVar, Unpack
 
+from kdbus import negotiation
 from kdbus.commands import Command, Commands, Place
 from kdbus.errors import Error, Malformed
 from kdbus.flags import BROADCAST, PAYLOAD_DBUS, Attach, HelloFlag, ListFlag, MessageFlag, NameFlag, ReceiveFlag
@@ -76,7 +77,6 @@ class Peer:
         an activator's or policy holder's name with its rules. `creds`, `pids` and `seclabel` are claimed instead of the
         real ones, which only the bus's owner may do. `pool_size` is a multiple of the page size.
         """
-        self.revision = commands.revision
         self.lost = 0
         self._device = device
         self._commands = commands
@@ -100,7 +100,10 @@ class Peer:
             self.id = result.id
             self.bus_id = result.bus_id
             self.bus_flags = result.bus_flags
-            self.bloom = self._result(result.offset, result.size, "HELLO", commands.read_bloom)
+            # What is not known yet does not change how the result is found and freed.
+            self._commands = self._result(result.offset, result.size, "HELLO", commands.settled, free=False)
+            self.bloom = self._result(result.offset, result.size, "HELLO", self._commands.read_bloom)
+            self.revision = self._commands.revision
         except BaseException:
             device.close()
             raise
@@ -163,7 +166,8 @@ class Peer:
     # ---- names and information
 
     def acquire_name(self, name: str, flags: NameFlag = NameFlag.NONE) -> bool:
-        """Acquire a name: True if it is ours now (or was), False if we wait for it (QUEUE). Raises Exists or Denied."""
+        """Acquire a name: True if it is ours now (or was), False if it is another's and we wait for it (QUEUE), or,
+        asked again without QUEUE, no longer do. Raises Exists or Denied."""
         command = self._commands.name_acquire(name, flags)
         try:
             self._device.run(command, name)
@@ -217,6 +221,22 @@ class Peer:
     ) -> None:
         """Change what was given at the beginning: what is not given stays. Policies are a policy holder's."""
         self._device.run(self._commands.update(attach_send, attach_receive, policies))
+
+    def supported(self, command: str) -> negotiation.Supported:
+        """Which flags and items a command of connections takes ("SEND", "RECV"...), or a message ("message"). It is
+        asked without any effect. ValueError: version 3 cannot be asked."""
+        of_message = command == negotiation.MESSAGE
+        asked = negotiation.ask(self.revision, "SEND" if of_message else command)
+        layout, data = asked.layout, asked.data
+        if of_message:
+            layout, data = self.revision.structs["kdbus_msg"], negotiation.ask_message(self.revision)
+        held, address = in_memory(data)
+        if of_message:
+            asked["msg_address"] = address
+        self._device.run(asked, command)
+        del held
+        assert layout is not None
+        return negotiation.answer(self.revision, layout, data)
 
     # ---- the end
 
@@ -354,13 +374,15 @@ class Peer:
 
         return self._result(command["offset"], command["info_size"], command.name, parse)
 
-    def _result(self, offset: int, size: int, command: str, parse: Callable[[memoryview], _T]) -> _T:
+    def _result(
+        self, offset: int, size: int, command: str, parse: Callable[[memoryview], _T], *, free: bool = True
+    ) -> _T:
         """What `parse` makes of a result in the pool, which is freed."""
         try:
             self._pool.check(offset, size, command)
             return parse(self._pool.whole[offset : offset + size])
         finally:
-            if size:
+            if size and free:
                 self._pool.free(offset)
 
 

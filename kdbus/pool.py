@@ -85,6 +85,8 @@ class Pool:
             self._closed = True
 
     def _forget(self, offset: int) -> None:
+        if os.getpid() != self._owner:
+            return  # Before the lock, which another thread may have held while this process was forked.
         with self._lock:
             count = self._held.pop(offset) - 1
             if count:

@@ -66,6 +66,7 @@ class Message:
         self._content = content
         self._part: memoryview | None = part
         self._views: list[memoryview] | None = None
+        self._payload: memoryview | None = None
         self.lost = lost
         self.incomplete = incomplete
         self.descriptors = tuple(Descriptor(-1 if peeked else number) for number in content.descriptors)
@@ -167,7 +168,9 @@ class Message:
     def payload(self) -> memoryview:
         """The whole payload: a view if it was sent in one part, else a copy. Raises as `views` does."""
         views = self.views
-        return views[0] if len(views) == 1 else memoryview(b"".join(views))
+        if self._payload is None:
+            self._payload = views[0] if len(views) == 1 else memoryview(b"".join(views))
+        return self._payload
 
     def memfd(self, index: int = 0) -> Descriptor:
         """The descriptor behind the memfd with that index among the payload's parts."""
@@ -175,7 +178,7 @@ class Message:
 
     def release(self) -> None:
         """Close the descriptors, and give the part of the pool back, at once or as soon as no view of it is held."""
-        self._part = self._views = None
+        self._part = self._views = self._payload = None
         for descriptor in (*self.descriptors, *self._memfds):
             descriptor.close()
 

@@ -33,12 +33,13 @@ class Zeros:
 class Memfd:
     """A sealed file in memory, which can be sent any number of times, to anybody, in whole or in part.
 
-    It owns its descriptor: use it as a context manager, or close it.
+    It owns its descriptor: use it as a context manager, or close it, or forget it.
     """
 
     def __init__(self, content: bytes | bytearray | memoryview, name: str = "kdbus") -> None:
         """A new one with that content; `name` is for debugging (memfd_create(2)). Raises Error."""
-        self.size = len(memoryview(content).cast("B"))
+        self.size = memoryview(content).nbytes
+        self._descriptor = -1
         try:
             self._descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             with open(self._descriptor, "wb", closefd=False) as file:
@@ -69,6 +70,9 @@ class Memfd:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
         self.close()
 
 
@@ -116,13 +120,11 @@ def pieces(payload: Sequence[Payload]) -> tuple[list[Memory | MemfdRange], list[
 
 def _address(part: bytes | bytearray | memoryview) -> tuple[int, int, object]:
     """Address and size in bytes of what is to be sent, and an object that keeps it there."""
-    if isinstance(part, memoryview):
-        part = part.tobytes() if not part.contiguous or part.readonly else part.cast("B")
-    size = len(part)
-    if size == 0:
-        return 0, 0, None
-    if isinstance(part, bytes):
-        pointer = ctypes.c_char_p(part)
-        return ctypes.cast(pointer, ctypes.c_void_p).value or 0, size, part
-    first = ctypes.c_char.from_buffer(part)
-    return ctypes.addressof(first), size, first
+    if not isinstance(part, bytes):
+        view = memoryview(part)
+        if view.nbytes and not view.readonly and view.c_contiguous:
+            first = ctypes.c_char.from_buffer(view)
+            return ctypes.addressof(first), view.nbytes, first
+        part = view.tobytes()
+    pointer = ctypes.c_char_p(part)
+    return ctypes.cast(pointer, ctypes.c_void_p).value or 0, len(part), part

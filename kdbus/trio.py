@@ -23,17 +23,17 @@ from typing import Final, Self, Unpack
 
 import trio
 
-from kdbus import matches
 from kdbus.abi.revision import Revision
 from kdbus.commands import Commands
-from kdbus.errors import Disconnected, Error, Malformed, NotFound, failure
-from kdbus.flags import Attach, HelloFlag, NameFlag
+from kdbus.errors import Disconnected, Error, Malformed, failure
+from kdbus.flags import HelloFlag
 from kdbus.nodes import ROOT, open_endpoint
 from kdbus.peer import CALL_TIMEOUT, HelloOptions, Peer
 from kdbus.received import Message
 from kdbus.sending import Options, Payload
 from kdbus.system import Device
-from kdbus.values import NameChange, ReplyDead, ReplyTimeout
+from kdbus.values import ReplyDead, ReplyTimeout
+from kdbus.waiting import LOOK_AGAIN, BusWatch, ask_for_owner, new_owner
 
 GRACE: Final = 1.0
 """Seconds after a deadline until which the bus should have told that it passed. It says nothing if the reply could not
@@ -62,6 +62,21 @@ class Connection(Peer):
         self._abandoned: set[int] = set()
         self._receivers: dict[_Waiter, None] = {}
         self._reading = False
+        self._pause = trio.CancelScope()
+
+    def receive_nowait(self, *, peek: bool = False, priority: int | None = None) -> Message | None:
+        """As Peer's, but replies go to their calls. With `peek` or `priority`, messages that were taken out of the
+        queue already, by a task that read on behalf of others, are not considered."""
+        if peek:
+            return super().receive_nowait(peek=True, priority=priority)
+        if priority is None and self._arrived:
+            return self._arrived.popleft()
+        while (message := super().receive_nowait(priority=priority)) is not None:
+            if not self._is_reply(message):
+                return message
+            # It may be for the task that waits for the descriptor, which is not readable any more.
+            self._pause.cancel()
+        return None
 
     async def receive(self) -> Message:
         """The next message that is no reply to a call. Raises Disconnected, or Malformed for a message that lied."""
@@ -175,7 +190,8 @@ class Connection(Peer):
                     if self._read():
                         await trio.lowlevel.checkpoint()
                     else:
-                        await trio.lowlevel.wait_readable(self.fileno())
+                        with trio.CancelScope() as self._pause:
+                            await trio.lowlevel.wait_readable(self.fileno())
             finally:
                 self._reading = False
 
@@ -189,7 +205,7 @@ class Connection(Peer):
     def _read(self) -> bool:
         """Take one message, if there is one, and give it to whom it belongs. Raises Error."""
         try:
-            message = self.receive_nowait()
+            message = super().receive_nowait()
         except Malformed as error:
             # One is enough to tell: whoever sends many shall not fill the memory of a program that does not receive.
             self._malformed = self._malformed or error
@@ -197,17 +213,23 @@ class Connection(Peer):
             return True
         if message is None:
             return False
+        if not self._is_reply(message):
+            self._arrived.append(message)
+            self._wake_receivers()
+        return True
+
+    def _is_reply(self, message: Message) -> bool:
+        """Whether the message is for a call, which gets it, or was for one that was given up."""
         waiter = self._calls.get(message.reply_to) if message.reply_to else None
         if waiter is not None and waiter.reply is None:
             waiter.reply = message
             waiter.event.set()
-        elif message.reply_to in self._abandoned:
+            return True
+        if message.reply_to in self._abandoned:
             self._abandoned.discard(message.reply_to)
             message.release()
-        else:
-            self._arrived.append(message)
-            self._wake_receivers()
-        return True
+            return True
+        return False
 
     def _wake_receivers(self) -> None:
         for waiter in self._receivers:
@@ -227,20 +249,21 @@ def connect(
     return Connection(device, commands, **hello)
 
 
+async def wait_for_bus(bus: str, *, endpoint: str = "bus", root: str = ROOT) -> None:
+    """Wait until a bus is there. Raises Error: there is no kdbus, or this user may not open the node."""
+    with BusWatch(bus, endpoint, root) as watch:
+        await trio.lowlevel.checkpoint()
+        while not watch.is_there():
+            with trio.move_on_after(LOOK_AGAIN):
+                await trio.lowlevel.wait_readable(watch.fileno())
+
+
 async def wait_for_name(bus: str, name: str, *, root: str = ROOT) -> int:
-    """Wait until somebody owns the name; returns who. Raises Disconnected."""
+    """Wait until the bus is there and somebody owns the name; returns who. Raises Disconnected or Error."""
+    await wait_for_bus(bus, root=root)
     with connect(bus, root=root, flags=HelloFlag.NONE) as connection:
-        # First ask to be told, then look: it may appear in between.
-        connection.add_match(matches.NameAppears(name))
-        connection.add_match(matches.NameChangesHands(name))
-        try:
-            info = connection.info(name, Attach.NONE)
-            if not info.flags & HelloFlag.ACTIVATOR:
-                return info.id
-        except NotFound:
-            pass
-        while True:
+        owner = ask_for_owner(connection, name)
+        while owner is None:
             with await connection.receive() as message:
-                change = message.notification
-                if isinstance(change, NameChange) and not change.new_flags & NameFlag.ACTIVATOR:
-                    return change.new_id
+                owner = new_owner(message)
+    return owner

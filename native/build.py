@@ -61,6 +61,7 @@ SOURCES = (
     "incoming.c",
     "whole.c",
     "hot_send.c",
+    "hot_broadcast.c",
     "hot_receive.c",
     "hot_path.c",
     "shares.c",

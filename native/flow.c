@@ -61,6 +61,7 @@ void kdbus_engine_destroy(struct kdbus_engine *engine)
     free(engine->connections);
     forget_bindings(engine);
     flow_table_clear(&engine->flows);
+    flow_table_clear(&engine->broadcasts);
     flow_table_clear(&engine->origins);
     flow_table_clear(&engine->exports);
     free(engine->out.data);
@@ -280,6 +281,66 @@ int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_fact
     flow->talks = facts->talks;
     strcpy(flow->name, name);
     return 0;
+}
+
+// Broadcasts are kept by their sender, and all that their filter says.
+static uint64_t broadcast_key(const struct flow_connection *source, const char *filter, size_t size)
+{
+    uint64_t hash = 0xcbf29ce484222325ULL ^ source->index;
+    uint64_t word;
+
+    for (size_t i = 0; i + sizeof(word) <= size; i += sizeof(word)) {
+        memcpy(&word, filter + i, sizeof(word));
+        hash = flow_mix(hash ^ word) * 0x100000001b3ULL;
+    }
+    return flow_mix(hash) | 1;
+}
+
+const struct flow_broadcast *flow_find_broadcast(const struct kdbus_engine *engine,
+                                                 const struct flow_connection *source, const char *filter, size_t size)
+{
+    const struct flow_broadcast *found = flow_table_find(&engine->broadcasts, broadcast_key(source, filter, size));
+
+    if (!found || found->generation != engine->generation || found->source != source || found->filter_size != size ||
+        memcmp(found->filter, filter, size))
+        return NULL;
+    return found;
+}
+
+int kdbus_engine_allow_broadcast(struct kdbus_engine *engine, const struct kdbus_broadcast_facts *facts,
+                                 const char *filter, const uint32_t *receivers, const uint64_t *attach_flags)
+{
+    const struct flow_connection *source = flow_connection_at(engine, facts->source);
+    struct flow_broadcast *record;
+    size_t listeners = facts->count * sizeof(*record->listeners);
+    int result;
+
+    if (!source)
+        return -ENOENT;
+    record = malloc(sizeof(*record) + listeners + facts->filter_size);
+    if (!record)
+        return -ENOMEM;
+    record->key = broadcast_key(source, filter, facts->filter_size);
+    record->generation = engine->generation;
+    record->source = source;
+    record->attach_flags = facts->attach_flags;
+    record->count = facts->count;
+    record->filter_size = facts->filter_size;
+    record->filter = (char *)record->listeners + listeners;
+    memcpy(record->filter, filter, facts->filter_size);
+    for (uint32_t i = 0; i < facts->count; i++) {
+        record->listeners[i] = (struct flow_listener){flow_connection_at(engine, receivers[i]), attach_flags[i]};
+        if (!record->listeners[i].connection) {
+            free(record);
+            return -ENOENT;
+        }
+    }
+    if (engine->broadcasts.used >= LENT_BROADCASTS && !flow_table_find(&engine->broadcasts, record->key))
+        flow_table_clear(&engine->broadcasts); // those in use come back
+    result = flow_table_insert(&engine->broadcasts, record);
+    if (result)
+        free(record);
+    return result;
 }
 
 // How many memfds may be fetched from senders until everything is taken back: they count as the senders' only then.

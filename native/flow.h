@@ -30,6 +30,7 @@
 #define LENT_BINDINGS 8192 // descriptors of threads that are remembered
 #define LENT_ORIGINS 1024 // records, and as many of what receivers are shown
 #define LENT_FLOWS 4096 // those of former lendings among them, which only take room
+#define LENT_BROADCASTS 1024 // as many kinds of broadcasts
 #define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
 #define LENT_PAYLOAD (2U << 20)
 #define LENT_SHORT 512 // payload that is read together with its message
@@ -182,6 +183,23 @@ struct flow {
     char name[LENT_NAME];
 };
 
+// Who gets one kind of broadcast.
+struct flow_listener {
+    struct flow_connection *connection;
+    uint64_t attach_flags;
+};
+
+struct flow_broadcast {
+    uint64_t key;
+    uint64_t generation;
+    const struct flow_connection *source;
+    uint64_t attach_flags;
+    size_t filter_size;
+    char *filter; // behind the listeners
+    uint32_t count;
+    struct flow_listener listeners[];
+};
+
 struct flow_origin {
     uint64_t key;
     uint64_t source; // serial
@@ -234,6 +252,7 @@ struct kdbus_engine {
     size_t descriptors; // of all bindings
     size_t most_descriptors; // but for the few of one binding
     struct flow_table flows;
+    struct flow_table broadcasts;
     struct flow_table origins;
     struct flow_table exports;
     uint64_t last_serial;
@@ -285,6 +304,8 @@ void flow_forget_all_descriptors(struct kdbus_engine *engine);
 struct flow_binding *flow_find_binding(const struct kdbus_engine *engine, uint64_t key);
 struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source, uint64_t destination_id,
                        const char *name);
+const struct flow_broadcast *flow_find_broadcast(const struct kdbus_engine *engine,
+                                                 const struct flow_connection *source, const char *filter, size_t size);
 struct flow_reply *flow_new_reply(struct kdbus_engine *engine);
 void flow_drop_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply);

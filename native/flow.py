@@ -126,6 +126,21 @@ class Engine:
         flow.attach_flags, flow.credentials, flow.talks = attach_flags, credentials, talks
         self._check(lib.kdbus_engine_allow(self._engine, flow, name), "allow a flow")
 
+    def allow_broadcast(
+        self, source: int, bloom_filter: bytes, receivers: Sequence[int], attached: Sequence[int], attach_flags: int
+    ) -> None:
+        """Allow plain broadcasts of `source` with that filter (its generation, 64 bits, then the bits) to reach these
+        lent connections.
+
+        `attached`: what each of them is shown at most; `attach_flags`: what their origin has to tell. Raises
+        OSError(ENOMEM).
+        """
+        facts = ffi.new("struct kdbus_broadcast_facts *")
+        facts.source, facts.count, facts.attach_flags = source, len(receivers), attach_flags
+        facts.filter_size = len(bloom_filter)
+        told = ffi.new("uint32_t[]", receivers), ffi.new("uint64_t[]", attached)
+        self._check(lib.kdbus_engine_allow_broadcast(self._engine, facts, bloom_filter, *told), "allow a broadcast")
+
     def learn_origin(
         self,
         source: int,

@@ -270,7 +270,7 @@ struct kdbus_flow_revision {
     uint32_t recv, recv_words, recv_flags, recv_kernel_flags, recv_return_flags, recv_priority;
     uint32_t recv_dropped, recv_message;
     uint32_t free, free_words, free_flags, free_kernel_flags, free_return_flags, free_offset;
-    uint32_t item_vector, item_offset, item_memfd, item_name, item_timestamp;
+    uint32_t item_vector, item_offset, item_memfd, item_name, item_filter, item_timestamp;
     int whole;              // a message is one slice, and its memory is shared among users
     int keeps_padding;      // what stands between the items of a message is delivered
     int writes_empty_reply; // a SEND that does not wait writes that there is no reply
@@ -300,6 +300,14 @@ struct kdbus_flow_facts {
     uint64_t attach_flags; // metadata that the messages carry
     uint64_t credentials;  // number of those that the sender must have, 0 for any
     int talks;             // 0: only replies
+};
+
+// The broker's answer for plain broadcasts of one connection with one filter, its generation before it.
+struct kdbus_broadcast_facts {
+    uint32_t source;       // index
+    uint32_t count;        // of those who get it
+    uint64_t attach_flags; // metadata that the message carries
+    size_t filter_size;    // bytes
 };
 
 // That messages of a thread on a connection are of an origin.
@@ -337,6 +345,9 @@ int kdbus_engine_remove_connection(struct kdbus_engine *engine, uint32_t index);
 int kdbus_engine_bind(struct kdbus_engine *engine, uint32_t index, uint32_t thread, uint32_t descriptor);
 int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t count);
 int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_facts *facts, const char *name);
+// `receivers`: indices, in the order of their ids; `attach_flags`: what each of them is shown at most.
+int kdbus_engine_allow_broadcast(struct kdbus_engine *engine, const struct kdbus_broadcast_facts *facts,
+                                 const char *filter, const uint32_t *receivers, const uint64_t *attach_flags);
 int kdbus_engine_learn_origin(struct kdbus_engine *engine, const struct kdbus_origin_facts *facts, const char *evidence,
                               size_t evidence_size);
 int kdbus_engine_learn_export(struct kdbus_engine *engine, const struct kdbus_export_facts *facts, const char *items,

@@ -16,6 +16,7 @@
 #define RECV_FLAGS 7ULL
 #define MSG_EXPECT_REPLY 1ULL
 #define MSG_NO_AUTO_START 2ULL
+#define MSG_SIGNAL 4ULL
 #define MSG_FLAGS 7ULL
 #define DST_BROADCAST UINT64_MAX
 
@@ -53,6 +54,9 @@ struct outgoing {
     struct flow_part parts[LENT_PARTS]; // `file` is the sender's number until outgoing_fetch_files
     uint32_t part_count;
     uint64_t payload_size;
+    const char *copy; // where it has been copied to already, NULL before
+    const char *filter; // of a broadcast, in `words`, NULL for none
+    size_t filter_size;
     uint32_t name_size;
     char name[LENT_NAME];
     struct iovec foreseen; // where `payload` was read, together with the message; no length if it was not
@@ -82,12 +86,6 @@ void incoming_undo(struct flow_connection *receiver, const struct flow_entry *en
 struct lent_slice *incoming_write(struct flow_connection *receiver, const struct flow_entry *entry,
                                   const struct flow_export *shown);
 
-// hot_send.c and hot_receive.c
-int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding);
-int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding,
-             int socket);
-int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_connection *owner);
-
 // whole.c
 struct whole {
     uint64_t message_size; // as its header says
@@ -97,9 +95,46 @@ struct whole {
 };
 
 struct whole whole_measure(const struct outgoing *out, const struct flow_entry *entry, const struct flow_export *shown);
-struct lent_slice *whole_write(const struct kdbus_notification *call, const struct outgoing *out,
+struct lent_slice *whole_write(const struct kdbus_notification *call, struct outgoing *out,
                                struct flow_connection *receiver, struct flow_entry *entry,
                                const struct flow_export *shown, const struct whole *whole);
+
+// A SEND on its way: what was read, what it leads to, and what came of it.
+struct sending {
+    const struct kdbus_notification *call;
+    struct flow_binding *binding;
+    const struct kdbus_flow_revision *revision; // of the sender
+    struct flow_connection *source;
+    struct flow_connection *receiver;
+    const struct flow *flow;
+    const struct flow_origin *origin; // NULL without metadata
+    const struct flow_export *shown;  // of that, to a receiver of whole messages
+    struct flow_reply *answered;      // the request that this is the reply to, NULL for none
+    int expects;
+    int charge;
+    uint64_t timestamp[2];
+    struct flow_entry *entry;
+    uint64_t command[LENT_COMMAND];
+    struct outgoing out;
+};
+
+// hot_send.c and hot_receive.c
+int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding);
+int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding,
+             int socket);
+int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_connection *owner);
+int sending_find_origin(struct kdbus_engine *engine, struct sending *send, const struct flow *flow);
+int sending_write_flags(const struct sending *send);
+struct flow_entry *sending_new_entry(const struct kdbus_engine *engine, const struct sending *send);
+int sending_place(struct sending *send, struct flow_connection *receiver, struct flow_entry *entry,
+                  const struct flow_export *shown, int free_of_charge);
+void sending_undo(struct flow_connection *receiver, struct flow_entry *entry);
+void sending_enqueue(struct flow_connection *receiver, struct flow_entry *entry);
+void sending_count(struct kdbus_engine *engine, struct sending *send);
+void sending_finish(struct kdbus_engine *engine, const struct sending *send);
+
+// hot_broadcast.c
+int hot_broadcast(struct kdbus_engine *engine, struct sending *send);
 
 // outgoing.c
 int outgoing_read(const struct kdbus_notification *call, struct flow_binding *binding, uint64_t *command,
@@ -107,8 +142,8 @@ int outgoing_read(const struct kdbus_notification *call, struct flow_binding *bi
 void outgoing_foresee(struct flow_binding *binding, const struct outgoing *out);
 int outgoing_parse(struct outgoing *out);
 int outgoing_is_plain(const struct flow_connection *source, const uint64_t *command, const struct outgoing *out);
-int outgoing_copy_payload(const struct kdbus_notification *call, const struct outgoing *out, char *place);
-struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, const struct outgoing *out,
+int outgoing_copy_payload(const struct kdbus_notification *call, struct outgoing *out, char *place);
+struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, struct outgoing *out,
                                          struct flow_connection *receiver);
 void outgoing_close_files(struct outgoing *out, uint32_t count);
 int outgoing_fetch_files(struct kdbus_engine *engine, struct flow_binding *binding, struct outgoing *out);

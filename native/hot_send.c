@@ -20,23 +20,40 @@ static struct flow_reply *find_reply(struct kdbus_engine *engine, const struct f
     return NULL;
 }
 
-static void fill_entry(struct flow_entry *entry, const struct flow_connection *source, const struct outgoing *out,
-                       const struct flow_origin *origin)
+// Where messages like this one come from, and when it is sent. 0 if that is the broker's to find out.
+int sending_find_origin(struct kdbus_engine *engine, struct sending *send, const struct flow *flow)
 {
-    if (origin)
-        entry->origin = origin->facts.origin;
-    if (origin && origin->facts.has_timestamp) {
+    send->origin = flow_origin_of(engine, send->binding, send->call->id, flow);
+    if (send->origin && send->origin->facts.has_timestamp) {
+        send->timestamp[0] = flow_now_ns();
+        send->timestamp[1] = flow_clock_ns(CLOCK_REALTIME);
+    }
+    return send->origin != NULL;
+}
+
+// The message as an entry that nothing refers to yet; NULL if there is no memory.
+struct flow_entry *sending_new_entry(const struct kdbus_engine *engine, const struct sending *send)
+{
+    const struct outgoing *out = &send->out;
+    struct flow_entry *entry = calloc(1, sizeof(*entry));
+
+    if (!entry)
+        return NULL;
+    if (send->origin)
+        entry->origin = send->origin->facts.origin;
+    if (send->origin && send->origin->facts.has_timestamp) {
         entry->has_timestamp = 1;
-        entry->timestamp[0] = flow_now_ns();
-        entry->timestamp[1] = flow_clock_ns(CLOCK_REALTIME);
+        memcpy(entry->timestamp, send->timestamp, sizeof(entry->timestamp));
     }
     memcpy(entry->header, out->words, sizeof(entry->header));
-    entry->header[MSG_SRC] = source->id;
+    entry->header[MSG_SRC] = send->source->id;
+    entry->sequence = engine->sequences[send->source->counter] + 1;
     entry->part_count = out->part_count;
     memcpy(entry->parts, out->parts, out->part_count * sizeof(*out->parts));
     entry->name_size = out->name_size;
     memcpy(entry->name, out->name, out->name_size);
     entry->user = CHARGE_NONE;
+    return entry;
 }
 
 // The results of a SEND that waited: `reply`, then `return_flags`. The address in between belongs to the caller, which
@@ -94,25 +111,6 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     return 1;
 }
 
-// A SEND on its way through the steps below: what was read, what it leads to, and what came of it.
-struct sending {
-    const struct kdbus_notification *call;
-    struct flow_binding *binding;
-    const struct kdbus_flow_revision *revision; // of the sender
-    struct flow_connection *source;
-    struct flow_connection *receiver;
-    const struct flow *flow;
-    const struct flow_origin *origin; // NULL without metadata
-    const struct flow_export *shown;  // of that, to a receiver of whole messages
-    struct flow_reply *answered;      // the request that this is the reply to, NULL for none
-    int expects;
-    int charge;
-    struct whole whole; // of that kind of receiver as well
-    struct flow_entry *entry;
-    uint64_t command[LENT_COMMAND];
-    struct outgoing out;
-};
-
 // What stands in the caller's command when the SEND is over. Only now `return_flags` is written, as in version 3 one
 // that fails leaves it as it was.
 static int write_sent(const struct sending *send)
@@ -127,26 +125,32 @@ static int write_sent(const struct sending *send)
             hot_write_back(send->call->pid, address, send->command, revision->send_reply, empty, 3));
 }
 
-static void finish_send(struct kdbus_engine *engine, const struct sending *send)
+void sending_finish(struct kdbus_engine *engine, const struct sending *send)
 {
     int written = write_sent(send);
 
     kdbus_listener_respond(engine->listener, send->call->id, 0, written ? 0 : EFAULT);
 }
 
-static void count_message(struct kdbus_engine *engine, struct sending *send)
+void sending_count(struct kdbus_engine *engine, struct sending *send)
 {
     engine->sequences[send->source->counter]++;
     send->source->dirty = LENT_CHANGED; // the sequence number goes with it
 }
 
+// As if the entry had never been made.
+void sending_undo(struct flow_connection *receiver, struct flow_entry *entry)
+{
+    if (entry->payload)
+        lent_pool_undo(&receiver->pool, entry->payload);
+    flow_close_files(entry);
+    free(entry);
+}
+
 // 0: the broker looks at it, as if nothing had been done.
 static int give_up(struct sending *send)
 {
-    if (send->entry->payload)
-        lent_pool_undo(&send->receiver->pool, send->entry->payload);
-    flow_close_files(send->entry);
-    free(send->entry);
+    sending_undo(send->receiver, send->entry);
     return 0;
 }
 
@@ -166,7 +170,7 @@ static int refuse_send(struct kdbus_engine *engine, struct sending *send)
     }
     flow_close_files(send->entry);
     free(send->entry);
-    count_message(engine, send);
+    sending_count(engine, send);
     kdbus_listener_respond(engine->listener, send->call->id, 0, ENOBUFS);
     return 1;
 }
@@ -178,6 +182,8 @@ static int read_send(struct kdbus_engine *engine, struct sending *send)
         !outgoing_is_plain(send->source, send->command, &send->out))
         return 0;
     outgoing_foresee(send->binding, &send->out);
+    if (send->out.words[MSG_DST] == DST_BROADCAST)
+        return 1;
     send->expects = send->out.words[MSG_FLAGS_WORD] & MSG_EXPECT_REPLY;
     send->flow = flow_find(engine, send->source, send->out.words[MSG_DST], send->out.name);
     if (!send->flow || !flow_is_lent(engine, send->flow->destination))
@@ -201,8 +207,7 @@ static int judge_send(struct kdbus_engine *engine, struct sending *send)
     if (send->expects && send->source->request_count >= LENT_REQUESTS)
         return 0;
     if (flow->attach_flags || (flow->credentials && !send->answered)) {
-        send->origin = flow_origin_of(engine, send->binding, send->call->id, flow);
-        if (!send->origin)
+        if (!sending_find_origin(engine, send, flow))
             return 0;
         if (send->receiver->revision->whole && flow->attach_flags) {
             send->shown = flow_export_to(engine, flow, send->origin->facts.origin);
@@ -213,43 +218,51 @@ static int judge_send(struct kdbus_engine *engine, struct sending *send)
     return send->receiver->message_count < LENT_MESSAGES;
 }
 
-// The message as an entry, which nothing refers to yet, and what it costs. 0 if the call is the broker's.
-static int make_entry(struct kdbus_engine *engine, struct sending *send)
+// What is written before anything is done: the flags that are known; those of the message stand behind those of the
+// command. 0 if it cannot be.
+int sending_write_flags(const struct sending *send)
 {
     const uint64_t expected[] = {SEND_SYNC_REPLY | FLAG_KERNEL, MSG_FLAGS | FLAG_KERNEL};
-    struct flow_connection *receiver = send->receiver;
-    int whole = receiver->revision->whole;
 
-    // The flags of the message stand behind those of the command.
-    if (send->revision->send_kernel_flags &&
-        !hot_write_back(send->call->pid, send->call->arguments[2], send->command, send->revision->send_kernel_flags,
-                        expected, 2))
+    return !send->revision->send_kernel_flags ||
+           hot_write_back(send->call->pid, send->call->arguments[2], send->command, send->revision->send_kernel_flags,
+                          expected, 2);
+}
+
+// Puts the message into the receiver's pool, and finds out what it costs (as quota_find says). Where it is refused, or
+// the broker's, there is nothing to undo but the entry.
+int sending_place(struct sending *send, struct flow_connection *receiver, struct flow_entry *entry,
+                  const struct flow_export *shown, int free_of_charge)
+{
+    int is_whole = receiver->revision->whole;
+    struct whole whole = {0};
+    int charge;
+
+    if (is_whole)
+        whole = whole_measure(&send->out, entry, shown);
+    charge = free_of_charge && !is_whole ? CHARGE_NONE : quota_find(receiver, send->source->user, whole.size);
+    if (charge == CHARGE_OF_BROKER || (charge == CHARGE_REFUSED && is_whole))
+        return charge;
+    if (is_whole)
+        entry->payload = whole_write(send->call, &send->out, receiver, entry, shown, &whole);
+    else if (send->out.payload_size)
+        entry->payload = outgoing_take_payload(send->call, &send->out, receiver);
+    return entry->payload || (!is_whole && !send->out.payload_size) ? charge : CHARGE_OF_BROKER;
+}
+
+// The message as an entry in the receiver's pool, which nothing refers to yet. 0 if the call is the broker's.
+static int make_entry(struct kdbus_engine *engine, struct sending *send)
+{
+    if (!sending_write_flags(send) || !outgoing_fetch_files(engine, send->binding, &send->out))
         return 0;
-    if (!outgoing_fetch_files(engine, send->binding, &send->out))
-        return 0;
-    send->entry = calloc(1, sizeof(*send->entry));
+    send->entry = sending_new_entry(engine, send);
     if (!send->entry) {
         outgoing_close_files(&send->out, send->out.part_count);
         return 0;
     }
-    fill_entry(send->entry, send->source, &send->out, send->origin);
-    send->entry->sequence = engine->sequences[send->source->counter] + 1;
-    if (whole)
-        send->whole = whole_measure(&send->out, send->entry, send->shown);
-    send->charge = !whole && send->answered && send->answered->sync
-                       ? CHARGE_NONE
-                       : quota_find(receiver, send->source->user, send->whole.size);
+    send->charge = sending_place(send, send->receiver, send->entry, send->shown, send->answered && send->answered->sync);
     // A refused answer uses up its permission, which is the broker's business.
     if (send->charge == CHARGE_OF_BROKER || (send->charge == CHARGE_REFUSED && send->answered))
-        return give_up(send);
-    if (whole && send->charge == CHARGE_REFUSED)
-        return 1;
-    if (whole)
-        send->entry->payload =
-            whole_write(send->call, &send->out, receiver, send->entry, send->shown, &send->whole);
-    else if (send->out.payload_size)
-        send->entry->payload = outgoing_take_payload(send->call, &send->out, receiver);
-    if (!send->entry->payload && (whole || send->out.payload_size))
         return give_up(send);
     return 1;
 }
@@ -268,8 +281,8 @@ static int answer_wait(struct kdbus_engine *engine, struct sending *send)
     send->answered->waiting = 0;
     flow_unlink_reply(engine, send->answered);
     flow_drop_reply(engine, send->answered); // the waiting call's
-    count_message(engine, send);
-    finish_send(engine, send);
+    sending_count(engine, send);
+    sending_finish(engine, send);
     return 1;
 }
 
@@ -300,7 +313,8 @@ static struct flow_reply *expect_reply(struct kdbus_engine *engine, struct sendi
     return reply;
 }
 
-static void enqueue(struct flow_connection *receiver, struct flow_entry *entry)
+// The message is the last in the queue now, and pollers see it.
+void sending_enqueue(struct flow_connection *receiver, struct flow_entry *entry)
 {
     if (receiver->last)
         receiver->last->next = entry;
@@ -309,6 +323,7 @@ static void enqueue(struct flow_connection *receiver, struct flow_entry *entry)
     receiver->last = entry;
     receiver->message_count++;
     receiver->dirty = LENT_CHANGED;
+    hot_wake(receiver);
 }
 
 // 1 if the SEND was served, 0 if it is the broker's.
@@ -325,7 +340,11 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
     send.source = source;
     send.revision = source->revision;
     memset(send.command, 0, sizeof(send.command));
-    if (!read_send(engine, &send) || !judge_send(engine, &send) || !make_entry(engine, &send))
+    if (!read_send(engine, &send))
+        return 0;
+    if (send.out.words[MSG_DST] == DST_BROADCAST)
+        return hot_broadcast(engine, &send);
+    if (!judge_send(engine, &send) || !make_entry(engine, &send))
         return 0;
     if (send.charge == CHARGE_REFUSED)
         return refuse_send(engine, &send);
@@ -340,11 +359,10 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
         flow_unlink_reply(engine, send.answered);
     send.entry->name_id = send.flow->name_id;
     quota_charge(send.receiver, send.entry, send.charge, source->user);
-    count_message(engine, &send);
+    sending_count(engine, &send);
     waits = send.entry->reply && send.entry->reply->sync;
-    enqueue(send.receiver, send.entry);
-    hot_wake(send.receiver);
+    sending_enqueue(send.receiver, send.entry);
     if (!waits)
-        finish_send(engine, &send);
+        sending_finish(engine, &send);
     return 1;
 }

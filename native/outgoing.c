@@ -123,6 +123,9 @@ int outgoing_parse(struct outgoing *out)
     out->part_count = 0;
     out->vector_count = 0;
     out->payload_size = 0;
+    out->copy = NULL;
+    out->filter = NULL;
+    out->filter_size = 0;
     out->name_size = 0;
     out->name[0] = 0;
     while (position < end) {
@@ -157,6 +160,10 @@ int outgoing_parse(struct outgoing *out)
             memcpy(out->name, data + position + ITEM_HEADER, out->name_size);
             if (strnlen(out->name, out->name_size) != out->name_size - 1)
                 return 0;
+        } else if (type == revision->item_filter && !out->filter && size >= ITEM_HEADER + sizeof(uint64_t) &&
+                   size % sizeof(uint64_t) == 0) {
+            out->filter = data + position + ITEM_HEADER;
+            out->filter_size = size - ITEM_HEADER;
         } else {
             return 0;
         }
@@ -172,25 +179,33 @@ int outgoing_is_plain(const struct flow_connection *source, const uint64_t *comm
     const uint64_t *message = out->words;
     int expects = message[MSG_FLAGS_WORD] & MSG_EXPECT_REPLY;
 
-    if (command[out->revision->send_flags] & ~SEND_SYNC_REPLY ||
+    if (message[MSG_SRC] && message[MSG_SRC] != source->id)
+        return 0;
+    if (message[MSG_DST] == DST_BROADCAST)
+        return message[MSG_FLAGS_WORD] == MSG_SIGNAL && message[MSG_TYPE] && !message[MSG_TIMEOUT] &&
+               !command[out->revision->send_flags] && out->filter && !out->name_size;
+    if (command[out->revision->send_flags] & ~SEND_SYNC_REPLY || out->filter ||
         message[MSG_FLAGS_WORD] & ~(MSG_EXPECT_REPLY | MSG_NO_AUTO_START))
         return 0;
-    if (!message[MSG_TYPE] || message[MSG_DST] == DST_BROADCAST || (!message[MSG_DST] && !out->name_size))
-        return 0;
-    if (message[MSG_SRC] && message[MSG_SRC] != source->id)
+    if (!message[MSG_TYPE] || (!message[MSG_DST] && !out->name_size))
         return 0;
     if (expects)
         return message[MSG_COOKIE] && message[MSG_TIMEOUT] > flow_now_ns() && message[MSG_TIMEOUT] <= INT64_MAX;
     return !(command[out->revision->send_flags] & SEND_SYNC_REPLY);
 }
 
-// The vectors, one after the other. 0 if they cannot be read.
-int outgoing_copy_payload(const struct kdbus_notification *call, const struct outgoing *out, char *place)
+// The vectors, one after the other; all receivers get what the first one got. 0 if they cannot be read.
+int outgoing_copy_payload(const struct kdbus_notification *call, struct outgoing *out, char *place)
 {
     struct iovec local = {place, out->payload_size};
 
     if (!out->payload_size)
         return 1;
+    if (out->copy) {
+        memcpy(place, out->copy, out->payload_size);
+        return 1;
+    }
+    out->copy = place;
     if (out->foreseen.iov_len == out->payload_size && out->vector_count == 1 &&
         out->foreseen.iov_base == out->remote[0].iov_base) {
         memcpy(local.iov_base, out->payload, out->payload_size);
@@ -201,7 +216,7 @@ int outgoing_copy_payload(const struct kdbus_notification *call, const struct ou
 }
 
 // A slice with the payload, of which there is some; NULL where the broker has to look.
-struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, const struct outgoing *out,
+struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, struct outgoing *out,
                                          struct flow_connection *receiver)
 {
     uint64_t remaining = receiver->pool.memory.size - receiver->pool.busy;

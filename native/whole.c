@@ -50,6 +50,8 @@ static void write_items(const struct outgoing *out, const struct kdbus_flow_revi
             item[1] = receiver->item_memfd;
             entry->parts[part].place = position + ITEM_HEADER + 16;
             memcpy(message + entry->parts[part++].place, &none, sizeof(none));
+        } else if (item[1] == sender->item_filter) {
+            item[1] = receiver->item_filter;
         } else {
             item[1] = receiver->item_name;
             if (!sender->keeps_padding)
@@ -60,7 +62,7 @@ static void write_items(const struct outgoing *out, const struct kdbus_flow_revi
 }
 
 // The message in a slice of its own, held once; NULL if that is the broker's business.
-struct lent_slice *whole_write(const struct kdbus_notification *call, const struct outgoing *out,
+struct lent_slice *whole_write(const struct kdbus_notification *call, struct outgoing *out,
                                struct flow_connection *receiver, struct flow_entry *entry,
                                const struct flow_export *shown, const struct whole *whole)
 {

@@ -30,7 +30,7 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, sig
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
-QUICK = ("abi", "broker", "native", "tracing")
+QUICK = ("abi", "broker", "kdbus", "native", "tracing")
 """Folders of tests that run in this process, or nearly so: the rules of the bus, its tables, and the helper in C."""
 
 

@@ -11,6 +11,10 @@ from __future__ import annotations
 _SHORT = {0x09: "\\t", 0x0A: "\\n", 0x0B: "\\v", 0x0C: "\\f", 0x0D: "\\r", 0x22: '\\"', 0x5C: "\\\\"}
 
 
+_PLAIN = bytes(byte for byte in range(0x20, 0x7F) if byte not in _SHORT)
+"""What stands for itself."""
+
+
 def _escape(byte: int, following: int) -> str:
     if byte in _SHORT:
         return _SHORT[byte]
@@ -22,6 +26,8 @@ def _escape(byte: int, following: int) -> str:
 
 def escaped(data: bytes) -> str:
     """The bytes as the inside of a C string; only printable ASCII comes out."""
+    if not data.translate(None, _PLAIN):
+        return data.decode("ascii")
     return "".join(_escape(byte, following) for byte, following in zip(data, data[1:] + b"\0", strict=True))
 
 

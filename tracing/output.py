@@ -36,8 +36,12 @@ _AT_ONCE = 4096
 class Output:
     """One destination. Owns its descriptor."""
 
-    def __init__(self, descriptor: int, failed: Callable[[OSError], None]) -> None:
-        """Takes over `descriptor`. `failed` is called, once, when nothing can be written any more."""
+    def __init__(self, descriptor: int, failed: Callable[[OSError], None], *, patient: bool = False) -> None:
+        """Takes over `descriptor`. `failed` is called, once, when nothing can be written any more.
+
+        `patient`: wait for the reader as long as it takes; nobody is being traced.
+        """
+        self._patient = patient
         self._failed = failed
         self._descriptor = _own(descriptor)
         self._waits = not stat.S_ISREG(os.fstat(self._descriptor).st_mode)
@@ -55,7 +59,7 @@ class Output:
             return False
         self._send()
         if self._size + len(data) > KEPT:
-            self._wait_for_room(len(data), PATIENCE_S)
+            self._wait_for_room(len(data), None if self._patient else PATIENCE_S)
         if self.broken or self._size + len(data) > KEPT:
             self.dropped += 1
             return False
@@ -64,13 +68,15 @@ class Output:
         self._send()
         return True
 
-    def _wait_for_room(self, size: int, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+    def _wait_for_room(self, size: int, seconds: float | None) -> None:
+        """Until there is, but for so long at most; None: however long."""
+        deadline = None if seconds is None else time.monotonic() + seconds
         while self._size + size > KEPT and not self.broken:
-            rest = deadline - time.monotonic()
-            if rest <= 0 or not self._poll.poll(rest * 1000):
+            rest = None if deadline is None else deadline - time.monotonic()
+            if rest is not None and rest <= 0:
                 return
-            self._send()
+            if self._poll.poll(None if rest is None else rest * 1000):
+                self._send()
 
     def _send(self) -> None:
         """Write what the reader takes."""
@@ -98,7 +104,7 @@ class Output:
     def close(self) -> None:
         """Write what is kept, if the reader takes it in time."""
         if self._kept:
-            self._wait_for_room(KEPT, FAREWELL_S)
+            self._wait_for_room(KEPT, None if self._patient else FAREWELL_S)
         os.close(self._descriptor)
 
 

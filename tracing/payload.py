@@ -26,10 +26,10 @@ def dbus_version(payload: bytes) -> int:
     return payload[3] if len(payload) > 3 and payload[0] in b"lB" and payload[3] in _VERSIONS else 0
 
 
-def parse(payload: bytes) -> Message | None:
-    """The D-Bus message that a whole payload is; None if it is none."""
+def parse(payload: bytes, most: int = MOST) -> Message | None:
+    """The D-Bus message that a whole payload is; None if it is none, or has more than `most` bytes."""
     version = dbus_version(payload)
-    if not version or len(payload) > MOST:
+    if not version or len(payload) > most:
         return None
     try:
         return _VERSIONS[version](payload)

@@ -203,6 +203,7 @@ FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "NotMappable": ("{rule}", "only connections have a pool, and nobody may map it writable"),
     "MappingTooLarge": ("{count} bytes, where the pool has {limit}", "a mapping larger than the pool"),
     "NoMapping": ("this node has nothing to map",),
+    "Injected": ("injected: {fault}", "injected"),
 }
 """From the name of the error's class to the forms of its sentence."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 
 class Event(StrEnum):
@@ -102,3 +103,20 @@ class Record:
     """What else a person wants to know, in words: whom a call waits for, which replies never came."""
     count: int = 0
     """Of records that were dropped."""
+
+
+class Tracer(Protocol):
+    """Who wants records."""
+
+    @property
+    def payload_limit(self) -> int:
+        """How many bytes of a payload a record shall have."""
+        ...
+
+    def take(self, record: Record) -> None:
+        """A record, in the order of what happened."""
+        ...
+
+    def close(self) -> None:
+        """There are no more."""
+        ...

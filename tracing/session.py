@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from tracing import json_lines, payload
+from tracing import json_lines, payload, recording
 from tracing.filters import Filter
 from tracing.output import Output
 from tracing.record import Event, Record
@@ -31,19 +32,41 @@ class Wishes:
     summary: bool = False
     path: str | None = None
     """The file; None: stderr."""
+    live: bool = True
+    """Programs are being traced, and must not wait for a reader, nor end with it."""
+
+
+def complain(line: str) -> None:
+    """Say something on stderr, if there is one."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
+
+
+def tell_of_failure(path: str | None, error: OSError) -> None:
+    """Say that a trace cannot be written any more. `path`: None for stderr."""
+    where = "standard error" if path is None else repr(path)
+    complain(
+        f"kdbus: writing the trace to {where}: {os.strerror(error.errno or 0)}; it ends here, and the program goes on"
+    )
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 class Session:
     """One trace. `close` is to be called at the end."""
 
     def __init__(self, wishes: Wishes, descriptor: int) -> None:
-        """Takes over `descriptor`, to which everything goes."""
+        """Takes over `descriptor`, to which everything goes. Unless it is live, all that it does may raise OSError."""
         self._wishes = wishes
         usual = json_lines.PAYLOAD if wishes.as_json else wishes.style.payload
         limit = usual if wishes.payload is None else wishes.payload
         self.payload_limit = max(limit, payload.MOST)
         """How many bytes of a payload a record shall have."""
-        self._output = Output(descriptor, self._failed)
+        failed = partial(tell_of_failure, wishes.path) if wishes.live else _raise
+        self._output = Output(descriptor, failed, patient=not wishes.live)
         as_json: Callable[[Shown], str] = partial(json_lines.line, limit=limit)
         self._line = as_json if wishes.as_json else TextWriter(wishes.style).lines
         self._summary = Summary() if wishes.summary else None
@@ -70,19 +93,6 @@ class Session:
         else:
             self._output.dropped = count
 
-    def _failed(self, error: OSError) -> None:
-        where = "standard error" if self._wishes.path is None else repr(self._wishes.path)
-        reason = os.strerror(error.errno or 0)
-        self._complain(f"kdbus: writing the trace to {where}: {reason}; it ends here, and the program goes on")
-
-    @staticmethod
-    def _complain(line: str) -> None:
-        if sys.stderr is not None:
-            try:
-                print(line, file=sys.stderr, flush=True)
-            except OSError:
-                return
-
     def close(self) -> None:
         """Write the summary, and what the reader has not taken yet if it does so in time."""
         if self._summary is not None:
@@ -90,4 +100,25 @@ class Session:
         self._output.close()
         missing = self._output.dropped + self._lost
         if missing and not self._output.broken:
-            self._complain(f"kdbus: {missing} records of the trace were dropped, as its reader was too slow")
+            complain(f"kdbus: {missing} records of the trace were dropped, as its reader was too slow")
+
+
+class Recorder:
+    """A recording that is made. `close` is to be called at the end."""
+
+    def __init__(self, descriptor: int, path: str, payload_limit: int) -> None:
+        """Takes over `descriptor`, of the file `path`. `payload_limit`: bytes of each payload."""
+        self.payload_limit = payload_limit
+        self._path = path
+        self._output = Output(descriptor, partial(tell_of_failure, path))
+        self._output.write(recording.MAGIC)
+
+    def take(self, record: Record) -> None:
+        """Record it."""
+        self._output.write(recording.frame(record))
+
+    def close(self) -> None:
+        """End the recording."""
+        self._output.close()
+        if self._output.dropped:
+            complain(f"kdbus: {self._output.dropped} records were dropped, as whoever reads {self._path!r} is too slow")

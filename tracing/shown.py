@@ -22,7 +22,7 @@ from kdbus.abi.decode import (
 )
 from kdbus.abi.revision import REVISIONS, Revision
 from kdbus.dbus.message import Message
-from tracing.payload import parse
+from tracing.payload import MOST, parse
 from tracing.record import Event, Record
 
 _DBUS = Named(0x4442757344427573, "KDBUS_PAYLOAD_DBUS")
@@ -47,8 +47,8 @@ class Shown:
     """What else was left in the pool."""
 
 
-def show(record: Record) -> Shown:
-    """Decode a record. Never fails: what cannot be decoded is there as bytes."""
+def show(record: Record, most: int = MOST) -> Shown:
+    """Decode a record. Never fails: what cannot be decoded is there as bytes. `most`: see `tracing.payload.parse`."""
     shown = Shown(record)
     revision = _REVISIONS.get(record.revision)
     if record.event is not Event.CALL or revision is None:
@@ -62,7 +62,7 @@ def show(record: Record) -> Shown:
         shown.message = decode_message(revision, record.message)
         whole = len(record.payload) == record.payload_size
         if whole and shown.message.get("payload_type") == _DBUS:
-            shown.dbus = parse(record.payload)
+            shown.dbus = parse(record.payload, most)
     if record.pool:
         shown.pool = _pool(revision, record)
     return shown

@@ -167,8 +167,7 @@ class TextWriter:
 
     def _string(self, data: bytes) -> str:
         style = self._style
-        printable = all(0x20 <= byte < 0x7F or byte in b"\t\n\r" for byte in data)
-        hexadecimal = style.hexadecimal == 2 or (style.hexadecimal == 1 and not printable)
+        hexadecimal = style.hexadecimal == 2 or (style.hexadecimal == 1 and bool(data.translate(None, _PRINTABLE)))
         return quoted(data, style.payload, hexadecimal=hexadecimal)
 
     def _end(self, record: Record) -> str:
@@ -238,6 +237,7 @@ class TextWriter:
         return name if item.value == b"" else f"{name} {self._value(item.value)}"
 
 
+_PRINTABLE = bytes((*range(0x20, 0x7F), *b"\t\n\r"))
 _NOBODY = Named(0, "KDBUS_SRC_ID_KERNEL")
 """What stands in a message that is sent, as the kernel fills in the sender."""
 _IDS = frozenset(("dst_id", "src_id", "id"))

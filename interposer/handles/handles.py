@@ -41,6 +41,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
+from broker.connection import Connection
 from broker.handle import ControlHandle, EndpointHandle, Handle
 from interposer.handles import stand_ins
 from interposer.handles.stand_ins import SupervisorsEnd, TargetsEnd
@@ -109,6 +110,11 @@ class OpenHandle:
     readable: bool = False
     """Whether a byte waits at the target's end."""
 
+    @property
+    def connection(self) -> Connection | None:
+        """The connection that the handle is, if it is one."""
+        return self.broker.connection if isinstance(self.broker, EndpointHandle) else None
+
     def message_queued(self) -> None:
         """Wake pollers, unless they find the handle readable already."""
         if not self.hung_up and not self.readable:
@@ -158,6 +164,10 @@ class HandleTable:
 
     def __len__(self) -> int:
         return len(self._by_inode)
+
+    def count_open(self) -> int:
+        """How many handles are open in some process."""
+        return sum(handle.is_open() for handle in self._by_inode.values())
 
     def hang_ups_fileno(self) -> int:
         """A descriptor that is readable when `collect` has something to do."""

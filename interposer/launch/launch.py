@@ -55,6 +55,7 @@ from interposer.errors import (
     InterposerError,
     LaunchFailed,
     MountNamespaceUnavailable,
+    NoProc,
     ProgramNotExecutable,
     ProgramNotFound,
     SysUnavailable,
@@ -76,6 +77,7 @@ _LONGEST_REPORT = 65536
 _DESCRIPTORS, _ERROR, _NOT_EXECUTED = b"D", b"E", b"X"
 _KILLABLE, _USER_NAMESPACE = b"K", b"U"
 _GO = b"+"
+_GO_AND_DIE_WITH_US = b"!"
 _COERCED_LOCALES = ("C.UTF-8", "C.utf8", "UTF-8")
 
 _ELF_MACHINES = {
@@ -118,6 +120,8 @@ class Launched:
     own_user_namespace    descriptor of it if it was made for the program, else -1
     waits_killable        whether the filter has SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     module_directory      path mode only: descriptor of the folder that the program finds at /sys/module/kdbus
+    dies_with_us          whether the program is killed if this process ends before it, in whatever way; to be set
+                          before `execute`
     caretaker             answers when this process has ended; None where a server has the listener, or if there was
                           no room for a process
 
@@ -136,6 +140,7 @@ class Launched:
     ) -> None:
         self.pid = pid
         self.mode = mode
+        self.dies_with_us = False
         self.command = list(command)
         self._folder = folder
         self.waits_killable = _KILLABLE in flags
@@ -178,7 +183,7 @@ class Launched:
         assert self._report is not None
         with suppress(OSError):
             # If it has died meanwhile, `exec_error` and wait(2) tell.
-            self._report.send(_GO)
+            self._report.send(_GO_AND_DIE_WITH_US if self.dies_with_us else _GO)
 
     def abandon(self) -> None:
         """End the child, which is reaped, and close everything."""
@@ -228,17 +233,20 @@ class Launched:
             raise error
 
 
-def launch(command: Sequence[str], mode: Mode | None = None, *, held: bool = False) -> Launched:
+def launch(
+    command: Sequence[str], mode: Mode | None = None, *, held: bool = False, dies_with_us: bool = False
+) -> Launched:
     """Start `command` (the program, looked up in PATH as execvp(3) does, and its arguments), to be supervised by us.
 
     `mode` None: the first of the two that can be had here. `held`: it is not executed before `Launched.execute`.
+    `dies_with_us`: see `Launched`.
     Where the program needs a user namespace, the calling process joins it, for good, and has all capabilities in
     it, which making nodes in the read-only folder of kdbusfs takes; so the caller must then have one thread.
     Raises what `launch_held` raises.
     """
     if mode is not Mode.PATH:
         try:
-            return _launch_mounted(command, held=held)
+            return _launch_mounted(command, held=held, dies_with_us=dies_with_us)
         except NO_VIEW:
             if mode is Mode.MOUNT:
                 raise
@@ -250,14 +258,16 @@ def launch(command: Sequence[str], mode: Mode | None = None, *, held: bool = Fal
     except BaseException:
         folder.remove()
         raise
+    launched.dies_with_us = dies_with_us
     launched.start_caretaker()
     if not held:
         launched.execute()
     return launched
 
 
-def _launch_mounted(command: Sequence[str], *, held: bool) -> Launched:
+def _launch_mounted(command: Sequence[str], *, held: bool, dies_with_us: bool) -> Launched:
     launched = launch_held(command, None)
+    launched.dies_with_us = dies_with_us
     launched.start_caretaker()
     if not held:
         launched.execute()
@@ -284,9 +294,19 @@ def launch_held_in_path_mode(command: Sequence[str]) -> Launched:
     return _launch(command, Mode.PATH, None, None)
 
 
+def _need_proc(program: str) -> None:
+    if not os.path.exists("/proc/self/ns/user"):
+        raise NoProc(
+            f"starting {quoted(program)}",
+            "there is no /proc, by which the supervisor knows its programs",
+            "mount it: `mount -t proc proc /proc`",
+        )
+
+
 def _launch(command: Sequence[str], mode: Mode, mirror: view.Mirror | None, folder: PrivateFolder | None) -> Launched:
     """`mirror` is for mount mode, `folder` for path mode; it stays the caller's if this raises."""
     architectures = seccomp_filter.this_architecture().all
+    _need_proc(command[0])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ignores_children = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
     if ignores_children:
@@ -386,6 +406,7 @@ def _become(
 ) -> NoReturn:
     """The child's whole life."""
     try:
+        launcher = os.getppid()
         _restore_inherited_state(ignores_children)
         own_user_namespace = mounts and view.enter_mount_namespace()
         built: Sequence[int] = ()
@@ -409,7 +430,11 @@ def _become(
         )
         flags = (_KILLABLE if waits_killable else b"") + (_USER_NAMESPACE if own else b"")
         socket.send_fds(report, [_DESCRIPTORS + flags], [listener, *own, *built])
-        if report.recv(1) != _GO:
+        told = report.recv(1)
+        if told == _GO_AND_DIE_WITH_US:
+            # Not earlier, as a change of user or capabilities would undo it.
+            seccomp.set_parent_death_signal(signal.SIGKILL)
+        if told not in (_GO, _GO_AND_DIE_WITH_US) or os.getppid() != launcher:
             raise LaunchFailed("preparing the program's process", "whoever launched it has ended")
         report.send(_NOT_EXECUTED + _execute(candidates, command))
     except InterposerError as error:

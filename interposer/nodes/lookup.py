@@ -18,9 +18,14 @@ walked; as long as none has been handed out, nobody asks.
 The answer "elsewhere" means that the kernel does the call. A program that changes the path meanwhile gains nothing: the
 kernel gives it what it may have.
 
-Weaknesses: paths through magic links of /proc are the kernel's; so /proc/self/fd/N/NAME opens the plain file of a node,
-which becomes a handle at its first use, and /proc/self/cwd/../.. shows the private folder. `..` may climb above a
-chroot, as in `interposer.nodes.resolve`.
+Magic links of /proc are followed by opening them, with the target's rights. `self` and `thread-self` would mean the
+supervisor there, so they are replaced by the number that the target's process has in that /proc.
+
+The restrictions of openat2(2) (RESOLVE_*) are kept here for paths that name `kdbus`. RESOLVE_CACHED is not: what is
+found here needs no waiting.
+
+Weaknesses: a restricted path that leads here only through symbolic links is the kernel's, and so is one of /proc that
+does not name `kdbus` before anything was handed out. `..` may climb above a chroot, as in `interposer.nodes.resolve`.
 """
 
 from __future__ import annotations
@@ -29,17 +34,27 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 
 from interposer.nodes.resolve import AT_FDCWD
-from native.namespace import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
+from interposer.target.ids import lines_of, read_file
+from native.namespace import (
+    RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+    openat2,
+)
 
 _LONGEST_CHAIN = 40
 _SYS, _FS, _MODULE, _KDBUS = b"sys", b"fs", b"module", b"kdbus"
 _NAMES = frozenset((_SYS, _FS, _MODULE, _KDBUS))
 _ABSENT = ((_SYS,), (_SYS, _FS), (_SYS, _MODULE))
 _PATH = os.O_PATH | os.O_CLOEXEC
+_SCOPED = RESOLVE_BENEATH | RESOLVE_IN_ROOT
+_STAT_ROOM = 1024
 
 Identity = tuple[int, int]
 """Device and inode."""
@@ -82,14 +97,17 @@ class Lookup:
         self._parameters = _identity(parameters)
         os.close(parameters)
 
-    def leads_elsewhere(self, thread: int, directory: int, path: bytes, *, follow: bool) -> bool:
+    def leads_elsewhere(self, thread: int, directory: int, path: bytes, *, follow: bool, resolve: int = 0) -> bool:
         """Whether the kernel can do the call: the quick look. False does not mean that it leads here.
 
         `directory`: a descriptor of the thread, or AT_FDCWD; only looked at if `path` is relative. `follow`: whether a
-        symbolic link at the end is followed. Asked with the supervisor's own rights.
+        symbolic link at the end is followed. `resolve`: RESOLVE_* of openat2(2). Asked with the supervisor's own
+        rights.
         """
         if not path:
             return True
+        if resolve:
+            return not (self.entered or _KDBUS in path)
         try:
             base = _open_base(thread, directory, path)
         except OSError:
@@ -103,6 +121,9 @@ class Lookup:
 
     def _may_lead_here(self, base: int, path: bytes, follow: bool) -> bool:
         """`base` is the root for an absolute path."""
+        if (self.entered or _KDBUS in path) and (b"self" in path or path.startswith(b"/dev/")):
+            # The kernel would look into our own /proc/self.
+            return True
         resolve = RESOLVE_NO_MAGICLINKS | (RESOLVE_IN_ROOT if path.startswith(b"/") else RESOLVE_NO_SYMLINKS)
         flags = _PATH if follow else _PATH | os.O_NOFOLLOW
         name = b""
@@ -110,9 +131,9 @@ class Lookup:
             try:
                 found = openat2(base, path, flags, 0, resolve)
             except OSError as error:
-                if error.errno == errno.ELOOP and resolve & RESOLVE_NO_SYMLINKS:
-                    # A relative path through links, which may be absolute ones.
-                    return True
+                if error.errno == errno.ELOOP:
+                    # A relative path through links, which may be absolute ones; or through a magic link.
+                    return bool(resolve & RESOLVE_NO_SYMLINKS) or self.entered or _KDBUS in path or b"proc" not in path
                 if error.errno != errno.ENOENT:
                     return False
                 path, name = _split(path)
@@ -124,18 +145,22 @@ class Lookup:
                 os.close(found)
 
     def locate(
-        self, thread: int, directory: int, path: bytes, identity: AbstractContextManager[None], *, follow: bool
+        self,
+        thread: int,
+        directory: int,
+        path: bytes,
+        identity: AbstractContextManager[None],
+        *,
+        follow: bool,
+        resolve: int = 0,
     ) -> Located | None:
         """Walk, within `identity`, which is the target's; None if the path leads elsewhere. Raises OSError."""
         root = os.open(f"/proc/{thread}/root", _PATH)
         try:
-            base = _open_base(thread, directory, path)
-            walk = _Walk(self, root, base, path, follow)
-            try:
-                with identity:
-                    return walk.walk()
-            finally:
-                walk.close()
+            scoped = resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)
+            base = _open_base(thread, directory, b"." if scoped else path)
+            with closing(_Walk(self, thread, root, base, path, follow, resolve)) as walk, identity:
+                return walk.walk()
         finally:
             os.close(root)
 
@@ -156,14 +181,20 @@ class Lookup:
 class _Walk:
     """One walk. The current place is a descriptor, or below the target's root a missing folder, by its names."""
 
-    def __init__(self, lookup: Lookup, root: int, base: int, path: bytes, follow: bool) -> None:
+    def __init__(
+        self, lookup: Lookup, thread: int, root: int, base: int, path: bytes, follow: bool, resolve: int
+    ) -> None:
         """`base` is where the walk begins; it is closed by `close`."""
         self._lookup = lookup
+        self._thread = thread
         self._root = root
         self._follow = follow
+        self._resolve = resolve
         self._components = path.split(b"/")
+        self._starts_at_root = path.startswith(b"/")
         self._must_be_folder = self._components[-1] in (b"", b".", b"..")
         self._current = base
+        self._top = os.dup(base if resolve & _SCOPED else root)
         self._absent: tuple[bytes, ...] = ()
         self._inside = lookup.entered and lookup.is_private(base)
         self._passed = self._inside
@@ -171,6 +202,8 @@ class _Walk:
 
     def walk(self) -> Located | None:
         """Where it ends; None: elsewhere."""
+        if self._starts_at_root and self._resolve & RESOLVE_BENEATH:
+            return Located(-1, errno.EXDEV) if self._passed else None
         while self._components:
             name = self._components.pop(0)
             if name in (b"", b"."):
@@ -195,12 +228,17 @@ class _Walk:
         """Let go of where the walk stands."""
         if self._current >= 0:
             os.close(self._current)
+        os.close(self._top)
 
     @property
     def _is_last(self) -> bool:
         return not any(self._components)
 
     def _move(self, descriptor: int, *, inside: bool) -> None:
+        if inside != self._inside and self._resolve & RESOLVE_NO_XDEV:
+            os.close(descriptor)
+            self._passed = True
+            raise OSError(errno.EXDEV, "another mount")
         os.close(self._current)
         self._current, self._inside, self._absent = descriptor, inside, ()
         self._passed = self._passed or inside
@@ -217,6 +255,10 @@ class _Walk:
 
     def _up(self) -> bool:
         position = self._lookup.position(self._current) if self._inside else None
+        if self._resolve & _SCOPED and not self._absent and _identity(self._current) == _identity(self._top):
+            if self._resolve & RESOLVE_BENEATH:
+                raise OSError(errno.EXDEV, "above where it begins")
+            return True
         if self._absent:
             self._stand_at(self._absent[:-1])
         elif position is not None:
@@ -245,7 +287,7 @@ class _Walk:
             raise
         if stat.S_ISLNK(os.fstat(found).st_mode) and (self._follow or self._must_be_folder or not self._is_last):
             try:
-                return self._follow_link(os.readlink(b"", dir_fd=found))
+                return self._follow_link(found, name)
             finally:
                 os.close(found)
         self._move(found, inside=self._inside)
@@ -260,14 +302,47 @@ class _Walk:
         self._absent = names
         return True
 
-    def _follow_link(self, link: bytes) -> bool:
+    def _follow_link(self, found: int, name: bytes) -> bool:
+        """Go where the symbolic link `found`, which has that name in the current folder, leads."""
         self._links += 1
         if self._links > _LONGEST_CHAIN:
             return False
+        if self._resolve & RESOLVE_NO_SYMLINKS:
+            raise OSError(errno.ELOOP, "a symbolic link")
+        link = os.readlink(b"", dir_fd=found)
+        status, proc = os.fstat(found), self._proc()
+        if proc is not None and status.st_dev == proc[0]:
+            if _identity(self._current) == proc and name in (b"self", b"thread-self"):
+                self._components[:0] = _number_in(self._current, self._thread, name)
+                return True
+            if _identity(self._current) != proc and status.st_size != len(link):
+                return self._follow_magic_link(name)
         if link.startswith(b"/"):
-            self._move(os.open(".", _PATH, dir_fd=self._root), inside=False)
+            if self._resolve & RESOLVE_BENEATH:
+                raise OSError(errno.EXDEV, "an absolute link")
+            self._move(os.open(".", _PATH, dir_fd=self._top), inside=False)
         self._components[:0] = link.split(b"/")
         return True
+
+    def _follow_magic_link(self, name: bytes) -> bool:
+        if self._resolve & RESOLVE_NO_MAGICLINKS:
+            raise OSError(errno.ELOOP, "a magic link")
+        if self._resolve & (_SCOPED | RESOLVE_NO_XDEV):
+            raise OSError(errno.EXDEV, "a magic link")
+        target = os.open(name, _PATH, dir_fd=self._current)
+        self._move(target, inside=self._lookup.entered and self._lookup.is_private(target))
+        return True
+
+    def _proc(self) -> Identity | None:
+        """The target's /proc. Links there have other sizes than what they say is long."""
+        try:
+            found = _in_root(self._root, (b"proc",))
+        except OSError:
+            return None
+        try:
+            return _identity(found)
+        finally:
+            os.close(found)
 
     def _is_at(self, names: tuple[bytes, ...]) -> bool:
         """Whether the current folder is the one of that absolute path."""
@@ -286,6 +361,37 @@ def _open_base(thread: int, directory: int, path: bytes) -> int:
     if path.startswith(b"/"):
         return os.open(f"/proc/{thread}/root", _PATH)
     return os.open(f"/proc/{thread}/{'cwd' if directory == AT_FDCWD else f'fd/{directory}'}", _PATH)
+
+
+def _number_in(proc: int, thread: int, name: bytes) -> list[bytes]:
+    """What leads from the folder `proc`, a /proc, to the thread there: for `self` or `thread-self`. Raises OSError.
+
+    In the /proc of another pid namespace the thread has another number; all that it has are tried.
+    """
+    numbers = {}
+    for line in lines_of(read_file(f"/proc/{thread}/status")):
+        key, _, values = line.partition(b":")
+        numbers[key] = values.split()
+    of_process, of_thread = numbers.get(b"NStgid", []), numbers.get(b"NSpid", [])
+    start = _start_of(read_file(f"/proc/{thread}/stat"))
+    for process, number in zip(of_process, of_thread, strict=False):
+        path = [process, b"task", number]
+        try:
+            stat_file = os.open(b"/".join([*path, b"stat"]), os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+        except OSError:
+            continue
+        try:
+            if _start_of(os.read(stat_file, _STAT_ROOM)) == start:
+                return path if name == b"thread-self" else [process]
+        finally:
+            os.close(stat_file)
+    raise FileNotFoundError(errno.ENOENT, "no such process in that /proc")
+
+
+def _start_of(text: bytes) -> list[bytes]:
+    """What tells a thread from others of its number: name and start in its `stat`."""
+    name, _, rest = text.rpartition(b")")
+    return [name.partition(b"(")[2], *rest.split()[19:20]]
 
 
 def _in_root(root: int, names: tuple[bytes, ...]) -> int:

@@ -92,21 +92,26 @@ async def _let_through(descriptor: int) -> None:
                 listener.respond_continue(notification.id)
 
 
-def join(path: str, connection: socket.socket, command: Sequence[str], mode: Mode | None = None) -> Joined:
+def join(
+    path: str, connection: socket.socket, command: Sequence[str], mode: Mode | None, *, dies_with_us: bool
+) -> Joined:
     """Start `command` in the domain of the server at `path`; see `interposer.launch.launch.launch_held` for the rest.
 
-    `connection`: to that server, owned from now on. `mode` None: the first of the two that can be had here. Raises
-    DomainUnavailable, and what `launch_held` raises; then no child is left.
+    `connection`: to that server, owned from now on. `mode` None: the first of the two that can be had here.
+    `dies_with_us`: see `interposer.launch.launch.Launched`. Raises DomainUnavailable, and what `launch_held` raises;
+    then no child is left.
     """
     try:
-        launched = _launch(path, command, connection, mode)
+        launched = _launch(path, command, connection, mode, dies_with_us)
     except BaseException:
         connection.close()
         raise
     return Joined(launched, connection)
 
 
-def _launch(path: str, command: Sequence[str], connection: socket.socket, mode: Mode | None) -> Launched:
+def _launch(
+    path: str, command: Sequence[str], connection: socket.socket, mode: Mode | None, dies_with_us: bool
+) -> Launched:
     welcome = _expect(path, connection, domain_socket.WELCOME)
     try:
         if welcome.text != bytes([domain_socket.VERSION]):
@@ -128,6 +133,7 @@ def _launch(path: str, command: Sequence[str], connection: socket.socket, mode: 
         launched.abandon()
         raise
     launched.close()
+    launched.dies_with_us = dies_with_us
     launched.execute()
     return launched
 

@@ -20,16 +20,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 
 from broker.behaviour import Behaviour
 from broker.connection import Connection
 from broker.domain import MessageCounter
-from broker.flow import GROUPS, flow, layout, lendable
+from broker.flow import GROUPS, Broadcast, Filter, broadcast, flow, layout, lendable
 from broker.handle import EndpointHandle
 from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
+from broker.message import Message
 from broker.origin import Origins, Shown, shown, timestamp_of
 from broker.outside import Credentials, File
 from broker.quota import User
@@ -60,6 +61,10 @@ _PAIRS = 4
 """How many flows are remembered and allowed again, for each connection that is lent."""
 MOST_PAIRS = 2048
 """How many in all. Each may be needed twice, by id and by name (`LENT_FLOWS`)."""
+MOST_BROADCASTS = 256
+"""How many kinds of broadcasts are remembered, each a sender and a filter."""
+MOST_LISTENERS = 4096
+"""How many receivers they may have in all, to be allowed again."""
 
 
 Pair = tuple[Connection, Connection, bytes]
@@ -110,6 +115,7 @@ class Flows:
         """For the memfds in messages that are lent, by the descriptors that were given away."""
         self._busy = Busy()
         self._pairs: dict[Pair, Credentials] = {}
+        self._broadcasts: dict[tuple[Connection, Filter], None] = {}
         self._lent = False
         self._served = 0
 
@@ -264,6 +270,8 @@ class Flows:
                 self._note_received(index, connection, thread, caller)
 
     def _note_sent(self, index: int, source: Connection, thread: int, caller: TargetCaller) -> None:
+        if source.last_broadcast is not None:
+            self._note_broadcast(index, source, source.last_broadcast, thread, caller)
         if source.last_sent is None:
             return
         message, destination, name = source.last_sent
@@ -282,6 +290,21 @@ class Flows:
         grant = destination.behaviour.grant
         if grant.attached(source, destination, caller) != found.attach_flags:
             return  # of another thread it would be more
+        receivers = [(destination, found.attach_flags)]
+        self._learn_origin(index, message, source, thread, caller, found.attach_flags, receivers)
+
+    def _learn_origin(
+        self,
+        index: int,
+        message: Message,
+        source: Connection,
+        thread: int,
+        caller: TargetCaller,
+        attach_flags: int,
+        receivers: Iterable[tuple[Connection, int]],
+    ) -> None:
+        """What `thread` sends on `source` with these flags is of the origin of `message`; and what `receivers` are
+        shown of it for whom that is decided when it is sent."""
         evidence = caller.evidence.packed()
         if evidence is None:
             return
@@ -289,17 +312,36 @@ class Flows:
         self._engine.learn_origin(
             index,
             thread,
-            attach_flags=found.attach_flags,
+            attach_flags=attach_flags,
             connection_facts=self._origins.of_connection(source),
-            credentials=self._origins.of_credentials(who),
+            credentials=self._origins.of_credentials(caller.credentials()),
             origin=origin,
             has_timestamp=timestamp_of(message.connection) is not None,
             evidence=evidence,
         )
-        receiver = self._indices.get(destination)
-        if receiver is not None and destination.behaviour.inbox.whole:
-            found_items = shown(message, destination.ids, found.attach_flags, destination.behaviour)
-            self._learn_shown(receiver, 0, found.attach_flags, origin, found_items, b"")
+        for destination, attached in receivers:
+            receiver = self._indices.get(destination)
+            if receiver is not None and destination.behaviour.inbox.whole:
+                items = shown(message, destination.ids, attached, destination.behaviour)
+                self._learn_shown(receiver, 0, attached, origin, items, b"")
+
+    def _note_broadcast(
+        self, index: int, source: Connection, message: Message, thread: int, caller: TargetCaller
+    ) -> None:
+        if source.bus.monitors or message.bloom_filter is None or len(caller.credentials().groups) > GROUPS:
+            return
+        bloom_filter = message.bloom_generation, message.bloom_filter
+        self._broadcasts.pop((source, bloom_filter), None)
+        self._broadcasts[source, bloom_filter] = None
+        if len(self._broadcasts) > MOST_BROADCASTS:
+            del self._broadcasts[next(iter(self._broadcasts))]
+        found = broadcast(source, bloom_filter)
+        if not found.attach_flags:
+            return
+        for destination, attached in found.receivers:
+            if destination.behaviour.grant.attached(source, destination, caller) != attached:
+                return  # of another thread it would be more
+        self._learn_origin(index, message, source, thread, caller, found.attach_flags, found.receivers)
 
     def _note_received(self, index: int, receiver: Connection, thread: int, caller: TargetCaller) -> None:
         message = receiver.last_received
@@ -397,6 +439,8 @@ class Flows:
             return
         for pair in [pair for pair in self._pairs if connection in pair[:2]]:
             del self._pairs[pair]
+        for kind in [kind for kind in self._broadcasts if kind[0] is connection]:
+            del self._broadcasts[kind]
         index = self._indices.pop(connection, None)
         if index is not None:
             self._engine.remove(index)
@@ -414,7 +458,9 @@ class Flows:
         chosen = lendable(considered, waits)
         lent_now = set(chosen)
         pairs = [item for item in self._pairs.items() if item[0][0] in lent_now and item[0][1] in lent_now]
-        self._busy.lent((self._indices[connection] for connection in chosen), len(pairs))
+        broadcasts = self._lendable_broadcasts(lent_now)
+        weight = len(pairs) + sum(len(found.receivers) for _, _, found in broadcasts)
+        self._busy.lent((self._indices[connection] for connection in chosen), weight)
         if not chosen:
             self._busy.returned(0)
             return
@@ -441,6 +487,32 @@ class Flows:
         self._engine.allow_files(min(map(self._budget.left, {connection.credentials.uid for connection in chosen})))
         for pair, who in pairs:
             self._allow(*pair, who)
+        for source, bloom_filter, found in broadcasts:
+            self._allow_broadcast(source, bloom_filter, found)
+
+    def _lendable_broadcasts(self, lent: Container[Connection]) -> list[tuple[Connection, Filter, Broadcast]]:
+        """Those of which sender and all receivers are lent, as many as may be served."""
+        chosen = []
+        room = MOST_LISTENERS
+        for source, bloom_filter in reversed(self._broadcasts):
+            if source in lent:
+                found = broadcast(source, bloom_filter)
+                room -= 1 + len(found.receivers)
+                if room < 0:
+                    break
+                if all(receiver in lent for receiver, _ in found.receivers):
+                    chosen.append((source, bloom_filter, found))
+        return chosen
+
+    def _allow_broadcast(self, source: Connection, bloom_filter: Filter, found: Broadcast) -> None:
+        generation, bits = bloom_filter
+        self._engine.allow_broadcast(
+            self._indices[source],
+            generation.to_bytes(8, "little") + bits.to_bytes(source.bus.bloom_size, "little"),
+            [self._indices[receiver] for receiver, _ in found.receivers],
+            [attached for _, attached in found.receivers],
+            found.attach_flags,
+        )
 
     def _allow(self, source: Connection, destination: Connection, name: bytes, who: Credentials) -> None:
         """The flow between two connections that are lent: by id, and by `name` if it still leads there."""

@@ -44,7 +44,7 @@ from interposer.launch.program import Program
 from interposer.launch.view import AttachFlagsMask
 from interposer.nodes.filesystem import NodeFiles
 from interposer.options import RunOptions
-from interposer.report import unexpected
+from interposer.report import say, unexpected
 from interposer.shortage import errno_of_shortage
 from interposer.supervisor.control import Control
 from interposer.supervisor.flows import Flows
@@ -60,8 +60,11 @@ from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Listener, Notification
 
 if TYPE_CHECKING:
+    from interposer.traps.faults import Faults
     from interposer.traps.tap import Tap
 
+_DYING_S = 0.05
+"""How long processes that were killed with the program may take to be gone."""
 _TURN_NS = 5_000_000
 """How long traps, and waiting for the next one, may keep the loop from everything else."""
 
@@ -99,13 +102,18 @@ class Supervisor:
         self._last_has_ended = trio.Event()
         handles = HandleTable(self._closing, Budgets())
         self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, mask.evidence)
+        self._faults: Faults | None = None
+        if options.faults:
+            from interposer.traps.faults import Faults
+
+            self._faults = Faults(options.faults)
         self._tap: Tap | None = None
         if options.tracer is not None:
             from interposer.traps.tap import Tap
 
-            self._tap = Tap(options.tracer)
+            self._tap = Tap(options.tracer, list if self._faults is None else self._faults.told)
             handles.connection_ended = self._tap.hung_up
-        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted, self._tap)
+        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted, self._tap, self._faults)
         handles.node_of = self._node_of
         self.shared.namespaces.forgotten = self._flows.forget_origins
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
@@ -189,8 +197,9 @@ class Supervisor:
         """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
-        # What is served natively, no tap sees.
-        possible = self._options.flows and self._tap is None and can_compare() and can_fetch()
+        # What is served natively, no tap sees, and no fault hits.
+        watched = self._tap is not None or self._faults is not None
+        possible = self._options.flows and not watched and can_compare() and can_fetch()
         self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
 
     def _resume(
@@ -291,6 +300,7 @@ class Supervisor:
         """When the loop has to come up for air at the latest."""
         times = [mounted.domain.deadlines.next_ns() for mounted in self.shared.domains]
         times += [tree.waiting.next_look_ns() for tree in self._trees.values()]
+        times += [tree.delayed.next_ns() for tree in self._trees.values()]
         times.append(self._flows.deadline_ns())
         return min((due for due in times if due is not None), default=None)
 
@@ -403,6 +413,9 @@ class Supervisor:
             tree.waiting.look()
         for tree in trees:
             tree.waiting.finish_ready()
+        for tree in trees:
+            for notification in tree.delayed.take_due(now):
+                self._serve_one(tree, notification)
 
     def _collect_handles(self) -> None:
         """Close what has been closed for the last time, even if its owner died while it waited in a call."""
@@ -426,6 +439,28 @@ class Supervisor:
         self._flows.forget(handle)
         if self._tap is not None:
             self._tap.closing(handle)
+
+    def tell_who_is_left(self) -> None:
+        """The program has ended: say so if processes that it has left behind have handles, which hang up now."""
+        count = self.shared.handles.count_open()
+        if count and not self._all_end_now():
+            handles = "a handle" if count == 1 else f"{count} handles"
+            say(
+                f"kdbus: the program has ended, and processes that it left behind have {handles} open, "
+                "which hang up now: `kdbus run --linger` serves them to their end"
+            )
+
+    def _all_end_now(self) -> bool:
+        """Whether no process is left in any tree, or those that are just dying have been the last."""
+        poll = select.poll()
+        for listener in self._trees:
+            poll.register(listener, 0)  # a hang-up is always told
+        ended, stop = 0, time.monotonic() + _DYING_S
+        while ended < len(self._trees) and (left := stop - time.monotonic()) > 0:
+            for listener, _ in poll.poll(left * 1000):
+                poll.unregister(listener)
+                ended += 1
+        return ended == len(self._trees)
 
     def end_domains(self) -> None:
         """Disconnect everybody, as an unmount would: waiting calls are answered, handles hang up."""
@@ -480,7 +515,10 @@ def run(launched: Launched, options: RunOptions) -> int:
             supervisor.make_buses(mounted.domain, options.buses)
             launched.execute()
             launched.check_executed()
-        return trio.run(_run, supervisor, control, program, options.linger)
+        status = trio.run(_run, supervisor, control, program, options.linger)
+        if not options.linger:
+            supervisor.tell_who_is_left()
+        return status
     finally:
         control.close()
         supervisor.close()

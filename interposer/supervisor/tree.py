@@ -38,6 +38,7 @@ from interposer.traps.traps import MountedDomain, Traps
 from native.notification import Listener, Notification
 
 if TYPE_CHECKING:
+    from interposer.traps.faults import Faults
     from interposer.traps.tap import Tap
 
 Serve = Callable[[Notification], None]
@@ -53,6 +54,7 @@ class Shared:
     parameter: AttachFlagsMask
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
     tap: Tap | None = None
+    faults: Faults | None = None
     domains: list[MountedDomain] = field(default_factory=list)
     """Every file system that shows the nodes of a domain; a domain may be shown by several."""
 
@@ -81,9 +83,11 @@ class Tree:
             self._served,
             shared.parameter,
             shared.tap,
+            shared.faults,
         )
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
         self.detours = self._traps.detours
+        self.delayed = self._traps.delayed
         served: dict[str, Serve] = {"ioctl": self._traps.ioctl, "fsopen": self.mounts.fsopen}
         served |= {"mount": self.mounts.mount, "umount2": self.mounts.umount2, "umount": self.mounts.umount}
         mostly_elsewhere = {"open": self._traps.open, "openat": self._traps.openat, "openat2": self._traps.openat2}

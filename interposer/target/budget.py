@@ -88,10 +88,11 @@ class Charge:
 
 
 class Budget:
-    """`total` of something, shared by users."""
+    """`total` of something, `what` to people, shared by users."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, what: str) -> None:
         self.total = total
+        self._what = what
         self._used = 0
         self._by_user: dict[int, int] = {}
 
@@ -115,7 +116,7 @@ class Budget:
         own = self._by_user.get(user, 0)
         others = self._used - own
         if 2 * (own + amount) > self.total - others:
-            raise OverBudget
+            raise OverBudget(f"user {user} has its share of {self._what}")
         self._used += amount
         self._by_user[user] = own + amount
 
@@ -136,9 +137,9 @@ class Budgets:
         """With the limits of this process and this machine. Raises OSError."""
         limit = _limit(resource.RLIMIT_NOFILE)
         self.of_threads = min(THREAD_DESCRIPTORS, limit // 8)
-        self.descriptors = Budget(max(0, limit - self.of_threads - DESCRIPTORS_KEPT_BACK))
-        self.address_space = Budget(min(ADDRESS_SPACE, _limit(resource.RLIMIT_AS)))
-        self.memory = Budget(_memory() // 2)
+        self.descriptors = Budget(max(0, limit - self.of_threads - DESCRIPTORS_KEPT_BACK), "open files")
+        self.address_space = Budget(min(ADDRESS_SPACE, _limit(resource.RLIMIT_AS)), "address space")
+        self.memory = Budget(_memory() // 2, "memory")
 
     def new_pool(self, user: int, name: bytes, size: int) -> BudgetedPool:
         """A pool that is charged to `user` until it is closed. Raises OverBudget, and OSError as `Pool` does."""

@@ -33,6 +33,7 @@ from functools import cached_property
 
 from broker.errors import BadAddress, BadDescriptor, CallerGone, OutOfMemory, TooManyOpenFiles
 from broker.outside import Credentials, File, PoolMemory
+from interposer.shortage import tell_once
 from interposer.target.budget import Budgets, OverBudget
 from interposer.target.evidence import Evidence
 from interposer.target.files import HandleRegistry, TargetFile
@@ -140,7 +141,8 @@ class TargetCaller:
         """
         try:
             charge = self._budgets.descriptors.charge(self.credentials().uid, 1)
-        except OverBudget:
+        except OverBudget as error:
+            tell_once(errno.ENFILE, str(error))
             raise TooManyOpenFiles from None
         except ProcessLookupError:
             raise BadDescriptor from None
@@ -205,6 +207,7 @@ class TargetCaller:
             raise OutOfMemory from None
         except OSError as error:
             if error.errno in NO_MEMORY:
+                tell_once(errno.ENOMEM, str(error))
                 raise OutOfMemory from error
             raise
 

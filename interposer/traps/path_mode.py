@@ -20,12 +20,11 @@ Alternatives: rewriting the path in the caller's memory is a race with its other
 written; a fake of every call on descriptors would be a file system of its own.
 
 Weaknesses. Only these calls are served; all others (rename, chmod, bind, execve, ...) say ENOENT below the mount
-point, where kdbusfs would mostly say EPERM. fstatat and statx with AT_EMPTY_PATH and a path that is not empty, and
-openat2 with RESOLVE_BENEATH, RESOLVE_IN_ROOT or RESOLVE_NO_XDEV from outside, find nothing there. Listing /sys/fs does
-not show `kdbus`. A path that goes out of the folder again, with `..`, opens folders only. What is injected needs
-ptrace: in a program under a debugger or strace chdir fails with EPERM, and an O_PATH open yields a descriptor that can
-read, too. An O_PATH open also needs /proc in the program's root. /proc/self/cwd and /proc/self/fd/N
-show the private folder's name.
+point, where kdbusfs would mostly say EPERM. fstatat and statx with AT_EMPTY_PATH and a path that is not empty find
+nothing there. Listing /sys/fs does not show `kdbus`. A path that goes out of the folder again, with `..`, opens folders
+only. What is injected needs ptrace: in a program under a debugger or strace chdir fails with EPERM, and an O_PATH open
+yields a descriptor that can read, too. An O_PATH open also needs /proc in the program's root. Reading the links
+/proc/self/cwd and /proc/self/fd/N shows the private folder's name.
 """
 
 from __future__ import annotations
@@ -48,12 +47,26 @@ from interposer.traps.exactly_once import Interrupted
 from interposer.traps.traps import NODE_OPEN_FLAGS, Traps, identity_of, signed32
 from native import memory
 from native.credentials import borrowed_identity
-from native.namespace import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV
+from native.namespace import (
+    RESOLVE_BENEATH,
+    RESOLVE_CACHED,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+)
 from native.notification import Listener, Notification
 
 _PATH_LIMIT = 4096
 _HOW_SIZE = 24
-_RESOLVES_OTHERWISE = RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS
+_RESOLVES = (
+    RESOLVE_BENEATH
+    | RESOLVE_IN_ROOT
+    | RESOLVE_NO_XDEV
+    | RESOLVE_NO_SYMLINKS
+    | RESOLVE_NO_MAGICLINKS
+    | RESOLVE_CACHED
+)
 _AT_SYMLINK_NOFOLLOW, _AT_EACCESS, _AT_EMPTY_PATH = 0x100, 0x200, 0x1000
 _IN_ONLYDIR = 0x01000000
 _LOOKS_ALREADY_DONE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECTORY
@@ -116,22 +129,32 @@ class PathCalls:
         }
 
     def _serve(
-        self, call: Notification, directory: int, path: int, follow: bool, act: Act, *, injects: bool = False
+        self,
+        call: Notification,
+        directory: int,
+        path: int,
+        follow: bool,
+        act: Act,
+        *,
+        injects: bool = False,
+        resolve: int = 0,
     ) -> bool:
         """Do `act` if the path at address `path` leads here; False, and nothing has happened, if it does not.
 
-        `injects`: `act` may have the caller do something itself.
+        `injects`: `act` may have the caller do something itself. `resolve`: RESOLVE_* of openat2(2).
         """
         directory = signed32(directory)
         try:
             name = memory.read_string(call.pid, path, _PATH_LIMIT)
         except OSError:
             return False
-        if self._lookup.leads_elsewhere(call.pid, directory, name, follow=follow):
+        if self._lookup.leads_elsewhere(call.pid, directory, name, follow=follow, resolve=resolve):
             return False
         caller = self._traps.caller(call)
         try:
-            found = self._lookup.locate(call.pid, directory, name, identity_of(caller), follow=follow)
+            found = self._lookup.locate(
+                call.pid, directory, name, identity_of(caller), follow=follow, resolve=resolve
+            )
         except OSError:
             return False
         if found is None:
@@ -169,21 +192,24 @@ class PathCalls:
             raw = memory.read(call.pid, how, _HOW_SIZE) if size >= _HOW_SIZE else b""
         except OSError:
             raw = b""
-        if not raw or int.from_bytes(raw[16:24], "little") & _RESOLVES_OTHERWISE:
+        resolve = int.from_bytes(raw[16:24], "little")
+        if not raw or resolve & ~_RESOLVES:
             self._traps.openat2(call)
         else:
-            self._open(call, directory, path, int.from_bytes(raw[:8], "little"))
+            self._open(call, directory, path, int.from_bytes(raw[:8], "little"), resolve)
 
-    def _open(self, call: Notification, directory: int, path: int, flags: int) -> None:
+    def _open(self, call: Notification, directory: int, path: int, flags: int, resolve: int = 0) -> None:
         flags &= 0xFFFFFFFF
         follow = not flags & os.O_NOFOLLOW and flags & (os.O_CREAT | os.O_EXCL) != os.O_CREAT | os.O_EXCL
 
         def act(found: Located, caller: TargetCaller) -> int | None:
             return self._open_located(call, found, caller, flags)
 
-        if self._serve(call, directory, path, follow, act, injects=bool(flags & os.O_PATH)):
+        if self._serve(call, directory, path, follow, act, injects=bool(flags & os.O_PATH), resolve=resolve):
             return
-        if flags & NODE_OPEN_FLAGS == os.O_RDWR:
+        if resolve:
+            self._listener.respond_continue(call.id)
+        elif flags & NODE_OPEN_FLAGS == os.O_RDWR:
             # It may lead to a kdbusfs that the program has mounted.
             self._traps.open_at(call, signed32(directory), path, flags)
         else:

@@ -22,7 +22,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
+from functools import cache
+from typing import ParamSpec, TypeVar
 
 from broker.connection import Connection
 from broker.errors import KdbusError, errno_of
@@ -43,30 +44,16 @@ from interposer.traps.watched import (
     take_arguments,
     take_results,
 )
-from kdbus.abi.revision import REVISIONS, Revision
+from kdbus.abi.revision import Revision
 from native.notification import Notification
 from tracing.escaping import harmless
 from tracing.reason import reason
-from tracing.record import Event, Phase, Record
+from tracing.record import Event, Phase, Record, Tracer
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS_KNOWN = 1024
-_COMMANDS = {number: (revision, name) for revision in REVISIONS for name, number in revision.requests.items()}
-
-
-class Tracer(Protocol):
-    """Who wants records."""
-
-    @property
-    def payload_limit(self) -> int:
-        """How many bytes of a payload a record shall have."""
-        ...
-
-    def take(self, record: Record) -> None:
-        """A record, in the order of what happened."""
-        ...
 
 
 @dataclass(slots=True)
@@ -81,8 +68,10 @@ class _Call:
 class Tap:
     """Makes the records of one supervisor."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: Tracer, injected: Callable[[], list[str]] = list) -> None:
+        """`injected` gives what the call that was served last has met of what was injected, in words."""
         self._tracer = tracer
+        self._injected = injected
         self._sequence = 0
         self._waiting: dict[Wait, _Call] = {}
         self._threads: dict[int, tuple[int, str]] = {}
@@ -92,13 +81,18 @@ class Tap:
         return WatchedHeldCaller if kind is HeldCaller else WatchedCaller
 
     def ioctl(
-        self, notification: Notification, handle: OpenHandle, request: int, argument: int, caller: TargetCaller
+        self,
+        notification: Notification,
+        handle: OpenHandle,
+        request: int,
+        argument: int,
+        caller: TargetCaller,
+        act: Callable[[], Wait | None],
     ) -> Wait | None:
-        """`handle.broker.ioctl`, watched. Raises what that raises."""
-        assert handle.broker is not None
+        """The ioctl that `act` has the broker serve, watched. Raises what that raises."""
         record = self._begin(Event.CALL, notification, handle)
         try:
-            wait = handle.broker.ioctl(request, argument, caller)
+            wait = act()
         except Exception as error:
             self._safely(self._end_call, record, handle, request, argument, caller, error)
             raise
@@ -145,7 +139,7 @@ class Tap:
 
     def _close(self, handle: OpenHandle) -> None:
         record = self._begin(Event.CLOSE, None, handle)
-        connection = _connection_of(handle)
+        connection = handle.connection
         if connection is not None and connection.active:
             record.length = len(connection.queue)
             if record.length:
@@ -222,15 +216,15 @@ class Tap:
         if error is not None:
             _fail(record, error)  # first, as it may ask the broker
         self._describe(record, handle)
+        record.notes += self._injected()
         record.request, record.address = request, argument
-        revision, record.command = _COMMANDS.get(request, (None, f"{request:#x}"))
-        broker = handle.broker
-        if broker is not None and broker.behaviour is not None and request in broker.behaviour.commands:
-            revision = broker.behaviour.revision  # where several revisions have that number
+        behaviour = None if handle.broker is None else handle.broker.spoken(request)
+        revision = None if behaviour is None or request not in behaviour.commands else behaviour.revision
+        record.command = f"{request:#x}" if revision is None else _commands(revision)[request]
         if revision is not None:
             record.revision = revision.name
             take_arguments(record, revision, caller, self._tracer.payload_limit)
-            connection = _connection_of(handle)
+            connection = handle.connection
             if error is None and wait is None and connection is not None:
                 take_results(record, revision, connection, self._tracer.payload_limit)
             if connection is not None:
@@ -276,8 +270,10 @@ _OF_THE_CALL = tuple("pid tid comm descriptor node connection revision command r
 """What both records of a call that waits have."""
 
 
-def _connection_of(handle: OpenHandle) -> Connection | None:
-    return handle.broker.connection if isinstance(handle.broker, EndpointHandle) else None
+@cache
+def _commands(revision: Revision) -> dict[int, str]:
+    """The names of its commands by number."""
+    return {number: name for name, number in revision.requests.items()}
 
 
 def _fail(record: Record, error: Exception) -> None:

@@ -41,10 +41,11 @@ from interposer.launch.view import AttachFlagsMask
 from interposer.nodes.filesystem import NodeFiles
 from interposer.nodes.resolve import AT_FDCWD, StartingPoints, resolve
 from interposer.report import unexpected
-from interposer.shortage import errno_of_shortage
+from interposer.shortage import errno_of_shortage, tell_once
 from interposer.target.budget import OverBudget
 from interposer.target.caller import TargetCaller
 from interposer.target.ids import UserNamespaces, own_namespace
+from interposer.traps.delayed import Delayed
 from interposer.traps.exactly_once import Answers, HeldCaller, Interrupted
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import REVISIONS
@@ -54,6 +55,7 @@ from native.notification import Listener, Notification
 from native.pool import Pool
 
 if TYPE_CHECKING:
+    from interposer.traps.faults import Faults
     from interposer.traps.tap import Tap
 
 _PATH_LIMIT = 4096
@@ -100,13 +102,16 @@ class Traps:
         served: Callable[[Notification, OpenHandle, TargetCaller], None],
         parameter: AttachFlagsMask,
         tap: Tap | None = None,
+        faults: Faults | None = None,
     ) -> None:
         """`later` takes over a waiting call; `pump` gets notifications that arrive while a mapping is injected.
 
         `served` is told of each ioctl that the broker has served on a handle. `parameter`: the module parameter.
-        `tap`: who is shown what is asked for and answered.
+        `tap`: who is shown what is asked for and answered. `faults`: what is injected.
         """
         self._tap = tap
+        self._faults = faults
+        self.delayed = Delayed()
         self._parameter = parameter
         self._served = served
         self._listener = listener
@@ -179,11 +184,13 @@ class Traps:
             if not caller.is_waiting():
                 # What was found is somebody else's, who has the thread's number by now.
                 raise Interrupted
+            if self._faults is not None and self._delay(self._faults, notification, handle, caller):
+                return None
             try:
-                if self._tap is None:
+                if self._tap is None and self._faults is None:
                     wait = handle.broker.ioctl(request & 0xFFFFFFFF, argument, caller)
                 else:
-                    wait = self._tap.ioctl(notification, handle, request & 0xFFFFFFFF, argument, caller)
+                    wait = self._ioctl_by_way(notification, handle, caller)
             except KdbusError:
                 # Or who is refused from the start would never be known, and be refused here for good.
                 self._served(notification, handle, caller)
@@ -194,7 +201,28 @@ class Traps:
             self._later(notification, wait)
             return None
 
-        self.answer(notification, serve, may_wait=not self._answers.kernel_waits and _may_wait(notification))
+        may_wait = not self._answers.kernel_waits and _may_wait(notification)
+        if self._faults is not None and self._faults.may_delay(request & 0xFFFFFFFF):
+            may_wait = True
+        self.answer(notification, serve, may_wait=may_wait)
+
+    def _ioctl_by_way(self, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> Wait | None:
+        """`handle.broker.ioctl` by way of what is injected and of who watches."""
+        assert handle.broker is not None
+        request, argument = notification.arguments[1] & 0xFFFFFFFF, notification.arguments[2]
+        act = partial(handle.broker.ioctl, request, argument, caller)
+        if self._faults is not None:
+            act = partial(self._faults.ioctl, notification, handle, request, argument, caller)
+        if self._tap is None:
+            return act()
+        return self._tap.ioctl(notification, handle, request, argument, caller, act)
+
+    def _delay(self, faults: Faults, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> bool:
+        """Whether the call has to wait before it is served; then it is seen to."""
+        delay_ns = faults.delay_ns(notification, handle, notification.arguments[1] & 0xFFFFFFFF, caller)
+        if delay_ns:
+            self.delayed.add(notification, delay_ns)
+        return bool(delay_ns)
 
     def _handle_of(self, notification: Notification, descriptor: int) -> OpenHandle | None:
         """The handle behind a descriptor of the caller. A plain file of a node is replaced by a handle first."""
@@ -346,6 +374,7 @@ class Traps:
         except ProcessLookupError:
             raise
         except (OSError, OverBudget) as error:
+            tell_once(errno.ENFILE, str(error))
             raise TooManyOpenFiles from error
         try:
             handle.broker = open_node(domain, path, self.caller(notification), handle)
@@ -409,6 +438,7 @@ def failure_of(notification: Notification, error: Exception) -> int:
     """The errno for a call that `error`, which is being handled, kept from being served; it is reported if need be."""
     number = errno_of_shortage(error)
     if number is not None:
+        tell_once(number, str(error) or "out of memory")
         return number
     if isinstance(error, PermissionError):
         return errno.EPERM

@@ -146,5 +146,3 @@ def _call(message: Message, style: Style) -> str:
 def _argument(value: object) -> str:
     text = printable(repr(value))
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-
-

@@ -154,13 +154,17 @@ def _granted(access: Record) -> str:
     return f"{access['may']} to {whom}"
 
 
+def described(supervisor: Record) -> str:
+    """Which kdbus it is."""
+    command = supervisor.get("command")
+    words = " ".join(["kdbus run --", *map(str, command)]) if isinstance(command, list) else "kdbus serve"
+    if supervisor.get("socket"):
+        words += f" --socket {supervisor['socket']}"
+    return f"process {supervisor.get('pid')}: {printable(words)}"
+
+
 def _tree(facts: Facts, style: Style) -> list[str]:
-    about = facts.supervisor
-    command = about.get("command")
-    served = " ".join(["kdbus run --", *map(str, command)]) if isinstance(command, list) else "kdbus serve"
-    if about.get("socket"):
-        served += f" --socket {about['socket']}"
-    lines = [style.heading(f"process {about.get('pid')}: {printable(served)}")]
+    lines = [style.heading(described(facts.supervisor))]
     for number_, domain in enumerate(facts.lists["domains"]):
         if number_:
             lines.append(style.heading(f"domain {domain['domain']}, mounted by a program"))
@@ -202,8 +206,19 @@ def _branches(branches: Sequence[Branch], before: str = "") -> list[str]:
 
 def _status(facts: Facts, style: Style) -> list[str]:
     (each,) = facts.lists["connections"]
+    return _status_of(each, facts.peers, style)
+
+
+def status_of(facts: Facts, bus: str, number: int, style: Style) -> list[str]:
+    """What `kdbus status` prints of one of many connections; empty if it has gone."""
+    there = [each for each in facts.lists["connections"] if label(each) == bus]
+    peers = {each["id"]: command_of(each) for each in there}
+    return [line for each in there if each["id"] == number for line in _status_of(each, peers, style)]
+
+
+def _status_of(each: Record, peers: dict[int, str], style: Style) -> list[str]:
     lines = [style.heading(f"connection {each['id']} on {label(each)}, endpoint {printable(each['endpoint'])}")]
-    lines += [f"  {name:<12}{text}" for name, text in _status_lines(each, facts.peers, style) if text]
+    lines += [f"  {name:<12}{text}" for name, text in _status_lines(each, peers, style) if text]
     return lines
 
 

@@ -16,12 +16,12 @@ a command may be decoded all the same.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache, partial
 from typing import TypeAlias
 
-from kdbus.abi.layout import U64, Field, Struct, align8
+from kdbus.abi.layout import U64, Struct, align8
 from kdbus.abi.revision import Kind, Revision
 
 _HEADER = struct.Struct("<QQ")
@@ -174,6 +174,7 @@ def _bits(revision: Revision, prefix: str, *, common: bool) -> tuple[tuple[int, 
     return tuple(sorted(found))
 
 
+@lru_cache(maxsize=1024)
 def flags_of(revision: Revision, value: int, prefix: str, *, common: bool = False) -> Flags | Named:
     """A number as flags whose names begin with `prefix`. `common`: bit 63 means something as well."""
     if prefix == "KDBUS_ATTACH_":
@@ -187,21 +188,43 @@ def flags_of(revision: Revision, value: int, prefix: str, *, common: bool = Fals
     return Flags(value, tuple(name for _, name in names), rest)
 
 
-def _member(revision: Revision, layout: Struct, field: Field, raw: bytes) -> Value:
-    place = (layout.name, field.name)
+def _member(revision: Revision, place: tuple[str, str]) -> Callable[[bytes], Value]:
+    """What makes a value of the bytes of a member, which is named by its structure and itself."""
+    start, end = revision.structs[place[0]].span(place[1])
     if place in _NESTED:
-        return decode_struct(revision, _NESTED[place], raw)
-    if field.size not in (4, 8):
-        return raw
-    value = int.from_bytes(raw, "little", signed=place in _SIGNED)
+        return partial(decode_struct, revision, _NESTED[place])
+    if end - start not in (4, 8):
+        return bytes
+    number = _signed if place in _SIGNED else _unsigned
     if place in _MEMBER_FLAGS:
-        return flags_of(revision, value, _MEMBER_FLAGS[place], common=layout.name == "kdbus_cmd_hello")
+        prefix, common = _MEMBER_FLAGS[place], place[0] == "kdbus_cmd_hello"
+        return lambda raw: flags_of(revision, number(raw), prefix, common=common)
     if place in _ADDRESSES:
-        return Address(value)
-    for name in _MEMBER_NAMES.get(place, ()):
-        if revision.constants.get(name) == value:
-            return Named(value, name)
-    return value
+        return lambda raw: Address(number(raw))
+    if place in _MEMBER_NAMES:
+        names = {revision.constants[name]: name for name in _MEMBER_NAMES[place] if name in revision.constants}
+        return lambda raw: Named(value, names[value]) if (value := number(raw)) in names else value
+    return number
+
+
+def _unsigned(raw: bytes) -> int:
+    return int.from_bytes(raw, "little")
+
+
+def _signed(raw: bytes) -> int:
+    return int.from_bytes(raw, "little", signed=True)
+
+
+@cache
+def _plan(
+    revision: Revision, name: str, without: tuple[str, ...]
+) -> tuple[tuple[str, int, int, Callable[[bytes], Value]], ...]:
+    """(name, offset, end, what makes its value) of each member of a structure, found out once."""
+    return tuple(
+        (field.name, field.offset, field.offset + field.size, _member(revision, (name, field.name)))
+        for field in revision.structs[name].fields
+        if field.size and field.name not in without
+    )
 
 
 def decode_struct(revision: Revision, name: str, data: bytes, without: tuple[str, ...] = ()) -> Members:
@@ -209,21 +232,20 @@ def decode_struct(revision: Revision, name: str, data: bytes, without: tuple[str
 
     What lies behind the last whole member, up to the structure's size, is `raw`.
     """
-    layout = revision.structs[name]
     found: Members = {}
-    end = 0
-    for field in layout.fields:
-        if not field.size or field.name in without:
-            continue
-        if field.offset + field.size > len(data):
+    size, last = len(data), 0
+    for member, start, end, value in _plan(revision, name, without):
+        if end > size:
             break
-        found[field.name] = _member(revision, layout, field, data[field.offset : field.offset + field.size])
-        end = field.offset + field.size
-    if end < min(len(data), layout.size) and len(data) < layout.size:
-        found["raw"] = data[end : layout.size]
+        found[member] = value(data[start:end])
+        last = end
+    whole = revision.structs[name].size
+    if last < size < whole:
+        found["raw"] = data[last:]
     return found
 
 
+@lru_cache(maxsize=256)
 def struct_of(revision: Revision, command: str) -> Struct | None:
     """The structure of a command; None for one without, or which nobody knows."""
     known = COMMANDS.get(command)
@@ -236,18 +258,12 @@ def decode_command(revision: Revision, command: str, data: bytes) -> Members:
     layout = struct_of(revision, command)
     if layout is None:
         return {"raw": data} if data else {}
-    known = COMMANDS[command]
     found = decode_struct(revision, layout.name, data)
-    prefix = known.flags
-    if prefix == "KDBUS_LIST_" and layout.name == "kdbus_cmd_name_list":
-        prefix = "KDBUS_NAME_LIST_"
-    if prefix == "KDBUS_ATTACH_" and "attach_flags" in layout.members:
-        prefix = ""
-    for member, names in (("flags", prefix), ("kernel_flags", prefix), ("return_flags", known.returned)):
+    flags = _flags_of_command(command, layout)
+    for member in flags:
         if member in found:
             start, end = layout.span(member)
-            value = int.from_bytes(data[start:end], "little")
-            found[member] = flags_of(revision, value, names, common=member != "return_flags")
+            found[member] = _command_flags(revision, data[start:end], member, flags)
     if len(data) > layout.size:
         found["items"] = decode_items(revision, data[layout.size :])
     return found
@@ -258,15 +274,28 @@ def results_of(revision: Revision, command: str, before: bytes, after: bytes) ->
     layout = struct_of(revision, command)
     if layout is None:
         return {}
-    decoded = decode_command(revision, command, after[: layout.size])
+    known, flags = COMMANDS[command], _flags_of_command(command, layout)
     found: Members = {}
-    for field in layout.fields:
-        if field.name not in decoded or field.name in ("size", "kernel_flags", "kernel_msg_flags"):
-            continue
-        start, end = layout.span(field.name)
-        if field.name in COMMANDS[command].results or before[start:end] != after[start:end]:
-            found[field.name] = decoded[field.name]
+    for member, start, end, value in _plan(revision, layout.name, ("size", "kernel_flags", "kernel_msg_flags")):
+        raw = after[start:end]
+        if end <= len(after) and (member in known.results or before[start:end] != raw):
+            found[member] = _command_flags(revision, raw, member, flags) if member in flags else value(raw)
     return found
+
+
+def _flags_of_command(command: str, layout: Struct) -> Mapping[str, str]:
+    """What the names of flags begin with, by member, in the structure of a command."""
+    known = COMMANDS[command]
+    prefix = known.flags
+    if prefix == "KDBUS_LIST_" and layout.name == "kdbus_cmd_name_list":
+        prefix = "KDBUS_NAME_LIST_"
+    if prefix == "KDBUS_ATTACH_" and "attach_flags" in layout.members:
+        prefix = ""
+    return {"flags": prefix, "kernel_flags": prefix, "return_flags": known.returned}
+
+
+def _command_flags(revision: Revision, raw: bytes, member: str, flags: Mapping[str, str]) -> Value:
+    return flags_of(revision, _unsigned(raw), flags[member], common=member != "return_flags")
 
 
 def decode_message(revision: Revision, data: bytes) -> Members:

@@ -2,15 +2,15 @@
 """What an object can do, as a value, and as the XML that Introspect returns.
 
 Source: D-Bus Specification, "Introspection Data Format". Elements and attributes that are unknown are ignored, as are
-annotations. What is known has to be right: a name that is none, a signature that is none, an access that is none, and
-all XML that is not well-formed is Malformed. The XML comes from a peer, so entities are refused, which could grow
-without bound, and its size and depth are bounded.
+annotations but the one that says whether changes of a property are told. What is known has to be right: a name that is
+none, a signature that is none, an access that is none, and all XML that is not well-formed is Malformed. The XML comes
+from a peer, so entities are refused, which could grow without bound, and its size and depth are bounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
@@ -25,6 +25,7 @@ MAX_DEPTH: Final = 8
 """Elements within each other. The format has five; a node inside a node is not looked into."""
 
 READ, WRITE, READWRITE = "read", "write", "readwrite"
+_EMITS: Final = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 DOCTYPE: Final = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
     ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
@@ -72,11 +73,12 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """A property; `access` is READ, WRITE or READWRITE."""
+    """A property; `access` is READ, WRITE or READWRITE. `emits`: PropertiesChanged tells when it changes."""
 
     name: str
     signature: str
     access: str = READ
+    emits: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +149,9 @@ def to_xml(node: Node) -> str:
             lines += [_argument(argument) for argument in signal.arguments]
             lines.append("  </signal>")
         for each in interface.properties.values():
-            about = f'type="{each.signature}" access="{each.access}"'
-            lines.append(f"  <property name={quoteattr(each.name)} {about}/>")
+            start = f'  <property name={quoteattr(each.name)} type="{each.signature}" access="{each.access}"'
+            silent = f'>\n   <annotation name="{_EMITS}" value="false"/>\n  </property>'
+            lines.append(start + ("/>" if each.emits else silent))
         lines.append(" </interface>")
     lines += [f" <node name={quoteattr(child)}/>" for child in node.children]
     return DOCTYPE + "\n".join([*lines, "</node>", ""])
@@ -198,7 +201,12 @@ class _Reader:
                 access = attributes.get("access", "")
                 if access not in (READ, WRITE, READWRITE):
                     raise Malformed(f"introspection data with a property of the access {access!r}")
+                self._member = name
                 self._interface.properties[name] = Property(name, str(single(attributes.get("type", ""))), access)
+            case ["node", "interface", "property", "annotation"] if attributes.get("name") == _EMITS:
+                about = self._interface.properties[self._member]
+                emits = attributes.get("value") in ("true", "invalidates")
+                self._interface.properties[self._member] = replace(about, emits=emits)
 
     def end(self, element: str) -> None:
         match self._path:

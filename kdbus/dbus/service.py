@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -87,14 +87,17 @@ def method(inputs: str = "", outputs: str = "", *, name: str | None = None) -> C
     return mark
 
 
-def exposed(signature: str, *, name: str | None = None) -> Callable[[_F], _F]:
-    """Makes the getter of a Python property (below `@property`) one of D-Bus, of one complete type. Raises
-    InvalidSignature and InvalidName."""
+def exposed(signature: str, *, name: str | None = None, emits: bool = False) -> Callable[[_F], _F]:
+    """Makes the getter of a Python property (below `@property`) one of D-Bus, of one complete type.
+
+    `emits`: the program promises to send `properties_changed` whenever it changes, so others need not ask again. Raises
+    InvalidSignature and InvalidName.
+    """
     if len(split(signature)) != 1:
         raise InvalidSignature(f"a property of {signature!r}, which is not one type")
 
     def mark(function: _F) -> _F:
-        setattr(function, _MARK, Property(names.check_member(name or function.__name__), signature))
+        setattr(function, _MARK, Property(names.check_member(name or function.__name__), signature, emits=emits))
         return function
 
     return mark
@@ -156,7 +159,7 @@ def interface(name: str) -> Callable[[_C], _C]:
                 found.methods[about.name] = attribute
             elif isinstance(about, Property):
                 access = READWRITE if value.fset else READ
-                found.interface.properties[about.name] = Property(about.name, about.signature, access)
+                found.interface.properties[about.name] = replace(about, access=access)
                 found.properties[about.name] = attribute
         setattr(class_, _MARK, found)
         return class_

@@ -54,6 +54,14 @@ def _alignment(kind: Type) -> int:
     return _ALIGNMENTS.get(kind.code, 4)
 
 
+def _check(code: str, text: str) -> None:
+    """Raises InvalidName or InvalidSignature for a text that is not what its type says."""
+    if code == "o":
+        check_path(text)
+    elif code == "g":
+        split(text)
+
+
 class _Reader:
     """Takes values out of bytes, one after the other."""
 
@@ -83,9 +91,11 @@ class _Reader:
             self.align(_alignment(kind))
             form = self._prefix + _FORMATS[code]
             (number,) = struct.unpack(form, self._take(struct.calcsize(form)))
-            if code == "b" and number > 1:
-                raise Malformed(f"a boolean that is {number}, before byte {self.position}")
-            return bool(number) if code == "b" else number
+            if code != "b":
+                return number
+            if number > 1:
+                raise Malformed(f"a boolean of {number}, before byte {self.position}")
+            return number == 1
         if code in "sog":
             return self._string(code)
         if code == "v":
@@ -105,10 +115,7 @@ class _Reader:
             text = data[:-1].decode()
         except UnicodeDecodeError as error:
             raise Malformed(f"a string that is no UTF-8, before byte {self.position}") from error
-        if code == "o":
-            check_path(text)
-        elif code == "g":
-            split(text)
+        _check(code, text)
         return text
 
     def _array(self, element: Type, depth: int) -> Any:
@@ -172,57 +179,69 @@ def _members(pairs: list[tuple[int, Variant]]) -> dict[str, Any]:
 
 
 class _Writer:
-    def __init__(self) -> None:
+    """Appends values, one after the other. What is no value of its type raises something that `build` translates."""
+
+    def __init__(self, order: Order) -> None:
         self.data = bytearray()
+        self._prefix = PREFIXES[order]
 
     def align(self, alignment: int) -> None:
         self.data += bytes(-len(self.data) % alignment)
 
-    def value(self, kind: Type, value: Any) -> None:
+    def value(self, kind: Type, value: Any, depth: int = 0) -> None:
         """Append a value. Raises InvalidValue."""
+        if depth > _MAX_DEPTH:
+            raise InvalidValue(f"more than {_MAX_DEPTH} containers within each other")
         code = kind.code
         self.align(_alignment(kind))
         if code in _FORMATS:
-            try:
-                self.data += struct.pack("<" + _FORMATS[code], value)
-            except struct.error as error:
-                raise InvalidValue(f"{value!r} as {code!r}: {error}") from error
+            if code == "b" and not isinstance(value, bool):
+                raise InvalidValue(f"{value!r} is no boolean")
+            self.data += struct.pack(self._prefix + _FORMATS[code], value)
         elif code in "sog":
-            text = value.encode() + b"\0"
-            self.data += (bytes([len(text) - 1]) if code == "g" else struct.pack("<I", len(text) - 1)) + text
+            self._string(code, value)
         elif code == "v":
             self.value(Type("g"), value.signature)
-            self.value(single(value.signature), value.value)
+            self.value(single(value.signature), value.value, depth + 1)
         elif code == "a":
-            self._array(kind.items[0], value)
+            self._array(kind.items[0], value, depth + 1)
         else:
             for item, each in zip(kind.items, value, strict=True):
-                self.value(item, each)
+                self.value(item, each, depth + 1)
 
-    def _array(self, element: Type, value: Any) -> None:
+    def _string(self, code: str, value: str) -> None:
+        text = value.encode() + b"\0"
+        if text.find(0) != len(text) - 1:
+            raise InvalidValue(f"{value!r} has a zero character")
+        _check(code, value)
+        self.data += struct.pack("B" if code == "g" else f"{self._prefix}I", len(text) - 1) + text
+
+    def _array(self, element: Type, value: Any, depth: int) -> None:
+        if isinstance(value, str):
+            raise InvalidValue(f"{value!r} is no array")
         place = len(self.data)
         self.data += bytes(4)
         self.align(_alignment(element))
         start = len(self.data)
         if element.code == "y":
-            self.data += value
+            self.data += bytes(value)
         else:
             for each in value.items() if element.code == "{" else value:
-                self.value(element, each)
+                self.value(element, each, depth)
         size = len(self.data) - start
         if size > MAX_ARRAY:
             raise InvalidValue(f"an array of {size} bytes; D-Bus allows {MAX_ARRAY}")
-        self.data[place : place + 4] = struct.pack("<I", size)
+        self.data[place : place + 4] = struct.pack(f"{self._prefix}I", size)
 
 
-def build(message: Message) -> bytes:
-    """The bytes of a message, little-endian. Raises InvalidValue.
+def build(message: Message, *, order: Order = "little") -> bytes:
+    """The bytes of a message. Raises InvalidValue, also if D-Bus does not allow so many.
 
     Serials have 32 bits here: of the cookie, and of the one that a reply refers to, the lower half is taken, or 1 if
     that is 0. Values of types that only GVariant has (maybes, empty structures) are InvalidValue.
     """
     try:
-        body, header = _Writer(), _Writer()
+        body, header = _Writer(order), _Writer(order)
         for kind, value in zip(split(message.signature), message.body, strict=True):
             body.value(kind, value)
         fields = []
@@ -230,12 +249,14 @@ def build(message: Message) -> bytes:
             value = getattr(message, name)
             if value:
                 fields.append((number, Variant(code, _serial(value) if name == "reply_cookie" else value)))
-        header.data += struct.pack("<4B2I", ord("l"), message.type, message.flags, VERSION, len(body.data), 0)
-        header.data[8:12] = struct.pack("<I", _serial(message.cookie))
+        fixed = (ord("l" if order == "little" else "B"), message.type, message.flags, VERSION)
+        header.data += struct.pack(PREFIXES[order] + "4B2I", *fixed, len(body.data), _serial(message.cookie))
         header.value(_FIELDS_TYPE, fields)
         header.align(8)
-    except (DBusError, AttributeError, TypeError, ValueError) as error:
+    except (DBusError, AttributeError, TypeError, ValueError, struct.error) as error:
         raise InvalidValue(str(error)) from error
+    if len(header.data) + len(body.data) > MAX_SIZE:
+        raise InvalidValue(f"a message of {len(header.data) + len(body.data)} bytes; D-Bus allows {MAX_SIZE}")
     return bytes(header.data + body.data)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A client: waits until somebody owns the service's name, calls it, prints the reply.
+"""A client: waits until there is the bus, and somebody owns the service's name on it; calls it, prints the reply.
 
     client.py [BUS [TEXT]]              defaults: <uid>-sample, "hello from the client"
 
@@ -20,10 +20,9 @@ PATIENCE = 30.0
 def main() -> None:
     bus = sys.argv[1] if len(sys.argv) > 1 else kdbus.own_name("sample")
     text = sys.argv[2] if len(sys.argv) > 2 else "hello from the client"
-    with kdbus.connect(bus) as connection:
-        kdbus.wait_for_name(bus, NAME, PATIENCE)
-        with connection.call(NAME, text.encode(), timeout=PATIENCE) as reply:
-            print(f"reply from connection {reply.sender}: {bytes(reply.payload).decode()}")
+    kdbus.wait_for_name(bus, NAME, PATIENCE)
+    with kdbus.connect(bus) as connection, connection.call(NAME, text.encode(), timeout=PATIENCE) as reply:
+        print(f"reply from connection {reply.sender}: {bytes(reply.payload).rstrip(bytes(1)).decode()}")
 
 
 if __name__ == "__main__":

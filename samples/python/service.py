@@ -25,7 +25,8 @@ NAME = "org.example.Sample"
 
 async def capitals(request: kdbus.Message) -> bytes:
     text = bytes(request.payload)
-    print(f"request from connection {request.sender}: {text.decode(errors='replace')}", flush=True)
+    # The samples in C send the zero byte at the end of their texts as well.
+    print(f"request from connection {request.sender}: {text.rstrip(bytes(1)).decode(errors='replace')}", flush=True)
     return text.upper()
 
 

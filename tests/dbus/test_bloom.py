@@ -62,6 +62,16 @@ def test_entries_of_a_signal() -> None:
     )  # fmt: skip
 
 
+def test_a_filter_that_sd_bus_made() -> None:
+    """By the sd-bus of systemd 229, which left out all arguments behind the first string."""
+    message = signal("/a/b", "org.example.I", "S", "sss", ("org.x.y", "second", "/p/q/r"))
+    entries = [entry for entry in bloom.entries_of(message) if not entry.startswith(("arg1", "arg2"))]
+    assert bloom.filter_of_entries(entries).hex() == (
+        "4018e5102c2435102a034065549005429004006008080028880100041500016412091000000c39030100020e000501d01600080001462008"
+        "2984814320034221"
+    )
+
+
 def test_at_most_64_arguments_are_entries() -> None:
     entries = set(bloom.entries_of(signal("/a", "a.b", "M", "s" * 70, ("x",) * 70)))
     assert "arg63:x" in entries and "arg64:x" not in entries

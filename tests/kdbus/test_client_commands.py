@@ -7,9 +7,9 @@ import struct
 
 import pytest
 
-from kdbus import matches
-from kdbus.abi.revision import FINAL, VERSION3
-from kdbus.commands import Command, Commands, negotiation
+from kdbus import matches, negotiation
+from kdbus.abi.revision import FINAL, REVISION219, VERSION3, Kind
+from kdbus.commands import Command, Commands
 from kdbus.flags import Access, AccessType, Attach, HelloFlag, ListFlag, MakeFlag, NameFlag, ReceiveFlag
 from kdbus.message import BloomFilter, MemfdRange, Memory, Outgoing
 from kdbus.values import BloomParameters, Credentials, Listed, Pids, Policy, Rule
@@ -77,6 +77,15 @@ def test_hello_is_read() -> None:
     assert hello.bus_id == bytes(range(16))
     assert NEW.read_bloom(memoryview(words(32, 7, 64, 8))) == BloomParameters(64, 8)
     assert OLD.read_bloom(memoryview(words(40, 32, 6, 128, 3))) == BloomParameters(128, 3)
+
+
+def test_systemd_219_is_told_by_the_result_of_hello() -> None:
+    guessed = Commands(FINAL, guessed=True)
+    later, earlier = memoryview(words(32, 7, 64, 8)), memoryview(words(40, 32, 7, 64, 8))
+    assert guessed.settled(later) is guessed
+    assert guessed.settled(earlier).revision is REVISION219
+    assert guessed.settled(earlier).read_bloom(earlier) == BloomParameters(64, 8)
+    assert NEW.settled(earlier) is NEW
 
 
 def test_update_and_byebye() -> None:
@@ -221,4 +230,19 @@ def test_string_with_a_zero_is_refused() -> None:
 
 
 def test_negotiation() -> None:
-    check(negotiation(), 0x40189500, words(24, 1 << 63, 0))
+    check(negotiation.probe(), 0x40189500, words(24, 1 << 63, 0))
+    asked = negotiation.ask(FINAL, "MATCH_ADD")
+    kinds = len(FINAL_ITEMS)
+    assert bytes(asked.data) == words(48 + 8 * kinds, 1 << 63, 0, 0, 16 + 8 * kinds, 1, *FINAL_ITEMS)
+    assert asked.layout is not None
+    asked.data[8:16] = words(1)
+    asked.data[48:] = words(*(number if number in (1, 9, 16) else 0 for number in FINAL_ITEMS))
+    expected = negotiation.Supported(1, frozenset({Kind.NEGOTIATE, Kind.BLOOM_MASK, Kind.DST_ID}))
+    assert negotiation.answer(FINAL, asked.layout, asked.data) == expected
+    with pytest.raises(ValueError, match="revision 3 of kdbus has no item NEGOTIATE"):
+        negotiation.ask(VERSION3, "SEND")
+    with pytest.raises(ValueError, match="has no command JUMP"):
+        negotiation.ask(FINAL, "JUMP")
+
+
+FINAL_ITEMS = (16, 1, *range(2, 16), *range(0x1000, 0x100E), 0x2000, *range(0x8000, 0x8007))

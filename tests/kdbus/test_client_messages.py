@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
+import ctypes
 import struct
 
 import hypothesis
 import pytest
 from hypothesis import strategies
 
-from kdbus.abi.revision import FINAL, VERSION3, Revision
+from kdbus.abi.revision import FINAL, REVISION219, VERSION3, Kind, Revision
+from kdbus.commands import Commands
 from kdbus.dialect import DIALECTS
 from kdbus.errors import Malformed
 from kdbus.flags import HelloFlag, MessageFlag, NameFlag
-from kdbus.message import BloomFilter, Incoming, MemfdRange, PoolRange, descriptors_in, read
+from kdbus.message import BloomFilter, Incoming, MemfdRange, Memory, PoolRange, descriptors_in, read
+from kdbus.sending import Zeros, pieces
 from kdbus.values import (
     Audit,
     Capabilities,
@@ -170,12 +175,55 @@ def test_descriptors_before_the_lie_are_known() -> None:
     assert descriptors_in(FINAL, memoryview(data), 8) == []
 
 
-@hypothesis.given(strategies.binary(min_size=0, max_size=200), strategies.sampled_from([VERSION3, FINAL]))
-def test_whatever_lies_there_is_read_or_refused(data: bytes, revision: Revision) -> None:
-    whole = message(data)
+KINDS = [number for revision in (VERSION3, REVISION219, FINAL) for number in map(revision.number_of, Kind) if number]
+ITEMS = strategies.lists(
+    strategies.builds(
+        item,
+        strategies.sampled_from(KINDS) | strategies.integers(0, NOWHERE),
+        strategies.binary(max_size=80),
+        strategies.none() | strategies.none() | strategies.integers(0, 100),
+    ),
+    max_size=6,
+).map(b"".join)
+REVISIONS = strategies.sampled_from([VERSION3, REVISION219, FINAL])
+
+
+@hypothesis.given(ITEMS | strategies.binary(max_size=200), REVISIONS, strategies.sampled_from([0, 5]))
+def test_whatever_lies_there_is_read_or_refused(data: bytes, revision: Revision, source: int) -> None:
+    whole = message(data, source=source)
     try:
         found = read_at(revision, 0, whole)
     except Malformed:
+        descriptors_in(revision, memoryview(whole), 0)
         return
     for piece in found.pieces:
         assert isinstance(piece, MemfdRange) or piece.offset is None or piece.offset + piece.size <= POOL
+    memfds = [piece.descriptor for piece in found.pieces if isinstance(piece, MemfdRange)]
+    numbers = {number for number in (*found.descriptors, *memfds) if number >= 0}
+    assert numbers == set(descriptors_in(revision, memoryview(whole), 0))
+
+
+@hypothesis.given(ITEMS | strategies.binary(max_size=200), REVISIONS, strategies.integers(0, 300))
+def test_whatever_a_result_has_is_read_or_refused(data: bytes, revision: Revision, size: int) -> None:
+    commands = Commands(revision)
+    readers = commands.read_list, commands.read_bloom, lambda view: commands.read_info(view, "CONN_INFO")
+    for head in (b"", words(size), words(size, 1, 2), words(size, size, 1, 2)):
+        for read_result in readers:
+            with contextlib.suppress(Malformed):
+                read_result(memoryview(head + data))
+
+
+def test_payload_is_sent_from_where_it_lies() -> None:
+    numbers = array.array("I", [1, 2, 3])
+    grid = memoryview(bytearray(range(16)))
+    parts: list[bytes | bytearray | memoryview] = [b"bytes", bytearray(b"array"), memoryview(numbers), b"", grid[::2]]
+    found, held = pieces([*parts, memoryview(b"read-only")[5:], Zeros(7)])
+    assert isinstance(found[0], Memory)
+    sent = [ctypes.string_at(each.address, each.size) for each in found[:-1] if isinstance(each, Memory)]
+    assert sent == [b"bytes", b"array", numbers.tobytes(), bytes(grid[::2]), b"only"]
+    assert found[-1] == Memory(0, 7)
+    with pytest.raises(BufferError):
+        numbers.append(4)
+    held.clear()
+    with pytest.raises(TypeError):
+        pieces(["text"])  # type: ignore[list-item]

@@ -14,7 +14,7 @@ import kdbus
 from tests.project.test_imports import PURE_MODULES, imported_modules
 
 PACKAGE = Path(kdbus.__file__).parent
-CORE = ("commands", "dialect", "flags", "items", "matches", "message", "values")
+CORE = ("commands", "dialect", "flags", "items", "matches", "message", "negotiation", "values")
 
 
 def test_every_name_is_there() -> None:

@@ -10,6 +10,7 @@ import threading
 
 import kdbus
 from kdbus import Attach, HelloFlag, NameFlag
+from kdbus.abi.revision import Kind
 from kdbus.flags import ListFlag, MessageFlag
 from tests.programs.client_support import PATIENCE, Scene, case, fails, main
 
@@ -24,11 +25,11 @@ def connections_have_ids_and_know_their_bus(scene: Scene) -> None:
 
 @case
 def the_newest_revision_is_found(scene: Scene) -> None:
-    assert kdbus.speaks_final()
-    with kdbus.connect(scene.bus.name) as connection:
-        assert connection.revision is kdbus.FINAL
-    with kdbus.connect(f"/sys/fs/kdbus/{scene.bus.name}/bus") as connection:
-        assert connection.revision is kdbus.FINAL
+    newest = kdbus.FINAL if scene.revision is kdbus.VERSION3 else scene.revision
+    for bus in (scene.bus.name, f"/sys/fs/kdbus/{scene.bus.name}/bus"):
+        with kdbus.connect(bus) as connection:
+            assert connection.revision is newest
+            assert connection.info(connection.id).id == connection.id
 
 
 @case
@@ -172,8 +173,8 @@ def names_are_acquired_queued_for_and_released(scene: Scene) -> None:
     assert first.info("org.example.Name").id == second.id
     assert second.acquire_name("org.example.Other")
     third = scene.connect()
-    number = errno.EADDRINUSE if scene.is_final else errno.ESRCH
-    kind = kdbus.Error if scene.is_final else kdbus.NotFound
+    number = errno.ESRCH if scene.is_version3 else errno.EADDRINUSE
+    kind = kdbus.NotFound if scene.is_version3 else kdbus.Error
     fails(kind, number, lambda: third.release_name("org.example.Other"))
     fails(kdbus.NotFound, errno.ESRCH, lambda: third.release_name("org.example.Nobody"))
     fails(kdbus.Error, errno.EINVAL, lambda: third.acquire_name("nodots"))
@@ -188,6 +189,21 @@ def a_name_is_waited_for(scene: Scene) -> None:
     assert kdbus.wait_for_name(scene.bus.name, "org.example.Late", PATIENCE) == owner.id
     timer.join()
     fails(kdbus.TimedOut, errno.ETIMEDOUT, lambda: kdbus.wait_for_name(scene.bus.name, "org.example.Never", 0))
+
+
+@case
+def a_bus_is_waited_for(scene: Scene) -> None:
+    name = kdbus.own_name("late")
+    made: list[kdbus.Bus] = []
+    timer = threading.Timer(0.05, lambda: made.append(kdbus.Bus(name, revision=scene.revision)))
+    timer.start()
+    kdbus.wait_for_bus(name, PATIENCE)
+    timer.join()
+    kdbus.wait_for_bus(f"/sys/fs/kdbus/{name}/bus", 0)
+    made[0].close()
+    error = fails(kdbus.TimedOut, errno.ETIMEDOUT, lambda: kdbus.wait_for_name(name, "org.example.X", 0.01))
+    assert "no bus of that name" in str(error)
+    fails(kdbus.Error, errno.ENOENT, lambda: kdbus.wait_for_bus(name, root="/nowhere"))
 
 
 @case
@@ -207,8 +223,8 @@ def lists_tell_what_connections_are(scene: Scene) -> None:
     )
     sender.send("org.example.Lazy", b"wake up")
     peeked = activator.receive_nowait(peek=True)
-    assert peeked is not None or not scene.is_final
-    peeked = None
+    assert peeked is not None and bytes(peeked.payload) == b"wake up"
+    peeked.release()
     assert plain.acquire_name("org.example.Lazy")
     assert bytes(plain.receive(PATIENCE).payload) == b"wake up"
 
@@ -227,6 +243,47 @@ def connections_and_the_bus_are_described(scene: Scene) -> None:
     creator = one.creator_info()
     assert creator.bus_name == scene.bus.name
     assert creator.metadata.creds is not None
+
+
+@case
+def what_is_supported_is_asked(scene: Scene) -> None:
+    connection = scene.connect()
+    if scene.is_version3:
+        try:
+            connection.supported("SEND")
+        except ValueError as error:
+            assert "no item NEGOTIATE" in str(error)
+        else:
+            raise AssertionError
+        return
+    assert connection.supported("SEND") == kdbus.Supported(1, frozenset({Kind.NEGOTIATE, Kind.CANCEL_FD}))
+    assert connection.supported("RECV").flags == 7
+    message = connection.supported("message")
+    assert message.flags == 7 and {Kind.PAYLOAD_VEC, Kind.FDS, Kind.DST_NAME} < message.items
+    assert kdbus.supported("HELLO", scene.bus.name).flags == 15
+    assert {Kind.MAKE_NAME, Kind.BLOOM_PARAMETER} < kdbus.supported("BUS_MAKE").items
+    # Nothing was sent or received.
+    assert connection.receive_nowait() is None
+
+
+@case
+def refused_connections_say_why(scene: Scene) -> None:
+    number = errno.EFAULT if scene.is_version3 else errno.EINVAL
+    error = fails(kdbus.Error, number, lambda: scene.connect(pool_size=1000))
+    assert "multiple of" in str(error)
+    both = HelloFlag.MONITOR | HelloFlag.ACTIVATOR
+    fails(kdbus.Error, errno.EINVAL, lambda: scene.connect(flags=both, policies=[kdbus.Policy("org.example.X")]))
+    sender = scene.connect()
+    fails(kdbus.Error, errno.EMSGSIZE, lambda: sender.send(sender.id, bytes(3 << 20)))
+    if not scene.is_final:
+        name = kdbus.own_name("demanding")
+        with kdbus.Bus(name, required=Attach.NAMES, revision=scene.revision):
+            error = fails(
+                kdbus.Error,
+                errno.ECONNREFUSED,
+                lambda: kdbus.connect(name, attach_send=Attach.PIDS, revision=scene.revision),
+            )
+            assert "requires more metadata" in str(error)
 
 
 @case

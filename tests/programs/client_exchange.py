@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import kdbus
 from kdbus import Attach, HelloFlag
@@ -138,6 +140,129 @@ def descriptors_are_passed(scene: Scene) -> None:
     one, other = socket.socketpair()
     with one, other:
         fails(kdbus.Error, errno.EOPNOTSUPP, lambda: sender.send(receiver.id, b"x", descriptors=[one.fileno()]))
+
+
+def _numbers(descriptors: Sequence[kdbus.Descriptor]) -> Iterator[int]:
+    """Those that could be installed."""
+    for descriptor in descriptors:
+        try:
+            yield descriptor.fileno()
+        except kdbus.Error as error:
+            assert error.errno == errno.EMFILE, repr(error)
+
+
+@case
+def descriptors_that_have_no_room_are_missing(scene: Scene) -> None:
+    sender, receiver = scene.connect(), scene.connect()
+    with kdbus.Memfd(b"in memory") as memfd:
+        sender.send(receiver.id, memfd, descriptors=[0, 0])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Room for one more.
+    first_free = os.dup(0)
+    os.close(first_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + 1, limits[1]))
+    try:
+        message = receiver.receive_nowait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert message is not None and message.incomplete
+    # Which one there was room for is the revision's matter.
+    there = [os.fstat(number) for number in _numbers((*message.descriptors, message.memfd()))]
+    assert len(there) == 1
+    message.release()
+    assert os.dup(0) == first_free
+    os.close(first_free)
+
+
+@case
+def a_signal_does_not_end_a_call(scene: Scene) -> None:
+    client, service = scene.connect(), scene.connect()
+    caught = threading.Event()
+    reading, writing = os.pipe()
+
+    def handler(number: int, frame: object) -> None:
+        caught.set()
+        os.write(writing, b"x")
+
+    def answer() -> None:
+        with service.receive(PATIENCE) as request:
+            # The call waits by now; it is told by the handler's write that the signal was seen.
+            os.kill(os.getpid(), signal.SIGUSR1)
+            os.read(reading, 1)
+            service.reply(request, b"answer")
+
+    old = signal.signal(signal.SIGUSR1, handler)
+    thread = threading.Thread(target=answer)
+    try:
+        thread.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+        with client.call(service.id, b"question", timeout=PATIENCE) as reply:
+            assert bytes(reply.payload) == b"answer"
+        assert caught.is_set()
+        assert service.receive_nowait() is None
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+        thread.join()
+        os.close(reading)
+        os.close(writing)
+
+
+@case
+def a_handler_that_raises_ends_a_call(scene: Scene) -> None:
+    client, service = scene.connect(), scene.connect()
+
+    def handler(number: int, frame: object) -> None:
+        raise InterruptedByUser
+
+    old = signal.signal(signal.SIGUSR1, handler)
+    thread = answering(service, lambda request: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1))
+    try:
+        client.call(service.id, b"question", timeout=PATIENCE)
+    except InterruptedByUser:
+        pass
+    else:
+        raise AssertionError
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+        thread.join()
+    assert client.info(client.id).id == client.id
+
+
+class InterruptedByUser(Exception):
+    """What a signal handler raises."""
+
+
+@case
+def threads_share_a_connection(scene: Scene) -> None:
+    service = scene.connect()
+    clients = [scene.connect() for _ in range(4)]
+    workers = 3
+    wrong: list[object] = []
+
+    def serve() -> None:
+        for request in service:
+            with request:
+                if not request.payload:
+                    return
+                service.reply(request, bytes(request.payload)[::-1])
+
+    def call(client: kdbus.Connection) -> None:
+        for number in range(50):
+            with client.call(service.id, b"%d-%d" % (client.id, number), timeout=PATIENCE) as reply:
+                if bytes(reply.payload) != (b"%d-%d" % (client.id, number))[::-1]:
+                    wrong.append(bytes(reply.payload))
+
+    serving = [threading.Thread(target=serve) for _ in range(workers)]
+    calling = [threading.Thread(target=call, args=[client]) for client in clients]
+    for thread in (*serving, *calling):
+        thread.start()
+    for thread in calling:
+        thread.join()
+    for _ in serving:
+        clients[0].send(service.id)
+    for thread in serving:
+        thread.join()
+    assert not wrong
 
 
 @case

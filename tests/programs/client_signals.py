@@ -52,7 +52,7 @@ def matches_tell_senders_apart(scene: Scene) -> None:
         sender.signal(b"x", bloom=bits())
     assert [receiver.receive(PATIENCE).sender for _ in range(2)] == [first.id, second.id]
     receiver.remove_match(by_id)
-    number = errno.EBADSLT if scene.is_final else errno.ENOENT
+    number = errno.ENOENT if scene.is_version3 else errno.EBADSLT
     fails(kdbus.Error, number, lambda: receiver.remove_match(by_id))
     # Instead of those with that cookie.
     receiver.add_match(matches.FromId(first.id), cookie=by_name, replace=True)

@@ -17,9 +17,10 @@ from typing import Unpack
 import trio
 
 import kdbus
+from kdbus.abi.revision import REVISIONS as kdbus_revisions
 from kdbus.peer import HelloOptions
 
-REVISIONS = {"3": kdbus.VERSION3, "final": kdbus.FINAL}
+REVISIONS = {revision.name: revision for revision in kdbus_revisions}
 PATIENCE = 30.0
 """Seconds that a case waits for what must come."""
 
@@ -31,6 +32,10 @@ class Scene:
         self.stack = stack
         self.revision = revision
         self.bus = stack.enter_context(kdbus.Bus(kdbus.own_name(name), revision=revision))
+
+    @property
+    def is_version3(self) -> bool:
+        return self.revision is kdbus.VERSION3
 
     @property
     def is_final(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 
 import trio
 import trio.testing
@@ -117,6 +118,25 @@ async def reply_to_a_cancelled_call_is_thrown_away(scene: Scene) -> None:
 
 
 @task_case
+async def replies_are_not_taken_by_those_who_do_not_wait(scene: Scene) -> None:
+    client, service = connect(scene), connect(scene)
+    got: list[bytes] = []
+
+    async def call() -> None:
+        with await client.call(service.id, b"question", timeout=math.inf) as reply:
+            got.append(bytes(reply.payload))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        service.reply(await service.receive(), b"answer")
+        service.send(client.id, b"message", priority=-1)
+        message = client.receive_nowait()
+        assert message is not None and bytes(message.payload) == b"message"
+        assert client.receive_nowait() is None
+    assert got == [b"answer"]
+
+
+@task_case
 async def calls_fail_as_the_bus_says(scene: Scene) -> None:
     client, service = connect(scene), connect(scene)
 
@@ -223,6 +243,16 @@ async def a_name_is_waited_for(scene: Scene) -> None:
     with trio.move_on_after(0) as scope:
         await kdbus.trio.wait_for_name(scene.bus.name, "org.example.Never")
     assert scope.cancelled_caught
+
+
+@task_case
+async def a_bus_is_waited_for(scene: Scene) -> None:
+    name = kdbus.own_name("late")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kdbus.trio.wait_for_bus, name)
+        await trio.testing.wait_all_tasks_blocked()
+        made = kdbus.Bus(name, revision=scene.revision)
+    made.close()
 
 
 if __name__ == "__main__":

@@ -389,6 +389,64 @@ CASE(synchronous_calls_without_descriptors)
 	many_synchronous_calls(0, 0);
 }
 
+/* A signal of two topics by turns; some want both, one wants one of them, one is who sends. */
+static void send_signals(__u64 wanted)
+{
+	enum { LISTENERS = 5, ROUNDS = 40 };
+	struct connection listeners[LISTENERS];
+
+	make_bus(0);
+	for (int i = 0; i < LISTENERS; i++) {
+		__u64 mask[BLOOM_SIZE / 8] = { i == 1 ? 2 : 0 };
+
+		listeners[i] = connect_with(KDBUS_HELLO_ACCEPT_FD, POOL_SIZE, i == 2 ? 0 : wanted);
+		EQ(add_match(&listeners[i], 1, KDBUS_ITEM_BLOOM_MASK, mask, sizeof(mask)), 0);
+	}
+	for (int round = 0; round < ROUNDS; round++) {
+		__u64 filter[1 + BLOOM_SIZE / 8] = { 0, round % 2 ? 2 : 1 };
+		struct kdbus_cmd_send send;
+		struct buffer buffer;
+		char text[9];
+
+		begin_message(&buffer, KDBUS_DST_ID_BROADCAST, KDBUS_MSG_SIGNAL, (__u64)round);
+		add(&buffer, KDBUS_ITEM_BLOOM_FILTER, filter, sizeof(filter));
+		snprintf(text, sizeof(text), "turn %3d", round);
+		add_vector(&buffer, text, sizeof(text));
+		EQ(send_buffer(&listeners[0], &buffer, 0, &send), 0);
+		for (int i = 0; i < LISTENERS; i++) {
+			struct kdbus_cmd_recv recv;
+			const struct kdbus_msg *message;
+
+			if (i == 1 && round % 2 == 0) {
+				EQ(receive(&listeners[i], &recv, 0), -EAGAIN);
+				continue;
+			}
+			message = get_message(&listeners[i]);
+			EQ(message->src_id, listeners[0].id);
+			EQ(message->dst_id, KDBUS_DST_ID_BROADCAST);
+			EQ(message->flags, KDBUS_MSG_SIGNAL);
+			EQ(message->cookie, (__u64)round);
+			EQ(item_of(message, KDBUS_ITEM_BLOOM_FILTER)->size, 16 + sizeof(filter));
+			EQ(item_of(message, KDBUS_ITEM_BLOOM_FILTER)->data64[1], filter[1]);
+			SAME(text_of(message), text);
+			EQ(!!item_of(message, KDBUS_ITEM_PIDS), i != 2 && wanted);
+			if (i != 2 && wanted)
+				EQ(item_of(message, KDBUS_ITEM_PIDS)->pids.pid, (__u64)getpid());
+			EQ(free_offset(&listeners[i], (__u64)((const char *)message - listeners[i].pool)), 0);
+		}
+	}
+}
+
+CASE(signals_to_many)
+{
+	send_signals(0);
+}
+
+CASE(signals_to_many_with_metadata)
+{
+	send_signals(_KDBUS_ATTACH_ALL);
+}
+
 CASE(losses)
 {
 	struct connection alice, bob;

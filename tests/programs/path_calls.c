@@ -172,6 +172,136 @@ CASE(opened_as_a_path)
 	EQ(command(below, KDBUS_CMD_BUS_MAKE, NULL), -EBADF);
 }
 
+/* Where a path starts. */
+enum start { NOWHERE, AT_TOP, AT_SYS, AT_SYS_FS, AT_FOLDER, AT_BUS, STARTS };
+
+static const char *const starts[STARTS] = { NULL, "/", "/sys", "/sys/fs", ROOT, NULL };
+
+#define NO_XDEV 1
+#define NO_MAGIC 2
+#define NO_LINKS 4
+#define BENEATH 8
+#define IN_ROOT 16
+
+/* Forms of paths; what comes of each is the kernel's word, as it says it in mount mode. 0: the control node. */
+static const struct { enum start from; const char *path; __u64 resolve; int outcome; } forms[] = {
+	{ NOWHERE, "/proc/self/root" CONTROL, 0, 0 },
+	{ NOWHERE, "/proc/thread-self/root" CONTROL, 0, 0 },
+	{ NOWHERE, "/proc/self/task/%t/root" CONTROL, 0, 0 },
+	{ NOWHERE, "/proc/%p/root" CONTROL, 0, 0 },
+	{ NOWHERE, "/proc/1/../self/root" CONTROL, 0, 0 },
+	{ NOWHERE, "/proc/self/../../sys/fs/kdbus/control", 0, 0 },
+	{ NOWHERE, "/proc/self/root/proc/self/root" CONTROL, 0, 0 },
+	{ NOWHERE, "/proc/self/root/sys/fs/kdbus/absent", 0, -ENOENT },
+	{ NOWHERE, "/proc/self/root/sys/fs/kdbus/control/", 0, -ENOTDIR },
+	{ AT_TOP, "proc/self/root/sys/fs/kdbus/control", 0, 0 },
+	{ NOWHERE, "/proc/self/fd/%d/control", 0, 0 },
+	{ NOWHERE, "/dev/fd/%d/control", 0, 0 },
+	{ NOWHERE, "/proc/self/fd/%d/../kdbus/control", 0, 0 },
+	{ NOWHERE, "/proc/self/fd/%d/absent", 0, -ENOENT },
+	{ NOWHERE, "/proc/self/fd/%d/control/x", 0, -ENOTDIR },
+	{ NOWHERE, "/proc/self/cwd/fs/kdbus/control", 0, 0 },
+	{ NOWHERE, "/proc/self/root" CONTROL, NO_MAGIC, -ELOOP },
+	{ NOWHERE, "/proc/self/root" CONTROL, NO_LINKS, -ELOOP },
+	{ NOWHERE, "/proc/self/root" CONTROL, BENEATH, -EXDEV },
+	{ NOWHERE, CONTROL, NO_XDEV, -EXDEV },
+	{ NOWHERE, CONTROL, NO_MAGIC, 0 },
+	{ NOWHERE, CONTROL, NO_LINKS, 0 },
+	{ NOWHERE, CONTROL, BENEATH, -EXDEV },
+	{ NOWHERE, "/sys/fs/kdbus/absent", NO_LINKS, -ENOENT },
+	{ AT_SYS_FS, "kdbus/control", 0, 0 },
+	{ AT_SYS_FS, "kdbus/control", NO_XDEV, -EXDEV },
+	{ AT_SYS_FS, "kdbus", NO_XDEV, -EXDEV },
+	{ AT_SYS_FS, "kdbus/control", BENEATH, 0 },
+	{ AT_SYS_FS, "kdbus/control", IN_ROOT, 0 },
+	{ AT_SYS_FS, "kdbus/control", NO_LINKS, 0 },
+	{ AT_SYS_FS, "kdbus/../../fs/kdbus/control", BENEATH, -EXDEV },
+	{ AT_SYS_FS, "kdbus/../kdbus/control", BENEATH, 0 },
+	{ AT_SYS_FS, "/kdbus/control", IN_ROOT, 0 },
+	{ AT_SYS_FS, "../../kdbus/control", IN_ROOT, 0 },
+	{ AT_SYS_FS, "/sys/fs/kdbus/control", IN_ROOT, -ENOENT },
+	{ AT_SYS, "fs/kdbus/control", BENEATH, 0 },
+	{ AT_SYS, "fs/kdbus/../../../sys/fs/kdbus/control", BENEATH, -EXDEV },
+	{ AT_SYS, "/fs/kdbus/control", IN_ROOT, 0 },
+	{ AT_SYS, "/fs/kdbus/../../../fs/kdbus/control", IN_ROOT, 0 },
+	{ AT_SYS, "fs/kdbus/control", IN_ROOT | NO_LINKS, 0 },
+	{ AT_TOP, "sys/fs/kdbus/control", BENEATH, 0 },
+	{ AT_TOP, "sys/fs/kdbus/control", NO_XDEV, -EXDEV },
+	{ AT_FOLDER, "control", NO_XDEV, 0 },
+	{ AT_FOLDER, "control", BENEATH, 0 },
+	{ AT_FOLDER, "control", IN_ROOT, 0 },
+	{ AT_FOLDER, "/control", IN_ROOT, 0 },
+	{ AT_FOLDER, "../../control", IN_ROOT, 0 },
+	{ AT_FOLDER, "../kdbus/control", 0, 0 },
+	{ AT_FOLDER, "../kdbus/control", BENEATH, -EXDEV },
+	{ AT_FOLDER, "../kdbus/control", NO_XDEV, -EXDEV },
+	{ AT_FOLDER, "..", NO_XDEV, -EXDEV },
+	{ AT_FOLDER, "%b/../control", NO_XDEV, 0 },
+	{ AT_FOLDER, "%b/../control", BENEATH, 0 },
+	{ AT_FOLDER, "%b/../../kdbus/control", BENEATH, -EXDEV },
+	{ AT_FOLDER, CONTROL, BENEATH, -EXDEV },
+	{ AT_FOLDER, "absent", BENEATH, -ENOENT },
+	{ AT_BUS, "../control", 0, 0 },
+	{ AT_BUS, "../control", NO_XDEV, 0 },
+	{ AT_BUS, "../control", BENEATH, -EXDEV },
+	{ AT_BUS, "../control", IN_ROOT, -ENOENT },
+	{ NOWHERE, "/sys/fs/kdbus/%b/../control", 0, 0 },
+	{ NOWHERE, "/sys/fs/kdbus/./%b/./../control", 0, 0 },
+	{ NOWHERE, CONTROL "/", 0, -ENOTDIR },
+	{ NOWHERE, CONTROL "/.", 0, -ENOTDIR },
+	{ NOWHERE, CONTROL "/..", 0, -ENOTDIR },
+	{ NOWHERE, "/sys/fs/kdbus/%b/absent", 0, -ENOENT },
+	{ NOWHERE, "/sys/fs/kdbus/%l", 0, -ENAMETOOLONG },
+	{ NOWHERE, "/sys/fs/kdbus/%l/control", 0, -ENAMETOOLONG },
+};
+
+/* The path of a form, with what is only known now: process, thread, descriptor of the folder, bus, a name too long. */
+static void write_form(char *text, size_t size, const char *form, const char *bus, int folder)
+{
+	size_t used = 0;
+
+	for (; *form && used < size; form++) {
+		if (*form != '%') {
+			text[used++] = *form;
+			continue;
+		}
+		switch (*++form) {
+		case 'p': used += snprintf(text + used, size - used, "%d", getpid()); break;
+		case 't': used += snprintf(text + used, size - used, "%d", (int)syscall(SYS_gettid)); break;
+		case 'd': used += snprintf(text + used, size - used, "%d", folder); break;
+		case 'b': used += snprintf(text + used, size - used, "%s", bus); break;
+		case 'l': memset(text + used, 'l', 300); used += 300; break;
+		}
+	}
+	text[used] = 0;
+}
+
+CASE(forms_of_paths)
+{
+	struct open_how { __u64 flags, mode, resolve; } how = { .flags = O_RDWR | O_CLOEXEC };
+	struct bus bus = new_bus(0);
+	int at[STARTS], fd;
+	char text[PATH_MAX];
+
+	for (int i = 0; i < STARTS; i++)
+		at[i] = starts[i] ? open_folder(starts[i]) : AT_FDCWD;
+	snprintf(text, sizeof(text), "%s/%s", ROOT, bus.name);
+	at[AT_BUS] = open_folder(text);
+	EQ(chdir("/sys"), 0);
+	for (size_t i = 0; i < sizeof(forms) / sizeof(*forms); i++) {
+		write_form(text, sizeof(text), forms[i].path, bus.name, at[AT_FOLDER]);
+		how.resolve = forms[i].resolve;
+		fd = syscall(SYS_openat2, at[forms[i].from], text, &how, sizeof(how));
+		if ((fd < 0 ? -errno : 0) != forms[i].outcome)
+			printf("# form %zu: %s (%llx) of %d: %s instead of %s\n", i, text, how.resolve, (int)forms[i].from,
+			       fd < 0 ? strerrorname_np(errno) : "0", strerrorname_np(-forms[i].outcome));
+		EQ(fd < 0 ? -errno : 0, forms[i].outcome);
+		if (fd >= 0)
+			is_control(fd);
+	}
+	EQ(chdir("/"), 0);
+}
+
 CASE(folder_listing)
 {
 	struct bus bus = new_bus(0);

@@ -320,6 +320,67 @@ static void send_message(struct peer *from)
     send_it(from, command);
 }
 
+// A topic is one bit of the bloom filter; who asks for none gets all of them.
+#define BLOOM_SIZE 64
+enum { TOPICS = 3 };
+
+static void subscribe(struct peer *peer)
+{
+    const struct dialect *speaks = peer->speaks;
+    uint64_t words[32] = {0};
+    uint64_t *item = words + speaks->match_words;
+
+    words[speaks->match_cookie] = any(3);
+    if (any(4) == 0) {
+        words[0] = 8 * speaks->match_words;
+        call("unsubscribe", peer, speaks->match_remove, words, words[0], 0);
+        return;
+    }
+    item[0] = HEADER + BLOOM_SIZE;
+    item[1] = speaks->item.mask;
+    item[2] = any(4) ? 1ULL << any(TOPICS) : 0;
+    words[0] = 8 * speaks->match_words + item[0];
+    call("subscribe", peer, speaks->match_add, words, words[0], 0);
+}
+
+// To all who want it; mostly with a vector of payload, now and then with what broadcasts must not have.
+static void send_signal(struct peer *from)
+{
+    const struct dialect *speaks = from->speaks;
+    uint32_t place = next_place();
+    uint64_t *message = desk + places[place].message;
+    uint64_t *command = desk + places[place].command;
+    uint64_t *word = message + MSG_WORDS;
+    uint32_t odd = any(40);
+
+    if (place == LAST || place == 5) // where there is no room for a filter
+        return;
+    memset(desk, 0, DESK * 8);
+    command[0] = 8 * speaks->send_at.words;
+    command[1] = odd == 0;
+    command[speaks->send_at.address] = (uintptr_t)message;
+    message[MSG_TYPE] = PAYLOAD_DBUS;
+    message[MSG_DST] = odd == 1 ? from->id : UINT64_MAX;
+    message[MSG_COOKIE] = any(1000);
+    message[MSG_FLAGS] = odd == 2 ? 0 : SIGNAL;
+    message[MSG_TIMEOUT] = odd == 3;
+    if (odd != 4) {
+        *word++ = HEADER + 8 + BLOOM_SIZE;
+        *word++ = speaks->item.filter;
+        *word++ = any(30) == 0; // generation
+        *word = 1ULL << any(TOPICS);
+        word += BLOOM_SIZE / 8;
+    }
+    if (any(4))
+        word = put_vector(from, word, payload + any(64), any(400) + 1);
+    if (any(10) == 0)
+        word = put_memfd(from, word);
+    if (any(100) == 0)
+        word = put_vector(from, word, (void *)8, 8);
+    message[MSG_SIZE] = (uint64_t)((char *)word - (char *)message);
+    send_it(from, command);
+}
+
 // The message's items with what differs from run to run made equal, if it is right.
 static void tell_items(int peer, const uint64_t *message)
 {
@@ -560,6 +621,10 @@ int main(int argc, char **argv)
 
         if (with_metadata && any(60) == 0)
             change(peer);
+        else if (any(80) == 0)
+            subscribe(peer);
+        else if (any(14) == 0)
+            send_signal(peer);
         else if (what < 60)
             send_message(peer);
         else if (what < 130)

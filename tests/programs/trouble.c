@@ -154,3 +154,57 @@ CASE(forger)
 	close(fd);
 	close(bus);
 }
+
+/* Deposit("savings", 25) of org.example.Account, called at org.example.Bank, in both versions of D-Bus's wire format. */
+static const char call_1[] =
+	"\154\001\000\001\020\000\000\000\007\000\000\000\170\000\000\000\001\001\157\000\024\000\000\000\057"
+	"\157\162\147\057\145\170\141\155\160\154\145\057\101\143\143\157\165\156\164\000\000\000\000\002\001"
+	"\163\000\023\000\000\000\157\162\147\056\145\170\141\155\160\154\145\056\101\143\143\157\165\156\164"
+	"\000\000\000\000\000\003\001\163\000\007\000\000\000\104\145\160\157\163\151\164\000\006\001\163\000"
+	"\020\000\000\000\157\162\147\056\145\170\141\155\160\154\145\056\102\141\156\153\000\000\000\000\000"
+	"\000\000\000\010\001\147\000\002\163\165\000\007\000\000\000\163\141\166\151\156\147\163\000\031\000"
+	"\000\000";
+static const char call_2[] =
+	"\154\001\000\002\000\000\000\000\007\000\000\000\000\000\000\000\001\000\000\000\000\000\000\000\057"
+	"\157\162\147\057\145\170\141\155\160\154\145\057\101\143\143\157\165\156\164\000\000\157\000\003\000"
+	"\000\000\000\000\000\000\104\145\160\157\163\151\164\000\000\163\000\000\000\000\000\000\002\000\000"
+	"\000\000\000\000\000\157\162\147\056\145\170\141\155\160\154\145\056\101\143\143\157\165\156\164\000"
+	"\000\163\000\000\006\000\000\000\000\000\000\000\157\162\147\056\145\170\141\155\160\154\145\056\102"
+	"\141\156\153\000\000\163\037\062\126\163\000\163\141\166\151\156\147\163\000\031\000\000\000\010\000"
+	"\050\163\165\051\207";
+
+static int send_bytes(int fd, __u64 to, const char *bytes, size_t size, __u64 cookie, __u64 reply_to)
+{
+	__u64 vector[2] = { size, (uintptr_t)bytes };
+	struct buffer buffer;
+	struct kdbus_msg *message = begin(&buffer, sizeof(*message));
+	struct kdbus_cmd_send send = { .size = sizeof(send), .msg_address = (uintptr_t)message };
+
+	message->dst_id = to;
+	message->payload_type = KDBUS_PAYLOAD_DBUS;
+	message->cookie = cookie;
+	message->flags = reply_to ? 0 : KDBUS_MSG_EXPECT_REPLY;
+	message->timeout_ns = reply_to ? reply_to : in_ms(20000);
+	add(&buffer, KDBUS_ITEM_PAYLOAD_VEC, vector, sizeof(vector));
+	return command(fd, KDBUS_CMD_SEND, &send);
+}
+
+/* Two requests that are D-Bus, and replies that are not. */
+CASE(speaks_dbus)
+{
+	struct kdbus_cmd_recv recv = { .size = sizeof(recv) };
+	__u64 bank_id, client_id;
+	int bus = new_bus(), bank = connection(&bank_id), client = connection(&client_id);
+
+	EQ(acquire(bank, "org.example.Bank"), 0);
+	EQ(send_bytes(client, bank_id, call_1, sizeof(call_1) - 1, 7, 0), 0);
+	EQ(send_bytes(client, bank_id, call_2, sizeof(call_2) - 1, 8, 0), 0);
+	for (__u64 cookie = 7; cookie <= 8; cookie++) {
+		EQ(command(bank, KDBUS_CMD_RECV, &recv), 0);
+		EQ(send_bytes(bank, client_id, "thanks", 6, cookie, cookie), 0);
+		EQ(command(client, KDBUS_CMD_RECV, &recv), 0);
+	}
+	close(client);
+	close(bank);
+	close(bus);
+}

@@ -29,7 +29,7 @@ def check(user: User, *command: str) -> None:
 
 
 def test_a_conversation(user: User, open_folder: Path) -> None:
-    check(user, str(compile_program("traffic", open_folder)), "3", "4000")
+    check(user, str(compile_program("traffic", open_folder)), "mixed", "3", "4000")
 
 
 def test_processes_that_are_killed_and_interrupted(user: User, open_folder: Path) -> None:

@@ -14,8 +14,10 @@ import pytest
 
 from interposer import doctor
 from interposer.doctor import Finding
+from interposer.errors import NoProc
 from interposer.launch import launch
 from native import seccomp
+from native.namespace import CLONE_NEWNS, MS_PRIVATE, MS_REC, mount, unshare
 from tests.interposer.test_view import become_nobody, needs_root
 from tests.support.children import in_child
 from tests.support.compiling import compile_program
@@ -24,6 +26,8 @@ from tests.support.users import User
 PROJECT = Path(__file__).resolve().parents[2]
 NEEDED = {
     "architecture",
+    "/proc",
+    "open files",
     "seccomp listener",
     "read target memory",
     "install descriptor",
@@ -82,9 +86,66 @@ def test_nested_listener_is_found() -> None:
     assert "seccomp listener" in verdict.reason
 
 
+@pytest.mark.parametrize(("limit", "enough"), [(64, False), (160, False), (1024, True)])
+def test_the_limit_of_open_files_is_tried(user: User, limit: int, enough: bool) -> None:
+    limited = ["prlimit", f"--nofile={limit}:{limit}"]
+    outcome = user.run([*limited, *user.kdbus("doctor")], folder=PROJECT)
+    assert (outcome.status == 0) is enough, outcome.output
+    assert ("missing: open files." in outcome.output) is not enough
+    opened = user.run([*limited, *user.kdbus("run", "--", user.python, "-c", _USES_A_HANDLE)], folder=PROJECT)
+    told = opened.output.count("has its share of open files; raise the limit of open files")
+    if enough:
+        assert (opened.status, told) == (0, 0), opened.output
+    elif limit == 64:
+        assert (opened.status, told) == (1, 1), opened.output
+
+
+_USES_A_HANDLE = """
+import errno, fcntl, os
+def use():
+    try:
+        fcntl.ioctl(os.open("/sys/fs/kdbus/control", os.O_RDWR), 0x9501)
+    except OSError as error:
+        return error.errno
+raise SystemExit(errno.ENFILE in [use(), use()])
+"""
+
+
+@needs_root
+def test_without_proc_nothing_works() -> None:
+    def hide_proc() -> None:
+        unshare(CLONE_NEWNS)
+        mount("none", "/", None, MS_REC | MS_PRIVATE)
+        mount("none", "/proc", "tmpfs", 0)
+
+    findings, verdict = examined(hide_proc)
+    assert not findings["/proc"].ok and "mount -t proc" in findings["/proc"].advice
+    assert (verdict.ok, verdict.mode) == (False, None)
+
+    def run() -> str:
+        hide_proc()
+        with pytest.raises(NoProc, match="mount it") as refused:
+            launch.launch(["true"])
+        return refused.value.reason
+
+    assert "there is no /proc" in in_child(run)
+
+
+def test_inside_of_kdbus_run_it_works(user: User) -> None:
+    outcome = user.run(user.kdbus("run", "--", *user.kdbus("doctor", "--json")), folder=PROJECT)
+    found = json.loads(outcome.output)
+    assert (outcome.status, found["ok"], found["mode"]) == (0, True, None)
+    assert "outer `kdbus run`" in found["reason"]
+
+
 @needs_root
 def test_missing_namespaces_are_explained(tmp_path: Path) -> None:
     def prepare() -> None:
+        unshare(CLONE_NEWNS)
+        mount("none", "/", None, MS_REC | MS_PRIVATE)
+        tmp_path.chmod(0o755)
+        (tmp_path / "proc").mkdir()
+        mount("none", str(tmp_path / "proc"), "proc", 0)
         os.chroot(tmp_path)
         os.chdir("/")
         become_nobody()

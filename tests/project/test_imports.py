@@ -81,9 +81,9 @@ PURE_MODULES = frozenset(
 )
 """What the broker may use of the standard library: `errno` and `stat` are tables of numbers."""
 
-CODECS = frozenset({"inspect", "jeepney", "reprlib", "siphash24", "xml"})
-"""What `kdbus.dbus` may use besides: marshalling, hashing and parsing, made by others, a bounded repr for its errors,
-and the names of a function's parameters."""
+CODECS = frozenset({"inspect", "reprlib", "siphash24", "xml"})
+"""What `kdbus.dbus` may use besides: hashing and parsing, made by others, a bounded repr for its errors, and the names
+of a function's parameters."""
 
 DBUS_GROUND = tuple(f"kdbus.{name}" for name in ("abi", "dbus", "flags", "matches", "values"))
 """What of `kdbus` the pure modules of `kdbus.dbus` may import."""

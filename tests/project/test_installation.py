@@ -18,6 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from interposer import help
+from share.completion import completion
+from share.manual import manual
 from tests.project.test_imports import PACKAGES
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -73,7 +76,7 @@ def test_source_distribution_is_complete(unpacked: Path) -> None:
     built = {"build", "__pycache__", ".hypothesis"}
     kept = {
         name
-        for top in "benchmarks bridge broker docs interposer kdbus native samples scripts tests".split()
+        for top in ("benchmarks", "docs", "samples", "scripts", "share", "tests", *PACKAGES)
         for name in (f"{top}/{file}" for file in _files(PROJECT / top))
         if not built & set(Path(name).parts) and not name.endswith((".so", ".o", "_helper.c"))
     }
@@ -93,6 +96,13 @@ def test_wheel_collides_with_nobody(wheel: Path) -> None:
     application = {name.split("/")[2] for name in names if name.startswith("kdbus/_application/")}
     assert application == set(PACKAGES) - {"kdbus"}
     assert {"2", "3", "219", "4", "final"} == {name.split("/")[-3] for name in names if name.endswith("kdbus.h")}
+
+
+def test_manual_and_completion_are_installed(installed: Path) -> None:
+    shared = installed.parent.parent / "share"
+    for path, text in {**manual(), **completion()}.items():
+        assert (shared / path).read_text() == text
+    assert {f"man/man1/kdbus-{name}.1" for name in help.PAGES} <= _files(shared)
 
 
 def test_wheel_is_for_all_versions(wheel: Path) -> None:
@@ -152,7 +162,7 @@ def _run(installed: Path, folder: Path, given: Mapping[bytes, bytes]) -> dict[by
     ids=lambda variables: b",".join(variables).decode() or "none",
 )
 def test_environment_is_the_programs(installed: Path, tmp_path: Path, variables: dict[bytes, bytes]) -> None:
-    for name in ("bridge", "broker", "interposer", "kdbus", "native", "trio", "cffi", "errno", "socket"):
+    for name in ("broker", "interposer", "kdbus", "native", "trio", "cffi", "errno", "socket"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} of the program was imported')\n")
     given = {b"PATH": os.fsencode(os.environ["PATH"]), **variables}
     assert _run(installed, tmp_path, given) == given

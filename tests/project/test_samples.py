@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import shlex
 import signal
@@ -144,6 +145,13 @@ def test_says_how_to_run_it_where_there_is_no_kdbus(samples: Path, name: str) ->
     assert result.output == ""
     assert result.errors.startswith(f"{name}: there is no kdbus here: cannot open /sys/fs/kdbus")
     assert result.errors.endswith(f"\nRun me under it: kdbus run -- ./{name}\n")
+
+
+def test_python_client_talks_to_the_service(samples: Path) -> None:
+    client = shlex.join([sys.executable, str(SAMPLES / "python" / "client.py")])
+    result = run_under_kdbus(samples, "sh", "-c", f"./service & {client} && wait $!")
+    assert len(result.lines) == 3 and SERVING in result.lines
+    assert any(re.fullmatch(r"reply from connection \d+: HELLO FROM THE CLIENT", line) for line in result.lines)
 
 
 def test_service_and_client_talk(samples: Path, first: int) -> None:

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Broadcasts on the hot path, see hot_path.c. The broker has said who gets those with this filter; here it is looked
+// whether all of them can take it. If one cannot, the broker looks, as that one has lost something then; and nobody has
+// got anything yet.
+
+#include "hot_path.h"
+
+#include <stdlib.h>
+
+// What one of the receivers gets.
+struct delivery {
+    struct flow_entry *entry;
+    int charge;
+};
+
+static int deliver(struct kdbus_engine *engine, struct sending *send, const struct flow_listener *listener,
+                   struct delivery *made)
+{
+    struct flow_connection *receiver = listener->connection;
+    const struct flow kind = {.destination = receiver, .attach_flags = listener->attach_flags};
+    const struct flow_export *shown = NULL;
+
+    if (!receiver->used || !flow_is_lent(engine, receiver) || receiver->message_count >= LENT_MESSAGES)
+        return 0;
+    if (receiver->revision->whole && listener->attach_flags) {
+        shown = flow_export_to(engine, &kind, send->origin->facts.origin);
+        if (!shown)
+            return 0;
+    }
+    made->entry = sending_new_entry(engine, send);
+    if (!made->entry)
+        return 0;
+    made->charge = sending_place(send, receiver, made->entry, shown, 0);
+    if (made->charge != CHARGE_OF_BROKER && made->charge != CHARGE_REFUSED)
+        return 1;
+    sending_undo(receiver, made->entry);
+    return 0;
+}
+
+// 1 if the broadcast was served, 0 if it is the broker's.
+int hot_broadcast(struct kdbus_engine *engine, struct sending *send)
+{
+    const struct flow_broadcast *broadcast =
+        flow_find_broadcast(engine, send->source, send->out.filter, send->out.filter_size);
+    const struct flow kind = {.attach_flags = broadcast ? broadcast->attach_flags : 0};
+    struct delivery *made;
+    uint32_t count = 0;
+
+    // A memfd would need a duplicate for each receiver.
+    if (!broadcast || send->out.part_count != send->out.vector_count ||
+        (kind.attach_flags && !sending_find_origin(engine, send, &kind)) || !sending_write_flags(send))
+        return 0;
+    made = calloc(broadcast->count + 1, sizeof(*made)); // may be nobody
+    while (made && count < broadcast->count && deliver(engine, send, &broadcast->listeners[count], &made[count]))
+        count++;
+    if (!made || count < broadcast->count) {
+        while (count--)
+            sending_undo(broadcast->listeners[count].connection, made[count].entry);
+        free(made);
+        return 0;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct flow_connection *receiver = broadcast->listeners[i].connection;
+
+        quota_charge(receiver, made[i].entry, made[i].charge, send->source->user);
+        sending_enqueue(receiver, made[i].entry);
+    }
+    free(made);
+    sending_count(engine, send);
+    sending_finish(engine, send);
+    return 1;
+}

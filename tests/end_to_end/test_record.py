@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`kdbus record` keeps what programs say, `kdbus show` shows it as a trace, and other tools read it as well."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.compiling import compile_program
+from tests.support.users import User, current_user, readable_folder
+
+PROGRAMS = {"3": "trouble", "final": "trouble-final"}
+
+
+@pytest.fixture(scope="module", params=list(PROGRAMS))
+def recording(request: pytest.FixtureRequest, open_folder: Path) -> Iterator[Path]:
+    """A recording of the case `speaks_dbus`, and of `silent_service` behind it."""
+    program = compile_program(PROGRAMS[request.param], open_folder)
+    with readable_folder() as folder:
+        path = folder / "recording"
+        outcome = record(path, str(program), "silent_service", "speaks_dbus")
+        assert outcome == ["ok 1 - silent_service", "ok 2 - speaks_dbus", "1..2"]
+        yield path
+
+
+def record(path: Path, *command: str) -> list[str]:
+    outcome = current_user().run(current_user().kdbus("record", "-o", str(path), "--", *command))
+    assert outcome.status == 0, outcome.output
+    return outcome.output.splitlines()
+
+
+def show(*words: str | Path) -> str:
+    """What `kdbus show` prints; it must succeed."""
+    outcome = current_user().run(current_user().kdbus("show", *map(str, words)))
+    assert outcome.status == 0, outcome.output
+    return outcome.output
+
+
+def test_it_is_shown_as_a_trace(recording: Path) -> None:
+    text = show(recording)
+    assert text.count("BUS_MAKE(") == 2 and text.count("# no reply came") == 1
+    calls = [
+        line for line in show("-e", "SEND", "-e", "name=org.example.Bank", recording).splitlines() if "Deposit" in line
+    ]
+    assert len(calls) == 2
+    for call in calls:
+        assert (
+            'D-Bus {METHOD_CALL, destination="org.example.Bank", path="/org/example/Account",'
+            ' interface="org.example.Account", member="Deposit", signature="su", body=["savings", 25]}' in call
+        )
+    table = show("-c", recording).splitlines()
+    # Two requests and two replies, and two of silent_service, of which one waits and counts once.
+    assert [line.split()[2] for line in table if line.endswith(" SEND")] == ["6"]
+    records = [json.loads(line) for line in show("--json", "-Z", recording).splitlines()]
+    assert [each["errno"] for each in records] == ["ETIMEDOUT"]
+
+
+def test_arrows_lead_from_requests_to_answers(recording: Path) -> None:
+    events: list[dict[str, Any]] = json.loads(show("--perfetto", recording))["traceEvents"]
+    slices = [event for event in events if event["ph"] == "X"]
+    assert {event["name"] for event in slices} >= {"open", "BUS_MAKE", "HELLO", "SEND", "RECV", "NAME_ACQUIRE"}
+    for event in slices:
+        assert event["dur"] >= 0 and event["pid"] and event["tid"]
+    arrows: dict[int, list[dict[str, Any]]] = {}
+    for event in events:
+        if event["ph"] in "stf":
+            arrows.setdefault(event["id"], []).append(event)
+    kinds = sorted("".join(event["ph"] for event in arrow) for arrow in arrows.values())
+    # The two of silent_service are never answered: the first one is received, the second one waits in vain.
+    assert kinds == ["s", "st", "sttf", "sttf"]
+    for arrow in arrows.values():
+        times = [event["ts"] for event in arrow]
+        assert times == sorted(times)
+        for event in arrow:  # or it would bind to nothing
+            assert any(
+                each["tid"] == event["tid"] and each["ts"] <= event["ts"] <= each["ts"] + each["dur"] + 0.001
+                for each in slices
+            )
+    (waited,) = [event for event in slices if event["args"].get("result") == "ETIMEDOUT"]
+    assert waited["dur"] >= 20_000
+
+
+def test_wireshark_reads_the_messages(recording: Path, tmp_path: Path) -> None:
+    if shutil.which("tshark") is None:
+        pytest.skip("needs Wireshark: apt-get install tshark")
+    path = tmp_path / "capture.pcapng"
+    show("--pcapng", "-o", path, recording)
+    fields = ("sender", "destination", "path", "interface", "member", "signature", "type.string", "type.uint32")
+    names = [word for field in fields for word in ("-e", f"dbus.{field}")]
+    found = _tshark(path, "-Y", "dbus", "-T", "fields", *names, "-e", "frame.comment")
+    assert len(found) == 2
+    for line in found:
+        sender, *rest, comment = line.split("\t")
+        assert sender.startswith(":1.")
+        assert rest[:4] == ["org.example.Bank", "/org/example/Account", "org.example.Account", "Deposit"]
+        assert "savings" in rest[5] and "25" in rest[6]
+        assert re.fullmatch(r"\d+-trouble/bus: connection \d+ to connection \d+", comment)
+    # All messages as they were are on the other interface: two requests and two replies, and two of silent_service.
+    assert len(_tshark(path, "-Y", 'frame.interface_name == "kdbus"')) == 6
+    assert not _tshark(path, "-Y", "_ws.malformed")
+
+
+def _tshark(path: Path, *words: str) -> list[str]:
+    ended = subprocess.run(["tshark", "-r", str(path), *words], capture_output=True, text=True, check=True, timeout=60)
+    return ended.stdout.splitlines()
+
+
+def test_an_ordinary_user_records(open_folder: Path, ordinary_user: User) -> None:
+    program = compile_program("trouble", open_folder)
+    with readable_folder() as folder:
+        folder.chmod(0o777)
+        words = ordinary_user.kdbus("record", "--", str(program), "taken_name")
+        assert ordinary_user.run(words, folder=folder).status == 0
+        assert "EEXIST" in show("-Z", folder / "kdbus.recording")
+
+
+def test_a_recording_that_is_cut_off(recording: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut"
+    path.write_bytes(recording.read_bytes()[:-5])
+    outcome = current_user().run(current_user().kdbus("show", str(path)))
+    assert outcome.status == 125
+    *shown, last = outcome.output.splitlines()
+    assert shown == show(recording).splitlines()[: len(shown)] and len(shown) > 30
+    assert re.fullmatch(r"kdbus: reading the recording '.*cut': it is cut off behind \d+ records", last)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["show"], "there is no recording"),
+        (["show", "/nowhere/file"], "opening the recording '/nowhere/file': No such file or directory"),
+        (["show", "/bin/sh"], "reading the recording '/bin/sh': it is no recording of kdbus"),
+        (["show", "/tmp"], "Is a directory"),
+        (["show", "a", "b"], "'b' is too many"),
+        (["show", "--perfetto", "--pcapng", "/bin/sh"], "--perfetto is a form of its own"),
+        (["show", "-e", "SEDN", "/bin/sh"], "there is no command 'SEDN'"),
+        (["record"], "there is no program"),
+        (["record", "-s", "x", "--", "true"], "-s 'x' is no number of bytes"),
+        (["record", "-o", "/nowhere/file", "--", "true"], "opening '/nowhere/file' for the trace: No such file"),
+    ],
+)
+def test_what_cannot_be_done(words: list[str], part: str) -> None:
+    outcome = current_user().run(current_user().kdbus(*words))
+    assert outcome.status == 125 and part in outcome.output
+    assert len(outcome.output.splitlines()) == 1
+
+
+def test_a_reader_that_has_seen_enough(recording: Path) -> None:
+    for option in ("--json", "--perfetto"):
+        script = f"{' '.join(current_user().kdbus('show', option, str(recording)))} | head -c 10; echo; exit"
+        outcome = current_user().run(["sh", "-c", script])
+        assert outcome.status == 0 and len(outcome.output.splitlines()) <= 2, outcome.output
+
+
+def test_output_that_cannot_be_written(recording: Path) -> None:
+    with open(os.devnull) as nothing:
+        for words in (["--perfetto", "-o", "/dev/full"], ["--pcapng", "-o", "/nowhere/x"], ["-o", "/dev/full"]):
+            command = current_user().kdbus("show", *words, str(recording))
+            ended = subprocess.run(command, stdin=nothing, capture_output=True, text=True, timeout=60, check=False)
+            assert ended.returncode == 125 and len(ended.stderr.splitlines()) == 1, (words, ended)
