@@ -240,12 +240,11 @@ usage: kdbus proxy --bus NAME [OPTIONS] --listen unix:path=PATH
   -v, --verbose  tell on stderr which clients are cut off, and why
   -h, --help     print this
 
-It is a program that speaks kdbus itself, so it runs where there is one. Such as:
+It is a program that speaks kdbus itself, so it runs where there is one, such as under `kdbus run`. Clients are those of
+the same user, and of root. With --exec it ends as PROGRAM does.
 
-  kdbus run --make-bus user -- kdbus proxy --bus user --exec gdbus call --session --dest org.freedesktop.DBus \
-      --object-path /org/freedesktop/DBus --method org.freedesktop.DBus.ListNames
-
-Clients are those of the same user, and of root. With --exec it ends as PROGRAM does, as `kdbus run`.
+examples: kdbus run --make-bus user -- kdbus proxy --bus user --exec busctl --user list
+          kdbus run --make-bus user -- kdbus proxy --bus user --listen unix:path=/tmp/bus
 """
 
 _DOCTOR = """\
