@@ -55,7 +55,8 @@ _VIEW_OPTIONS = {
     **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
     **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v --json".split(), False),
 }
-_TRACE_OPTIONS = {**_UNDER_TRACE_OPTIONS, **_VIEW_OPTIONS}
+_JOINED_TRACE_OPTIONS = {"-p": True, "--pid": True, "--domain": True}
+_TRACE_OPTIONS = {**_UNDER_TRACE_OPTIONS, **_VIEW_OPTIONS, **_JOINED_TRACE_OPTIONS}
 _RECORD_OPTIONS = {**_UNDER_TRACE_OPTIONS, "-o": True, "-s": True}
 _SHOW_OPTIONS = {**_VIEW_OPTIONS, "--perfetto": False, "--pcapng": False}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
@@ -196,11 +197,32 @@ def _run(given: Given, command: list[str]) -> int:
 
 
 def _trace(given: Given, command: list[str]) -> int:
+    if given.keys() & _JOINED_TRACE_OPTIONS.keys():
+        return _trace_running(given, command)
     if not command:
         raise UsageError("reading the arguments of `kdbus trace`", "there is no program", see_help("trace"))
     from interposer.trace_options import session
 
     return _run_traced(given, command, session(given))
+
+
+def _trace_running(given: Given, rest: list[str]) -> int:
+    attempted = "reading the options of `kdbus trace`"
+    if rest:
+        raise UsageError(attempted, f"{quoted(rest[0])} cannot be run in a kdbus that runs", "trace one or the other")
+    needless = given.keys() & (_UNDER_TRACE_OPTIONS.keys() - {"-f"})
+    if needless:
+        raise UsageError(attempted, f"{min(needless)} is for a program that is run", see_help("trace"))
+    from interposer.trace_options import session, written
+    from interposer.watching.calls import trace
+
+    with written(given):
+        tracer = session(given)
+        try:
+            trace(*_which("trace", given), tracer)
+        finally:
+            tracer.close()
+    return 0
 
 
 def _record(given: Given, command: list[str]) -> int:

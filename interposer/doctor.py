@@ -13,7 +13,6 @@ whether WAIT_KILLABLE_RECV is free of its early race (5.19 until late 2025) show
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import json
@@ -31,6 +30,8 @@ from typing import NoReturn
 
 from interposer import CONTROL_NODE
 from interposer.errors import InterposerError
+from interposer.injection.binding import binding
+from interposer.injection.injection import PTRACE_SEIZE
 from interposer.launch import view
 from interposer.launch.filter import Condition, Trap, build, this_architecture
 from interposer.launch.launch import install_filter
@@ -60,7 +61,6 @@ _TRAP = Trap("ioctl", (Condition(1, 0xFFFFFFFF, (_TRAPPED_REQUEST,)),))
 """A call that no container forbids."""
 _ANSWER_ERROR = errno.EXDEV
 _F_SEAL_FUTURE_WRITE = 0x10
-_PTRACE_SEIZE = 0x4206
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,11 +394,7 @@ def _give_and_take(tell: Report, listener: Listener, notification: Notification)
 
 def _seize(tell: Report, _listener: Listener, notification: Notification) -> None:
     with _step(tell, "ptrace seize"):
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-        libc.ptrace.restype = ctypes.c_long
-        if libc.ptrace(_PTRACE_SEIZE, notification.pid, None, None):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        binding().request(PTRACE_SEIZE, notification.pid, 0, 0)
 
 
 def _seal_memory() -> str:

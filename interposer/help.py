@@ -99,7 +99,11 @@ Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and show eve
 descriptor stands for, flags and items by name, the payload, the result, the time it took, and why a failed call failed.
 
 usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus trace [OPTIONS] -p PID | --domain PATH
 
+  -p, --pid PID  trace the kdbus that runs already of process PID, which is a `kdbus run` or `kdbus serve`, or was
+                 started by one, until Ctrl-C
+  --domain PATH  the same with that of `kdbus serve --socket PATH`
   -o FILE        write the trace to FILE instead of stderr
   -e KEY=VALUE[,VALUE...]
                  show only what has one of the values; `!` in front of them turns that around; of several -e all must

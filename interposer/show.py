@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from interposer.errors import OutputFailed, RecordingUnreadable, UsageError, quoted
+from interposer.errors import RecordingUnreadable, UsageError, quoted
 from interposer.options import Given, see_help
-from interposer.trace_options import chosen_by, session
+from interposer.trace_options import chosen_by, session, written
 from tracing import capture, timeline
 from tracing.filters import Filter
 from tracing.record import Record
@@ -33,17 +33,11 @@ def run(given: Given, words: list[str]) -> int:
         raise UsageError("reading the options of `kdbus show`", reason, "ask for one at a time")
     with _opened(words[0]) as file:
         records = _records(file, words[0])
-        try:
+        with written(given):
             if wanted:
                 _convert(wanted[0], given, records)
             else:
                 _print(given, records)
-        except BrokenPipeError:
-            return 0  # whoever reads it has seen enough
-        except OSError as error:
-            path = given.last("-o")
-            where = "standard output" if path is None else quoted(path)
-            raise OutputFailed(f"writing to {where}", os.strerror(error.errno or 0), "give -o another file") from error
     return 0
 
 

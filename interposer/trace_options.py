@@ -7,6 +7,8 @@ They are strace's where strace has them, as whoever traces knows those. Imported
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from interposer.errors import OutputFailed, UsageError, quoted
 from interposer.options import Given, see_help
@@ -44,7 +46,7 @@ def session(given: Given, subcommand: str = "trace") -> Session:
         lines="-c" not in given,
         summary=bool(counts),
         path=path,
-        live=subcommand == "trace",
+        live=subcommand == "trace" and not given.keys() & {"-p", "--pid", "--domain"},
     )
     return Session(wishes, descriptor)
 
@@ -57,6 +59,19 @@ def session_of_run(given: Given) -> Session | None:
     descriptor = _open(path, 2)
     style = Style(names=True, brackets=path is None, colour=_colour(given, descriptor, "run"))
     return Session(Wishes(Filter(failed="--explain" in given), style, path=path), descriptor)
+
+
+@contextmanager
+def written(given: Given) -> Iterator[None]:
+    """Failures of writing to -o, or standard output, are OutputFailed; a reader that has seen enough is no failure."""
+    try:
+        yield
+    except BrokenPipeError:
+        return
+    except OSError as error:
+        path = given.last("-o")
+        where = "standard output" if path is None else quoted(path)
+        raise OutputFailed(f"writing to {where}", os.strerror(error.errno or 0), "give -o another file") from error
 
 
 def faults_of(given: Given, subcommand: str) -> tuple[Fault, ...]:

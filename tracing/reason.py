@@ -21,6 +21,7 @@ from tracing.escaping import escaped
 FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "BadAddress": (
         "address {address:#x} is {rule}",
+        "the caller cannot access {size} bytes at {address:#x}",
         "address {address:#x} is beyond what a program can have",
         "memory that the caller cannot access",
     ),

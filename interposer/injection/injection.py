@@ -60,12 +60,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from interposer.injection.binding import binding
 from interposer.injection.registers import LAYOUTS, RegisterLayout
 from interposer.target.ids import lines_of, read_file
 from native import memory
 from native.notification import EndOfTargets, Listener, Notification
 
-# linux/ptrace.h. Numbers, since python-ptrace, which has names for a few of them, is imported late.
+# linux/ptrace.h. Numbers, since what is used of python-ptrace may be missing (interposer.injection.binding).
 PTRACE_SYSCALL = 24
 PTRACE_DETACH = 17
 PTRACE_SEIZE = 0x4206
@@ -126,7 +127,7 @@ class _Gone(Exception):
 
 def prepare() -> None:
     """Import python-ptrace ahead of the first injection, which otherwise pays some 20 ms for it."""
-    _binding()
+    binding()
 
 
 def inject_mapping(
@@ -202,13 +203,6 @@ def hold(listener: Listener, notification: Notification, pump: Pump) -> SeizedTh
     return None
 
 
-def _binding() -> Any:
-    # Late, as python-ptrace looks for the C library by running a program, for something most targets never need.
-    from ptrace.binding import func
-
-    return func
-
-
 @dataclass(frozen=True, slots=True)
 class _Stop:
     """A ptrace stop: `signal` as wait(2) reports it, `event` a PTRACE_EVENT_* or 0."""
@@ -245,7 +239,7 @@ class SeizedThread:
         self._id = notification.pid
         self._installed = -1
         self._executing = -1
-        self._ptrace = _binding()
+        self._ptrace = binding()
         self._request(PTRACE_SEIZE, 0, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD)
 
     def execute(self, descriptor: int, call: InjectedCall, *, with_text: bool) -> InjectionResult:
@@ -372,7 +366,7 @@ class SeizedThread:
         setattr(fresh, self._layout.instruction_pointer, instruction_pointer)
         if self._layout.call_in_progress is not None:
             setattr(fresh, self._layout.call_in_progress, 2**64 - 1)
-        self._call(lambda: self._ptrace.ptrace_setregs(self._id, fresh))
+        self._call(lambda: self._ptrace.set_registers(self._id, fresh))
 
     def _run_to_call_stop(self) -> None:
         while True:
@@ -438,20 +432,21 @@ class SeizedThread:
         return int(text.partition(b"\nTracerPid:")[2].split(None, 1)[0]) == threading.get_native_id()
 
     def _request(self, request: int, address: int = 0, data: int = 0) -> None:
-        self._call(lambda: self._ptrace.ptrace(request, self._id, address, data))
+        self._call(lambda: self._ptrace.request(request, self._id, address, data))
 
     def _registers(self) -> Any:
-        return self._call(lambda: self._ptrace.ptrace_getregs(self._id))
+        return self._call(lambda: self._ptrace.registers(self._id))
 
     def _call(self, function: Callable[[], Any]) -> Any:
-        """Call python-ptrace, and turn its errors into ours."""
+        """Ask something of ptrace(2), which may find that the thread has ended."""
         try:
             return function()
-        except self._ptrace.PtraceError as error:
-            if error.errno == errno.ESRCH:
-                self._bury()
-                raise _Gone from None
-            raise OSError(error.errno, f"trace thread {self._id}: {os.strerror(error.errno)}") from error
+        except ProcessLookupError:
+            self._bury()
+            raise _Gone from None
+        except OSError as error:
+            number = error.errno or errno.EIO
+            raise OSError(number, f"trace thread {self._id}: {os.strerror(number)}") from error
 
     def _bury(self) -> None:
         """See to it that the ended thread does not stay a zombie because of us.

@@ -23,8 +23,9 @@ import os
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from broker.domain import Domain
     from interposer.supervisor.messages import Account, MessageTap, Subscription
     from interposer.watching.wire import Record
+    from tracing.record import Tracer
 
 _SLICE_S = 0.002
 _REST = 4
@@ -59,6 +61,14 @@ class Watched(Protocol):
 
     def domains(self) -> list[Domain]:
         """The domains, each once; the first is the supervisor's own."""
+        ...
+
+    def trace(self, tracer: Tracer) -> None:
+        """Show `tracer` every call from now on."""
+        ...
+
+    def untrace(self, tracer: Tracer) -> None:
+        """Show it nothing any more."""
         ...
 
     def served(self) -> tuple[int, int, list[str]]:
@@ -144,6 +154,9 @@ class Control:
                     continue
                 elif question.get("ask") == wire.MESSAGES:
                     await self._tell_messages(line, question)
+                    return
+                elif question.get("ask") == wire.CALLS:
+                    await self._tell_calls(line, question)
                     return
                 else:
                     reason = f"there is no such question: {question.get('ask')!r}"
@@ -241,6 +254,36 @@ class Control:
                 answer += wire.line_of(wire.with_payload(record, subscription.preview))
         return answer
 
+    async def _tell_calls(self, line: _Line, question: Record) -> None:
+        """Answer until the other side ends the conversation."""
+        from interposer.supervisor.calls import Subscription
+        from interposer.watching import wire
+
+        news = trio.Event()
+
+        def wake() -> None:
+            news.set()
+
+        payload = question.get("payload")
+        subscription = Subscription(payload if isinstance(payload, int) else 0, wake)
+        self._watched.trace(subscription)
+        try:
+            # Whoever asks knows from now on that nothing will be missed.
+            await line.say(wire.line_of(self._own_sheet()))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(line.ended, nursery.cancel_scope)
+                with suppress(OSError):
+                    while True:
+                        await news.wait()
+                        news = trio.Event()
+                        while (record := subscription.next()) is not None:
+                            await line.say(wire.line_of(record), float("inf"))
+                nursery.cancel_scope.cancel()
+        finally:
+            self._watched.untrace(subscription)
+            # The last calls of a program are those that one traces for, and its end may come at any time.
+            line.say_at_once(wire.line_of(record) for record in iter(subscription.next, None))
+
     def _own_sheet(self) -> Record:
         by_broker, natively, spoken = self._watched.served()
         calls = {"broker": by_broker, "native": natively}
@@ -269,6 +312,7 @@ class _Line:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._rest = b""
+        self._unsaid = memoryview(b"")
 
     async def hear(self, longest: int, patience_s: float) -> bytes | None:
         """The next line, None at the end."""
@@ -295,14 +339,22 @@ class _Line:
 
     async def say(self, data: bytes | bytearray, patience_s: float = _PATIENCE_S) -> None:
         """Write all of it."""
-        rest = memoryview(data)
-        while rest:
+        self._unsaid = memoryview(data)
+        while self._unsaid:
             try:
-                rest = rest[self._connection.send(rest, socket.MSG_NOSIGNAL) :]
+                self._unsaid = self._unsaid[self._connection.send(self._unsaid, socket.MSG_NOSIGNAL) :]
             except BlockingIOError:
                 with trio.fail_after(patience_s):
                     await trio.lowlevel.wait_writable(self._connection)
         await trio.lowlevel.checkpoint()
+
+    def say_at_once(self, lines: Iterable[bytes]) -> None:
+        """Write what `say` was kept from writing, and then the lines, as far as the other side takes them at once."""
+        with suppress(OSError):
+            for rest in chain((self._unsaid,), map(memoryview, lines)):
+                left = rest
+                while left:
+                    left = left[self._connection.send(left, socket.MSG_NOSIGNAL) :]
 
 
 def _user_of(connection: socket.socket) -> int:

@@ -62,6 +62,7 @@ from native.notification import EndOfTargets, Listener, Notification
 if TYPE_CHECKING:
     from interposer.traps.faults import Faults
     from interposer.traps.tap import Tap
+    from tracing.record import Tracer
 
 _DYING_S = 0.05
 """How long processes that were killed with the program may take to be gone."""
@@ -108,16 +109,37 @@ class Supervisor:
 
             self._faults = Faults(options.faults)
         self._tap: Tap | None = None
+        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted, faults=self._faults)
         if options.tracer is not None:
-            from interposer.traps.tap import Tap
-
-            self._tap = Tap(options.tracer, list if self._faults is None else self._faults.told)
-            handles.connection_ended = self._tap.hung_up
-        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted, self._tap, self._faults)
+            self.trace(options.tracer)
         handles.node_of = self._node_of
         self.shared.namespaces.forgotten = self._flows.forget_origins
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
         self._news.register(handles.hang_ups_fileno(), select.EPOLLIN)
+
+    def trace(self, tracer: Tracer) -> None:
+        """Show `tracer` every call from now on. The engine serves none until `untrace`."""
+        if self._tap is None:
+            from interposer.traps.tap import Tap
+
+            self._use_tap(Tap(list if self._faults is None else self._faults.told))
+        assert self._tap is not None
+        self._tap.tracers[tracer] = None
+
+    def untrace(self, tracer: Tracer) -> None:
+        """Show it nothing any more."""
+        assert self._tap is not None
+        del self._tap.tracers[tracer]
+        if not self._tap.tracers:
+            self._use_tap(None)
+
+    def _use_tap(self, tap: Tap | None) -> None:
+        self._flows.recall()
+        self._tap = self.shared.tap = tap
+        self.shared.handles.connection_ended = (lambda _: None) if tap is None else tap.hung_up
+        for tree in self._trees.values():
+            tree.use_tap(tap)
+        self._allow_flows()
 
     def new_domain(self, nodes: NodeEvents) -> Domain:
         """A domain that belongs to this process's user namespace."""

@@ -69,8 +69,7 @@ class Tree:
         self._shared = shared
         self.listener = listener
         self._pump = partial(shared.flows.put, listener)
-        interrupted = None if shared.tap is None else shared.tap.interrupted
-        self.waiting = WaitingCalls(self.listener, self._finish, interrupted)
+        self.waiting = WaitingCalls(self.listener, self._finish, self._interrupted)
         self._answers = Answers(self.listener, _guarantee(waits_killable), self._pump)
         self._traps = Traps(
             self.listener,
@@ -82,9 +81,9 @@ class Tree:
             self._pump,
             self._served,
             shared.parameter,
-            shared.tap,
             shared.faults,
         )
+        self._traps.tap = shared.tap
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
         self.detours = self._traps.detours
         self.delayed = self._traps.delayed
@@ -156,6 +155,14 @@ class Tree:
 
         if not self._traps.answer(notification, serve):
             wait.interrupt()
+
+    def _interrupted(self, wait: Wait) -> None:
+        if self._shared.tap is not None:
+            self._shared.tap.interrupted(wait)
+
+    def use_tap(self, tap: Tap | None) -> None:
+        """From now on, `tap` is shown what is asked for and answered; None: nobody is."""
+        self._traps.tap = tap
 
     def close(self) -> None:
         """End the domains that were mounted here, and let go of everything. Nothing is lent."""

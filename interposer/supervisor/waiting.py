@@ -64,7 +64,7 @@ class WaitingCalls:
         self,
         listener: Listener,
         finish: Callable[[Notification, Wait], None],
-        interrupted: Callable[[Wait], None] | None = None,
+        interrupted: Callable[[Wait], None] = lambda _: None,
     ) -> None:
         """`finish` completes a call whose wait is over, and answers it. `interrupted` is told of one that is broken
         off, before the broker is."""
@@ -176,8 +176,7 @@ class WaitingCalls:
 
     def _interrupt(self, call: _Waiting) -> None:
         if self._forget(call):
-            if self._interrupted is not None:
-                self._interrupted(call.wait)
+            self._interrupted(call.wait)
             call.wait.interrupt()
 
     def _forget(self, call: _Waiting) -> bool:

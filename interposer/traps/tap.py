@@ -68,9 +68,10 @@ class _Call:
 class Tap:
     """Makes the records of one supervisor."""
 
-    def __init__(self, tracer: Tracer, injected: Callable[[], list[str]] = list) -> None:
+    def __init__(self, injected: Callable[[], list[str]] = list) -> None:
         """`injected` gives what the call that was served last has met of what was injected, in words."""
-        self._tracer = tracer
+        self.tracers: dict[Tracer, None] = {}
+        """Who gets the records."""
         self._injected = injected
         self._sequence = 0
         self._waiting: dict[Wait, _Call] = {}
@@ -223,10 +224,10 @@ class Tap:
         record.command = f"{request:#x}" if revision is None else _commands(revision)[request]
         if revision is not None:
             record.revision = revision.name
-            take_arguments(record, revision, caller, self._tracer.payload_limit)
+            take_arguments(record, revision, caller, self._payload_limit)
             connection = handle.connection
             if error is None and wait is None and connection is not None:
-                take_results(record, revision, connection, self._tracer.payload_limit)
+                take_results(record, revision, connection, self._payload_limit)
             if connection is not None:
                 add_peer(record, revision, connection)
         if wait is not None and revision is not None:
@@ -256,14 +257,19 @@ class Tap:
                 _fail(record, error)
             record.after = patched(first.before, first.address, caller)
             if error is None:
-                take_results(record, call.revision, wait.connection, self._tracer.payload_limit)
+                take_results(record, call.revision, wait.connection, self._payload_limit)
                 add_peer(record, call.revision, wait.connection)
         self._put(record)
 
     def _put(self, record: Record, *, over: bool = True) -> None:
         if over and record.event in (Event.CALL, Event.OPEN, Event.MAP):
             record.duration_ns = time.monotonic_ns() - record.monotonic_ns
-        self._tracer.take(record)
+        for tracer in self.tracers:
+            tracer.take(record)
+
+    @property
+    def _payload_limit(self) -> int:
+        return max((tracer.payload_limit for tracer in self.tracers), default=0)
 
 
 _OF_THE_CALL = tuple("pid tid comm descriptor node connection revision command request address before peer".split())

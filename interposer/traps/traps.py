@@ -101,15 +101,15 @@ class Traps:
         pump: Callable[[Notification], None],
         served: Callable[[Notification, OpenHandle, TargetCaller], None],
         parameter: AttachFlagsMask,
-        tap: Tap | None = None,
         faults: Faults | None = None,
     ) -> None:
         """`later` takes over a waiting call; `pump` gets notifications that arrive while a mapping is injected.
 
         `served` is told of each ioctl that the broker has served on a handle. `parameter`: the module parameter.
-        `tap`: who is shown what is asked for and answered. `faults`: what is injected.
+        `faults`: what is injected.
         """
-        self._tap = tap
+        self.tap: Tap | None = None
+        """Who is shown what is asked for and answered."""
         self._faults = faults
         self.delayed = Delayed()
         self._parameter = parameter
@@ -128,8 +128,8 @@ class Traps:
     def caller(self, notification: Notification) -> TargetCaller:
         """The thread that made the trapped call."""
         kind = HeldCaller if self._answers.holds(notification) else TargetCaller
-        if self._tap is not None:
-            kind = self._tap.watched(kind)
+        if self.tap is not None:
+            kind = self.tap.watched(kind)
         return kind(self._listener, notification, self._namespaces, self._handles, self._handles.budgets)
 
     def answer(self, notification: Notification, serve: Callable[[], int | None], *, may_wait: bool = False) -> bool:
@@ -187,7 +187,7 @@ class Traps:
             if self._faults is not None and self._delay(self._faults, notification, handle, caller):
                 return None
             try:
-                if self._tap is None and self._faults is None:
+                if self.tap is None and self._faults is None:
                     wait = handle.broker.ioctl(request & 0xFFFFFFFF, argument, caller)
                 else:
                     wait = self._ioctl_by_way(notification, handle, caller)
@@ -213,9 +213,9 @@ class Traps:
         act = partial(handle.broker.ioctl, request, argument, caller)
         if self._faults is not None:
             act = partial(self._faults.ioctl, notification, handle, request, argument, caller)
-        if self._tap is None:
+        if self.tap is None:
             return act()
-        return self._tap.ioctl(notification, handle, request, argument, caller, act)
+        return self.tap.ioctl(notification, handle, request, argument, caller, act)
 
     def _delay(self, faults: Faults, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> bool:
         """Whether the call has to wait before it is served; then it is seen to."""
@@ -359,10 +359,10 @@ class Traps:
 
         Raises NodeShutDown, NoFreeDescriptor, TooManyOpenFiles, Interrupted.
         """
-        if self._tap is None:
+        if self.tap is None:
             return self._install_unwatched(notification, domain, path, flags, at)
         act = partial(self._install_unwatched, notification, domain, path, flags, at)
-        return self._tap.opening(notification, path, act)
+        return self.tap.opening(notification, path, act)
 
     def _install_unwatched(
         self, notification: Notification, domain: Domain, path: tuple[str, ...], flags: int, at: int | None
@@ -424,7 +424,7 @@ class Traps:
                 return None
             rounded = (length + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
             act = partial(handle.broker.map, rounded, writable=bool(protection & _PROT_WRITE))
-            pool = act() if self._tap is None else self._tap.mapping(notification, handle, length, act)
+            pool = act() if self.tap is None else self.tap.mapping(notification, handle, length, act)
             assert isinstance(pool, Pool)
             result = inject_mapping(self._listener, notification, pool.read_only_descriptor, self._pump, arguments)
             if result.outcome is Outcome.ALREADY_TRACED:

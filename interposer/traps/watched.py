@@ -6,13 +6,15 @@ Everything is bounded: a program chooses the sizes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 
 from broker.connection import Connection
+from broker.errors import KdbusError
 from broker.inbox import TwoSlices
 from interposer.target.caller import TargetCaller
+from interposer.target.files import TargetFile
 from interposer.traps.exactly_once import HeldCaller
 from kdbus.abi.decode import Item, decode_items, struct_of
 from kdbus.abi.layout import U64
@@ -41,13 +43,30 @@ class Watching:
         self.writes: list[tuple[int, bytes]] = []
 
     def read(self, address: int, size: int) -> bytes:
-        data: bytes = super().read(address, size)  # type: ignore[misc]
+        with _telling(address=address, size=size):
+            data: bytes = super().read(address, size)  # type: ignore[misc]
         self.reads.append((address, data))
         return data
 
     def write(self, address: int, data: bytes) -> None:
-        super().write(address, data)  # type: ignore[misc]
+        with _telling(address=address, size=len(data)):
+            super().write(address, data)  # type: ignore[misc]
         self.writes.append((address, data))
+
+    def file(self, descriptor: int) -> TargetFile:
+        with _telling(descriptor=descriptor):
+            file: TargetFile = super().file(descriptor)  # type: ignore[misc]
+        return file
+
+
+@contextmanager
+def _telling(**facts: int) -> Iterator[None]:
+    """An error of the block tells also these facts."""
+    try:
+        yield
+    except KdbusError as error:
+        error.facts = {**facts, **error.facts}
+        raise
 
 
 class WatchedCaller(Watching, TargetCaller):

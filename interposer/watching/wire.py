@@ -19,6 +19,11 @@ is answered without end, by the `supervisor`, and then a `message` record for ea
 (`interposer.supervisor.messages`) and that the filter lets through (`interposer.watching.filters`); `dropped` tells how
 many are missing in its place, as they came faster than they were read.
 
+    {"watch": 1, "ask": "calls", "payload": 16384}
+
+is answered in the same way with a `call` for each call on kdbus, whose `frame` is a record as recordings have it
+(`tracing.recording`), in base64, with so much of payloads.
+
 The version changes when a key is removed or means something else. Keys may be added: who reads ignores what it does not
 know. So a `kdbus` may watch a later one.
 
@@ -38,6 +43,7 @@ LONGEST_LINE = 1 << 20
 FACTS = "facts"
 SUPERVISOR = "supervisor"
 MESSAGES = "messages"
+CALLS = "calls"
 
 Record = dict[str, Any]
 

@@ -11,13 +11,15 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from tests.support.compiling import compile_program
+from tests.support.supervised import Supervised
 from tests.support.users import PROJECT, Outcome, User, readable_folder
 
 PROGRAMS = {"3": "trouble", "final": "trouble-final"}
@@ -225,3 +227,100 @@ def test_a_reader_that_does_not_read(programs: dict[str, Path], user: User) -> N
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         os.close(reading)
+
+
+@each_revision
+def test_a_kdbus_that_runs_is_joined(revision: str, programs: dict[str, Path], user: User, writable: Path) -> None:
+    program = programs[revision]
+    script = f"{program} bad_match; read go; {program} taken_name; read go; {program} silent_service"
+    with Supervised(["sh", "-c", script], user=user) as supervised:
+        assert supervised.line(30) == "ok 1 - bad_match"  # the supervisor is there
+        supervised.line(30)
+        path = writable / "trace"
+        tracing = _start(user, "trace", "-p", str(supervised.pid), "-o", str(path))
+        try:
+            assert _line_of(tracing.stderr) == f"kdbus: tracing the kdbus of process {supervised.pid} until Ctrl-C\n"
+            supervised.tell("go")
+            assert supervised.line(30) == "ok 1 - taken_name"
+            supervised.line(30)
+            _wait_for(path, "+++ <control> closed +++")
+            tracing.send_signal(signal.SIGINT)
+            assert tracing.wait(30) == -signal.SIGINT
+            supervised.tell("go")
+            assert supervised.line(30) == "ok 1 - silent_service"
+            supervised.line(30)
+            assert supervised.finish(30) == 0
+            assert not supervised.unexpected()
+        finally:
+            _end(tracing)
+    lines = path.read_text().splitlines()
+    assert "is owned by connection" in only(lines, "EEXIST")
+    assert not any("org.example.Silent" in line for line in lines)
+
+
+def test_a_joined_trace_ends_with_its_kdbus(programs: dict[str, Path], user: User) -> None:
+    script = f"{programs['final']} bad_match; read go; {programs['final']} taken_name"
+    with Supervised(["sh", "-c", script], user=user) as supervised:
+        assert supervised.line(30) == "ok 1 - bad_match"
+        supervised.line(30)
+        tracing = _start(user, "trace", "--pid", str(supervised.pid), "-c")
+        try:
+            _line_of(tracing.stderr)
+            supervised.tell("go")
+            assert supervised.line(30) == "ok 1 - taken_name"
+            assert tracing.stderr is not None
+            table = tracing.stderr.read().splitlines()
+            assert tracing.wait(30) == 0
+            assert [line.split()[2:4] for line in table if line.endswith("NAME_ACQUIRE")] == [["2", "1"]]
+        finally:
+            _end(tracing)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["-p", "1", "--", "true"], "'true' cannot be run in a kdbus that runs"),
+        (["-p", "1", "--linger"], "--linger is for a program that is run"),
+        (["-p", "x"], "-p 'x' is no process id"),
+        (["--domain", "/nowhere/socket"], "/nowhere/socket"),
+    ],
+)
+def test_what_cannot_be_joined(words: list[str], part: str, user: User) -> None:
+    outcome = run(user, words)
+    assert outcome.status == 125 and part in outcome.output
+
+
+def _start(user: User, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        user.kdbus(*words),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        env=user.environment,
+        user=user.identity,
+        group=user.identity,
+        extra_groups=None if user.identity is None else [],
+    )
+
+
+def _line_of(pipe: IO[str] | None) -> str:
+    assert pipe is not None
+    return pipe.readline()
+
+
+def _wait_for(path: Path, text: str) -> None:
+    """Until `text` stands in the file, which another process writes."""
+    stop = time.monotonic() + 30
+    while text not in path.read_text():
+        assert time.monotonic() < stop, path.read_text()
+        os.sched_yield()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    assert process.stderr is not None
+    process.stderr.close()

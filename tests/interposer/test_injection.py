@@ -15,7 +15,6 @@ import ctypes
 import os
 import select
 import signal
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from interposer.injection import injection
+from interposer.injection import binding, injection
 from interposer.injection.injection import InjectionResult, Outcome, inject_mapping
 from native.notification import EndOfTargets, Listener, Notification
 from native.pool import Pool
@@ -32,6 +31,13 @@ from native.seccomp import SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 from tests.support.targets import PATIENCE_NS, Target, compile_program, fork, start_target, traps_of
 
 Start = Callable[..., Target]
+
+
+@pytest.fixture(autouse=True, params=[binding._PythonPtrace, binding._OwnBinding], ids=["python-ptrace", "own"])
+def bound(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who calls ptrace(2)."""
+    made = request.param()
+    monkeypatch.setattr(injection, "binding", lambda: made)
 
 
 @pytest.fixture(scope="module")
@@ -279,16 +285,3 @@ def test_gone_before_it_began(start: Start, pool: Pool) -> None:
     assert target.wait() == -signal.SIGKILL
     result = inject_mapping(target.listener, notification, pool.read_only_descriptor, no_others)
     assert result == InjectionResult(Outcome.CALLER_GONE)
-
-
-def test_tracing_is_imported_late() -> None:
-    child = fork(lambda: os.execv(sys.executable, [sys.executable, "-c", CHECK]))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-CHECK = """
-import sys, interposer.injection.injection
-early = "ptrace" in sys.modules
-interposer.injection.injection.prepare()
-sys.exit(early or "ptrace" not in sys.modules)
-"""
