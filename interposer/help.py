@@ -284,7 +284,7 @@ examples: kdbus include-dir
 
 _WHICH = """\
   --domain PATH  that of `kdbus serve --socket PATH`
-  -p, --pid PID  that of process PID, which is a `kdbus run` or `kdbus serve`, or was started by one
+  -p, --pid PID  that of process PID, which is a `kdbus run` or `kdbus serve`, was started by one, or is connected
 """
 
 _WATCH_OPTIONS = f"""\
