@@ -68,6 +68,11 @@ _FILTER_OPTIONS = {"--from": True, "--to": True, "--with": True, "--kind": True,
 _MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
 _TOP_OPTIONS = {**_WHICH_OPTIONS, "--interval": True, "--light": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
+_PROXY_OPTIONS = {
+    **dict.fromkeys(("--bus", "--listen", "--ready-fd"), True),
+    **dict.fromkeys(("--exec", "--anonymous"), False),
+    **_VERBOSE_OPTIONS,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -336,6 +341,13 @@ def _serve(given: Given, _rest: list[str]) -> int:
     return serve(given.last("--socket"), _run_options("serve", given), given.last("--ready-fd"))
 
 
+def _proxy(given: Given, command: list[str]) -> int:
+    from interposer.proxying import proxy
+
+    status = proxy(given, command)
+    return status if status >= 0 else _die_of(-status)
+
+
 def _mode(word: str | None) -> Mode | None:
     if word is None:
         return None
@@ -574,6 +586,7 @@ _SUBCOMMANDS = {
     "show": _Subcommand(_show, _SHOW_OPTIONS, words=1),
     "check": _Subcommand(_check, _CHECK_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
+    "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),
     "list": _Subcommand(_watching("list"), _WATCH_OPTIONS),

@@ -19,6 +19,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus record [-o FILE] [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus show [OPTIONS] FILE
        kdbus serve --socket PATH [OPTIONS]
+       kdbus proxy --bus NAME [--listen unix:path=PATH] [--exec PROGRAM [ARGUMENTS...]]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
        kdbus list | tree | policy [OPTIONS]
@@ -33,6 +34,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   show         show what was recorded, or convert it for Perfetto and Wireshark
   check        run PROGRAM likewise, and report leaks, races, failures, and what only one revision has
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
+  proxy        let D-Bus programs speak on a bus of kdbus
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
   list         list the connections of a kdbus that runs: ids, processes, names, queues, pools
@@ -262,6 +264,30 @@ examples: kdbus serve --socket /run/kdbus --make-bus system
           kdbus serve --socket ./domain --ready-fd 4 4<>ready
 """
 
+_PROXY = """\
+Let D-Bus programs of today speak on a bus of kdbus, with each other and with programs that speak kdbus.
+
+usage: kdbus proxy --bus NAME [OPTIONS] --listen unix:path=PATH
+       kdbus proxy --bus NAME [OPTIONS] --exec PROGRAM [ARGUMENTS...]
+
+  --bus NAME     the bus, as `kdbus run --make-bus NAME` names it: `system` is 0-system, `user` is UID-user, and any
+                 other name gets the user's id in front; or the path of an endpoint's node
+  --listen ADDRESS
+                 where D-Bus programs connect: unix:path=PATH; not needed with --exec, or where a service manager
+                 passes a socket (LISTEN_FDS, with ListenStream= in the unit)
+  --exec         run the program that follows, with DBUS_SESSION_BUS_ADDRESS in its environment, and end when it ends
+  --anonymous    allow the mechanism ANONYMOUS as well; who the client is, the kernel tells in any case
+  --ready-fd N   write a newline to descriptor N, and close it, when programs can connect
+  -v, --verbose  tell on stderr which clients are cut off, and why
+  -h, --help     print this
+
+It is a program that speaks kdbus itself, so it runs where there is one, such as under `kdbus run`. Clients are those of
+the same user, and of root. With --exec it ends as PROGRAM does.
+
+examples: kdbus run --make-bus user -- kdbus proxy --bus user --exec busctl --user list
+          kdbus run --make-bus user -- kdbus proxy --bus user --listen unix:path=/tmp/bus
+"""
+
 _DOCTOR = """\
 Try what `kdbus run` and `kdbus serve` need of this kernel and container; tell what is missing, and what to do.
 
@@ -292,7 +318,7 @@ examples: kdbus include-dir
 
 _WHICH = """\
   --domain PATH  that of `kdbus serve --socket PATH`
-  -p, --pid PID  that of process PID, which is a `kdbus run` or `kdbus serve`, or was started by one
+  -p, --pid PID  that of process PID, which is a `kdbus run` or `kdbus serve`, was started by one, or is connected
 """
 
 _WATCH_OPTIONS = f"""\
@@ -407,6 +433,7 @@ PAGES: Mapping[str, str] = {
     "record": _RECORD,
     "show": _SHOW,
     "serve": _SERVE,
+    "proxy": _PROXY,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,
     "list": _LIST,
