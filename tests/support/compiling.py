@@ -13,7 +13,15 @@ from tests.support.users import PROJECT
 
 PROGRAMS = PROJECT / "tests" / "programs"
 
-WRITTEN_FOR = {"final": "final", "mixed-client": "final", "snapshot219": "219", "trouble-final": "final"}
+WRITTEN_FOR = {
+    "final": "final",
+    "mixed-client": "final",
+    "mixed-client-2": "2",
+    "mixed-service-2": "2",
+    "snapshot219": "219",
+    "trouble-final": "final",
+    "version2": "2",
+}
 """The revision of the kdbus API that a program is written for, if it is not version 3."""
 
 
