@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -27,23 +25,18 @@ _SHORT_PATIENCE_S = 3.0
 """Where it is asked what there is: one that is stopped must not hold up who looks for others."""
 _MOST_BYTES = 1 << 28
 """Of one answer: far more than there can be connections for."""
-_CREDENTIALS = struct.Struct("=3i")
 _ATTEMPTED = "looking for a kdbus to watch"
 
 
 class Watching:
     """A conversation with one supervisor. A context manager."""
 
-    def __init__(self, connection: socket.socket, user: int, process: int) -> None:
-        """`user`: whose folder the socket is in."""
+    def __init__(self, connection: socket.socket, process: int) -> None:
         self.process = process
         self._connection = connection
         self._connection.settimeout(_PATIENCE_S)
         self._rest = b""
         self._attempted = f"asking the supervisor {process}"
-        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if _CREDENTIALS.unpack(packed)[1] != user:
-            raise self._failed(f"another user than uid {user} listens there", "remove that socket")
 
     def __enter__(self) -> Watching:
         return self
@@ -150,10 +143,8 @@ def _of_process(process: int) -> Watching:
         raise NothingToWatch(attempted, "there is no such process", _advice()) from None
     current = process
     while current > 0:
-        for user in dict.fromkeys((os.geteuid(), owner)):
-            found = _connect(user, current)
-            if found is not None:
-                return found
+        with suppress(OSError):
+            return Watching(places.connect(current), current)
         current = _parent(current)
     if owner != os.geteuid() and os.geteuid() != 0:
         raise NothingToWatch(attempted, f"it is uid {owner}'s", "run it as that user, or as root")
@@ -204,35 +195,10 @@ def _described(about: Record) -> str:
 
 def _all() -> Iterator[tuple[Watching, Record]]:
     """Every supervisor that may be watched and answers, with what it says of itself."""
-    for user in _users():
-        with places.folders(user) as folders:
-            for folder in folders:
-                for process in places.processes(folder):
-                    with suppress(OSError, NothingToWatch):
-                        watching = Watching(places.connect(folder, process), user, process)
-                        yield watching, watching.introduce()
-
-
-def _users() -> list[int]:
-    """Whose supervisors may be watched: one's own, and for root everybody's, as far as their folders are known."""
-    own = os.geteuid()
-    found = {own: None}
-    if own == 0:
-        with suppress(OSError):
-            found |= {int(name): None for name in os.listdir("/run/user") if name.isdigit()}
-        for parent in places.candidates(own):
-            with suppress(OSError):
-                names = (re.fullmatch(r"kdbus-(\d+)", name, re.ASCII) for name in os.listdir(parent))
-                found |= {int(name[1]): None for name in names if name}
-    return list(found)
-
-
-def _connect(user: int, process: int) -> Watching | None:
-    with places.folders(user) as folders:
-        for folder in folders:
-            with suppress(OSError):
-                return Watching(places.connect(folder, process), user, process)
-    return None
+    for process in places.processes():
+        with suppress(OSError, NothingToWatch):
+            watching = Watching(places.connect(process), process)
+            yield watching, watching.introduce()
 
 
 def _parent(process: int) -> int:

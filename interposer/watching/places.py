@@ -1,170 +1,150 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the control sockets are: a folder for each user, in it one socket for each supervisor, named by its process id.
+"""Where the control sockets are: nowhere but in /proc.
 
-The folder is `kdbus-UID`, with mode 0700, in the first of these that takes it: XDG_RUNTIME_DIR, /run/user/UID, /run
-(root's), TMPDIR, /tmp. Who looks for sockets looks into all of them, as the environment of who watches need not be that
-of who is watched. So no argument is needed where one kdbus runs. KDBUS_RUNTIME_DIR, where it is set, stands for all.
+A supervisor gives its socket a name for a moment, keeps a descriptor of that file (O_PATH), and removes the name before
+it listens. Whoever watches finds that descriptor in /proc/PID/fd, by what it leads to, and connects through it: for
+connect(2) it is as good as a name. So nothing is left behind, however the supervisor ends; one that runs is found
+whatever its environment, folder or mount namespace is; and no argument is needed where one kdbus runs.
 
-*Who may.* The folder is closed to all but its owner and root, and so is each socket (mode 0600); that is the kernel's
-doing, and it holds in user namespaces too. Besides, the supervisor asks who has connected (`may_watch`).
+*Who may.* To follow a descriptor of another process, one must be allowed to inspect it (proc(5), ptrace(2)): its user,
+and root. The file has mode 0600, besides, and the supervisor asks who has connected (`may_watch`).
 
-*No traps for who looks.* Others may make folders of that name in /tmp before the user does. So a folder counts only if
-it is no link, is that user's and is closed to others; it is then used through a descriptor, never again by name. Root
-may watch everybody's: a socket counts only if it is one, and no link to another.
+*No traps for who looks.* A descriptor is believed to be a supervisor's only if the process that listens is the one in
+whose folder of /proc it was found, which the kernel tells (SO_PEERCRED); nothing is said before.
 
-The socket is gone at the end, and the folder with the last of them. What is left when a supervisor is killed is removed
-by whoever looks next: nobody listens there.
+Where KDBUS_RUNTIME_DIR is set, the name is made there, and only supervisors are found that were started with the same
+value: for whoever wants to be by himself, such as a test.
 
-Alternatives: abstract names (unix(7)) have no permissions; a path that is told by an environment variable would be
-known to the program and its children, but not to who watches.
+Alternatives: names that stay do not go with a supervisor that is killed; abstract names (unix(7)) do, but have no
+permissions, and in a user namespace SO_PEERCRED cannot tell root from others; a helper that tidies up is one process
+more for each `kdbus run`.
+
+Weakness: to find supervisors, descriptors of all processes of the interpreter that may be inspected are looked at.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 import stat
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
-_MODE = 0o700
-_ATTEMPTS = 8
-"""How often a folder is made again that somebody else has just found empty and removed."""
+_NAME = ".kdbus-control-"
+_FOUND = re.compile(rf"(/.*)/{re.escape(_NAME)}[0-9a-f]{{16}} \(deleted\)")
 _BACKLOG = 8
+_CREDENTIALS = struct.Struct("=3i")
 
 
-def candidates(user: int) -> list[str]:
-    """The folders in which a user's folder may be."""
+def candidates() -> list[str]:
+    """The folders in which the name may be made."""
     only = os.environ.get("KDBUS_RUNTIME_DIR")
     if only:
-        return [os.path.abspath(only)]
-    own = f"/run/user/{user}"
-    named = [os.environ.get("XDG_RUNTIME_DIR"), own, "/run" if user == 0 else None, os.environ.get("TMPDIR"), "/tmp"]
+        return [os.path.realpath(only)]
+    named = [os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm", os.environ.get("TMPDIR"), "/tmp"]
     return list(dict.fromkeys(folder for folder in named if folder and os.path.isabs(folder)))
 
 
 class Place:
     """A socket that listens where `kdbus list` looks for it."""
 
-    def __init__(self, folder: int, parent: str, name: str, listening: socket.socket) -> None:
-        self._folder = folder
-        self._parent = parent
-        self._name = name
+    def __init__(self, file: int, listening: socket.socket) -> None:
+        self._file = file
         self.listening = listening
 
     def close(self) -> None:
-        """Listen no longer, and leave nothing behind."""
+        """Listen no longer."""
         self.listening.close()
-        with suppress(OSError):
-            os.unlink(self._name, dir_fd=self._folder)
-        os.close(self._folder)
-        with suppress(OSError):
-            os.rmdir(self._parent)  # fails while others are in it
+        os.close(self._file)
 
 
 def make() -> Place | None:
     """Listen for those who want to watch this process; None where there is no place for that."""
-    user = os.geteuid()
-    for parent in candidates(user):
-        path = os.path.join(parent, f"kdbus-{user}")
-        for _ in range(_ATTEMPTS):
-            try:
-                return _make(path, user)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                break
+    for folder in candidates():
+        with suppress(OSError):
+            return _make(folder)
     return None
 
 
-def _make(path: str, user: int) -> Place:
-    """Raises OSError, FileNotFoundError if somebody has removed the folder meanwhile."""
-    with suppress(FileExistsError):
-        os.mkdir(path, _MODE)
-    folder = open_folder(path, user)
-    name = str(os.getpid())
-    prepared = f".{name}"
+def _make(path: str) -> Place:
+    """Raises OSError."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        with suppress(FileNotFoundError):
-            os.unlink(prepared, dir_fd=folder)
-        # Through the descriptor the name is short enough for a socket's, whatever the folder's is (unix(7)).
-        own = f"/proc/self/fd/{folder}/{prepared}"
-        listening.bind(own)
-        os.chmod(own, 0o600)
-        listening.listen(_BACKLOG)
+        folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with suppress(ConnectionRefusedError, FileNotFoundError):
-                connect(folder, os.getpid()).close()  # removes that of a process which had our number before
-            # Unlike rename(2), never replaces that of another pid namespace's process.
-            os.link(prepared, name, src_dir_fd=folder, dst_dir_fd=folder)
+            name = _NAME + os.urandom(8).hex()
+            before = os.umask(0o177)
+            try:
+                # Through the descriptor the name is short enough for a socket's, whatever the folder's is (unix(7)).
+                listening.bind(f"/proc/self/fd/{folder}/{name}")
+            finally:
+                os.umask(before)
+            try:
+                file = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            finally:
+                os.unlink(name, dir_fd=folder)
         finally:
-            os.unlink(prepared, dir_fd=folder)
+            os.close(folder)
+        listening.listen(_BACKLOG)
     except BaseException:
         listening.close()
-        os.close(folder)
         raise
-    return Place(folder, path, name, listening)
+    return Place(file, listening)
 
 
-def open_folder(path: str, user: int) -> int:
-    """A descriptor of the folder (O_PATH). Raises PermissionError if it is not the user's alone, and OSError."""
-    folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    status = os.fstat(folder)
-    if status.st_uid != user or stat.S_IMODE(status.st_mode) & 0o077:
-        os.close(folder)
-        raise PermissionError(f"{path} is not uid {user}'s alone")
-    return folder
-
-
-@contextmanager
-def folders(user: int) -> Iterator[list[int]]:
-    """Descriptors of all folders of a user in which there may be sockets."""
-    found: list[int] = []
-    try:
-        for parent in candidates(user):
+def processes() -> Iterator[int]:
+    """The supervisors that may be watched, by process id."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and os.path.basename(_link(f"/proc/{name}/exe")).startswith("python"):
             with suppress(OSError):
-                found.append(open_folder(os.path.join(parent, f"kdbus-{user}"), user))
-        yield found
-    finally:
-        for folder in found:
-            os.close(folder)
+                descriptor_of(int(name))
+                yield int(name)
 
 
-def processes(folder: int) -> list[int]:
-    """The supervisors whose sockets are in a folder, by process id."""
-    readable = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+def descriptor_of(process: int) -> str:
+    """The path of a supervisor's descriptor. Raises FileNotFoundError if it has none, and OSError."""
+    only = os.environ.get("KDBUS_RUNTIME_DIR")
+    folder = f"/proc/{process}/fd"
+    for name in os.listdir(folder):
+        found = _FOUND.fullmatch(_link(f"{folder}/{name}"))
+        if found and (not only or found[1] == os.path.realpath(only)):
+            return f"{folder}/{name}"
+    raise FileNotFoundError(errno.ENOENT, f"process {process} is no supervisor")
+
+
+def _link(path: str) -> str:
+    """What a link in /proc leads to; empty if that may not be known."""
     try:
-        return sorted(int(name) for name in os.listdir(readable) if name.isascii() and name.isdigit())
-    finally:
-        os.close(readable)
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
-def connect(folder: int, process: int) -> socket.socket:
-    """A connection to the supervisor. One that is gone leaves no socket. Raises OSError."""
-    name = str(process)
-    place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+def connect(process: int) -> socket.socket:
+    """A connection to the supervisor `process`. Raises OSError."""
+    path = descriptor_of(process)
+    if not stat.S_ISSOCK(os.stat(path).st_mode):
+        raise FileNotFoundError(errno.ENOENT, f"{path} is no socket")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if not stat.S_ISSOCK(os.fstat(place).st_mode):
-            raise FileNotFoundError(f"{name} is no socket")
-        connection.connect(f"/proc/self/fd/{place}")
-    except BaseException as error:
+        connection.connect(path)
+        packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        if _CREDENTIALS.unpack(packed)[0] != process:
+            raise PermissionError(errno.EPERM, f"another process than {process} listens at {path}")
+    except BaseException:
         connection.close()
-        if isinstance(error, ConnectionRefusedError):
-            with suppress(OSError):
-                os.unlink(name, dir_fd=folder)
         raise
-    finally:
-        os.close(place)
     return connection
 
 
 def may_watch(user: int) -> bool:
     """Whether uid `user`, as this process sees it, may watch this process: who it runs as, and root.
 
-    In a user namespace of its own, root is one of those who show as the overflow user. There, only the modes of folder
-    and socket tell them apart.
+    In a user namespace of its own, root is one of those who show as the overflow user. There, only the kernel's
+    permissions tell them apart.
     """
     if user in (os.geteuid(), 0):
         return True

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from interposer.watching import wire
+from interposer.watching import places, wire
 from tests.end_to_end.test_serve import Place, Process, member, somebody, uid
 from tests.interposer.test_view import needs_root
 from tests.support.compiling import compile_program
@@ -239,17 +240,55 @@ def test_only_the_owner_and_root_may_watch(place: Place, ordinary_user: User, so
     assert owner in refused(other, "list", "--domain", place.socket)
     assert owner in refused(other, "list", "-p", str(server.pid))
     assert "runs none" in refused(other, "list")
-    # Were it not for the permissions, the supervisor would refuse.
-    folder = place.folder / f"kdbus-{uid(own)}"
-    folder.chmod(0o777)
-    (folder / str(server.pid)).chmod(0o777)
-    script = (
-        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
-        'print(s.recv(4096).decode() if not s.send(b\'{"watch": 1, "ask": "facts"}\\n\') else s.makefile().read())'
-    )
-    outcome = other.run([other.python, "-c", script, str(folder / str(server.pid))])
-    answer = json.loads(outcome.output)
-    assert answer == {"record": "error", "reason": f"uid {uid(other)} may not watch what uid {uid(own)} runs"}
+
+
+@needs_root
+def test_the_supervisor_itself_refuses_others(place: Place, ordinary_user: User, somebody: User) -> None:
+    """Were it not for the permissions."""
+    own, other = (here(place, user) for user in (ordinary_user, somebody))
+    server = place.serve(own)
+    script = """if True:
+        import os, socket, sys
+        from interposer.watching import places
+        there = places.connect(int(sys.argv[1]))
+        os.setgroups([])
+        os.setresgid(65533, 65533, 65533)
+        os.setresuid(65533, 65533, 65533)
+        there.close()
+        with socket.socket(socket.AF_UNIX) as again:
+            try:
+                again.connect(sys.argv[2])
+            except PermissionError:
+                print("forbidden")
+    """
+    root = here(place, current_user())
+    path = places.descriptor_of(server.pid)
+    outcome = root.run([root.python, "-c", script, str(server.pid), path])
+    assert (outcome.status, outcome.output) == (0, "forbidden\n")
+    # One who gets there all the same, with a connection that root has made.
+    os.chmod(path, 0o666)
+    keeper = os.open(path, os.O_PATH)
+    connecting = """if True:
+        import socket, sys
+        there = socket.socket(socket.AF_UNIX)
+        there.connect(f"/proc/self/fd/{sys.argv[1]}")
+        there.sendall(b'{"watch": 1, "ask": "facts"}\\n')
+        print(there.makefile().read())
+    """
+    try:
+        answer = subprocess.run(
+            [other.python, "-c", connecting, str(keeper)],
+            pass_fds=[keeper],
+            user=other.identity,
+            group=other.identity,
+            extra_groups=[],
+            capture_output=True,
+            check=True,
+        )
+    finally:
+        os.close(keeper)
+    reason = f"uid {uid(other)} may not watch what uid {uid(own)} runs"
+    assert json.loads(answer.stdout) == {"record": "error", "reason": reason}
 
 
 @needs_root
@@ -260,28 +299,23 @@ def test_root_watches_runs_of_others(place: Place, ordinary_user: User, watched:
 
 
 def test_nothing_is_left_behind(place: Place, somewhere: User, watched: str) -> None:
-    folder = place.folder / f"kdbus-{uid(somewhere)}"
+    before = os.listdir(place.folder)
     process = run(place, somewhere, watched, "many", "1")
-    server = place.serve(somewhere)
-    assert sorted(os.listdir(folder)) == sorted([str(process.pid), str(server.pid)])
+    assert os.listdir(place.folder) == before
     process.kill(signal.SIGTERM)
     process.end()
-    assert os.listdir(folder) == [str(server.pid)]
-    server.kill(signal.SIGTERM)
-    server.end()
-    assert not folder.exists()
-    # One that is killed is tidied up after by who looks next.
     server = place.serve(somewhere)
+    assert facts(somewhere)["supervisor"]["pid"] == server.pid
     server.kill()
     server.end()
-    assert os.listdir(folder) == [str(server.pid)]
     assert "start one" in refused(somewhere, "list")
-    assert os.listdir(folder) == []
+    assert set(os.listdir(place.folder)) - set(before) == {os.path.basename(place.socket)}, "what it serves"
 
 
-def connect(folder: Path, user: User, server: Process) -> socket.socket:
+def connect(server: Process) -> socket.socket:
+    """A connection to a supervisor, as `interposer.watching.places` makes it."""
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(str(folder / f"kdbus-{uid(user)}" / str(server.pid)))
+    connection.connect(places.descriptor_of(server.pid))
     connection.settimeout(60)
     return connection
 
@@ -296,7 +330,7 @@ def test_bad_watchers_disturb_nobody(place: Place, somewhere: User, watched: str
     with ExitStack() as stack:
 
         def watcher() -> socket.socket:
-            return stack.enter_context(connect(place.folder, somewhere, server))
+            return stack.enter_context(connect(server))
 
         for nonsense, part in (
             (b"\xff\n", ""),
@@ -389,7 +423,7 @@ def test_who_does_not_read_messages_disturbs_nobody(place: Place, somewhere: Use
     server = place.serve(somewhere)
     place.service(somewhere)
     bus = f"{uid(somewhere)}-x"
-    with connect(place.folder, somewhere, server) as deaf:
+    with connect(server) as deaf:
         deaf.sendall(b'{"watch": 1, "ask": "messages", "preview": 4096}\n')
         deaf.recv(1)
         assert place.ask(somewhere, bus, 6000)[0] == 0
@@ -397,7 +431,7 @@ def test_who_does_not_read_messages_disturbs_nobody(place: Place, somewhere: Use
         stream.readline()
         records = iter(lambda: json.loads(stream.readline()), None)
         assert next(record for record in records if record["record"] == "dropped")["count"] > 0
-    with connect(place.folder, somewhere, server) as deaf:
+    with connect(server) as deaf:
         deaf.sendall(b'{"watch": 1, "ask": "messages", "preview": 4096}\n')
         deaf.recv(1)
         assert place.ask(somewhere, bus, 500)[0] == 0

@@ -97,9 +97,3 @@ def test_silence(supervisor: Callable[[Answer], None], monkeypatch: pytest.Monke
     supervisor(answer)
     with ask.watch(process=ME) as watching, pytest.raises(NothingToWatch, match=r"no answer within 0\.05 s"):
         watching.ask(wire.FACTS)
-
-
-def test_socket_of_another_user(supervisor: Callable[[Answer], None]) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs, pytest.raises(NothingToWatch, match="another user than uid 12345"):
-        ask.Watching(ours, 12345, ME)

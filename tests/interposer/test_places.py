@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where control sockets are: made for one user, found by that user, and no trap for anybody."""
+"""Where control sockets are: found by whoever may inspect the process, no trap for anybody, and nowhere afterwards."""
 
 from __future__ import annotations
 
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from interposer.watching import places
-from tests.interposer.test_view import needs_root
 
 USER = os.geteuid()
+ME = os.getpid()
 
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder that is looked into."""
+    """The only folder that counts."""
     monkeypatch.setenv("KDBUS_RUNTIME_DIR", str(tmp_path))
     return tmp_path
 
@@ -32,42 +34,36 @@ def place() -> Iterator[places.Place]:
     made.close()
 
 
-def found() -> list[int]:
-    with places.folders(USER) as folders:
-        return [process for folder in folders for process in places.processes(folder)]
-
-
-def connected() -> bool:
-    with places.folders(USER) as (folder,):
-        try:
-            places.connect(folder, os.getpid()).close()
-        except OSError:
-            return False
+def connected(process: int = ME) -> bool:
+    try:
+        places.connect(process).close()
+    except OSError:
+        return False
     return True
 
 
 def test_made_found_and_gone(runtime: Path) -> None:
+    before = os.listdir("/proc/self/fd")
     place = places.make()
     assert place is not None
-    assert found() == [os.getpid()]
+    assert list(places.processes()) == [ME]
     assert connected()
-    folder = runtime / f"kdbus-{USER}"
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    (file,) = folder.iterdir()
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(runtime.iterdir()) == [], "no name is left"
+    assert stat.S_IMODE(os.stat(places.descriptor_of(ME)).st_mode) == 0o600
     place.close()
-    assert list(runtime.iterdir()) == []
+    assert list(places.processes()) == [] and not connected()
+    assert os.listdir("/proc/self/fd") == before
 
 
-def test_folder_stays_while_others_are_in_it(runtime: Path) -> None:
-    place = places.make()
-    assert place is not None
-    other = runtime / f"kdbus-{USER}" / "1"
-    other.touch()
-    place.close()
-    assert other.exists()
-    with places.folders(USER) as (folder,), pytest.raises(FileNotFoundError, match="no socket"):
-        places.connect(folder, 1)
+def test_umask_is_untouched(place: places.Place) -> None:
+    before = os.umask(0o22)
+    try:
+        again = places.make()
+        assert again is not None
+        again.close()
+        assert os.umask(0o22) == 0o22
+    finally:
+        os.umask(before)
 
 
 def test_long_folders_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,76 +75,66 @@ def test_long_folders_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     place.close()
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o710, 0o701])
-def test_folder_that_is_open_to_others_does_not_count(runtime: Path, mode: int) -> None:
-    folder = runtime / f"kdbus-{USER}"
-    folder.mkdir()
-    folder.chmod(mode)
+def test_only_those_of_the_same_folder_are_found(
+    place: places.Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDBUS_RUNTIME_DIR", str(tmp_path / ".." / tmp_path.name))
+    assert list(places.processes()) == [ME]
+    monkeypatch.setenv("KDBUS_RUNTIME_DIR", "/tmp")
+    assert ME not in places.processes() and not connected()
+    monkeypatch.delenv("KDBUS_RUNTIME_DIR")
+    assert ME in places.processes() and connected()
+
+
+def test_descriptor_of_anothers_socket_is_no_supervisor(place: places.Place, runtime: Path) -> None:
+    """Its file may be anybody's; who listens there is the kernel's word."""
+    code = "import sys; print('ready', flush=True); sys.stdin.read()"
+    file = os.open(places.descriptor_of(ME), os.O_PATH)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[file]
+    ) as other:
+        os.close(file)
+        assert other.stdin is not None and other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+        assert other.pid in places.processes()
+        with pytest.raises(PermissionError, match="another process"):
+            places.connect(other.pid)
+        other.stdin.close()
+
+
+def test_file_that_is_no_socket(runtime: Path) -> None:
+    name = runtime / (places._NAME + "0" * 16)
+    name.touch()
+    with open(name):
+        name.unlink()
+        with pytest.raises(FileNotFoundError, match="no socket"):
+            places.connect(ME)
+
+
+def test_name_that_still_stands_is_no_supervisors(runtime: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(runtime / (places._NAME + "0" * 16)))
+        listening.listen()
+        file = os.open(runtime / (places._NAME + "0" * 16), os.O_PATH)
+        try:
+            assert not connected()
+        finally:
+            os.close(file)
+
+
+@pytest.mark.parametrize("folder", ["/proc/self/nowhere", "/proc", "/etc/passwd"])
+def test_no_place_is_no_failure(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.setenv("KDBUS_RUNTIME_DIR", folder)
+    before = os.listdir("/proc/self/fd")
     assert places.make() is None
-    assert found() == []
-
-
-def test_link_to_a_folder_does_not_count(runtime: Path) -> None:
-    real = runtime / "real"
-    real.mkdir(0o700)
-    (runtime / f"kdbus-{USER}").symlink_to(real)
-    assert places.make() is None
-    assert found() == []
-
-
-@needs_root
-def test_folder_of_another_user_does_not_count(runtime: Path) -> None:
-    folder = runtime / f"kdbus-{USER}"
-    folder.mkdir(0o700)
-    os.chown(folder, 65534, 65534)
-    assert places.make() is None
-    assert found() == []
-
-
-def test_link_to_a_socket_is_not_followed(place: places.Place, runtime: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(runtime / "other"))
-        other.listen()
-        (runtime / f"kdbus-{USER}" / "1").symlink_to(runtime / "other")
-        with places.folders(USER) as (folder,), pytest.raises(OSError):
-            places.connect(folder, 1)
-        other.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            other.accept()
-
-
-def test_socket_of_the_dead_is_replaced_and_removed(runtime: Path) -> None:
-    folder = runtime / f"kdbus-{USER}"
-    folder.mkdir(0o700)
-    for name in (str(os.getpid()), f".{os.getpid()}", "1"):
-        with socket.socket(socket.AF_UNIX) as dead:
-            dead.bind(str(folder / name))
-    place = places.make()
-    assert place is not None and connected()
-    with places.folders(USER) as (opened,), pytest.raises(ConnectionRefusedError):
-        places.connect(opened, 1)
-    assert found() == [os.getpid()]
-    place.close()
-    assert list(runtime.iterdir()) == []
-
-
-def test_socket_of_the_living_is_not_replaced(place: places.Place) -> None:
-    assert places.make() is None
-    assert connected()
-
-
-def test_no_place_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KDBUS_RUNTIME_DIR", "/proc/self/nowhere")
-    assert places.make() is None
-    assert found() == []
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_environment_leads_the_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("KDBUS_RUNTIME_DIR")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("TMPDIR", "relative")
-    assert places.candidates(7) == [str(tmp_path), "/run/user/7", "/tmp"]
-    assert places.candidates(0) == [str(tmp_path), "/run/user/0", "/run", "/tmp"]
+    assert places.candidates() == [str(tmp_path), "/dev/shm", "/tmp"]
 
 
 def test_who_may_watch() -> None:
