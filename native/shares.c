@@ -2,10 +2,10 @@
 //
 // Whose call is next, when several wait.
 //
-// The kernel hands out trapped calls in the order in which they came. A process with a thousand threads that call without
-// pause would get a thousand turns for each turn of a process with one, and who calls now and then would wait for all of
-// them. So when more than one call waits, all are received and wait here, and the next one is chosen: users take turns
-// first, then the processes of a user, then the threads of a process.
+// The kernel hands out trapped calls in the order in which they came. A process with a thousand threads that call
+// without pause would get a thousand turns for each turn of a process with one, and who calls now and then would wait
+// for all of them. So when more than one call waits, all are received and wait here, and the next one is chosen: users
+// take turns first, then the processes of a user, then the threads of a process.
 //
 // Turns are of equal time, not of equal numbers of calls, as one call may take a thousand times as long as another.
 // What a call takes is known only afterwards, so each user and each process has an account of what it has used, and the
@@ -16,13 +16,13 @@
 //
 // The threads of a process just queue: each has one call at a time, and is behind the others when it calls again.
 //
-// Accounts stand in lists in order of what was used. One that was charged moves on from the end of its list, one that is
-// new from the beginning; either is mostly near its place. Lists are as long as there are users, or processes of one
+// Accounts stand in lists in order of what was used. One that was charged moves on from the end of its list, one that
+// is new from the beginning; either is mostly near its place. Lists are as long as there are users, or processes of one
 // user, that call at the same time; SHARES_ROOM of both at most, and those who have not paid yet.
 //
-// The user is the real one: whoever starts a program that changes its identity is charged for it. Users and processes of
-// threads are remembered for a second, as looking takes longer than serving a call; a thread number that is another's by
-// then charges the wrong account for as long.
+// The user is the real one: whoever starts a program that changes its identity is charged for it. Users and processes
+// of threads are remembered for a second, as looking takes longer than serving a call; a thread number that is
+// another's by then charges the wrong account for as long.
 
 #include "shares.h"
 
