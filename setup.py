@@ -46,8 +46,9 @@ class InstallShared(Distribution().get_command_class("install_data")):
             self.outfiles.append(str(target))
 
 
-library = find_packages(include=["kdbus", "kdbus.*"])
-application = find_packages(exclude=["kdbus", "kdbus.*", "tests", "tests.*", "benchmarks", "benchmarks.*", "share"])
+library = find_packages(include=["kdbus", "kdbus.*", "pytest_kdbus"])
+elsewhere = ["tests", "tests.*", "benchmarks", "benchmarks.*", "share"]
+application = find_packages(exclude=["kdbus", "kdbus.*", "pytest_kdbus", *elsewhere])
 
 setup(
     packages=[*library, *(f"{PRIVATE}.{name}" for name in application)],

@@ -53,7 +53,7 @@ _UNDER_TRACE_OPTIONS = {
 }
 _VIEW_OPTIONS = {
     **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
-    **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v --json".split(), False),
+    **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v -ff --json".split(), False),
 }
 _JOINED_TRACE_OPTIONS = {"-p": True, "--pid": True, "--domain": True}
 _TRACE_OPTIONS = {**_UNDER_TRACE_OPTIONS, **_VIEW_OPTIONS, **_JOINED_TRACE_OPTIONS}

@@ -80,8 +80,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                    lost         of RECV: the broadcast that would be received is lost, and counted
                    incomplete   of RECV: no descriptor of the message can be installed
                    die          its process is killed once it has succeeded; of RECV, once it has brought a request
-                 Which, counted for each process: when=N, when=N+, when=N+STEP, every=N, first=N, and name=NAME, only
-                 those of the connection that owns NAME
+                 Which, counted for each process: when=N, when=N+, when=N+STEP, every=N, first=N; name=NAME, only
+                 those of the connection that owns NAME; process=COMM, only those of such processes, !COMM of others
   -v, --verbose  tell on stderr if PROGRAM is run without a supervisor of its own, as an outer `kdbus run` serves it
   -h, --help     print this
 
@@ -120,10 +120,12 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   -r             the time since the line before
   -T             how long calls took in nanoseconds instead of microseconds
   -v             members that are zero as well
-  -c, -C         a table of calls, errors and times by command at the end, instead of the trace or behind it
+  -c, -C         tables at the end, instead of the trace or behind it: calls, errors and times by command; requests and
+                 how long their replies took, by who was asked
   --json         one JSON object per line, as docs/tracing.md describes
   --color WHEN   `auto`, on a terminal (NO_COLOR is heeded), `always` or `never`
   -f             with all that PROGRAM starts, as it is anyway
+  -ff            with -o: one file for each process, FILE and a dot and its number
   --mode MODE    as for `kdbus run`
   --linger       as for `kdbus run`
   --make-bus NAME
@@ -186,7 +188,8 @@ usage: kdbus show [OPTIONS] FILE
   -t, -tt        the time of day
   -ttt, -r       the time as seconds since 1970; the time since the line before
   -T             nanoseconds
-  -c, -C         a table by command
+  -ff            with -o: one file for each process
+  -c, -C         tables by command, and by who was asked
   --json         one JSON object per line
   --color WHEN   `auto`, `always` or `never`
   -h, --help     print this

@@ -14,19 +14,24 @@ from interposer.errors import OutputFailed, UsageError, quoted
 from interposer.options import Given, see_help
 from tracing.faults import BadFault, Fault, parse
 from tracing.filters import BadFilter, Filter
-from tracing.session import Recorder, Session, Wishes
+from tracing.session import Recorder, Session, Split, Wishes
 from tracing.text import Style
 
 
-def session(given: Given, subcommand: str = "trace") -> Session:
+def session(given: Given, subcommand: str = "trace") -> Session | Split:
     """The trace that the options of `kdbus trace`, or `kdbus show`, ask for. Raises UsageError and OutputFailed."""
     path = given.last("-o")
     counts = given.keys() & {"-c", "-C"}
     if len(counts) == 2 or ("-c" in given and "--json" in given):
         raise _wrong(subcommand, "-c prints nothing but a table", "give it alone, or -C for the table after the trace")
+    if "-ff" in given and (path is None or counts):
+        raise _wrong(
+            subcommand, "-ff is for one file per process, beginning with what -o says", "give -o, and no -c or -C"
+        )
     chosen = chosen_by(given, subcommand)
     limit = size_of(given, subcommand)
-    descriptor = _open(path, 2 if subcommand == "trace" else 1)
+    split = "-ff" in given
+    descriptor = -1 if split else _open(path, 2 if subcommand == "trace" else 1)
     style = Style(
         payload=32 if limit is None else limit,
         hexadecimal=2 if "-xx" in given else int("-x" in given),
@@ -48,7 +53,7 @@ def session(given: Given, subcommand: str = "trace") -> Session:
         path=path,
         live=subcommand == "trace" and not given.keys() & {"-p", "--pid", "--domain"},
     )
-    return Session(wishes, descriptor)
+    return Split(wishes) if split else Session(wishes, descriptor)
 
 
 def session_of_run(given: Given) -> Session | None:
@@ -132,5 +137,10 @@ def _colour(given: Given, descriptor: int, subcommand: str) -> bool:
     word = given.last("--color") or "auto"
     if word not in ("auto", "always", "never"):
         raise _wrong(subcommand, f"--color {quoted(word)} is not known", "there are auto, always and never")
-    wanted = os.isatty(descriptor) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    wanted = (
+        descriptor >= 0
+        and os.isatty(descriptor)
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") != "dumb"
+    )
     return word == "always" or (word == "auto" and wanted)

@@ -24,6 +24,8 @@ _ERRNOS = {name: number for number, name in errno.errorcode.items()} | {"EMEDIUM
 _UNITS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _LONGEST_NS = 60 * _UNITS["s"]
 _MANY = 30
+_COMM = 15
+"""How many characters of its name the kernel keeps for a process."""
 
 
 class BadFault(ValueError):
@@ -45,7 +47,7 @@ class Effect(Enum):
 
 _EFFECTS = {effect.value: effect for effect in Effect}
 _OF_RECV = (Effect.LOSE, Effect.INCOMPLETE)
-_WORDS = (*_EFFECTS, "delay", "when", "every", "first", "name")
+_WORDS = (*_EFFECTS, "delay", "when", "every", "first", "name", "process")
 _WITHOUT_VALUE = tuple(effect.value for effect in Effect if effect is not Effect.FAIL)
 _WHEN = re.compile(r"([1-9][0-9]{0,8})(?:(\+)([1-9][0-9]{0,8})?)?", re.ASCII)
 _TIME = re.compile(r"([0-9]{1,9})(us|ms|s)", re.ASCII)
@@ -68,11 +70,18 @@ class Fault:
     step: int = 1
     name: str = ""
     """Only calls of the connection that owns it; empty for all."""
+    process: str = ""
+    """Only calls of processes of that name (`/proc/PID/comm`), or with `!` in front of all others; empty for all."""
 
     @property
     def is_early(self) -> bool:
         """Whether it is decided before the call is served, by nothing but the call itself."""
         return bool(self.delay_ns) or self.effect is Effect.FAIL
+
+    def is_for(self, process: str) -> bool:
+        """Whether it is for processes of that name."""
+        wanted = self.process.removeprefix("!")[:_COMM]
+        return not wanted or (process == wanted) is not self.process.startswith("!")
 
     def hits(self, number: int) -> bool:
         """Whether it is for the call of that number, counted from 1."""
@@ -117,6 +126,7 @@ def parse(text: str) -> Fault:
         last,
         step,
         given.get("name", ""),
+        given.get("process", ""),
     )
 
 

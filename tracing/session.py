@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from tracing import json_lines, payload, recording
@@ -78,7 +79,7 @@ class Session:
         if not self._wishes.chosen.takes(shown):
             return
         if self._summary is not None:
-            self._summary.count(record)
+            self._summary.count(shown)
         if self._wishes.lines:
             if self._output.dropped:
                 self._tell_of_dropped(record)
@@ -101,6 +102,60 @@ class Session:
         missing = self._output.dropped + self._lost
         if missing and not self._output.broken:
             complain(f"kdbus: {missing} records of the trace were dropped, as its reader was too slow")
+
+
+class Split:
+    """A trace in one file for each process: the path, a dot, and the process's number (`-ff`)."""
+
+    def __init__(self, wishes: Wishes) -> None:
+        """Of `wishes`, the path is what all names begin with."""
+        self._wishes = wishes
+        self._sessions: OrderedDict[int, Session] = OrderedDict()
+        """Those whose files are open, the one that was used last behind the others."""
+        self._begun: set[int] = set()
+        self._users: OrderedDict[tuple[str, int | None], int] = OrderedDict()
+        """Who was seen last with a handle; nobody's number comes with its last close."""
+        self._broken = False
+        self.payload_limit = max(wishes.style.payload, wishes.payload or 0, payload.MOST)
+
+    def take(self, record: Record) -> None:
+        """A record, in the order of what happened."""
+        handle = record.node, record.connection
+        if record.pid:
+            self._users[handle] = record.pid
+            if len(self._users) > _HANDLES:
+                self._users.popitem(last=False)
+        session = self._session(record.pid or self._users.get(handle, 0))
+        if session is not None:
+            session.take(record)
+
+    def _session(self, pid: int) -> Session | None:
+        if pid in self._sessions:
+            self._sessions.move_to_end(pid)
+        elif not self._broken:
+            path = f"{self._wishes.path}.{pid}"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if pid in self._begun else os.O_TRUNC)
+            try:
+                descriptor = os.open(path, flags, 0o666)
+            except OSError as error:
+                self._broken = True
+                tell_of_failure(path, error)
+                return None
+            self._begun.add(pid)
+            self._sessions[pid] = Session(replace(self._wishes, path=path), descriptor)
+            if len(self._sessions) > _FILES:
+                self._sessions.popitem(last=False)[1].close()
+        return self._sessions.get(pid)
+
+    def close(self) -> None:
+        """End all files."""
+        while self._sessions:
+            self._sessions.popitem()[1].close()
+
+
+_HANDLES = 4096
+_FILES = 32
+"""How many files of one trace are open at a time."""
 
 
 class Recorder:

@@ -375,7 +375,10 @@ class Supervisor:
             self._collect_handles()
             for each in self._trees.values():
                 each.mounts.collect()
+            begun = time.monotonic_ns()
             tree.serve(notification)
+            # Taking back and lending again is nobody's call.
+            self._flows.charge(time.monotonic_ns() - begun)
             for each in self._trees.values():
                 each.waiting.finish_ready()
             self._flows.consider()

@@ -89,7 +89,7 @@ class Faults:
                 error = Injected(fault=fault.text)
                 error.errnos = {Injected: fault.errno}
                 raise error
-        late = [fault for fault in self._matching(handle, request) if not fault.is_early]
+        late = [fault for fault in self._matching(handle, request, caller) if not fault.is_early]
         if not late:
             return handle.broker.ioctl(request, argument, caller)
         process = caller.process.thread_group
@@ -109,18 +109,20 @@ class Faults:
         if connection is not None and next_is_broadcast(connection) and self._hits(fault, process):
             lose_next(connection)
 
-    def _matching(self, handle: OpenHandle, request: int) -> list[Fault]:
-        """The faults that are for such a call."""
+    def _matching(self, handle: OpenHandle, request: int, caller: TargetCaller) -> list[Fault]:
+        """The faults that are for such a call of that caller."""
         command = _COMMANDS.get(request)
         return [
             fault
             for fault in self._faults
-            if command in fault.commands and (not fault.name or _owns(handle.connection, fault.name))
+            if command in fault.commands
+            and (not fault.name or _owns(handle.connection, fault.name))
+            and (not fault.process or fault.is_for(os.fsdecode(caller.process.process_name())))
         ]
 
     def _choose(self, handle: OpenHandle, request: int, caller: TargetCaller) -> list[Fault]:
         """The faults that hit this call, of those that are decided before it is served."""
-        early = [fault for fault in self._matching(handle, request) if fault.is_early]
+        early = [fault for fault in self._matching(handle, request, caller) if fault.is_early]
         process = caller.process.thread_group if early else 0
         return [fault for fault in early if self._counted(fault, process)]
 

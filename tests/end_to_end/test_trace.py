@@ -158,6 +158,20 @@ def test_a_file_has_the_trace_and_the_program_its_own_output(
         assert re.match(r"(\d+ )?\d+\.\d{6} ", line), line
 
 
+def test_one_file_for_each_process(programs: dict[str, Path], user: User, writable: Path) -> None:
+    script = f"{programs['3']} taken_name; {programs['final']} full_queue"
+    outcome = run(user, ["-ff", "-o", str(writable / "trace"), "--", "sh", "-c", script])
+    assert outcome.status == 0 and outcome.output.count("ok 1 - ") == 2
+    found = {path.name: path.read_text() for path in writable.iterdir()}
+    assert len(found) == 2
+    for name, text in found.items():
+        process = name.removeprefix("trace.")
+        lines = [line for line in text.splitlines() if not line.startswith(("+++ ", "    # "))]
+        assert all(line.startswith(f"{process} ") for line in lines)
+        assert text.count("closed +++") == 3
+    assert sorted("ENOBUFS" in text for text in found.values()) == [False, True]
+
+
 def test_run_explains_what_fails(programs: dict[str, Path], user: User) -> None:
     outcome = run(user, ["--explain", "--", str(programs["final"]), "taken_name"], "run")
     (line,) = [line for line in outcome.output.splitlines() if "org.example.Taken" in line]
@@ -183,6 +197,7 @@ def test_run_traces_into_a_file(programs: dict[str, Path], user: User, writable:
         (["-o", "/nowhere/file"], "opening '/nowhere/file' for the trace: No such file or directory"),
         (["--color", "pink"], "there are auto, always and never"),
         (["-c", "--json"], "-c prints nothing but a table"),
+        (["-ff"], "-ff is for one file per process"),
     ],
 )
 def test_what_cannot_be_asked_for(words: list[str], part: str, user: User) -> None:

@@ -289,6 +289,11 @@ def metadata_tell_of_the_sender(scene: Scene) -> None:
     sender.send(receiver.id, b"x")
     with receiver.receive(PATIENCE) as message:
         assert message.metadata == kdbus.Metadata(pids=told.pids)
+    # What a sender keeps to itself, receivers learn in the final revision all the same.
+    sender.update(attach_send=Attach.NAMES)
+    sender.send(receiver.id, b"x")
+    with receiver.receive(PATIENCE) as message:
+        assert message.metadata == kdbus.Metadata(pids=told.pids if scene.is_final else None)
 
 
 @case

@@ -158,6 +158,31 @@ async def calls_fail_as_the_bus_says(scene: Scene) -> None:
 
 
 @task_case
+async def a_reply_that_has_no_room_is_not_waited_for(scene: Scene) -> None:
+    client = scene.stack.enter_context(
+        kdbus.trio.connect(scene.bus.name, revision=scene.revision, pool_size=1 << 14)
+    )
+    service = connect(scene)
+    outcome: list[kdbus.Error] = []
+
+    async def call() -> None:
+        try:
+            await client.call(service.id, b"question", timeout=0.5)
+        except kdbus.Error as error:
+            outcome.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        request = await service.receive()
+        try:
+            service.reply(request, bytes(1 << 15))
+        except kdbus.QueueFull as error:
+            outcome.append(error)
+    assert [type(error) for error in outcome] == [kdbus.QueueFull, kdbus.TimedOut], outcome
+    assert client.receive_nowait() is None
+
+
+@task_case
 async def a_service_outlives_callers_that_left(scene: Scene) -> None:
     client, impatient, service = connect(scene), connect(scene), connect(scene)
     left = trio.Event()

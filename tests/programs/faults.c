@@ -54,6 +54,17 @@ CASE(only_who_owns_the_name)
 	EQ(SEND(&two, .to = one.id), -ECONNRESET);
 }
 
+/* SEND:errno=EIO:process=!harmless */
+CASE(only_who_is_not_called_harmless)
+{
+	struct bus bus = new_bus(0);
+	struct connection one = hello(bus.path);
+
+	EQ(SEND(&one, .to = one.id), -EIO);
+	EQ(prctl(PR_SET_NAME, "harmless"), 0);
+	EQ(SEND(&one, .to = one.id), 0);
+}
+
 /* RECV:delay=200ms:first=1 */
 CASE(a_call_is_late)
 {

@@ -25,12 +25,13 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = ("broker", "interposer", "kdbus", "native", "tracing")
+PACKAGES = ("broker", "interposer", "kdbus", "native", "pytest_kdbus", "tracing")
 
 MAY_IMPORT = {
     "kdbus": {"kdbus"},
     "broker": {"broker", "kdbus"},
     "native": {"native"},
+    "pytest_kdbus": {"pytest_kdbus", "kdbus"},
     "tracing": {"tracing", "kdbus"},
     "interposer": {"interposer", "broker", "kdbus", "native", "tracing"},
 }
@@ -216,6 +217,7 @@ def test_allowed_modules_are_of_the_standard_library() -> None:
         ("broker.bus", "__import__('os')"),
         ("native.pool", "from broker.outside import PoolMemory"),
         ("native.pool", "import interposer.loop"),
+        ("pytest_kdbus.domain", "from tracing.record import Record"),
         ("interposer.loop", "from native._helper import lib"),
         ("interposer.loop", "from native import _helper"),
         ("interposer.loop", "import tests.support.users"),

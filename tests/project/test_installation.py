@@ -91,10 +91,10 @@ def test_wheel_collides_with_nobody(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     tops = {name.partition("/")[0] for name in names}
-    assert {top.partition("-")[0] for top in tops} == {"kdbus", "kdbus_interposer"}
+    assert {top.partition("-")[0] for top in tops} == {"kdbus", "kdbus_interposer", "pytest_kdbus"}
     assert not [name for name in names if name.endswith((".c", "helper.h", "native/build.py"))]
     application = {name.split("/")[2] for name in names if name.startswith("kdbus/_application/")}
-    assert application == set(PACKAGES) - {"kdbus"}
+    assert application == set(PACKAGES) - {"kdbus", "pytest_kdbus"}
     assert {"2", "3", "219", "4", "final"} == {name.split("/")[-3] for name in names if name.endswith("kdbus.h")}
 
 
@@ -103,6 +103,15 @@ def test_manual_and_completion_are_installed(installed: Path) -> None:
     for path, text in {**manual(), **completion()}.items():
         assert (shared / path).read_text() == text
     assert {f"man/man1/kdbus-{name}.1" for name in help.PAGES} <= _files(shared)
+
+
+def test_plugin_is_found_by_pytest(installed: Path, tmp_path: Path) -> None:
+    """Installed as it is, in an environment that has nothing else of this project."""
+    (tmp_path / "test_it.py").write_text("def test_it(kdbus):\n    assert kdbus.run(['true']).status == 0\n")
+    python = str(installed.parent / "python")
+    command = [python, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    ended = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+    assert "1 passed" in ended.stdout or "no kdbus here" in ended.stdout, ended.stdout + ended.stderr
 
 
 def test_wheel_is_for_all_versions(wheel: Path) -> None:

@@ -41,6 +41,14 @@ def test_what_happens() -> None:
     assert parse("NAME_ACQUIRE:errno=EMEDIUMTYPE").errno == 124
 
 
+def test_which_processes() -> None:
+    assert parse("SEND:die:process=client").is_for("client") and not parse("SEND:die:process=client").is_for("other")
+    assert not parse("SEND:die:process=!client").is_for("client") and parse("SEND:die:process=!client").is_for("other")
+    assert parse("SEND:die").is_for("client") and parse("SEND:die:process=a-long-name-of-22-bytes").is_for(
+        "a-long-name-of-"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A domain of one test: programs, fakes, calls, and the trace of it all.
+
+It begins with the first thing that needs it, so that faults can be said before. Whatever waits has a limit in seconds,
+and says what it has waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
+from pathlib import Path
+from typing import Any, Self
+
+import kdbus
+import pytest_kdbus
+from kdbus.errors import failure
+from pytest_kdbus import trace
+from pytest_kdbus.agent import NAME
+from pytest_kdbus.fake import Fake, Replies, dbus_call, dbus_result
+from pytest_kdbus.program import Ended, Program
+from pytest_kdbus.trace import Call
+from pytest_kdbus.wire import Channel, Words
+
+_PATIENCE_S = 30.0
+"""How long the domain may take to begin and to end."""
+SECONDS = 10.0
+"""How long anything else may take unless a test says otherwise."""
+_BOOT = "import sys; sys.path[:0] = {paths!r}; from pytest_kdbus.agent import main; main({descriptor}, {bus!r})"
+
+
+class Failure(Exception):
+    """The domain could not be had, or did not do what it was asked to."""
+
+
+class Domain:
+    """The fixture `kdbus`."""
+
+    def __init__(
+        self, command: str, *, bus: str = "test", revision: str | None = None, mode: str | None = None
+    ) -> None:
+        """`command` is `kdbus`; the rest is as for the marker."""
+        self._command = command
+        self.bus = f"0-{bus}" if bus == "system" else f"{os.geteuid()}-{bus}"
+        """The name of the bus."""
+        self.path = f"/sys/fs/kdbus/{self.bus}/bus"
+        """The path of its node, which programs open."""
+        options = {"--make-bus": bus, "--revision": revision, "--mode": mode}
+        self._options = [word for name, value in options.items() if value for word in (name, value)]
+        self._folder = tempfile.TemporaryDirectory(prefix="kdbus-")
+        self._recording = f"{self._folder.name}/recording"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._lock = threading.Lock()
+        self._answers: dict[int, Future[Any]] = {}
+        self._ended: dict[int, Future[int]] = {}
+        self._fakes: dict[int, Fake] = {}
+        self._asked = 0
+        self._ready: Future[None] = Future()
+
+    @property
+    def started(self) -> bool:
+        """Whether there is anything in it yet."""
+        return self._process is not None
+
+    # ---- faults ----
+
+    def inject(self, *faults: str) -> None:
+        """Have calls of programs fail, wait or lose: "SEND:errno=ENOBUFS:every=3", as docs/faults.md describes.
+
+        Before anything has been started. Calls of fakes, and those that the test makes, are spared.
+        """
+        if self.started:
+            raise Failure("faults must be injected before the first program, fake or call of the test")
+        for fault in faults:
+            self._options += ["--inject", fault if ":process=" in fault else f"{fault}:process=!{NAME}"]
+
+    # ---- programs ----
+
+    def start(
+        self,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str] | None = None,
+        folder: str | Path | None = None,
+    ) -> Program:
+        """Start a program, which goes on while the test does; it is killed at the end of the test.
+
+        `environment`: variables besides those of the test. Raises Failure if it cannot be executed.
+        """
+        output = tempfile.mkstemp(dir=self._folder.name)
+        errors = tempfile.mkstemp(dir=self._folder.name)
+        for descriptor, _ in (output, errors):
+            os.close(descriptor)
+        process = self._ask(
+            "start",
+            command=[str(word) for word in command],
+            environment={**os.environ, **(environment or {})},
+            folder=str(folder or Path.cwd()),
+            output=output[1],
+            errors=errors[1],
+        )
+        return Program(self, process, [str(word) for word in command], Path(output[1]), Path(errors[1]))
+
+    def run(
+        self,
+        command: Sequence[str | Path],
+        *,
+        seconds: float = SECONDS,
+        environment: Mapping[str, str] | None = None,
+        folder: str | Path | None = None,
+    ) -> Ended:
+        """Run a program to its end. Raises Failure if that does not come within `seconds`; it is killed then."""
+        return self.start(command, environment=environment, folder=folder).wait(seconds)
+
+    # ---- names, calls, fakes ----
+
+    def wait_for_name(self, name: str, seconds: float = SECONDS) -> int:
+        """Wait until somebody owns the well-known name; returns the connection's id. Raises kdbus.TimedOut."""
+        return int(self._ask("wait_for_name", seconds, name=name, seconds=seconds))
+
+    def call(self, name: str | int, payload: bytes, seconds: float = SECONDS) -> bytes:
+        """Send a request, and return the payload of the reply. Raises kdbus.NotFound, PeerGone, TimedOut or Error."""
+        answer = self._ask("call", seconds, name=name, payload=payload.hex(), seconds=seconds)
+        return bytes.fromhex(answer)
+
+    def call_method(
+        self,
+        name: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *arguments: Any,
+        seconds: float = SECONDS,
+    ) -> Any:
+        """Call a method of D-Bus; nothing, the value, or a tuple of several comes back.
+
+        Raises kdbus.dbus.errors.ErrorReply, and what `call` raises.
+        """
+        request = dbus_call(name, path, interface, member, signature, arguments)
+        return dbus_result(self.call(name, request, seconds))
+
+    def send(self, name: str | int, payload: bytes) -> None:
+        """Send a message that is no request."""
+        self._ask("send", name=name, payload=payload.hex())
+
+    def fake(self, name: str, replies: Replies) -> Fake:
+        """Own a name and answer what comes for it, until the end of the test.
+
+        `replies`: by method, for D-Bus; or, for any payload, bytes, or a function of the request's. See docs/pytest.md.
+        """
+        with self._lock:
+            fake = Fake(name, replies)
+            number = len(self._fakes)
+            self._fakes[number] = fake
+        self._ask("fake", name=name, fake=number)
+        return fake
+
+    # ---- the trace ----
+
+    def calls(
+        self,
+        command: str | None = None,
+        *,
+        errno: str | None = None,
+        program: str | None = None,
+        process: int | None = None,
+        name: str | None = None,
+    ) -> list[Call]:
+        """The calls that programs have made, in their order; those of fakes and of the test are left out.
+
+        Args:
+            command: "SEND", ...; errno: "ENOBUFS", ..., or "" for those that did not fail.
+            program: the name of the thread; process: the number of the process.
+            name: a well-known name of either side.
+        """
+        wanted = {"command": command, "errno": errno, "program": program, "process": process}
+        found = trace.calls(self._command, self._recording) if self.started else ()
+        return [
+            call
+            for call in found
+            if all(value is None or (getattr(call, member) or "") == value for member, value in wanted.items())
+            and (name is None or any(name in names for names in call.names.values()))
+        ]
+
+    def trace(self) -> str:
+        """All that has happened, as `kdbus trace` shows it."""
+        return trace.lines(self._command, self._recording) if self.started else ""
+
+    # ---- the agent ----
+
+    def ended(self, process: int) -> Future[int]:
+        """The status of a program, when it has ended; -N: it died of signal N."""
+        with self._lock:
+            return self._ended.setdefault(process, Future())
+
+    def signal(self, process: int, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a program, and what it has started."""
+        self._ask("signal", process=process, number=number)
+
+    def _ask(self, what: str, patience_s: float = 0.0, **words: Any) -> Any:
+        self._begin()
+        assert self._channel is not None
+        answer: Future[Any] = Future()
+        with self._lock:
+            self._asked += 1
+            number = self._asked
+            self._answers[number] = answer
+        try:
+            self._channel.send(id=number, do=what, **words)
+            return answer.result(patience_s + _PATIENCE_S)
+        except kdbus.Error:
+            raise
+        except OSError as error:
+            raise self._gone() from error
+
+    def _begin(self) -> None:
+        if self.started:
+            return
+        ours, theirs = socket.socketpair()
+        packages = {str(Path(package.__path__[0]).parent) for package in (kdbus, pytest_kdbus)}
+        boot = _BOOT.format(paths=sorted(packages), descriptor=theirs.fileno(), bus=self.bus)
+        command = [self._command, "record", "-o", self._recording, *self._options, "--", sys.executable, "-c", boot]
+        with theirs, open(f"{self._folder.name}/said", "wb") as said:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self._channel = Channel(ours)
+        self._reader.start()
+        try:
+            self._ready.result(_PATIENCE_S)
+        except NotInTime:
+            raise self._gone() from None
+
+    def _gone(self) -> Failure:
+        said = Path(self._folder.name, "said").read_text(errors="replace").strip()
+        return Failure(f"the domain of this test has ended, or does not answer: {said or 'it said nothing'}")
+
+    def _read(self) -> None:
+        assert self._channel is not None
+        for words in self._channel.receive():
+            if "id" in words:
+                self._take_answer(words)
+            elif words["event"] == "ready":
+                self._ready.set_result(None)
+            elif words["event"] == "ended":
+                self.ended(words["process"]).set_result(words["status"])
+            else:
+                threading.Thread(target=self._answer, args=(words,), daemon=True).start()
+        with self._lock:
+            waiting = [each for each in (self._ready, *self._answers.values()) if not each.done()]
+        for each in waiting:
+            each.set_exception(self._gone())
+
+    def _take_answer(self, words: Words) -> None:
+        with self._lock:
+            answer = self._answers.pop(words["id"])
+        if "error" not in words:
+            answer.set_result(words["value"])
+        elif "command" in words:
+            answer.set_exception(failure(words["command"], words["errno"], words["subject"]))
+        else:
+            answer.set_exception(Failure(words["error"]))
+
+    def _answer(self, words: Words) -> None:
+        payload = self._fakes[words["fake"]].answer(bytes.fromhex(words["payload"]), words["sender"])
+        assert self._channel is not None
+        try:
+            self._channel.send(do="answer", fake=words["fake"], payload=None if payload is None else payload.hex())
+        except OSError:
+            return  # the test is over
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._process is not None and self._channel is not None:
+                self._channel.shut_down()
+                try:
+                    self._process.wait(_PATIENCE_S)
+                except subprocess.TimeoutExpired:
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                    self._process.wait()
+                self._reader.join(_PATIENCE_S)
+                self._channel.close()
+            errors = [error for fake in self._fakes.values() for error in fake.errors]
+        finally:
+            self._folder.cleanup()
+        if errors:
+            raise errors[0]

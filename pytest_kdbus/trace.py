@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What was recorded in a domain, for a test to ask about."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_kdbus.agent import NAME
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call on kdbus."""
+
+    command: str
+    """ "SEND" """
+    errno: str | None
+    """ "ENOBUFS"; None if it did not fail."""
+    reason: str | None
+    """Why it failed, in words."""
+    process: int
+    program: str
+    """The name of the thread, that of the program mostly (`/proc/PID/comm`)."""
+    connection: int | None
+    """The id of the connection that made it."""
+    peer: int | None
+    """That of the other side of a message."""
+    names: dict[int, list[str]]
+    """Well-known names of the connections that it is about, by id."""
+    payload: bytes
+    """The beginning of the message's payload."""
+    record: dict[str, Any]
+    """All of it, as docs/tracing.md describes."""
+
+
+def lines(command: str, file: str) -> str:
+    """The recording as text."""
+    return _show(command, "-s", "200", file)
+
+
+def calls(command: str, file: str) -> Iterator[Call]:
+    """The calls of the recording, one for each, also if it has waited. Not those of the agent."""
+    for line in _show(command, "--json", file).splitlines():
+        record = json.loads(line)
+        if record["event"] == "call" and record["phase"] != "unfinished" and record["comm"] != NAME:
+            yield Call(
+                record["command"],
+                record.get("errno"),
+                record.get("reason"),
+                record["pid"],
+                record["comm"],
+                record.get("connection"),
+                record.get("peer"),
+                {int(number): names for number, names in record.get("names", {}).items()},
+                bytes.fromhex((record.get("payload") or {}).get("hex", "")),
+                record,
+            )
+
+
+def _show(command: str, *words: str) -> str:
+    # Its status does not matter: a recording that still grows may end within a record.
+    shown = subprocess.run([command, "show", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    return shown.stdout.decode()

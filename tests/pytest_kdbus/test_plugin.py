@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pytest plugin, as its users see it: test files that use it, run by a pytest of their own.
+
+The examples of the documents and the sample project are among them. The plugin is named to pytest, not found by its
+entry point, which only an installed package has (`tests/project/test_installation.py`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tests.support.users import PROJECT, User, readable_folder
+
+SAMPLE = PROJECT / "samples" / "pytest"
+DBUS_CLIENT = """
+import sys
+import kdbus
+from kdbus.dbus.message import method_call
+from kdbus.dbus.blocking import connect
+with connect(sys.argv[1]) as bus:
+    reply = bus.call(method_call("org.example.X", "/", "org.example.X", sys.argv[2]))
+    print(reply.body)
+"""
+
+
+@dataclass
+class Suite:
+    """A folder with tests, and who runs them."""
+
+    user: User
+    folder: Path
+
+    def run(self, *options: str, **files: str) -> str:
+        """What pytest says of the folder, with these files in it; `name` is `name.py`."""
+        for name, text in files.items():
+            (self.folder / f"{name}.py").write_text(text)
+        command = [self.user.python, "-m", "pytest", "-p", "pytest_kdbus.plugin", "-p", "no:cacheprovider", "-rs"]
+        own = ["--rootdir", str(self.folder), "--kdbus-command", str(self.folder / "kdbus")]
+        return self.user.run([*command, *own, *options], folder=self.folder, seconds=120).output
+
+
+@pytest.fixture
+def suite(user: User) -> Iterator[Suite]:
+    with readable_folder() as folder:
+        environment = {**user.environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        alone = replace(user, environment=environment)
+        command = folder / "kdbus"
+        command.write_text(f'#!/bin/sh\nexec {user.python} -m interposer "$@"\n')
+        command.chmod(0o755)
+        if user.run([user.python, "-c", "import pytest, xdist"]).status != 0:
+            environment["PYTHONPATH"] += os.pathsep + str(lent(folder / "lent"))
+        yield Suite(alone, folder)
+
+
+def lent(folder: Path) -> Path:
+    """A copy of pytest for a user who cannot read that of this environment."""
+    folder.mkdir()
+    for name in ("pytest", "pluggy", "iniconfig", "packaging", "pygments", "pytest-xdist", "execnet"):
+        for file in importlib.metadata.distribution(name).files or ():
+            if ".." not in file.parts and file.suffix != ".pyc":
+                target = folder / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file.locate(), target)
+    return folder
+
+
+def greeter(folder: Path) -> None:
+    """The program of the sample project, compiled."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs a compiler: apt-get install gcc")
+    include = PROJECT / "interposer" / "include" / "final"
+    flags = "-std=gnu11 -Wall -Wextra -Werror"
+    assert os.system(f"gcc {flags} -I{include} {SAMPLE}/greeter.c -o {folder}/greeter") == 0
+
+
+def test_sample_project(suite: Suite) -> None:
+    for name in ("pytest/greeter.c", "pytest/test_greeter.py", "common.h"):
+        (suite.folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT / "samples" / name, suite.folder / name)
+    base = suite.folder / "base"
+    base.mkdir(mode=0o777)
+    base.chmod(0o777)
+    said = suite.run("--basetemp", str(base / "tests"))
+    assert "4 passed" in said, said
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/pytest.md"])
+def test_examples_of_documents(document: str, suite: Suite) -> None:
+    examples = re.findall(r"^```python\n(.*?)^```$", (PROJECT / document).read_text(), re.MULTILINE | re.DOTALL)
+    tests = [example for example in examples if "def test_" in example]
+    greeter(suite.folder)
+    said = suite.run(test_examples="\n".join(tests))
+    assert re.search(r"\b2 passed", said) and "failed" not in said, said
+
+
+def test_report_of_a_failed_test_has_the_trace(suite: Suite) -> None:
+    said = suite.run(test_it="def test_it(kdbus):\n    kdbus.fake('org.example.X', b'')\n    assert False\n")
+    assert "- kdbus trace -" in said and "NAME_ACQUIRE" in said and 'NAME "org.example.X"' in said, said
+
+
+def test_skips_with_the_reason_of_doctor(suite: Suite) -> None:
+    command = suite.folder / "kdbus"
+    command.write_text("""#!/bin/sh\necho '{"ok": false, "reason": "the moon is full"}'\nexit 1\n""")
+    said = suite.run(test_it="def test_it(kdbus):\n    kdbus.run(['true'])\n")
+    assert "1 skipped" in said and "no kdbus here: the moon is full" in said, said
+
+
+def test_programs(suite: Suite) -> None:
+    said = suite.run(
+        test_it="""
+import pytest
+from pytest_kdbus.domain import Failure
+
+def test_output(kdbus):
+    ended = kdbus.run(["sh", "-c", "echo $WORD; echo oops >&2; exit 3"], environment={"WORD": "hello"})
+    assert (ended.status, ended.output, ended.errors) == (3, "hello\\n", "oops\\n")
+
+def test_what_does_not_end(kdbus):
+    with pytest.raises(Failure, match="sleep 1000 had not ended after 0.1 s"):
+        kdbus.run(["sleep", "1000"], seconds=0.1)
+
+def test_signals(kdbus):
+    assert kdbus.start(["sleep", "1000"]).stop().status == -15
+
+def test_what_is_not_there(kdbus):
+    with pytest.raises(Failure, match="No such file"):
+        kdbus.run(["/nowhere/program"])
+
+def test_nobody_has_the_name(kdbus):
+    import kdbus as library
+    with pytest.raises(library.TimedOut):
+        kdbus.wait_for_name("org.example.X", seconds=0.1)
+    with pytest.raises(library.NotFound):
+        kdbus.call("org.example.X", b"")
+
+def test_faults_come_first(kdbus):
+    kdbus.run(["true"])
+    with pytest.raises(Failure, match="before the first"):
+        kdbus.inject("RECV:die")
+
+def test_faults_that_are_none(kdbus):
+    kdbus.inject("RECV:dies")
+    with pytest.raises(Failure, match="did you mean die"):
+        kdbus.run(["true"])
+"""
+    )
+    assert "7 passed" in said, said
+
+
+def test_nothing_is_left_running(suite: Suite) -> None:
+    """Not even what has become a daemon."""
+    pid = suite.folder / "pid"
+    pid.touch()
+    pid.chmod(0o666)
+    script = f"setsid sh -c 'echo $$ > {pid}; exec sleep 1000' & while ! test -s {pid}; do :; done"
+    said = suite.run(test_it=f"def test_it(kdbus):\n    kdbus.run(['sh', '-c', {script!r}])\n")
+    assert "1 passed" in said, said
+    assert not Path("/proc", pid.read_text().strip()).exists()
+
+
+def test_fakes_that_speak_dbus(suite: Suite) -> None:
+    said = suite.run(
+        client=DBUS_CLIENT,
+        test_it="""
+import sys
+
+def ask(kdbus, member):
+    return kdbus.run([sys.executable, "client.py", kdbus.bus, member])
+
+def test_it(kdbus):
+    fake = kdbus.fake("org.example.X", {"Name": "X", "Numbers": lambda: ("au", [1, 2]), "Nothing": None})
+    assert ask(kdbus, "Name").output == "('X',)\\n"
+    assert ask(kdbus, "Numbers").output == "([1, 2],)\\n"
+    assert ask(kdbus, "Nothing").output == "()\\n"
+    assert ask(kdbus, "Other").output == "('this fake has no method Other',)\\n"
+    assert [request.member for request in fake.requests] == ["Name", "Numbers", "Nothing", "Other"]
+    ended = ask(kdbus, "Name")
+    assert [call.command for call in ended.calls("SEND")] == ["SEND"]
+    assert list(ended.calls("SEND")[0].names.values()) == [["org.example.X"]]
+""",
+    )
+    assert "1 passed" in said, said
+
+
+def test_a_fake_that_fails_makes_the_test_fail(suite: Suite) -> None:
+    said = suite.run(
+        test_it="""
+import kdbus as library, pytest
+
+def handler(payload):
+    raise RuntimeError("the handler is broken")
+
+def test_it(kdbus):
+    kdbus.fake("org.example.X", handler)
+    with pytest.raises(library.TimedOut):
+        kdbus.call("org.example.X", b"", seconds=0.2)
+"""
+    )
+    assert "RuntimeError: the handler is broken" in said and "1 error" in said, said
+
+
+def test_marker(suite: Suite) -> None:
+    said = suite.run(
+        test_it="""
+import pytest
+
+@pytest.mark.kdbus(bus="other", mode="path", revision="3")
+def test_it(kdbus):
+    assert kdbus.bus.endswith("-other")
+    kdbus.fake("org.example.X", b"yes")
+    assert kdbus.call("org.example.X", b"") == b"yes"
+    assert "no command of this revision" in kdbus.trace()  # that was the library, which asks for the final one first
+"""
+    )
+    assert "1 passed" in said, said
+
+
+def test_parallel_tests_do_not_meet(suite: Suite) -> None:
+    said = suite.run(
+        *("-p", "xdist.plugin", "-n", "2"),
+        test_it="""
+import pytest
+
+@pytest.mark.parametrize("number", range(6))
+def test_it(kdbus, number):
+    kdbus.fake("org.example.X", b"%d" % number)
+    assert kdbus.call("org.example.X", b"") == b"%d" % number
+""",
+    )
+    assert "6 passed" in said, said
+
+
+def test_without_the_command(suite: Suite) -> None:
+    said = suite.run("--kdbus-command", "/nowhere/kdbus", test_it="def test_it(kdbus):\n    pass\n")
+    assert "/nowhere/kdbus" in said and "1 error" in said, said
