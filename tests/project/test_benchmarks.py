@@ -128,7 +128,7 @@ def test_an_interrupted_run_keeps_what_it_has_measured(tmp_path: Path) -> None:
         finally:
             process.send_signal(signal.SIGINT)
             output, told = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     assert "interrupted" in told and "Traceback" not in told
     assert "commands: Each kdbus command" in output
     assert "interrupted" in file.read_text()
