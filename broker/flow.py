@@ -186,6 +186,12 @@ def flow(source: Connection, destination: Connection, who: Credentials) -> Flow 
     return Flow(attach_flags, talks, depends=talks and not (source.privileged and not source.endpoint.has_policy))
 
 
+def reply_flow(source: Connection, destination: Connection) -> Flow:
+    """What may be said of messages from `source` to `destination`, on the same bus, without knowing who sends them:
+    replies that are expected need nobody's permission."""
+    return Flow(destination.behaviour.grant.most(source, destination), talks=False, depends=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Broadcast:
     """The same answer for every plain broadcast with the same filter, of the same generation, while nothing changes.

@@ -32,9 +32,11 @@ class Connection(Peer):
         There is no waiting for a priority (`receive_nowait` has one), as poll cannot tell messages apart.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN)
+        poll: select.poll | None = None
         while (message := self.receive_nowait(peek=peek)) is None:
+            if poll is None:
+                poll = select.poll()
+                poll.register(self, select.POLLIN)
             left = _left(deadline)
             if left == 0:
                 raise failure("RECV", errno.ETIMEDOUT, f"within {timeout} s")

@@ -100,9 +100,15 @@ _MEANINGS: Final[dict[tuple[str, int], str]] = {
     ("BUS_MAKE", errno.EMFILE): "this user has as many buses as it may have",
     ("BUS_MAKE", errno.EINVAL): "the name must begin with the user id and '-', and have only letters, digits, '_', '-' "
     "and '.'; a bloom filter has 8 to 4096 bytes, a multiple of 8",
+    ("BUS_MAKE", errno.ENAMETOOLONG): "a name has at most 63 characters",
+    ("ENDPOINT_MAKE", errno.ENAMETOOLONG): "a name has at most 63 characters",
     ("ENDPOINT_MAKE", errno.EEXIST): "the bus has an endpoint of that name",
     ("ENDPOINT_MAKE", errno.EINVAL): "the name must begin with the user id and '-'",
     ("ENDPOINT_MAKE", errno.EPERM): "only the owner of a bus makes endpoints",
+    ("ENDPOINT_UPDATE", errno.EINVAL): "a policy is for something that is no name, or the rules of one are wrong",
+    ("UPDATE", errno.EINVAL): "a policy is for something that is no name, or metadata are asked for that do not exist",
+    ("UPDATE", errno.EOPNOTSUPP): "policies are for policy holders alone, which have no metadata to ask for",
+    ("HELLO", errno.ENAMETOOLONG): "a description has at most 63 characters",
     ("HELLO", errno.EINVAL): "the kind of connection, its name, policies or description (letters, digits, '_', '-', "
     "'.'), or the size of the pool (a multiple of the page size) are wrong",
     ("HELLO", errno.EFAULT): "the size of the pool is no multiple of the page size",
@@ -119,6 +125,9 @@ _MEANINGS: Final[dict[tuple[str, int], str]] = {
     ("SEND", errno.EBADMSG): "a broadcast or signal needs the flag SIGNAL, a bloom filter, and no name",
     ("SEND", errno.ENOTUNIQ): "broadcasts and signals have no replies, deadlines or descriptors",
     ("SEND", errno.EDOM): "the bloom filter is not of the bus's size",
+    ("SEND", errno.EINVAL): "the destination is no name, the payload type is 0, or flags and deadline contradict each "
+    "other",
+    ("SEND", errno.EBADF): "a descriptor or memfd to send is not open, or it ends before what is to be sent of it",
     ("SEND", errno.EMSGSIZE): "the payload, or the list of its parts, is too long",
     ("SEND", errno.ETXTBSY): "a memfd is not sealed",
     ("SEND", _MEDIUM): "what was given as a memfd is none",
@@ -143,12 +152,14 @@ _MEANINGS: Final[dict[tuple[str, int], str]] = {
     ("NAME_ACQUIRE", errno.EEXIST): "another connection owns the name and does not give it up",
     ("NAME_ACQUIRE", errno.EALREADY): "this connection owns the name already",
     ("NAME_ACQUIRE", errno.EPERM): "the policy does not allow to own the name",
-    ("NAME_ACQUIRE", errno.EINVAL): "this is no valid name",
+    ("NAME_ACQUIRE", errno.EINVAL): "this is no name: two or more words of letters, digits, '_' and '-' with dots "
+    "between",
     ("NAME_ACQUIRE", errno.E2BIG): "this connection has, or waits for, as many names as it may",
     ("NAME_RELEASE", errno.ESRCH): "nobody owns the name, or another connection does",
     ("NAME_RELEASE", errno.EADDRINUSE): "another connection owns the name",
     ("CONN_INFO", errno.ESRCH): "nobody owns the name",
     ("CONN_INFO", errno.ENXIO): "no connection has that id",
+    ("MATCH_ADD", errno.EINVAL): "a rule is about something that is no name, or has an item of a wrong size",
     ("MATCH_ADD", errno.EDOM): "a mask is no multiple of the bus's bloom filter",
     ("MATCH_ADD", errno.EMFILE): "this connection has as many matches as it may have",
     ("MATCH_REMOVE", errno.ENOENT): "no match has that cookie",
@@ -170,6 +181,11 @@ _GENERAL: Final[dict[int, str]] = {
     errno.ENOTTY: "no command of this revision of kdbus, or not in this state of the descriptor",
     errno.EBADFD: "not in this state of the descriptor",
 }
+
+
+def closed(command: str, subject: str = "") -> Error:
+    """The exception for a command after the descriptor was closed here (EBADF)."""
+    return Error(command, errno.EBADF, "it has been closed", subject)
 
 
 def failure(command: str, number: int, subject: str = "") -> Error:

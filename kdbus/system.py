@@ -14,7 +14,7 @@ import weakref
 from typing import Final, Protocol
 
 from kdbus.commands import Command
-from kdbus.errors import Error, failure
+from kdbus.errors import Error, closed, failure
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _ioctl: Final = _LIBC.ioctl
@@ -59,7 +59,7 @@ class Node:
     def run(self, command: Command, subject: str = "") -> None:
         """As Device says. A call that a signal interrupts goes on after Python's handlers have run; they may raise."""
         if self._descriptor < 0:
-            raise failure(command.name, errno.EBADF, subject)
+            raise closed(command.name, subject)
         held, address = in_memory(command.data)
         while _ioctl(self._descriptor, command.request, address) < 0:
             number = ctypes.get_errno()

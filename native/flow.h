@@ -137,6 +137,7 @@ struct flow_charge {
 struct flow_connection {
     const struct kdbus_flow_revision *revision; // that it speaks
     int accepts_files;
+    uint32_t receiving; // the thread that received here last, 0 for none
     uint32_t index;
     uint32_t counter; // of messages
     uint64_t id;

@@ -193,6 +193,10 @@ class Engine:
         """Forget all that was learnt. Raises OSError(EBUSY) while anything is lent."""
         self._check(lib.kdbus_engine_forget_origins(self._engine), "forget origins")
 
+    def charge(self, cost_ns: int) -> None:
+        """Whoever made the present call is charged that, instead of the time that it takes (`native/shares.c`)."""
+        lib.kdbus_engine_charge(self._engine, cost_ns)
+
     def allow_files(self, count: int) -> None:
         """Let so many memfds be fetched from senders until `recall`; none at first.
 

@@ -252,6 +252,9 @@ int kdbus_shares_put(struct kdbus_shares *shares, uint64_t user, uint64_t proces
 // Whose turn it is: 1 with `notification` and `listener` filled, 0 when no call waits.
 int kdbus_shares_next(struct kdbus_shares *shares, struct kdbus_notification *notification, int *listener);
 
+// The next call of that process is served first, and charged to nobody.
+void kdbus_shares_favour(struct kdbus_shares *shares, uint64_t user, uint64_t process);
+
 // What the call that was handed out last has taken, in ns; once, before the next one.
 void kdbus_shares_charge(struct kdbus_shares *shares, uint64_t cost);
 
@@ -359,6 +362,7 @@ uint64_t kdbus_engine_deadline(const struct kdbus_engine *engine);
 void kdbus_engine_look(struct kdbus_engine *engine, uint64_t now_ns);
 int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, struct kdbus_received *const *received,
                         size_t count);
+void kdbus_engine_charge(struct kdbus_engine *engine, uint64_t cost);
 int kdbus_engine_put(struct kdbus_engine *engine, int listener, const struct kdbus_notification *notification);
 int kdbus_engine_take(struct kdbus_engine *engine, int listener, struct kdbus_notification *notification);
 void kdbus_engine_attend(struct kdbus_engine *engine, int descriptor);

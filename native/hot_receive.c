@@ -80,6 +80,7 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
     uint64_t *message = results + revision->recv_message;
     struct lent_slice *slice;
 
+    receiver->receiving = call->pid;
     if (!hot_read(call->pid, call->arguments[2], command, 8 * revision->recv_words))
         return 0;
     if (command[0] != 8 * revision->recv_words || command[revision->recv_flags])

@@ -4,6 +4,7 @@
 // of which may still leave the call to the broker, as if nothing had been done, until the message is in the queue.
 
 #include "hot_path.h"
+#include "shares.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -171,6 +172,7 @@ static int refuse_send(struct kdbus_engine *engine, struct sending *send)
     flow_close_files(send->entry);
     free(send->entry);
     sending_count(engine, send);
+    shares_favour_thread(engine->shares, send->receiver->receiving); // or nobody makes room
     kdbus_listener_respond(engine->listener, send->call->id, 0, ENOBUFS);
     return 1;
 }

@@ -125,6 +125,14 @@ static int others_wait(struct kdbus_engine *engine, struct pollfd *ready)
     return (poll(ready, 1, 0) > 0 && ready->revents & POLLIN) || several;
 }
 
+// The present call is charged that, in ns, instead of the time that it has taken when it is over.
+void kdbus_engine_charge(struct kdbus_engine *engine, uint64_t cost)
+{
+    if (engine->chosen_ns)
+        kdbus_shares_charge(engine->shares, cost);
+    engine->chosen_ns = 0;
+}
+
 // A call that was received from `listener` waits for its turn: 0, or -ENOMEM. One that is over is forgotten.
 int kdbus_engine_put(struct kdbus_engine *engine, int listener, const struct kdbus_notification *notification)
 {

@@ -2,10 +2,10 @@
 //
 // Whose call is next, when several wait.
 //
-// The kernel hands out trapped calls in the order in which they came. A process with a thousand threads that call without
-// pause would get a thousand turns for each turn of a process with one, and who calls now and then would wait for all of
-// them. So when more than one call waits, all are received and wait here, and the next one is chosen: users take turns
-// first, then the processes of a user, then the threads of a process.
+// The kernel hands out trapped calls in the order in which they came. A process with a thousand threads that call
+// without pause would get a thousand turns for each turn of a process with one, and who calls now and then would wait
+// for all of them. So when more than one call waits, all are received and wait here, and the next one is chosen: users
+// take turns first, then the processes of a user, then the threads of a process.
 //
 // Turns are of equal time, not of equal numbers of calls, as one call may take a thousand times as long as another.
 // What a call takes is known only afterwards, so each user and each process has an account of what it has used, and the
@@ -16,13 +16,20 @@
 //
 // The threads of a process just queue: each has one call at a time, and is behind the others when it calls again.
 //
-// Accounts stand in lists in order of what was used. One that was charged moves on from the end of its list, one that is
-// new from the beginning; either is mostly near its place. Lists are as long as there are users, or processes of one
+// A single call is charged a millisecond at most. Where two hundred take turns of ten microseconds, who once had to
+// wait for something slow would pay for it with seconds otherwise; and most of what is slow is so once.
+//
+// One thing comes before turns: a call whose success depends on somebody else's, as a SEND that a full queue refuses
+// does on its receiver. It would try again and again, and each time be in the way of who makes room. So its receiver is
+// favoured: the next call of that process is served first, once for each refusal, and charged to nobody.
+//
+// Accounts stand in lists in order of what was used. One that was charged moves on from the end of its list, one that
+// is new from the beginning; either is mostly near its place. Lists are as long as there are users, or processes of one
 // user, that call at the same time; SHARES_ROOM of both at most, and those who have not paid yet.
 //
-// The user is the real one: whoever starts a program that changes its identity is charged for it. Users and processes of
-// threads are remembered for a second, as looking takes longer than serving a call; a thread number that is another's by
-// then charges the wrong account for as long.
+// The user is the real one: whoever starts a program that changes its identity is charged for it. Users and processes
+// of threads are remembered for a second, as looking takes longer than serving a call; a thread number that is
+// another's by then charges the wrong account for as long.
 
 #include "shares.h"
 
@@ -32,6 +39,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define FAVOURS 16 // at a time
+#define MOST_CHARGED 1000000ULL // ns, for one call
 #define OWNERS 4096 // threads whose owners are remembered
 #define OWNER_NS 1000000000ULL
 
@@ -63,6 +72,11 @@ struct share {
     struct waiting_call *last;
 };
 
+struct favour {
+    uint64_t user;
+    uint64_t process;
+};
+
 struct owner {
     uint32_t thread;
     uint64_t looked_ns;
@@ -74,6 +88,8 @@ struct kdbus_shares {
     struct line users;
     size_t waiting;
     struct share *served; // the process whose call was chosen last, and has not been charged
+    struct favour favours[FAVOURS];
+    size_t favour_count;
     struct owner owners[OWNERS];
 };
 
@@ -103,15 +119,22 @@ static void charge(struct line *line, struct share *share, uint64_t cost)
     link_share(line, previous, share);
 }
 
+static struct share *find(const struct line *line, uint64_t key)
+{
+    for (struct share *share = line->first; share; share = share->next)
+        if (share->key == key)
+            return share;
+    return NULL;
+}
+
 // The account `key`, opened if there is none; NULL if there is no memory.
 static struct share *obtain(struct line *line, struct share *user, uint64_t key)
 {
     struct share *previous = NULL;
-    struct share *share;
+    struct share *share = find(line, key);
 
-    for (share = line->first; share; share = share->next)
-        if (share->key == key)
-            return share;
+    if (share)
+        return share;
     share = calloc(1, sizeof(*share));
     if (!share)
         return NULL;
@@ -206,11 +229,45 @@ static void take_call(struct kdbus_shares *shares, struct share *process, struct
     free(call);
 }
 
+// The next call of that process is served first. Of too many such processes, those favoured first are forgotten.
+void kdbus_shares_favour(struct kdbus_shares *shares, uint64_t user, uint64_t process)
+{
+    for (size_t i = 0; i < shares->favour_count; i++)
+        if (shares->favours[i].user == user && shares->favours[i].process == process)
+            return;
+    if (shares->favour_count == FAVOURS)
+        memmove(shares->favours, shares->favours + 1, --shares->favour_count * sizeof(*shares->favours));
+    shares->favours[shares->favour_count++] = (struct favour){user, process};
+}
+
+// A process that is favoured and has a call; it no longer is then.
+static struct share *favoured(struct kdbus_shares *shares)
+{
+    for (size_t i = 0; i < shares->favour_count; i++) {
+        struct share *user = find(&shares->users, shares->favours[i].user);
+        struct share *process = user ? find(&user->line, shares->favours[i].process) : NULL;
+
+        if (process && process->waiting) {
+            shares->favour_count--;
+            memmove(shares->favours + i, shares->favours + i + 1,
+                    (shares->favour_count - i) * sizeof(*shares->favours));
+            return process;
+        }
+    }
+    return NULL;
+}
+
 int kdbus_shares_next(struct kdbus_shares *shares, struct kdbus_notification *notification, int *listener)
 {
+    struct share *first = favoured(shares);
     struct share *user = foremost(&shares->users);
     struct share *process = user ? foremost(&user->line) : NULL;
 
+    if (first) {
+        shares->served = NULL;
+        take_call(shares, first, NULL, notification, listener);
+        return 1;
+    }
     shares->served = process;
     if (!process)
         return 0;
@@ -224,9 +281,12 @@ void kdbus_shares_charge(struct kdbus_shares *shares, uint64_t cost)
 {
     struct share *process = shares->served;
 
+    if (cost > MOST_CHARGED)
+        cost = MOST_CHARGED;
     shares->served = NULL;
     if (!shares->waiting) {
         close_accounts(&shares->users); // nobody has to wait for anybody
+        shares->favour_count = 0;
     } else if (process) {
         charge(&process->user->line, process, cost);
         charge(&shares->users, process->user, cost);
@@ -294,4 +354,13 @@ int shares_owner(struct kdbus_shares *shares, int listener, const struct kdbus_n
     *user = owner->user;
     *process = owner->process;
     return 1;
+}
+
+// Favours the process of a thread whose calls have waited lately; of any other, nobody's turn would be affected.
+void shares_favour_thread(struct kdbus_shares *shares, uint32_t thread)
+{
+    const struct owner *owner = &shares->owners[thread % OWNERS];
+
+    if (thread && owner->thread == thread)
+        kdbus_shares_favour(shares, owner->user, owner->process);
 }

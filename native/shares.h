@@ -19,4 +19,7 @@ size_t shares_waiting(const struct kdbus_shares *shares);
 int shares_owner(struct kdbus_shares *shares, int listener, const struct kdbus_notification *notification,
                  uint64_t now_ns, uint64_t *user, uint64_t *process);
 
+// The next call of the thread's process is served first.
+void shares_favour_thread(struct kdbus_shares *shares, uint32_t thread);
+
 #endif

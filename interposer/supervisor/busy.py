@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 
 MOST = 4096
 """Weight that is lent at most, that of the connections used last."""
-_IDLE = 32
+_IDLE = 512
 """A connection is no longer lent when, without it, so many times as many uses were noted as there are connections: had
 all taken turns, each would have been used so often. Lendings do not tell: one that ends at once uses nobody, and where
 most do, all who take turns would be forgotten before their turn comes."""

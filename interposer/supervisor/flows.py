@@ -27,7 +27,18 @@ from functools import partial
 from broker.behaviour import Behaviour
 from broker.connection import Connection
 from broker.domain import MessageCounter
-from broker.flow import GROUPS, Broadcast, Filter, broadcast, flow, layout, lendable
+from broker.flow import (
+    GROUPS,
+    Broadcast,
+    Filter,
+    Flow,
+    broadcast,
+    flow,
+    is_lendable,
+    layout,
+    lendable,
+    reply_flow,
+)
 from broker.handle import EndpointHandle
 from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
 from broker.message import Message
@@ -61,6 +72,8 @@ _PAIRS = 4
 """How many flows are remembered and allowed again, for each connection that is lent."""
 MOST_PAIRS = 2048
 """How many in all. Each may be needed twice, by id and by name (`LENT_FLOWS`)."""
+_NATIVE_NS = 20_000
+"""What a SEND takes that is served natively, or a little more."""
 MOST_BROADCASTS = 256
 """How many kinds of broadcasts are remembered, each a sender and a filter."""
 MOST_LISTENERS = 4096
@@ -285,7 +298,12 @@ class Flows:
         while len(self._pairs) > min(_PAIRS * (_PAIRS + len(self._busy)), MOST_PAIRS):
             del self._pairs[next(iter(self._pairs))]
         found = flow(source, destination, who)
-        if found is None or not (found.attach_flags or found.depends):
+        if found is None:
+            return
+        if is_lendable(source) and is_lendable(destination):
+            # That this one was not served natively is no fault of its caller.
+            self._engine.charge(_NATIVE_NS)
+        if not (found.attach_flags or found.depends):
             return
         grant = destination.behaviour.grant
         if grant.attached(source, destination, caller) != found.attach_flags:
@@ -375,6 +393,10 @@ class Flows:
                 evidence=evidence,
             )
 
+    def charge(self, cost_ns: int) -> None:
+        """What the present call is charged, if it has not been yet, see `Engine.charge`."""
+        self._engine.charge(cost_ns)
+
     def forget_origins(self) -> None:
         """Namespaces may have got another meaning, or there are too many numbers: begin anew."""
         self.recall()
@@ -458,8 +480,10 @@ class Flows:
         chosen = lendable(considered, waits)
         lent_now = set(chosen)
         pairs = [item for item in self._pairs.items() if item[0][0] in lent_now and item[0][1] in lent_now]
+        # Whoever is asked will answer, and each of many answers for the first time some time.
+        answers = [(to, source) for (source, to, _), _ in pairs if (to, source, b"") not in self._pairs]
         broadcasts = self._lendable_broadcasts(lent_now)
-        weight = len(pairs) + sum(len(found.receivers) for _, _, found in broadcasts)
+        weight = len(pairs) + len(answers) + sum(len(found.receivers) for _, _, found in broadcasts)
         self._busy.lent((self._indices[connection] for connection in chosen), weight)
         if not chosen:
             self._busy.returned(0)
@@ -487,6 +511,8 @@ class Flows:
         self._engine.allow_files(min(map(self._budget.left, {connection.credentials.uid for connection in chosen})))
         for pair, who in pairs:
             self._allow(*pair, who)
+        for source, destination in answers:
+            self._allow_one(source, destination, b"", reply_flow(source, destination))
         for source, bloom_filter, found in broadcasts:
             self._allow_broadcast(source, bloom_filter, found)
 
@@ -522,15 +548,26 @@ class Flows:
         credentials = self._origins.of_credentials(who) if found.depends else 0
         entry = destination.names.get(name)
         for by_name, name_id in [(b"", 0)] if entry is None else [(b"", 0), (name, entry.id)]:
-            self._engine.allow(
-                self._indices[source],
-                self._indices[destination],
-                by_name,
-                name_id=name_id,
-                attach_flags=found.attach_flags,
-                credentials=credentials,
-                talks=found.talks,
-            )
+            self._allow_one(source, destination, by_name, found, name_id, credentials)
+
+    def _allow_one(
+        self,
+        source: Connection,
+        destination: Connection,
+        name: bytes,
+        found: Flow,
+        name_id: int = 0,
+        credentials: int = 0,
+    ) -> None:
+        self._engine.allow(
+            self._indices[source],
+            self._indices[destination],
+            name,
+            name_id=name_id,
+            attach_flags=found.attach_flags,
+            credentials=credentials,
+            talks=found.talks,
+        )
 
     def close(self) -> None:
         """Free the engine; `recall` has been called."""

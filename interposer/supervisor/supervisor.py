@@ -375,7 +375,10 @@ class Supervisor:
             self._collect_handles()
             for each in self._trees.values():
                 each.mounts.collect()
+            begun = time.monotonic_ns()
             tree.serve(notification)
+            # Taking back and lending again is nobody's call.
+            self._flows.charge(time.monotonic_ns() - begun)
             for each in self._trees.values():
                 each.waiting.finish_ready()
             self._flows.consider()
@@ -554,6 +557,7 @@ async def _run(supervisor: Supervisor, control: Control, program: Program, linge
         status = await program.run()
         if linger and not program.asked_too_late:
             await _linger(supervisor)
+        supervisor.settle()  # what programs have closed by ending, before everything else is
         nursery.cancel_scope.cancel()
     return status
 

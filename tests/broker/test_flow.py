@@ -15,7 +15,7 @@ import pytest
 
 from broker import flow as flow_module
 from broker.errors import TimedOut
-from broker.flow import SLICES, Flow, flow, is_lendable, lendable
+from broker.flow import SLICES, Flow, flow, is_lendable, lendable, reply_flow
 from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
 from broker.metadata import ConnectionMetadata, ProcessMetadata
 from broker.origin import Origins
@@ -357,6 +357,12 @@ def test_a_flow_says_what_the_answer_depends_on() -> None:
     assert flow(alice.connection, curious.connection, who) == Flow(abi.ATTACH_CREDS, talks=True, depends=False)
     assert flow(eve.connection, bob.connection, stranger) == Flow(0, talks=False, depends=False)
     assert flow(eve.connection, bob.connection, who) == Flow(0, talks=True, depends=True)
+
+
+def test_answers_need_nobodys_permission() -> None:
+    world = World()
+    alice, bob = world.connect(attach_flags_recv=abi.ATTACH_CREDS), world.connect()
+    assert reply_flow(bob.connection, alice.connection) == Flow(abi.ATTACH_CREDS, talks=False, depends=False)
 
 
 def test_there_is_no_flow_to_another_bus() -> None:

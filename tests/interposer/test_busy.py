@@ -109,7 +109,7 @@ def test_lending_that_has_paid_is_done_again_at_once() -> None:
 def test_what_is_not_used_any_more_is_not_lent_any_more() -> None:
     busy = Busy()
     busy.used(1)
-    for _ in range(100):
+    for _ in range(1100):
         busy.used(2)
         busy.choose(lambda _: 0)
     assert busy.choose(lambda _: 0) == [2]

@@ -62,6 +62,9 @@ class Shares:
     def charge(self, cost: int) -> None:
         lib.kdbus_shares_charge(self._shares, cost)
 
+    def favour(self, user: int, process: int) -> None:
+        lib.kdbus_shares_favour(self._shares, user, process)
+
     def close(self) -> None:
         lib.kdbus_shares_destroy(self._shares)
 
@@ -129,6 +132,44 @@ def test_who_comes_back_has_not_paid_by_being_away(shares: Shares) -> None:
     shares.put((1, 2, 10))
     order = [process for _, process, _ in shares.serve(44, lambda caller: 10 if caller[1] == 2 else 1)]
     assert order.count(2) == 4
+
+
+def test_who_makes_room_comes_first(shares: Shares) -> None:
+    """Once, whatever it has used; and nobody pays for that."""
+    for process in range(1, 201):
+        shares.put((1, process, process))
+    shares.serve(400)
+    shares.favour(1, 200)
+    shares.favour(1, 200)
+    shares.favour(3, 7)  # who is not there
+    assert [caller[1] for caller in shares.serve(3)] == [200, 1, 2]
+    assert Counter(process for _, process, _ in shares.serve(198)) == dict.fromkeys(range(3, 201), 1)
+
+
+def test_whoever_is_favoured_may_come_later(shares: Shares) -> None:
+    for process in (1, 2, 3):
+        shares.put((1, process, process))
+    shares.favour(2, 9)
+    assert shares.serve(1) == [(1, 1, 1)]
+    shares.put((2, 9, 9))
+    assert shares.serve(1) == [(2, 9, 9)]
+
+
+def test_of_many_favours_the_last_ones_count(shares: Shares) -> None:
+    for process in range(1, 41):
+        shares.put((1, process, process))
+        shares.favour(1, process)
+    assert [process for _, process, _ in shares.serve(17)] == [*range(25, 41), 1]
+
+
+def test_a_slow_call_does_not_cost_seconds(shares: Shares) -> None:
+    for process in range(1, 11):
+        shares.put((1, process, process))
+    assert shares.next() == (1, 1, 1)
+    shares.put((1, 1, 1))
+    shares.charge(10**9)
+    served = [process for _, process, _ in shares.serve(2000, lambda _: 10_000)]
+    assert served.count(1) > 50
 
 
 def test_nothing_is_owed_once_nobody_waits(shares: Shares) -> None:
