@@ -30,7 +30,7 @@ def programs(open_folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("revision", ["3", "219", "final"])
-@pytest.mark.parametrize("program", ["basics", "dbus", "dbus_tasks", "exchange", "signals", "tasks"])
+@pytest.mark.parametrize("program", ["basics", "dbus", "dbus_tasks", "exchange", "pool", "signals", "tasks"])
 def test_client(program: str, revision: str, user: User, programs: Path) -> None:
     # It shares its numbers with the final revision, which is meant by them unless one is named.
     _run(program, revision, user, programs, ["--revision", "219"] if revision == "219" else [])
