@@ -53,7 +53,12 @@ application = find_packages(exclude=["kdbus", "kdbus.*", "pytest_kdbus", *elsewh
 setup(
     packages=[*library, *(f"{PRIVATE}.{name}" for name in application)],
     package_dir={f"{PRIVATE}.{name}": name for name in application if "." not in name},
-    package_data={"kdbus": ["py.typed"], f"{PRIVATE}.interposer": ["include/**"], f"{PRIVATE}.tracing": ["*.json"]},
+    package_data={
+        "kdbus": ["py.typed"],
+        f"{PRIVATE}.interposer": ["include/**"],
+        f"{PRIVATE}.interposer.watching": ["*.json"],
+        f"{PRIVATE}.tracing": ["*.json"],
+    },
     include_package_data=False,
     scripts=["scripts/kdbus"],
     cffi_modules=["native/build.py:ffibuilder"],

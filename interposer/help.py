@@ -15,9 +15,11 @@ kdbus runs programs written for kdbus on an ordinary Linux kernel.
 
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus record [-o FILE] [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus show [OPTIONS] FILE
        kdbus serve --socket PATH [OPTIONS]
+       kdbus proxy --bus NAME [--listen unix:path=PATH] [--exec PROGRAM [ARGUMENTS...]]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
        kdbus list | tree | policy [OPTIONS]
@@ -30,7 +32,9 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   trace        run PROGRAM likewise, and show every call on kdbus with what it says, and why it fails
   record       run PROGRAM likewise, and keep every call in a file
   show         show what was recorded, or convert it for Perfetto and Wireshark
+  check        run PROGRAM likewise, and report leaks, races, failures, and what only one revision has
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
+  proxy        let D-Bus programs speak on a bus of kdbus
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
   list         list the connections of a kdbus that runs: ids, processes, names, queues, pools
@@ -202,6 +206,38 @@ Such as:
 Ends with 125 if the recording is damaged or cut off; what is before that is shown.
 """
 
+_CHECK = """\
+Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and report on stderr what is wrong with its use of
+it: leaks, races, lost messages, failures, and what only one revision has.
+
+usage: kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+
+  --ignore RULE[,RULE...]
+                 do not report these rules (may be repeated)
+  --error RULE[,RULE...]
+                 take these rules for errors, whatever they usually are (may be repeated)
+  --junit FILE   write the report to FILE as JUnit XML as well
+  --json FILE    write the report to FILE as JSON as well, with the commands, flags, items and revisions that were used
+  -f             with all that PROGRAM starts, as it is anyway
+  --mode MODE    as for `kdbus run`
+  --linger       as for `kdbus run`
+  --make-bus NAME
+                 as for `kdbus run`
+  --revision R   as for `kdbus run`
+  --inject FAULT
+                 as for `kdbus run`
+  -h, --help     print this
+
+The rules are slice-leak, an error; unanswered-request, unread-messages, lost-messages, name-race and padding, which are
+warnings; failed-call, errno-differs, one-revision, names-left, matches-left and not-judged, which are notes.
+docs/check.md has an example of each. Such as, to look at two programs, and, in CI, to have leaks and races fail:
+
+  kdbus check -- sh -c './service & ./client'
+  kdbus check --error name-race --junit kdbus.xml -- ./run-tests
+
+Ends with 1 if there is an error and PROGRAM has ended with 0, else as `kdbus run` does.
+"""
+
 _SERVE = """\
 Keep a kdbus, until SIGTERM, SIGINT or SIGHUP, that programs join with `kdbus run --domain PATH -- PROGRAM`.
 
@@ -226,6 +262,30 @@ A server that root starts serves all users, an ordinary user's serves that user.
 
 examples: kdbus serve --socket /run/kdbus --make-bus system
           kdbus serve --socket ./domain --ready-fd 4 4<>ready
+"""
+
+_PROXY = """\
+Let D-Bus programs of today speak on a bus of kdbus, with each other and with programs that speak kdbus.
+
+usage: kdbus proxy --bus NAME [OPTIONS] --listen unix:path=PATH
+       kdbus proxy --bus NAME [OPTIONS] --exec PROGRAM [ARGUMENTS...]
+
+  --bus NAME     the bus, as `kdbus run --make-bus NAME` names it: `system` is 0-system, `user` is UID-user, and any
+                 other name gets the user's id in front; or the path of an endpoint's node
+  --listen ADDRESS
+                 where D-Bus programs connect: unix:path=PATH; not needed with --exec, or where a service manager
+                 passes a socket (LISTEN_FDS, with ListenStream= in the unit)
+  --exec         run the program that follows, with DBUS_SESSION_BUS_ADDRESS in its environment, and end when it ends
+  --anonymous    allow the mechanism ANONYMOUS as well; who the client is, the kernel tells in any case
+  --ready-fd N   write a newline to descriptor N, and close it, when programs can connect
+  -v, --verbose  tell on stderr which clients are cut off, and why
+  -h, --help     print this
+
+It is a program that speaks kdbus itself, so it runs where there is one, such as under `kdbus run`. Clients are those of
+the same user, and of root. With --exec it ends as PROGRAM does.
+
+examples: kdbus run --make-bus user -- kdbus proxy --bus user --exec busctl --user list
+          kdbus run --make-bus user -- kdbus proxy --bus user --listen unix:path=/tmp/bus
 """
 
 _DOCTOR = """\
@@ -258,7 +318,7 @@ examples: kdbus include-dir
 
 _WHICH = """\
   --domain PATH  that of `kdbus serve --socket PATH`
-  -p, --pid PID  that of process PID, which is a `kdbus run` or `kdbus serve`, or was started by one
+  -p, --pid PID  that of process PID, which is a `kdbus run` or `kdbus serve`, was started by one, or is connected
 """
 
 _WATCH_OPTIONS = f"""\
@@ -369,9 +429,11 @@ examples: kdbus top
 PAGES: Mapping[str, str] = {
     "run": _RUN,
     "trace": _TRACE,
+    "check": _CHECK,
     "record": _RECORD,
     "show": _SHOW,
     "serve": _SERVE,
+    "proxy": _PROXY,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,
     "list": _LIST,

@@ -127,7 +127,11 @@ class Peer:
     def reply(self, request: Message, *payload: Payload, **options: Unpack[Options]) -> int:
         """Reply to a request; returns the cookie. Raises Error (EBADSLT, or Denied in version 3) if nobody waits for it
         any more."""
-        return self._send(request.sender, payload, MessageFlag.NONE, request.cookie, options)
+        return self.answer(request.sender, request.cookie, *payload, **options)
+
+    def answer(self, requester: int, request: int, *payload: Payload, **options: Unpack[Options]) -> int:
+        """As `reply`, by the id of who asked, and the cookie of the request."""
+        return self._send(requester, payload, MessageFlag.NONE, request, options)
 
     def signal(
         self,

@@ -36,7 +36,7 @@ COVERAGE = "--coverage -O0"
 TESTS = ("tests/end_to_end/test_flows.py", "tests/native/test_native_*.py")
 FUZZ_SECONDS = 15.0
 _SECONDS = 600
-_PARTS = ("broker", "interposer", "kdbus", "native", "pytest_kdbus", "tracing", "samples", "tests")
+_PARTS = ("bridge", "broker", "interposer", "kdbus", "native", "pytest_kdbus", "tracing", "samples", "tests")
 _FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 _COVERED = re.compile(r"^File '(.*)'\nLines executed:([\d.]+)% of (\d+)$", re.MULTILINE)
 

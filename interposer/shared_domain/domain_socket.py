@@ -126,16 +126,17 @@ def connect(path: str, wait_s: float = 0) -> socket.socket:
         return connection
 
 
-def listen(path: str, mode: int) -> socket.socket:
-    """Listen at `path`, with permissions `mode`. A socket there at which nobody listens any more is replaced.
+def listen(path: str, mode: int, kind: int = socket.SOCK_SEQPACKET) -> socket.socket:
+    """Listen at `path`, with permissions `mode`, with a socket of that kind. One there at which nobody listens any more
+    is replaced.
 
     The socket appears under its name when connecting to it works, never before. Raises DomainUnavailable.
     """
     attempted = f"listening at {path}"
     prepared = f"{path}.{os.getpid()}"
     _check_length(attempted, prepared)
-    _remove_stale(attempted, path)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    _remove_stale(attempted, path, kind)
+    listening = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     bound = False
     try:
         listening.bind(prepared)
@@ -164,13 +165,13 @@ def _cannot_listen(attempted: str, path: str, error: OSError) -> DomainUnavailab
     return DomainUnavailable(attempted, reason, "choose a place where you may make files")
 
 
-def _remove_stale(attempted: str, path: str) -> None:
+def _remove_stale(attempted: str, path: str, kind: int) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise DomainUnavailable(
                 attempted, "there is a file of that name, and it is no socket", "choose another name"
             )
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        with socket.socket(socket.AF_UNIX, kind) as probe:
             probe.connect(path)
     except FileNotFoundError:
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How `kdbus serve` is started by others, and tells them that it can be joined.
+"""How `kdbus serve` and `kdbus proxy` are started by others, and tell them that they can be connected to.
 
 Four conventions, each of them somebody's own: a descriptor that gets a newline and is closed (s6, and any script with a
 pipe); `sd_notify` (sd_notify(3), systemd's `Type=notify`); a socket that the service manager made and listens on until
@@ -26,8 +26,9 @@ class Readiness:
         """`number`: what the command line says of a descriptor. Raises UsageError if it is not one that is open."""
         self._descriptor = -1 if number is None else _opened(number)
 
-    def ready(self, path: str) -> None:
-        """Tell everybody that the server listens at `path`. Whoever has gone is not told."""
+    def ready(self, line: str) -> None:
+        """Tell everybody that the server listens; a person at the terminal gets the line. Whoever has gone is not told.
+        """
         if self._descriptor >= 0:
             with suppress(OSError):
                 os.write(self._descriptor, b"\n")
@@ -35,19 +36,18 @@ class Readiness:
             self._descriptor = -1
         _notify(b"READY=1")
         if os.isatty(2):
-            line = f"kdbus: serving at {path}, until Ctrl+C; join it with: kdbus run --domain {path} -- PROGRAM\n"
             with suppress(OSError):
-                os.write(2, os.fsencode(line))
+                os.write(2, os.fsencode(f"{line}\n"))
 
     def stopping(self) -> None:
         """Tell whoever manages services that the server ends."""
         _notify(b"STOPPING=1")
 
 
-def passed_socket() -> socket.socket | None:
+def passed_socket(kind: int) -> socket.socket | None:
     """The listening socket that a service manager has passed to this very process; None if there is none.
 
-    Raises DomainUnavailable for one of another kind, or for several.
+    `kind`: of socket, SOCK_SEQPACKET or SOCK_STREAM. Raises DomainUnavailable for one of another, or for several.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
@@ -58,8 +58,9 @@ def passed_socket() -> socket.socket | None:
         found = socket.socket(fileno=_FIRST_PASSED)
     except OSError as error:
         raise DomainUnavailable(attempted, os.strerror(error.errno or 0), "pass an open socket") from error
-    if (found.family, found.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
-        raise DomainUnavailable(attempted, "it is of another kind", "a unit needs ListenSequentialPacket=PATH")
+    if (found.family, found.type) != (socket.AF_UNIX, kind):
+        key = "ListenStream" if kind == socket.SOCK_STREAM else "ListenSequentialPacket"
+        raise DomainUnavailable(attempted, "it is of another kind", f"a unit needs {key}=PATH")
     found.set_inheritable(False)
     found.setblocking(False)
     return found

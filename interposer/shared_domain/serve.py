@@ -170,7 +170,10 @@ class Server:
                 nursery.start_soon(self._supervisor.serve)
                 nursery.start_soon(self._control.serve)
                 nursery.start_soon(self._accept, nursery)
-                self._readiness.ready(self._path)
+                self._readiness.ready(
+                    f"kdbus: serving at {self._path}, until Ctrl+C; "
+                    f"join it with: kdbus run --domain {self._path} -- PROGRAM"
+                )
                 await anext(signals)
                 self._readiness.stopping()
                 self._end_domain()
@@ -334,7 +337,7 @@ def serve(path: str | None, options: RunOptions, ready_fd: str | None) -> int:
     Raises UsageError, and what `Server` raises.
     """
     readiness = Readiness(ready_fd)
-    passed = passed_socket()
+    passed = passed_socket(socket.SOCK_SEQPACKET)
     if passed is None and path is None:
         raise UsageError("reading the options of `kdbus serve`", "there is no --socket PATH", see_help("serve"))
     if passed is not None and path is not None:

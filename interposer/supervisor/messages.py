@@ -164,7 +164,7 @@ class MessageTap:
                 "from": message.source,
                 "from_names": [] if source is None else [text(name) for name in islice(source.names, _MOST_NAMES)],
                 "from_command": None if source is None else _command(source),
-                "to": None if message.is_broadcast else message.destination if destination is None else destination.id,
+                "to": _destination(message, destination),
                 "to_name": None if message.destination_name is None else text(message.destination_name),
                 "to_command": None if destination is None else _command(destination),
                 "cookie": message.cookie,
@@ -243,6 +243,13 @@ def _receiver(bus: Bus, message: Message) -> Connection | None:
         entry = bus.names.find(message.destination_name)
         return None if entry is None else entry.owner
     return bus.connections.get(message.destination)
+
+
+def _destination(message: Message, found: Connection | None) -> int | None:
+    """The receiver's id; None for everybody, and for a name that nobody owns."""
+    if found is not None:
+        return found.id
+    return None if message.is_broadcast or message.destination_name is not None else message.destination
 
 
 def _command(connection: Connection) -> str | None:

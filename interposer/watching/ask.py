@@ -2,7 +2,8 @@
 """Finding the kdbus that is meant, and asking it.
 
 Whoever gives neither a domain nor a process means the one that runs. A process may be the supervisor, or any that it
-has started: then the nearest of its ancestors counts that can be watched.
+has started: then the nearest of its ancestors counts that can be watched. Or it is connected to one, as a program that
+has joined a server's domain is.
 
 Nothing that comes is trusted: an answer has bounds, in size and in time, and is shown escaped (`interposer.watching
 .table`), as names and commands are chosen by programs, and root may watch other users' supervisors.
@@ -146,10 +147,24 @@ def _of_process(process: int) -> Watching:
         with suppress(OSError):
             return Watching(places.connect(current), current)
         current = _parent(current)
+    found = list(_all())
+    connected = [watching for watching, _ in found if _is_connected(process, watching)]
+    for watching, _ in found:
+        if watching not in connected[:1]:
+            watching.close()
+    if connected:
+        return connected[0]
     if owner != os.geteuid() and os.geteuid() != 0:
         raise NothingToWatch(attempted, f"it is uid {owner}'s", "run it as that user, or as root")
-    reason = "neither it nor what has started it is a `kdbus run` whose program has called kdbus, or a `kdbus serve`"
+    reason = "it is not connected to a kdbus that you may watch, and no `kdbus run` or `kdbus serve` has started it"
     raise NothingToWatch(attempted, reason, _advice())
+
+
+def _is_connected(process: int, watching: Watching) -> bool:
+    try:
+        return any(sheet.get("pid") == process for sheet in watching.ask(wire.FACTS) if sheet["record"] == "connection")
+    except (NothingToWatch, KeyError):
+        return False
 
 
 def _of_domain(found: list[tuple[Watching, Record]], domain: str) -> Watching:

@@ -167,6 +167,8 @@ def _members(pairs: list[tuple[int, Variant]]) -> dict[str, Any]:
     """Header fields, by attribute of Message."""
     found: dict[str, Any] = {}
     for number, variant in pairs:
+        if number == 0:
+            raise Malformed("a header field 0")
         if number not in _FIELDS:
             continue  # "Unknown fields must be ignored" (D-Bus Specification, "Header Fields").
         name, kind = _FIELDS[number]

@@ -7,6 +7,7 @@ import json
 
 from broker.snapshot import MOST, Facts, flag_names, text, walk
 from kdbus.abi import revision3 as abi
+from tests.support.final_peer import FinalPeer, make_bus
 from tests.support.outside import (
     FakeCaller,
     FakeProcess,
@@ -118,6 +119,27 @@ def test_queue_and_pool() -> None:
     assert about["pool"] == {"size": 1 << 20, "used": 32}
     receiver.match(bloom_mask_item((1,)))
     assert one(world, "connection", id=receiver.connection.id)["matches"] == 1
+
+
+def test_final_revision() -> None:
+    world = World()
+    bus = make_bus(world)
+    peer, other = FinalPeer(world, bus), FinalPeer(world, bus)
+    peer.acquire(NAME)
+    other.send(peer.id, b"1234", b"5678", cookie=1)
+    about = one(world, "connection", id=peer.id)
+    assert (about["revision"], about["names_count"]) == ("final", 1)
+    assert about["queue"] == {
+        "messages": 1,
+        "payload": 8,
+        "senders": [{"id": other.id, "messages": 1}],
+        "senders_count": 1,
+    }
+    (made,) = facts(world)["bus"]
+    assert made["revision"] == "final"
+    messages = made["messages"]
+    assert isinstance(messages, int) and messages > 0
+    assert facts(world)["domain"][0]["messages"] == 0, "the bus counts for itself"
 
 
 def test_replies() -> None:

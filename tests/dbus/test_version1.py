@@ -177,3 +177,9 @@ def test_jeepney_writes_the_same_bytes(typed: tuple[str, Any], order: Literal["l
 def test_both_versions_say_the_same(typed: tuple[str, Any]) -> None:
     message = replace(NOTHING, signature=typed[0], body=(typed[1],))
     assert version2.parse(version2.build(version1.parse(version1.build(message)))) == message
+
+
+def test_a_header_field_of_the_number_0_is_malformed() -> None:
+    place = JEEPNEY.index(b"\x01\x01o")
+    with pytest.raises(Malformed):
+        version1.parse(JEEPNEY[:place] + b"\0" + JEEPNEY[place + 1 :])

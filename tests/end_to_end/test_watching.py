@@ -23,7 +23,7 @@ from interposer.watching import places, wire
 from tests.end_to_end.test_serve import Place, Process, member, somebody, uid
 from tests.interposer.test_view import needs_root
 from tests.support.compiling import compile_program
-from tests.support.users import User, current_user
+from tests.support.users import PROJECT, User, current_user
 
 __all__ = ["member", "somebody"]
 
@@ -73,9 +73,17 @@ def refused(user: User, *words: str) -> str:
     return outcome.output.removeprefix("kdbus: ").rstrip("\n")
 
 
+def check(schema: str, found: dict[str, Any]) -> None:
+    """Whether it is as the schema that is installed says."""
+    file = PROJECT / "interposer" / "watching" / f"{schema}.schema.json"
+    validator = pytest.importorskip("jsonschema").Draft202012Validator
+    validator(json.loads(file.read_text())).validate(found)
+
+
 def facts(user: User, word: str = "list", *words: str) -> dict[str, Any]:
     found = json.loads(kdbus(user, word, "--json", *words))
-    assert isinstance(found, dict) and found["schema"] == 1
+    assert isinstance(found, dict)
+    check("facts", found)
     return found
 
 
@@ -177,6 +185,14 @@ def test_run_is_found_by_the_program_it_runs(place: Place, somewhere: User, watc
     assert {each["pid"] for each in found["connections"]} == {program}
 
 
+def test_member_of_a_domain_is_found_by_its_number(place: Place, somewhere: User) -> None:
+    server = place.serve(somewhere)
+    place.service(somewhere)
+    (program,) = {each["pid"] for each in facts(somewhere)["connections"]}
+    assert program != server.pid
+    assert facts(somewhere, "list", "-p", str(program))["supervisor"]["pid"] == server.pid
+
+
 def test_native_calls_are_no_secret(place: Place, somewhere: User) -> None:
     """What the engine has is taken back to be looked at, and lent again."""
     server = place.serve(somewhere, options=("--statistics",))
@@ -208,7 +224,7 @@ def test_what_to_do_is_said(place: Place, somewhere: User) -> None:
     )
     stranger = place.start(somewhere, "cat")
     assert "no such process; there is none" in refused(somewhere, "tree", "-p", "4194305")
-    assert "neither it nor what has started it" in refused(somewhere, "tree", "-p", str(stranger.pid))
+    assert "it is not connected to a kdbus that you may watch" in refused(somewhere, "tree", "-p", str(stranger.pid))
     assert "'x' is no process id" in refused(somewhere, "list", "-p", "x")
     assert "leave one out" in refused(somewhere, "list", "-p", "1", "--domain", "x")
     server = place.serve(somewhere)
@@ -392,13 +408,18 @@ def test_messages_as_json_until_there_are_enough(place: Place, somewhere: User, 
     process = run(place, somewhere, watched, "talk")
     options = ["--json", "--count", "2", "--kind", "call,reply", "--bus", f"{uid(somewhere)}-watched"]
     monitor = place.start(somewhere, *somewhere.kdbus("monitor", *options))
-    assert json.loads(monitor.line())["pid"] == process.pid
+    about = json.loads(monitor.line())
+    check("messages", about)
+    assert about["pid"] == process.pid
     for _ in range(2):
         process.say("talk")
         assert process.line() == "answered"
     status, output = monitor.end()
     assert status == 0
-    assert [json.loads(line)["kind"] for line in output.splitlines()] == ["call", "reply"]
+    records = [json.loads(line) for line in output.splitlines()]
+    assert [record["kind"] for record in records] == ["call", "reply"]
+    for record in records:
+        check("messages", record)
 
 
 def test_watching_leaves_no_trace(place: Place, somewhere: User) -> None:
@@ -430,7 +451,8 @@ def test_who_does_not_read_messages_disturbs_nobody(place: Place, somewhere: Use
         stream = deaf.makefile("rb")
         stream.readline()
         records = iter(lambda: json.loads(stream.readline()), None)
-        assert next(record for record in records if record["record"] == "dropped")["count"] > 0
+        dropped = next(record for record in records if record["record"] == "dropped")
+        check("messages", dropped)
     with connect(server) as deaf:
         deaf.sendall(b'{"watch": 1, "ask": "messages", "preview": 4096}\n')
         deaf.recv(1)

@@ -15,6 +15,7 @@ from interposer.supervisor.messages import MessageTap, Subscription
 from interposer.watching import filters, wire
 from interposer.watching.wire import Nonsense, Record
 from kdbus.abi import revision3 as abi
+from tests.support.final_peer import FinalPeer
 from tests.support.outside import Peer, World, fails, vector_item
 
 NAME = b"org.example.Name"
@@ -72,6 +73,24 @@ def test_call_and_reply(watcher: Watcher) -> None:
     assert call["sequence"] + 1 == reply["sequence"]
 
 
+def test_final_revision(watcher: Watcher) -> None:
+    """And between the two."""
+    old, new = watcher.world.connect(), FinalPeer(watcher.world)
+    new.acquire(NAME)
+    watcher.seen()
+    old.request(NAME, 7)
+    new.send(old.connection.id, b"ans", b"wer", cookie=1, cookie_reply=7)
+    call, reply = watcher.seen()
+    assert shape(call, "kind", "from", "to", "cookie") == ("call", old.connection.id, new.id, 7)
+    assert shape(reply, "kind", "from", "reply_to", "size", "parts") == ("reply", new.id, 7, 6, 2)
+    assert reply["payload"] == b"answer" and reply["took_ns"] is not None
+    with pytest.raises(KdbusError):
+        new.send(99, b"x", cookie=2)
+    (record,) = watcher.seen()
+    assert shape(record, "to", "to_name") == (99, None)
+    assert record["failed"] == {"errno": "ENXIO", "reason": "there is no connection 99"}
+
+
 def test_signals_and_notifications(watcher: Watcher) -> None:
     first, _ = watcher.peers()
     first.signal(payload=b"x")
@@ -90,7 +109,7 @@ def test_failure_before_delivery(watcher: Watcher) -> None:
     with fails(NoSuchName):
         first.send(NAME)
     (record,) = watcher.seen()
-    assert shape(record, "to", "to_name") == (abi.DESTINATION_NAME, "org.example.Name")
+    assert shape(record, "to", "to_name") == (None, "org.example.Name")
     assert record["failed"] == {"errno": "ESRCH", "reason": "nobody owns org.example.Name"}
 
 

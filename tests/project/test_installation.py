@@ -96,6 +96,9 @@ def test_wheel_collides_with_nobody(wheel: Path) -> None:
     application = {name.split("/")[2] for name in names if name.startswith("kdbus/_application/")}
     assert application == set(PACKAGES) - {"kdbus", "pytest_kdbus"}
     assert {"2", "3", "219", "4", "final"} == {name.split("/")[-3] for name in names if name.endswith("kdbus.h")}
+    assert {name for name in _files(PROJECT / "interposer") if name.endswith(".json")} <= {
+        name.removeprefix("kdbus/_application/interposer/") for name in names
+    }
 
 
 def test_manual_and_completion_are_installed(installed: Path) -> None:

@@ -31,7 +31,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = ("broker", "interposer", "kdbus", "native", "pytest_kdbus", "tracing")
+PACKAGES = ("bridge", "broker", "interposer", "kdbus", "native", "pytest_kdbus", "tracing")
 UNPRIVILEGED_ID = 65534
 """User and group id of `nobody` and `nogroup`."""
 

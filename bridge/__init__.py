@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""D-Bus programs on a bus of kdbus: what `kdbus proxy` does.
+
+An ordinary kdbus program, made with the client library (`kdbus`): it listens at a socket as a D-Bus daemon does, and
+gives every client a connection of its own. From the ground up:
+
+    limits     how much one client, and all of them, may have
+    sasl       the authentication of a client; bytes in, bytes out
+    framing    messages in a stream of bytes and descriptors
+    failures   what D-Bus calls the failures of kdbus
+    stream     the socket of a client: descriptors beside bytes, and a bounded queue of what it has not read yet
+    onward     what a client sends, on its way to the bus
+    inward     what comes from the bus, on its way to the client
+    driver     `org.freedesktop.DBus`, which is no connection on kdbus
+    client     one client, from its first byte to its last
+    proxy      all of them
+"""

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One client, from its first byte to its last.
+
+It says who it is (`bridge.sasl`), says Hello, and has a connection of kdbus from then on. Three tasks work for it: one
+takes what it sends, one what the bus has for it, one writes. When one of them ends, so do the others.
+
+What ends it, besides its own wish: that it does not say Hello in time, or says something else before; an invalid
+message, as with dbus-daemon; more unread answers than it may have. It is told nothing, as it is not known whether it
+would understand. Others learn from the bus that it went.
+
+*Whose connection it is.* Where this process may (as the bus's owner), the connection is in the name of the client, as
+the kernel says who that is (SO_PEERCRED, SO_PEERSEC). Where it may not, it is in this process's name, and only for
+clients of the same user.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import trio
+
+import kdbus.trio
+from bridge import stream as streams
+from bridge.driver import PEER, Driver
+from bridge.failures import ACCESS_DENIED, LIMITS_EXCEEDED, NOT_SUPPORTED, UNKNOWN_METHOD
+from bridge.framing import Framing
+from bridge.inward import Inward, own_matches
+from bridge.limits import DEFAULTS, Limits
+from bridge.onward import Onward
+from bridge.sasl import Authentication, Refused
+from bridge.stream import Stream
+from bridge.threads import compute
+from kdbus.abi.revision import FINAL
+from kdbus.dbus import version1
+from kdbus.dbus.errors import DBusError, ErrorReply, InvalidValue, Malformed
+from kdbus.dbus.kernel import DRIVER
+from kdbus.dbus.message import Message, MessageType, error, method_return
+from kdbus.errors import Denied, Disconnected, Error
+from kdbus.flags import Attach, HelloFlag
+from kdbus.received import Descriptor
+from kdbus.values import Credentials, Pids
+
+_LOG = logging.getLogger("bridge")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for all clients of a socket.
+
+    `bus` and `endpoint` as for `kdbus.connect`; `guid`: the socket's, 32 hexadecimal digits; `anonymous`: the mechanism
+    ANONYMOUS is allowed; `other_users`: clients of other users are.
+    """
+
+    bus: str
+    guid: str
+    limits: Limits = DEFAULTS
+    anonymous: bool = False
+    other_users: bool = False
+
+
+class Client:
+    """Serves one connected socket. `said_hello`: it has come so far."""
+
+    def __init__(self, connection: trio.socket.SocketType, terms: Terms) -> None:
+        self.said_hello = trio.Event()
+        self._terms = terms
+        self._limits = terms.limits
+        self._process, self._user, self._group = streams.who(connection)
+        self._label = streams.security_label(connection)
+        self._stream = Stream(connection, terms.limits.descriptors)
+        self._framing = Framing(terms.limits.message, terms.limits.descriptors)
+        self._passes_descriptors = False
+
+    async def serve(self) -> None:
+        """Until one side ends it. Raises nothing that a client could bring about."""
+        peer = None
+        try:
+            with trio.move_on_after(self._limits.login_seconds):
+                peer = await self._log_in()
+            if peer is not None:
+                with peer:
+                    await self._work(peer)
+        except* (Refused, DBusError) as reasons:
+            _LOG.info("process %d was cut off: %s", self._process, _first(reasons))
+        except* (Disconnected, OSError) as reasons:
+            _LOG.debug("process %d has gone: %s", self._process, _first(reasons))
+        finally:
+            self._framing.close()
+            self._stream.close()
+
+    # ---- until Hello
+
+    async def _log_in(self) -> kdbus.trio.Connection | None:
+        """The client's connection of kdbus; None if it went, or was told why it gets none."""
+        if self._user not in (0, os.geteuid()) and not self._terms.other_users:
+            raise Refused(f"clients of the user {self._user} are not accepted")
+        authentication = Authentication(self._user, self._terms.guid, anonymous=self._terms.anonymous)
+        while not authentication.done:
+            data, descriptors = await self._stream.read()
+            if not data or _closed(descriptors):
+                return None
+            answer = authentication.take(data)
+            if answer:
+                await self._stream.write(answer)
+        self._passes_descriptors = authentication.passes_descriptors
+        self._framing.feed(authentication.rest())
+        while True:
+            call = self._framing.next()
+            if call is not None:
+                return await self._hello(version1.parse(call))
+            if not await self._read():
+                return None
+
+    async def _hello(self, call: Message) -> kdbus.trio.Connection | None:
+        is_hello = call.type == MessageType.METHOD_CALL and (call.destination, call.member) == (DRIVER, "Hello")
+        if not is_hello or call.interface not in (None, DRIVER) or call.descriptors:
+            reason = ErrorReply(
+                ACCESS_DENIED, "Client tried to send a message other than Hello without being registered"
+            )
+        else:
+            try:
+                peer = self._connect()
+            except Error as failed:
+                code = ACCESS_DENIED if isinstance(failed, Denied) else LIMITS_EXCEEDED
+                reason = ErrorReply(code, f"kdbus gives no connection: {failed.meaning}")
+            else:
+                self._first_words(peer, call)
+                return peer
+        if call.expects_reply:
+            answer = error(replace(call, sender=None), reason.name, reason.text)
+            await self._stream.write(version1.build(replace(answer, cookie=1, sender=DRIVER)))
+        return None
+
+    def _connect(self) -> kdbus.trio.Connection:
+        """A connection of kdbus in the client's name. Raises Error."""
+        flags = HelloFlag.ACCEPT_FD if self._passes_descriptors else HelloFlag.NONE
+        user, group = self._user, self._group
+        try:
+            peer = kdbus.trio.connect(
+                self._terms.bus,
+                revision=FINAL,
+                flags=flags,
+                attach_receive=Attach.NAMES,
+                creds=Credentials(user, user, user, user, group, group, group, group),
+                pids=Pids(self._process, self._process, 0),
+                seclabel=self._label,
+            )
+        except Denied:
+            if user != os.geteuid():
+                raise
+            peer = kdbus.trio.connect(self._terms.bus, revision=FINAL, flags=flags, attach_receive=Attach.NAMES)
+        try:
+            for match in own_matches(peer.id):
+                peer.add_match(match)
+        except BaseException:
+            peer.close()
+            raise
+        return peer
+
+    def _first_words(self, peer: kdbus.trio.Connection, hello: Message) -> None:
+        self._inward = Inward(peer, self._stream, self._limits)
+        self._onward = Onward(peer, self._inward)
+        self._driver = Driver(peer, self._inward, self._limits)
+        if hello.expects_reply:
+            self._inward.say(method_return(hello, "s", (self._inward.name,)))
+        self._inward.greet()
+        self.said_hello.set()
+
+    # ---- from then on
+
+    async def _work(self, peer: kdbus.trio.Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stream.write_all)
+            nursery.start_soon(self._inward.pass_all_on)
+            await self._take_all()
+            nursery.cancel_scope.cancel()
+
+    async def _take_all(self) -> None:
+        """Take what the client sends, to its end. Raises Malformed or Refused."""
+        while True:
+            while (data := self._framing.next()) is not None:
+                await self._take(data)
+                if self._stream.unread_answers > self._limits.unread_answers:
+                    raise Refused(f"it leaves {self._stream.unread_answers} bytes of answers unread")
+                await trio.lowlevel.checkpoint()
+            if not await self._read():
+                return
+
+    async def _read(self) -> bool:
+        """Read on; False at the end. Raises Malformed for descriptors where none are agreed on, or whose message does
+        not come."""
+        patience = self._limits.descriptors_seconds if self._framing.waits_with_descriptors else float("inf")
+        with trio.move_on_after(patience) as scope:
+            data, descriptors = await self._stream.read()
+        if scope.cancelled_caught:
+            raise Malformed("descriptors whose message does not come")
+        if descriptors and not self._passes_descriptors:
+            _closed(descriptors)
+            raise Malformed("descriptors without having agreed on them")
+        self._framing.feed(data, descriptors)
+        return bool(data)
+
+    async def _take(self, data: bytes) -> None:
+        large = len(data) > self._limits.on_loop
+        message = await compute(large, version1.parse, data)
+        descriptors = self._framing.claim(message.descriptors)
+        try:
+            if message.destination == DRIVER or (message.destination is None and _is_call(message)):
+                await self._ask_driver(message)
+            else:
+                await self._onward.send(message, descriptors, large=large)
+        except ErrorReply as reason:
+            if message.expects_reply:
+                self._inward.say(error(replace(message, sender=None), reason.name, reason.text))
+        except InvalidValue as reason:
+            # What D-Bus can have, and its form on kdbus cannot.
+            if message.expects_reply:
+                self._inward.say(error(replace(message, sender=None), NOT_SUPPORTED, str(reason)))
+        finally:
+            _closed(descriptors)
+
+    async def _ask_driver(self, message: Message) -> None:
+        """Answer a call of the driver, or of nobody, which is the bus as a peer. Whatever else comes to it, it does not
+        heed. Raises ErrorReply."""
+        if not _is_call(message):
+            return
+        if message.destination is None and message.interface != PEER:
+            raise ErrorReply(
+                UNKNOWN_METHOD,
+                f'Method "{message.member}" with signature "{message.signature}" on interface '
+                f'"{message.interface or "(null)"}" doesn\'t exist\n',
+            )
+        try:
+            signature, body = self._driver.answer(message)
+        finally:
+            await self._inward.drain()
+        if message.expects_reply:
+            self._inward.say(method_return(replace(message, sender=None), signature, body))
+
+
+def _is_call(message: Message) -> bool:
+    return message.type == MessageType.METHOD_CALL
+
+
+def _closed(descriptors: Sequence[Descriptor]) -> bool:
+    """Close them; whether there were any."""
+    for descriptor in descriptors:
+        descriptor.close()
+    return bool(descriptors)
+
+
+def _first(reasons: BaseExceptionGroup[Any]) -> BaseException:
+    """One of the exceptions in a group."""
+    found: BaseException = reasons
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

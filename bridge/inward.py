@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What comes from the bus, on its way to the client.
+
+*What is passed on.* Messages to the client's connection: calls, replies and signals, in the first version of the wire
+format, from the sender that kdbus names. Broadcasts that one of the client's match rules fits: a bloom filter lets more
+through. Of the notifications of kdbus, what dbus-daemon would have sent: NameOwnerChanged to those with a rule for it,
+NameAcquired and NameLost to whom it is about, and the error NoReply. What is no D-Bus is left out, as sd-bus did, and
+so are replies of which kdbus says something else than they do.
+
+*Order.* All that comes is taken in one place, one after the other, so it keeps its order. `drain` passes on what is
+there already: so the client hears what its own call of the driver has brought about before it hears of the result.
+
+*Bounds.* What the client does not read stays in the pool of its connection. When that is full, senders are told.
+
+*Serials.* A serial has 32 bits, a cookie of kdbus 64, though nobody counts that far. A call with a greater cookie gets
+a number for it, and the reply finds it again; the last few of them are remembered.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+import kdbus.trio
+from bridge.failures import gone
+from bridge.limits import Limits
+from bridge.stream import Stream
+from bridge.threads import compute
+from kdbus.dbus import names, version1, version2
+from kdbus.dbus.errors import DBusError, Malformed
+from kdbus.dbus.kernel import DRIVER, DRIVER_PATH, message_of
+from kdbus.dbus.message import Flag, Message, MessageType
+from kdbus.dbus.rule import Rule
+from kdbus.errors import Error
+from kdbus.errors import Malformed as Contradictory
+from kdbus.flags import PAYLOAD_DBUS
+from kdbus.matches import MatchRule, NameAppears, NameChangesHands, NameVanishes, ToId
+from kdbus.received import Descriptor
+from kdbus.received import Message as Received
+from kdbus.values import IdChange, NameChange, Notification
+
+_LARGEST_SERIAL: Final = 0xFFFFFFFF
+_REMEMBERED: Final = 1024
+"""Calls with cookies that are no serials."""
+_DRAINED: Final = 1000
+"""Messages that `drain` passes on at most: others may send faster than that."""
+
+_LOG = logging.getLogger("bridge")
+
+
+def own_matches(identifier: int) -> Iterator[MatchRule]:
+    """What a client's connection gets without having asked: signals to it alone, and what becomes of its names. Each is
+    a match of its own."""
+    yield ToId(identifier)
+    yield NameAppears(None, identifier)
+    yield NameVanishes(None, identifier)
+    yield NameChangesHands(None, old_id=identifier)
+    yield NameChangesHands(None, new_id=identifier)
+
+
+class Inward:
+    """Takes what a client's connection of kdbus receives, and gives it to the client."""
+
+    def __init__(self, peer: kdbus.trio.Connection, stream: Stream, limits: Limits) -> None:
+        self.name = names.unique_name(peer.id)
+        self.rules: list[Rule] = []
+        self._peer = peer
+        self._stream = stream
+        self._limits = limits
+        self._taking = trio.Lock()
+        self._serial = 0
+        self._cookies: OrderedDict[tuple[int, int], int] = OrderedDict()
+
+    async def pass_all_on(self) -> None:
+        """Until the connection ends, which raises Disconnected, or another Error."""
+        while True:
+            await self._stream.room(self._limits.unread)
+            async with self._taking:
+                found = await self._pass_on()
+            if found:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._peer.fileno())
+
+    async def drain(self) -> None:
+        """Pass on what has come by now."""
+        async with self._taking:
+            for _ in range(_DRAINED):
+                if self._stream.unread >= self._limits.unread or not await self._pass_on():
+                    return
+
+    def say(self, message: Message) -> None:
+        """Send the client something of the driver's."""
+        self._serial = self._serial % _LARGEST_SERIAL + 1
+        said = replace(message, cookie=self._serial, sender=DRIVER, destination=message.destination or self.name)
+        self._stream.put(version1.build(said), answer=True)
+
+    def cookie_of(self, sender: int, serial: int) -> int:
+        """The cookie of the call that the client knows by that sender and serial."""
+        return self._cookies.pop((sender, serial), serial)
+
+    async def _pass_on(self) -> bool:
+        """Take one message; False if there is none."""
+        try:
+            origin = self._peer.receive_nowait()
+        except Contradictory as error:
+            _LOG.debug("%s: ignored: %s", self.name, error)
+            return True
+        if origin is None:
+            return False
+        if origin.lost:
+            _LOG.warning("%s: lost %d messages, as its client does not read them", self.name, origin.lost)
+        with origin:
+            if origin.notification is not None:
+                self._tell(origin.notification, origin.reply_to)
+                return True
+            try:
+                large = sum(map(len, origin.views)) > self._limits.on_loop
+                data = await compute(large, self._translate, origin)
+                descriptors = [Descriptor(each.take()) for each in origin.descriptors] if data else []
+            except (DBusError, Error) as error:
+                _LOG.debug("%s: ignored: %s", self.name, error)
+            else:
+                if data:
+                    self._stream.put(data, descriptors)
+        return True
+
+    def _translate(self, origin: Received) -> bytes | None:
+        """The message in the bytes of the first version; None if the client does not want it. Raises DBusError or Error
+        for what is no message."""
+        if origin.payload_type != PAYLOAD_DBUS:
+            raise Malformed(f"a payload of the type {origin.payload_type:#x}")
+        message = replace(version2.parse(origin.payload), sender=names.unique_name(origin.sender))
+        if message.descriptors != len(origin.descriptors):
+            raise Malformed(f"{len(origin.descriptors)} descriptors where {message.descriptors} were announced")
+        if (message.reply_cookie or 0) != origin.reply_to:
+            raise Malformed(f"a {message.type.name} which is for kdbus a reply to {origin.reply_to}")
+        if origin.is_broadcast:
+            owned = frozenset(each.name for each in origin.metadata.names)
+            wanted = message.type == MessageType.SIGNAL and any(rule.fits(message, owned) for rule in self.rules)
+            if not wanted:
+                return None
+        elif message.destination is None:
+            message = replace(message, destination=self.name)
+        return version1.build(replace(message, cookie=self._serial_of(origin)))
+
+    def _serial_of(self, origin: Received) -> int:
+        """The serial for a message."""
+        if origin.cookie <= _LARGEST_SERIAL:
+            return origin.cookie
+        serial = origin.cookie & _LARGEST_SERIAL or 1
+        while (origin.sender, serial) in self._cookies:
+            serial = serial % _LARGEST_SERIAL + 1
+        self._cookies[origin.sender, serial] = origin.cookie
+        if len(self._cookies) > _REMEMBERED:
+            self._cookies.popitem(last=False)
+        return serial
+
+    def _tell(self, notification: Notification, reply_to: int) -> None:
+        """Say what dbus-daemon would have said, in its order: who loses a name hears it first."""
+        told = message_of(notification, reply_to)
+        if told is None:
+            return
+        if not isinstance(notification, NameChange | IdChange):
+            self.say(replace(told, body=(gone().text,)))
+            return
+        name, old, new = told.body
+        if isinstance(notification, NameChange) and old == self.name:
+            self._say_of_name("NameLost", name)
+        if any(rule.fits(told) for rule in self.rules):
+            self._serial = self._serial % _LARGEST_SERIAL + 1
+            self._stream.put(version1.build(replace(told, cookie=self._serial)))
+        if isinstance(notification, NameChange) and new == self.name:
+            self._say_of_name("NameAcquired", name)
+
+    def _say_of_name(self, member: str, name: str) -> None:
+        self.say(
+            Message(
+                type=MessageType.SIGNAL,
+                flags=Flag.NO_REPLY_EXPECTED,
+                path=DRIVER_PATH,
+                interface=DRIVER,
+                member=member,
+                signature="s",
+                body=(name,),
+            )
+        )
+
+    def greet(self) -> None:
+        """Tell the client that it has its unique name."""
+        self._say_of_name("NameAcquired", self.name)

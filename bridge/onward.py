@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a client sends, on its way to the bus.
+
+A message's serial is its cookie on kdbus, so replies need no table. A call has no deadline on D-Bus, where clients
+count for themselves; on kdbus it must have one, so it gets one that is never reached.
+
+A signal to one receiver goes to an id on kdbus, never to a name. It arrives if the receiver has a match for it, which
+clients of a proxy have; programs that speak kdbus need one.
+
+Whatever the client claims of its identity is left out: kdbus says who sends.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import kdbus.trio
+from bridge.failures import no_such_name, not_sent
+from bridge.inward import Inward
+from bridge.threads import compute
+from kdbus.dbus import names
+from kdbus.dbus.bloom import filter_of
+from kdbus.dbus.errors import InvalidName
+from kdbus.dbus.message import Flag, Message, MessageType
+from kdbus.dbus.transport import MEMFD_FROM
+from kdbus.dbus.version2 import Parts, build_parts
+from kdbus.errors import Error
+from kdbus.flags import Attach, MessageFlag
+from kdbus.received import Descriptor
+from kdbus.sending import Memfd, Options, Payload
+
+NEVER: Final = math.inf
+"""Seconds until the deadline of a call."""
+
+_LOG = logging.getLogger("bridge")
+
+
+class Onward:
+    """Sends what a client says."""
+
+    def __init__(self, peer: kdbus.trio.Connection, inward: Inward) -> None:
+        self._peer = peer
+        self._inward = inward
+
+    async def send(self, message: Message, descriptors: Sequence[Descriptor], *, large: bool) -> None:
+        """Send a message. Raises ErrorReply with what its sender is to be told, InvalidValue for a body that kdbus's
+        D-Bus cannot have."""
+        parts = await compute(large, _parts, replace(message, sender=None))
+        options = Options(cookie=message.cookie, descriptors=[each.fileno() for each in descriptors])
+        if message.flags & Flag.NO_AUTO_START:
+            options["flags"] = MessageFlag.NO_AUTO_START
+        try:
+            if message.destination is None:
+                self._peer.signal(b"".join(parts), bloom=self._bloom(message), **options)
+            elif len(parts.body) < MEMFD_FROM:
+                self._send(message, message.destination, [b"".join(parts)], options)
+            else:
+                with await compute(large, Memfd, parts.body) as memfd:
+                    self._send(message, message.destination, [parts.head, memfd, parts.tail], options)
+        except Error as error:
+            starts = not message.flags & Flag.NO_AUTO_START
+            raise not_sent(error, message.destination or "everybody", auto_start=starts) from error
+
+    def _send(self, message: Message, destination: str, payload: list[Payload], options: Options) -> None:
+        try:
+            to: int | str = names.connection_id(destination) or destination
+        except InvalidName:
+            raise no_such_name(destination, auto_start=not message.flags & Flag.NO_AUTO_START) from None
+        if message.type == MessageType.METHOD_CALL:
+            self._peer.send(to, *payload, timeout=NEVER if message.expects_reply else None, **options)
+            return
+        if isinstance(to, str):
+            to = self._peer.info(to, Attach.NONE).id
+        if message.reply_cookie is None:
+            self._peer.signal(*payload, bloom=self._bloom(message), destination=to, **options)
+            return
+        request = self._inward.cookie_of(to, message.reply_cookie)
+        self._peer.answer(to, request, *payload, **options)
+
+    def _bloom(self, message: Message) -> bytes:
+        return filter_of(message, size=self._peer.bloom.size, hashes=self._peer.bloom.hashes)
+
+
+def _parts(message: Message) -> Parts:
+    return build_parts(message, order=sys.byteorder)
