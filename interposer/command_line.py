@@ -58,6 +58,7 @@ _VIEW_OPTIONS = {
 _JOINED_TRACE_OPTIONS = {"-p": True, "--pid": True, "--domain": True}
 _TRACE_OPTIONS = {**_UNDER_TRACE_OPTIONS, **_VIEW_OPTIONS, **_JOINED_TRACE_OPTIONS}
 _RECORD_OPTIONS = {**_UNDER_TRACE_OPTIONS, "-o": True, "-s": True}
+_CHECK_OPTIONS = {**_UNDER_TRACE_OPTIONS, **dict.fromkeys(("--ignore", "--error", "--junit", "--json"), True)}
 _SHOW_OPTIONS = {**_VIEW_OPTIONS, "--perfetto": False, "--pcapng": False}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
@@ -193,7 +194,7 @@ def _run(given: Given, command: list[str]) -> int:
         from interposer.trace_options import session_of_run
 
         tracer = session_of_run(given)
-    return _run_traced(given, command, tracer)
+    return _end_like(_run_traced(given, command, tracer))
 
 
 def _trace(given: Given, command: list[str]) -> int:
@@ -203,7 +204,7 @@ def _trace(given: Given, command: list[str]) -> int:
         raise UsageError("reading the arguments of `kdbus trace`", "there is no program", see_help("trace"))
     from interposer.trace_options import session
 
-    return _run_traced(given, command, session(given))
+    return _end_like(_run_traced(given, command, session(given)))
 
 
 def _trace_running(given: Given, rest: list[str]) -> int:
@@ -230,7 +231,16 @@ def _record(given: Given, command: list[str]) -> int:
         raise UsageError("reading the arguments of `kdbus record`", "there is no program", see_help("record"))
     from interposer.trace_options import recorder
 
-    return _run_traced(given, command, recorder(given))
+    return _end_like(_run_traced(given, command, recorder(given)))
+
+
+def _check(given: Given, command: list[str]) -> int:
+    if not command:
+        raise UsageError("reading the arguments of `kdbus check`", "there is no program", see_help("check"))
+    from interposer.checking.check import Check
+
+    check = Check(given)
+    return _end_like(check.finish(command, _run_traced(given, command, check.checker)))
 
 
 def _show(given: Given, words: list[str]) -> int:
@@ -240,7 +250,7 @@ def _show(given: Given, words: list[str]) -> int:
 
 
 def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
-    """Run `command`, and let `tracer` see every call."""
+    """Run `command`, and let `tracer` see every call; its wait status."""
     options = _run_options("run", given, tracer)
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", see_help("run"))
@@ -271,7 +281,7 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     wanted = "tracing" if tracer is not None else "injecting faults into" if options.faults else ""
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), wanted=wanted)
     if domain is not None:
-        return _end_like(_join(domain, command, mode, wait_s, dies_with_us=dies_with_us))
+        return _join(domain, command, mode, wait_s, dies_with_us=dies_with_us)
 
     from interposer.launch.launch import launch
 
@@ -283,7 +293,7 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
         launched.leave_nothing()
         if tracer is not None:
             tracer.close()
-    return _end_like(status)
+    return status
 
 
 def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: bool, wanted: str) -> None:
@@ -574,6 +584,7 @@ _SUBCOMMANDS = {
     "trace": _Subcommand(_trace, _TRACE_OPTIONS, runs_a_program=True),
     "record": _Subcommand(_record, _RECORD_OPTIONS, runs_a_program=True),
     "show": _Subcommand(_show, _SHOW_OPTIONS, words=1),
+    "check": _Subcommand(_check, _CHECK_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),

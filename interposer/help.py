@@ -15,6 +15,7 @@ kdbus runs programs written for kdbus on an ordinary Linux kernel.
 
 usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus record [-o FILE] [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus show [OPTIONS] FILE
        kdbus serve --socket PATH [OPTIONS]
@@ -31,6 +32,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   trace        run PROGRAM likewise, and show every call on kdbus with what it says, and why it fails
   record       run PROGRAM likewise, and keep every call in a file
   show         show what was recorded, or convert it for Perfetto and Wireshark
+  check        run PROGRAM likewise, and report leaks, races, failures, and what only one revision has
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   proxy        let D-Bus programs speak on a bus of kdbus
   doctor       tell whether that works here, how, and what would make it better
@@ -67,8 +69,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front. Such as: kdbus run --make-bus system --make-bus user --
                  busctl --address=kernel:path=/sys/fs/kdbus/0-system/bus list
-  --revision R   take every program to speak that revision of kdbus: 3, 219, 4 or final; without this option it is
-                 recognised, but 219 only late (docs/revisions.md)
+  --revision R   take every program to speak that revision of kdbus: 2, 3, 219, 4 or final; without this option it
+                 is recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
@@ -204,6 +206,38 @@ Such as:
 Ends with 125 if the recording is damaged or cut off; what is before that is shown.
 """
 
+_CHECK = """\
+Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and report on stderr what is wrong with its use of
+it: leaks, races, lost messages, failures, and what only one revision has.
+
+usage: kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+
+  --ignore RULE[,RULE...]
+                 do not report these rules (may be repeated)
+  --error RULE[,RULE...]
+                 take these rules for errors, whatever they usually are (may be repeated)
+  --junit FILE   write the report to FILE as JUnit XML as well
+  --json FILE    write the report to FILE as JSON as well, with the commands, flags, items and revisions that were used
+  -f             with all that PROGRAM starts, as it is anyway
+  --mode MODE    as for `kdbus run`
+  --linger       as for `kdbus run`
+  --make-bus NAME
+                 as for `kdbus run`
+  --revision R   as for `kdbus run`
+  --inject FAULT
+                 as for `kdbus run`
+  -h, --help     print this
+
+The rules are slice-leak, an error; unanswered-request, unread-messages, lost-messages, name-race and padding, which are
+warnings; failed-call, errno-differs, one-revision, names-left, matches-left and not-judged, which are notes.
+docs/check.md has an example of each. Such as, to look at two programs, and, in CI, to have leaks and races fail:
+
+  kdbus check -- sh -c './service & ./client'
+  kdbus check --error name-race --junit kdbus.xml -- ./run-tests
+
+Ends with 1 if there is an error and PROGRAM has ended with 0, else as `kdbus run` does.
+"""
+
 _SERVE = """\
 Keep a kdbus, until SIGTERM, SIGINT or SIGHUP, that programs join with `kdbus run --domain PATH -- PROGRAM`.
 
@@ -217,8 +251,8 @@ usage: kdbus serve --socket PATH [OPTIONS]
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front
-  --revision R   take every program to speak that revision of kdbus: 3, 219, 4 or final; without this option it is
-                 recognised, but 219 only late (docs/revisions.md)
+  --revision R   take every program to speak that revision of kdbus: 2, 3, 219, 4 or final; without this option it
+                 is recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
@@ -275,7 +309,7 @@ usage: kdbus include-dir [--revision R]
 
   --revision R   whose header: `final`, the last revision (August 2015), which is the default; `4` (March 2015, systemd
                  220); `219` (February 2015, systemd 219); `3` (January 2015); `2` (November 2014). Programs that are
-                 built with `219` or `2` are not served by `kdbus run` yet
+                 built with `219` need `kdbus run --revision 219`
   -h, --help     print this
 
 examples: kdbus include-dir
@@ -395,6 +429,7 @@ examples: kdbus top
 PAGES: Mapping[str, str] = {
     "run": _RUN,
     "trace": _TRACE,
+    "check": _CHECK,
     "record": _RECORD,
     "show": _SHOW,
     "serve": _SERVE,

@@ -557,6 +557,7 @@ async def _run(supervisor: Supervisor, control: Control, program: Program, linge
         status = await program.run()
         if linger and not program.asked_too_late:
             await _linger(supervisor)
+        supervisor.settle()  # what programs have closed by ending, before everything else is
         nursery.cancel_scope.cancel()
     return status
 

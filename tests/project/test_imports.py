@@ -46,6 +46,7 @@ FLOORS = (
     "launch",
     "traps",
     "watching",
+    "checking",
     "supervisor",
     "shared_domain",
 )

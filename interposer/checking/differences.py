@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which revision lacks what, and which answers a failure by another number: read from the tables, written nowhere else.
+
+Version 4 has the commands, items and flags of the final revision, and is served as that.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from broker import errors
+from broker.errors import KdbusError, errno_of
+from broker.recognition import named
+from kdbus.abi.decode import COMMANDS
+from kdbus.abi.revision import REVISIONS, Kind
+
+
+@cache
+def lacking(name: str) -> tuple[str, ...]:
+    """The revisions that do not have the command, item or flag of that name in the header."""
+    command, item = name.removeprefix("KDBUS_CMD_"), name.removeprefix("KDBUS_ITEM_")
+    found = []
+    for revision in REVISIONS:
+        if command != name:
+            has = command in revision.requests
+        elif item != name:
+            has = item in Kind.__members__ and revision.number_of(Kind[item]) is not None
+        else:
+            has = name in revision.constants
+        if not has:
+            found.append(revision.name)
+    return tuple(found)
+
+
+@cache
+def other_numbers(command: str, revision: str) -> tuple[str, ...]:
+    """The revisions that have the command of `revision` under another number, and so do not know this one."""
+    numbers = {other.name: other.requests.get(command) for other in REVISIONS}
+    mine = numbers[revision]
+    return tuple(name for name, number in numbers.items() if number is not None and number != mine)
+
+
+@cache
+def other_errnos(error: str, number: int, revision: str) -> dict[int, list[str]]:
+    """Other numbers than `number` that other revisions than `revision` answer with for the failure, and which."""
+    kind = getattr(errors, error, None)
+    found: dict[int, list[str]] = {}
+    if not isinstance(kind, type) or not issubclass(kind, KdbusError) or kind is errors.Injected:
+        return found
+    for other in REVISIONS:
+        failure = kind()
+        failure.errnos = named(other.name).errnos
+        if other.name != revision and errno_of(failure) != number:
+            found.setdefault(errno_of(failure), []).append(other.name)
+    return found
+
+
+def structs_of(command: str) -> tuple[str, ...]:
+    """The structures that a command's argument may be, one in each revision."""
+    known = COMMANDS.get(command)
+    return () if known is None else known.structs

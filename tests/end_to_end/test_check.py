@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`kdbus check` finds what is wrong with real programs: the cases of `tests/programs/checked.c`.
+
+Which rules find something in a case stands above it in the source.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from interposer.checking.findings import RULES
+from tests.support.compiling import PROGRAMS, compile_program
+from tests.support.users import PROJECT, Outcome, User, readable_folder
+
+_SOURCE = (PROGRAMS / "checked.c").read_text()
+CASES = {
+    case: [] if rules == "none" else rules.split(", ")
+    for rules, case in re.findall(r"^/\* ([a-z, -]+) \*/\nCASE\((\w+)\)", _SOURCE, re.MULTILINE)
+}
+
+
+@pytest.fixture
+def program(open_folder: Path) -> Path:
+    target = open_folder / "checked"
+    return target if target.exists() else compile_program("checked", open_folder)
+
+
+@pytest.fixture
+def writable() -> Iterator[Path]:
+    """A folder in which every user may write."""
+    with readable_folder() as folder:
+        folder.chmod(0o777)
+        yield folder
+
+
+def check(user: User, *words: str) -> Outcome:
+    return user.run(user.kdbus("check", *words))
+
+
+def report(user: User, folder: Path, *words: str) -> dict[str, Any]:
+    check(user, "--json", str(folder / "report"), *words)
+    found: dict[str, Any] = json.loads((folder / "report").read_text())
+    return found
+
+
+def test_each_case_has_its_rules() -> None:
+    assert sorted(CASES) == sorted(re.findall(r"^CASE\((\w+)\)", _SOURCE, re.MULTILINE))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rules(case: str, user: User, program: Path, writable: Path) -> None:
+    found = report(user, writable, "--", str(program), case)
+    assert [each["rule"] for each in found["findings"] if each["severity"] != "note"] == CASES[case], found
+    assert found["status"] == 0
+
+
+def finding(rule: str, found: dict[str, Any]) -> str:
+    (only,) = [each["text"] for each in found["findings"] if each["rule"] == rule]
+    assert isinstance(only, str)
+    return only
+
+
+def test_what_is_told(user: User, program: Path, writable: Path) -> None:
+    def told(rule: str, case: str) -> str:
+        return finding(rule, report(user, writable, "--", str(program), case))
+
+    assert re.fullmatch(r"never freed: (\d+ bytes of RECV at \d+, ){3}2 more", told("slice-leak", "never_frees"))
+    assert told("unanswered-request", "forgets_to_reply") == "received and not replied to: cookie 7 of connection 1"
+    assert told("unread-messages", "does_not_read") == "1 messages in its queue were never received"
+    assert re.fullmatch(r"\d+ messages were lost, as its queue was full", told("lost-messages", "reads_too_late"))
+    assert told("name-race", "sends_too_early").startswith("it sent to org.example.Late before anybody owned it; ")
+    assert told("padding", "sends_what_was_on_the_stack") == (
+        "SEND: what stands behind item 1 of the message is not zero"
+    )
+
+
+def test_notes_tell_what_other_revisions_do(user: User, program: Path, writable: Path) -> None:
+    found = report(user, writable, "--", str(program), "well_behaved")
+    told = [each["text"] for each in found["findings"] if each["rule"] == "one-revision"]
+    assert "KDBUS_CMD_HELLO of 3 has another number in 219, final" in told
+    trouble = compile_program("trouble", writable)
+    found = report(user, writable, "--", str(trouble), "full_queue")
+    assert finding("failed-call", found).startswith("SEND: ENOBUFS (user ")
+    bounds = [each["text"] for each in found["findings"] if each["rule"] == "errno-differs"]
+    assert bounds == [], bounds
+
+
+def test_who_is_cut_off_is_not_judged(user: User, program: Path, writable: Path) -> None:
+    found = report(user, writable, "--", str(program), "leaves_a_child")
+    assert finding("not-judged", found).endswith(
+        "so whether it would have given back 1 slices and 0 requests is not known"
+    )
+
+
+def test_used(user: User, program: Path, writable: Path) -> None:
+    used = report(user, writable, "--", str(program), "well_behaved")["used"]
+    assert used["commands"] == {"BUS_MAKE": 1, "FREE": 4, "HELLO": 2, "RECV": 2, "SEND": 2}
+    assert used["revisions"] == {"3": 11}
+    assert used["flags"]["KDBUS_MSG_EXPECT_REPLY"] == 1 and used["items"]["KDBUS_ITEM_PAYLOAD_VEC"] == 2
+
+
+def test_status(user: User, program: Path) -> None:
+    def status(*words: str) -> int:
+        return check(user, *words).status
+
+    assert status("--", str(program), "never_frees") == 1
+    assert status("--ignore", "slice-leak", "--", str(program), "never_frees") == 0
+    assert status("--", str(program), "sends_too_early") == 0
+    assert status("--error", "padding,name-race", "--", str(program), "sends_too_early") == 1
+    assert status("--", "sh", "-c", "exit 3") == 3
+    assert status("--", "sh", "-c", "kill -9 $$") == -9
+    assert status("--", str(program), "never_frees", "no_such_case") == 1
+
+
+def test_text(user: User, program: Path) -> None:
+    lines = check(user, "--", str(program), "never_frees").output.splitlines()
+    assert lines[0] == "ok 1 - never_frees"
+    assert re.match(r"kdbus check: error: slice-leak: checked \(process \d+\), connection 2 of \d+-e2e.\d+: ", lines[2])
+    assert lines[-1].startswith("kdbus check: 1 error, 0 warnings, ")
+
+
+def test_junit(user: User, program: Path, writable: Path) -> None:
+    path = writable / "junit.xml"
+    check(user, "--junit", str(path), "--ignore", "padding", "--", str(program), "never_frees", "sends_too_early")
+    suite = ElementTree.parse(path).getroot()
+    cases = {case.get("name"): case for case in suite}
+    assert set(cases) == set(RULES) - {"padding"} and suite.get("failures") == "1"
+    assert cases["slice-leak"].find("failure") is not None
+    said = cases["name-race"].find("system-out")
+    assert said is not None and said.text is not None and "org.example.Late" in said.text
+    assert not list(cases["unread-messages"])
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--ignore", "slice-leek"], "there is no rule 'slice-leek'; did you mean slice-leak?"),
+        (["--error", "everything"], "there is no rule 'everything'; there are slice-leak, "),
+        (["--json", "/nowhere/x"], "writing the report to '/nowhere/x': No such file or directory"),
+    ],
+)
+def test_what_cannot_be_asked_for(words: list[str], part: str, user: User) -> None:
+    outcome = check(user, *words, "--", "/bin/true")
+    assert outcome.status == 125 and part in outcome.output and len(outcome.output.splitlines()) == 1
+
+
+def test_each_rule_is_documented() -> None:
+    text = (PROJECT / "docs" / "check.md").read_text()
+    for rule, (severity, _) in RULES.items():
+        assert re.search(rf"^## {rule} \({severity}\)$", text, re.MULTILINE), rule
