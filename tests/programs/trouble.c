@@ -93,6 +93,19 @@ CASE(silent_service)
 	close(bus);
 }
 
+/* A service that ends, and neither reads nor replies. */
+CASE(lazy_service)
+{
+	__u64 service_id, client_id;
+	int bus = new_bus(), service = connection(&service_id), client = connection(&client_id);
+
+	EQ(acquire(service, "org.example.Lazy"), 0);
+	EQ(say(client, KDBUS_DST_ID_NAME, "org.example.Lazy", 9, 20000, 0), 0);
+	close(service);
+	close(client);
+	close(bus);
+}
+
 /* One whose queue nobody reads. */
 CASE(full_queue)
 {
