@@ -29,7 +29,7 @@
 #define LENT_COUNTERS 16
 #define LENT_BINDINGS 8192 // descriptors of threads that are remembered
 #define LENT_ORIGINS 1024 // records, and as many of what receivers are shown
-#define LENT_FLOWS 4096 // those of former lendings among them, which only take room
+#define LENT_FLOWS 8192 // those of former lendings among them, which only take room
 #define LENT_BROADCASTS 1024 // as many kinds of broadcasts
 #define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
 #define LENT_PAYLOAD (2U << 20)

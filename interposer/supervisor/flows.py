@@ -20,35 +20,25 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 
 from broker.behaviour import Behaviour
 from broker.connection import Connection
 from broker.domain import MessageCounter
-from broker.flow import (
-    GROUPS,
-    Broadcast,
-    Filter,
-    Flow,
-    broadcast,
-    flow,
-    is_lendable,
-    layout,
-    lendable,
-    reply_flow,
-)
+from broker.flow import GROUPS, broadcast, flow, is_lendable, layout, lendable
 from broker.handle import EndpointHandle
 from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
 from broker.message import Message
 from broker.origin import Origins, Shown, shown, timestamp_of
-from broker.outside import Credentials, File
+from broker.outside import File
 from broker.quota import User
 from broker.reply import Reply
 from broker.send import Wait
 from interposer.handles.handles import HandleTable, OpenHandle
 from interposer.supervisor.busy import Busy
+from interposer.supervisor.repeated import Kind, Repeated, Way
 from interposer.supervisor.waiting import WaitingCalls
 from interposer.target.budget import Charge, OverBudget
 from interposer.target.caller import TargetCaller
@@ -68,20 +58,8 @@ _SLICES_PER_UNIT = 16
 """How many pieces of a pool cost as much to hand out and take back as a message."""
 _MOST_ITEMS = 16384
 """Bytes of metadata items that the engine repeats."""
-_PAIRS = 4
-"""How many flows are remembered and allowed again, for each connection that is lent."""
-MOST_PAIRS = 2048
-"""How many in all. Each may be needed twice, by id and by name (`LENT_FLOWS`)."""
 _NATIVE_NS = 20_000
 """What a SEND takes that is served natively, or a little more."""
-MOST_BROADCASTS = 256
-"""How many kinds of broadcasts are remembered, each a sender and a filter."""
-MOST_LISTENERS = 4096
-"""How many receivers they may have in all, to be allowed again."""
-
-
-Pair = tuple[Connection, Connection, bytes]
-"""Sender, receiver, and the name by which it was addressed."""
 
 
 Parameter = Callable[[], tuple[int, bytes] | None]
@@ -127,8 +105,7 @@ class Flows:
         self._charges: dict[int, Charge] = {}
         """For the memfds in messages that are lent, by the descriptors that were given away."""
         self._busy = Busy()
-        self._pairs: dict[Pair, Credentials] = {}
-        self._broadcasts: dict[tuple[Connection, Filter], None] = {}
+        self._repeated = Repeated()
         self._lent = False
         self._served = 0
 
@@ -292,11 +269,7 @@ class Flows:
         # What a monitor wants to know is told in the message as well.
         if source.bus.monitors or len(who.groups) > GROUPS:
             return
-        pair = source, destination, b"" if name is None else name.name
-        self._pairs.pop(pair, None)
-        self._pairs[pair] = who
-        while len(self._pairs) > min(_PAIRS * (_PAIRS + len(self._busy)), MOST_PAIRS):
-            del self._pairs[next(iter(self._pairs))]
+        self._repeated.sent(source, destination, b"" if name is None else name.name, who, len(self._busy))
         found = flow(source, destination, who)
         if found is None:
             return
@@ -349,10 +322,7 @@ class Flows:
         if source.bus.monitors or message.bloom_filter is None or len(caller.credentials().groups) > GROUPS:
             return
         bloom_filter = message.bloom_generation, message.bloom_filter
-        self._broadcasts.pop((source, bloom_filter), None)
-        self._broadcasts[source, bloom_filter] = None
-        if len(self._broadcasts) > MOST_BROADCASTS:
-            del self._broadcasts[next(iter(self._broadcasts))]
+        self._repeated.signalled(source, bloom_filter)
         found = broadcast(source, bloom_filter)
         if not found.attach_flags:
             return
@@ -459,10 +429,7 @@ class Flows:
         connection = broker.connection if isinstance(broker, EndpointHandle) else None
         if connection is None:
             return
-        for pair in [pair for pair in self._pairs if connection in pair[:2]]:
-            del self._pairs[pair]
-        for kind in [kind for kind in self._broadcasts if kind[0] is connection]:
-            del self._broadcasts[kind]
+        self._repeated.forget(connection)
         index = self._indices.pop(connection, None)
         if index is not None:
             self._engine.remove(index)
@@ -479,11 +446,8 @@ class Flows:
         waits, keepers = self._lendable_waits(considered)
         chosen = lendable(considered, waits)
         lent_now = set(chosen)
-        pairs = [item for item in self._pairs.items() if item[0][0] in lent_now and item[0][1] in lent_now]
-        # Whoever is asked will answer, and each of many answers for the first time some time.
-        answers = [(to, source) for (source, to, _), _ in pairs if (to, source, b"") not in self._pairs]
-        broadcasts = self._lendable_broadcasts(lent_now)
-        weight = len(pairs) + len(answers) + sum(len(found.receivers) for _, _, found in broadcasts)
+        ways, kinds = self._repeated.ways(lent_now), self._repeated.kinds(lent_now)
+        weight = len(ways) + sum(len(kind.found.receivers) for kind in kinds)
         self._busy.lent((self._indices[connection] for connection in chosen), weight)
         if not chosen:
             self._busy.returned(0)
@@ -509,29 +473,13 @@ class Flows:
         self._lent = True
         # What is fetched is charged when it comes back, and must be within everybody's share then.
         self._engine.allow_files(min(map(self._budget.left, {connection.credentials.uid for connection in chosen})))
-        for pair, who in pairs:
-            self._allow(*pair, who)
-        for source, destination in answers:
-            self._allow_one(source, destination, b"", reply_flow(source, destination))
-        for source, bloom_filter, found in broadcasts:
-            self._allow_broadcast(source, bloom_filter, found)
+        for way in ways:
+            self._allow(way)
+        for kind in kinds:
+            self._allow_broadcast(kind)
 
-    def _lendable_broadcasts(self, lent: Container[Connection]) -> list[tuple[Connection, Filter, Broadcast]]:
-        """Those of which sender and all receivers are lent, as many as may be served."""
-        chosen = []
-        room = MOST_LISTENERS
-        for source, bloom_filter in reversed(self._broadcasts):
-            if source in lent:
-                found = broadcast(source, bloom_filter)
-                room -= 1 + len(found.receivers)
-                if room < 0:
-                    break
-                if all(receiver in lent for receiver, _ in found.receivers):
-                    chosen.append((source, bloom_filter, found))
-        return chosen
-
-    def _allow_broadcast(self, source: Connection, bloom_filter: Filter, found: Broadcast) -> None:
-        generation, bits = bloom_filter
+    def _allow_broadcast(self, kind: Kind) -> None:
+        source, (generation, bits), found = kind
         self._engine.allow_broadcast(
             self._indices[source],
             generation.to_bytes(8, "little") + bits.to_bytes(source.bus.bloom_size, "little"),
@@ -540,33 +488,15 @@ class Flows:
             found.attach_flags,
         )
 
-    def _allow(self, source: Connection, destination: Connection, name: bytes, who: Credentials) -> None:
-        """The flow between two connections that are lent: by id, and by `name` if it still leads there."""
-        found = flow(source, destination, who)
-        if found is None:
-            return
-        credentials = self._origins.of_credentials(who) if found.depends else 0
-        entry = destination.names.get(name)
-        for by_name, name_id in [(b"", 0)] if entry is None else [(b"", 0), (name, entry.id)]:
-            self._allow_one(source, destination, by_name, found, name_id, credentials)
-
-    def _allow_one(
-        self,
-        source: Connection,
-        destination: Connection,
-        name: bytes,
-        found: Flow,
-        name_id: int = 0,
-        credentials: int = 0,
-    ) -> None:
+    def _allow(self, way: Way) -> None:
         self._engine.allow(
-            self._indices[source],
-            self._indices[destination],
-            name,
-            name_id=name_id,
-            attach_flags=found.attach_flags,
-            credentials=credentials,
-            talks=found.talks,
+            self._indices[way.source],
+            self._indices[way.destination],
+            way.name,
+            name_id=way.name_id,
+            attach_flags=way.flow.attach_flags,
+            credentials=self._origins.of_credentials(way.who) if way.flow.depends and way.who is not None else 0,
+            talks=way.flow.talks,
         )
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from broker import limits
 from broker.flow import SLICES
-from interposer.supervisor.flows import MOST_PAIRS
+from interposer.supervisor.repeated import MOST_PAIRS
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import REVISIONS, Revision
 from tests.support.compiling import compile_program
@@ -146,7 +146,7 @@ def native_number(name: str) -> int:
         ("LENT_PER_USER", limits.MESSAGES_PER_USER),
         ("LENT_NAME", limits.NAME_LENGTH + 1),
         ("LENT_PAYLOAD", limits.MESSAGE_PAYLOAD),
-        ("LENT_FLOWS", 2 * MOST_PAIRS),
+        ("LENT_FLOWS", 4 * MOST_PAIRS),
         ("LENT_SLICES", SLICES),
     ],
 )

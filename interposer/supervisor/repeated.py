@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is repeated: between whom messages have passed lately, and which broadcasts; bounded, the last ones count.
+
+Whatever is lent, the engine has to be told anew which flows there are (`broker.flow`). That takes time for each of
+them, so only those are told that have been used: pairs of connections, with the name by which the one addressed the
+other; and broadcasts, by their sender and their filter.
+
+Whoever was asked will answer, so the way back is told as well, for replies alone. Or a service of two hundred clients
+would need the broker for its first answer to each of them, and each time everything would be taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import NamedTuple
+
+from broker.connection import Connection
+from broker.flow import Broadcast, Filter, Flow, broadcast, flow, reply_flow
+from broker.outside import Credentials
+
+_PER_CONNECTION = 4
+"""How many pairs are remembered, for each connection that is busy."""
+MOST_PAIRS = 2048
+"""How many in all. Each may need three flows: by id, by name, and back (`LENT_FLOWS`)."""
+MOST_BROADCASTS = 256
+"""How many kinds of broadcasts are remembered, each a sender and a filter."""
+MOST_LISTENERS = 4096
+"""How many receivers they may have in all, to be told again."""
+
+
+class Way(NamedTuple):
+    """A flow from one lent connection to another, by id or by `name`; `who`: the sender that it was found for, None for
+    whomever."""
+
+    source: Connection
+    destination: Connection
+    name: bytes
+    name_id: int
+    flow: Flow
+    who: Credentials | None
+
+
+class Kind(NamedTuple):
+    """A broadcast, by its sender and its filter, and who gets it."""
+
+    source: Connection
+    filter: Filter
+    found: Broadcast
+
+
+class Repeated:
+    """Pairs and broadcasts."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[tuple[Connection, Connection, bytes], Credentials] = {}
+        """Who sent, by sender, receiver, and the name by which that was addressed; the one used last is the last."""
+        self._broadcasts: dict[tuple[Connection, Filter], None] = {}
+
+    def sent(self, source: Connection, destination: Connection, name: bytes, who: Credentials, busy: int) -> None:
+        """`who` has sent a message; `busy`: how many connections there are that were used lately."""
+        pair = source, destination, name
+        self._pairs.pop(pair, None)
+        self._pairs[pair] = who
+        while len(self._pairs) > min(_PER_CONNECTION * (_PER_CONNECTION + busy), MOST_PAIRS):
+            del self._pairs[next(iter(self._pairs))]
+
+    def signalled(self, source: Connection, bloom_filter: Filter) -> None:
+        """A broadcast with that filter was sent."""
+        kind = source, bloom_filter
+        self._broadcasts.pop(kind, None)
+        self._broadcasts[kind] = None
+        if len(self._broadcasts) > MOST_BROADCASTS:
+            del self._broadcasts[next(iter(self._broadcasts))]
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is gone."""
+        for pair in [pair for pair in self._pairs if connection in pair[:2]]:
+            del self._pairs[pair]
+        for kind in [kind for kind in self._broadcasts if kind[0] is connection]:
+            del self._broadcasts[kind]
+
+    def ways(self, lent: Container[Connection]) -> list[Way]:
+        """The flows between connections that are lent together: for each pair by id, by its name if that still leads
+        there, and back if that is no pair of its own."""
+        found: list[Way] = []
+        for (source, destination, name), who in self._pairs.items():
+            if source not in lent or destination not in lent:
+                continue
+            way = flow(source, destination, who)
+            if way is None:
+                continue
+            found.append(Way(source, destination, b"", 0, way, who))
+            entry = destination.names.get(name)
+            if entry is not None:
+                found.append(Way(source, destination, name, entry.id, way, who))
+            if (destination, source, b"") not in self._pairs:
+                found.append(Way(destination, source, b"", 0, reply_flow(destination, source), None))
+        return found
+
+    def kinds(self, lent: Container[Connection]) -> list[Kind]:
+        """The broadcasts of which sender and all receivers are lent, as many as may be told."""
+        chosen: list[Kind] = []
+        room = MOST_LISTENERS
+        for source, bloom_filter in reversed(self._broadcasts):
+            if source in lent:
+                found = broadcast(source, bloom_filter)
+                room -= 1 + len(found.receivers)
+                if room < 0:
+                    break
+                if all(receiver in lent for receiver, _ in found.receivers):
+                    chosen.append(Kind(source, bloom_filter, found))
+        return chosen
