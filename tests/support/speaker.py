@@ -88,7 +88,7 @@ class Speaker:
     ) -> None:
         self.revision = revision
         self.tables = REVISIONS[revision]
-        self.caller = world.caller()
+        self.caller = world.caller(groups=(5, 6))
         handle = open_node(world.domain, (bus, "bus"), self.caller, FakeEvents())
         assert isinstance(handle, EndpointHandle)
         self.handle = handle
