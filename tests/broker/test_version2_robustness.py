@@ -72,6 +72,12 @@ def _commands(draw: st.DrawFn) -> tuple[str, list[bytes], dict[str, int]]:
             members[same] = draw(_U64) if members["flags"] & 1 else draw(st.integers(0, 2))
         if members["dst_id"] == BROADCAST:
             members.update(dict.fromkeys(("flags", "timeout_ns", "cookie_reply", "offset_reply"), 0))
+        if draw(st.booleans()):  # as it should be
+            kind = "BLOOM_FILTER" if members["dst_id"] == BROADCAST else "FDS"
+            items = [item(ITEM["PAYLOAD_VEC"], struct.pack("<2Q", 5, 0)), draw(_items((kind,)))]
+            members["dst_id"] = members["dst_id"] or 1
+            members["flags"] &= 1
+            members["cookie"] = draw(st.integers(1, 3))
     if name == "MSG_RECV" and draw(st.integers(0, 3)):
         members.update(offset=0, dropped_msgs=0, flags=members["flags"] & 7)
     if name == "HELLO":
@@ -80,7 +86,7 @@ def _commands(draw: st.DrawFn) -> tuple[str, list[bytes], dict[str, int]]:
 
 
 @settings(max_examples=300)
-@given(st.lists(st.tuples(st.integers(0, 5), _commands()), max_size=25))
+@given(st.lists(st.tuples(st.integers(0, 5), _commands()), min_size=8, max_size=25))
 def test_every_command_is_answered(steps: list[tuple[int, tuple[str, list[bytes], dict[str, int]]]]) -> None:
     world = World()
     sizes = ((1000, 1, 1 << 16), (1000, 1, 4096), (1001, 1, 8192), (1000, 8 | 1, 1 << 16))
