@@ -99,6 +99,17 @@ def test_who_is_cut_off_is_not_judged(user: User, program: Path, writable: Path)
     )
 
 
+def test_a_recording_is_looked_at_as_what_runs(user: User, program: Path, writable: Path) -> None:
+    recording = str(writable / "recording")
+    user.run(user.kdbus("record", "-o", recording, "--", str(program), "never_frees", "sends_too_early"))
+    outcome = check(user, "--recording", recording)
+    assert outcome.status == 1 and "error: slice-leak: " in outcome.output and "warning: name-race: " in outcome.output
+    for words, told in ((["--mode", "path"], "'--mode'"), (["--", "/bin/true"], "'/bin/true'")):
+        outcome = check(user, "--recording", recording, *words)
+        assert outcome.status == 125 and f"--recording with {told}: nothing is run" in outcome.output
+    assert check(user, "--recording", "/nowhere/x").status == 125
+
+
 def test_used(user: User, program: Path, writable: Path) -> None:
     used = report(user, writable, "--", str(program), "well_behaved")["used"]
     assert used["commands"] == {"BUS_MAKE": 1, "FREE": 4, "HELLO": 2, "RECV": 2, "SEND": 2}
