@@ -219,7 +219,7 @@ class Tap:
         self._describe(record, handle)
         record.notes += self._injected()
         record.request, record.address = request, argument
-        behaviour = None if handle.broker is None else handle.broker.spoken(request)
+        behaviour = None if handle.broker is None else handle.broker.spoken(request, argument, caller)
         revision = None if behaviour is None or request not in behaviour.commands else behaviour.revision
         record.command = f"{request:#x}" if revision is None else _commands(revision)[request]
         if revision is not None:
