@@ -84,7 +84,7 @@ def test_what_is_told(user: User, program: Path, writable: Path) -> None:
 def test_notes_tell_what_other_revisions_do(user: User, program: Path, writable: Path) -> None:
     found = report(user, writable, "--", str(program), "well_behaved")
     told = [each["text"] for each in found["findings"] if each["rule"] == "one-revision"]
-    assert "KDBUS_CMD_HELLO of 3 has another number in 219, final" in told
+    assert "KDBUS_CMD_HELLO of 3 has another number in 2, 219, final" in told
     trouble = compile_program("trouble", writable)
     found = report(user, writable, "--", str(trouble), "full_queue")
     assert finding("failed-call", found).startswith("SEND: ENOBUFS (user ")
