@@ -56,12 +56,17 @@ def may_own(connection: Connection, who: Credentials, name: bytes) -> bool:
 
 def may_talk(connection: Connection, who: Credentials, to: Connection) -> bool:
     """Whether `connection`, acting with the credentials `who`, may send to `to`."""
-    endpoint = connection.endpoint
-    if endpoint.has_policy and not _on_any_name(endpoint.policy, who, to, abi.POLICY_TALK):
+    if not endpoint_lets_talk(connection, who, to):
         return False
     if connection.privileged or who.euid == to.credentials.uid:
         return True
     return _on_any_name(connection.bus.policy, who, to, abi.POLICY_TALK)
+
+
+def endpoint_lets_talk(connection: Connection, who: Credentials, to: Connection) -> bool:
+    """Whether the policy of its endpoint lets `connection`, acting with the credentials `who`, send to `to`."""
+    endpoint = connection.endpoint
+    return not endpoint.has_policy or _on_any_name(endpoint.policy, who, to, abi.POLICY_TALK)
 
 
 def may_see_name(connection: Connection, who: Credentials, name: bytes) -> bool:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from broker.grant import Grant
     from broker.inbox import Inbox
     from broker.message import Message
-    from broker.outside import Caller, File
+    from broker.metadata import ConnectionMetadata, ProcessMetadata
+    from broker.outside import Caller, File, Ids
     from broker.quota import Quota
 
 
@@ -56,6 +57,13 @@ class Behaviour:
     grant: Grant
     new_quota: Callable[[int], Quota]
     """The quota of a queue whose pool has that many bytes."""
+    export: Callable[[ProcessMetadata, ConnectionMetadata, Ids, int, Behaviour, bool], bytes]
+    """The items that tell of a process and a connection what the KDBUS_ATTACH_* flags ask for, for a reader of that
+    behaviour with such namespaces; whether capabilities of another user namespace are empty sets, or missing."""
+    read_attach_flags: Callable[[int], int]
+    """KDBUS_ATTACH_* of a program as version 3 numbers them. Raises BadArgument for unknown ones."""
+    write_attach_flags: Callable[[int], int]
+    """The reverse of it."""
 
     @property
     def send_command(self) -> Command:
@@ -91,10 +99,32 @@ class Behaviour:
     stored_name_flags: int
     """What of the flags of NAME_ACQUIRE a claim keeps."""
     matches_per_connection: int
+    names_per_connection: int
+    connections_per_user: int
+    replies_need_requests: bool
+    """Nobody may reply who was not asked; else a reply that is not expected is a message like any other."""
+    timer_ends_calls: bool
+    """The deadline of a synchronous SEND is an unsigned number, and only its passing ends the call."""
+    answer_member: str
+    """Where SEND tells of the answer to a synchronous call: its offset, then its size and return flags if there is
+    room."""
+    sends_claims: bool
+    """Messages of a connection that has claimed an identity tell of that one."""
+    endpoints_hide: bool
+    """What the policy of a custom endpoint keeps from being seen or talked to does not exist (ENOENT)."""
+    creator_has_name: bool
+    """BUS_CREATOR_INFO tells the name of the bus."""
     keeps_padding: bool
     """What stands between the items of a message is delivered as it was sent."""
 
     # The receiver's.
+    needs_all_files: bool
+    """A message whose descriptors cannot all be installed is lost (EMFILE)."""
+    peek_hands_out: bool
+    """What was peeked at may be freed."""
+    monitors_match: bool
+    """A monitor gets only those broadcasts that it has a match for, and unicast messages once they were delivered; its
+    coming and going is told to all."""
     files_if_accepted: bool
     """Without ACCEPT_FD no descriptor is installed, not even of a memfd."""
     own_broadcasts: bool
@@ -120,3 +150,5 @@ class Behaviour:
     """Connections take their ids from the domain's counter of buses; messages are counted by the bus."""
     requires_metadata: bool
     """BUS_MAKE says which metadata every connection must send."""
+    tells_of_maker: int | None
+    """KDBUS_ATTACH_* of what BUS_CREATOR_INFO may tell, if BUS_MAKE does not say it."""

@@ -16,7 +16,7 @@ from broker.endpoint import Endpoint
 from broker.errors import BadArgument, BadItem, DuplicateItem, MissingItem
 from broker.item import Item
 from broker.message import Message
-from broker.metadata import PROCESS_FLAGS, ProcessMetadata, sanitize_attach_flags
+from broker.metadata import PROCESS_FLAGS, START_TIME, ProcessMetadata
 from broker.names import NameRegistry
 from broker.node import Node, node_mode
 from broker.notify import Notifications
@@ -51,8 +51,9 @@ class Bus(Node):
         if self.bloom[8:] == bytes(8):
             raise BadArgument(kind=Kind.BLOOM_PARAMETER, rule="n_hash 0")
         self.behaviour = make.behaviour
-        self.attach_flags_required = sanitize_attach_flags(required) if self.behaviour.requires_metadata else 0
-        self.attach_flags_owner = sanitize_attach_flags(owner)
+        read_flags, tells = self.behaviour.read_attach_flags, self.behaviour.tells_of_maker
+        self.attach_flags_required = read_flags(required) if self.behaviour.requires_metadata else 0
+        self.attach_flags_owner = read_flags(owner) if tells is None else tells
         who = caller.credentials()
         if not any_name:
             domain.check_uid_prefix(name, who.euid)
@@ -76,7 +77,7 @@ class Bus(Node):
         self._last_endpoint_id = 0
         self.link(domain)
         try:
-            self.metadata.collect(caller, PROCESS_FLAGS)
+            self.metadata.collect(caller, PROCESS_FLAGS | START_TIME)
             self.creator = domain.user(who.uid)
             self.creator.add_bus()
             self._counts = True

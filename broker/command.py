@@ -66,7 +66,7 @@ class Command:
     name: str
     """As the final revision calls it ("LIST" is version 3's NAME_LIST)."""
     struct: Struct
-    """Of size 0 for BYEBYE of version 3, which takes no argument."""
+    """Of size 0 for BYEBYE up to version 3, which takes no argument."""
     maximum: int
     """Largest size in bytes, items included."""
     flags: int = 0
@@ -78,7 +78,7 @@ class Command:
     write_back: tuple[str, ...] = ()
     """Members stored in the caller's memory once the command has succeeded, in that order."""
     items: Mapping[int, ItemRule] = field(default_factory=dict)
-    """The kinds of items that it takes, where `broker.negotiation` reads it."""
+    """The kinds of items that it takes, where `broker.negotiation` reads it, or that it looks at (`broker.form2`)."""
     stores_return_flags: bool = False
     """Whether `return_flags` are stored also when it fails."""
 

@@ -42,7 +42,7 @@ from broker.errors import (
 )
 from broker.item import Item
 from broker.match import MatchDatabase
-from broker.metadata import PROCESS_FLAGS, ProcessMetadata, faked_items, sanitize_attach_flags
+from broker.metadata import PROCESS_FLAGS, START_TIME, ProcessMetadata, faked_items
 from broker.names import is_valid_name
 from broker.outside import ConnectionEvents, Credentials
 from broker.pool import Pool
@@ -144,13 +144,13 @@ class Connection:
         else:
             self._check_kind()
             self.description = self._check_items(hello.items, claims=True)
-        self.attach_flags_send = sanitize_attach_flags(hello.get("attach_flags_send"))
-        self.attach_flags_recv = sanitize_attach_flags(hello.get("attach_flags_recv"))
+        self.attach_flags_send = self.behaviour.read_attach_flags(hello.get("attach_flags_send"))
+        self.attach_flags_recv = self.behaviour.read_attach_flags(hello.get("attach_flags_recv"))
         missing = bus.attach_flags_required & ~self.attach_flags_send
         if missing:
             raise AttachFlagsRefused(attach_flags=missing)
         self.credentials = opener.credentials if self.behaviour.identity_of_opener else caller.credentials()
-        self.ids = caller.ids.kept() if self.behaviour.identity_of_opener else caller.ids
+        self.ids = caller.ids.kept() if self.behaviour.inbox.whole else caller.ids
         """How the one who called HELLO numbers users and processes; of use later only where it is kept."""
         self.active = False
         self.id = bus.next_connection_id()
@@ -175,7 +175,7 @@ class Connection:
         try:
             self._collect_metadata(hello)
             self.user = endpoint.user if endpoint.user is not None else bus.domain.user(self._accounted(opener))
-            self.user.add_connection()
+            self.user.add_connection(self.behaviour.connections_per_user)
         except BaseException:
             self.pool.memory.close()
             raise
@@ -238,23 +238,28 @@ class Connection:
             self.metadata.fake(hello.caller, *faked)
             self.faked_metadata = True
         else:
-            self.metadata.collect(hello.caller, PROCESS_FLAGS)
+            self.metadata.collect(hello.caller, PROCESS_FLAGS | START_TIME)
 
     def _fill_in(self, hello: Invocation) -> None:
-        """What HELLO returns: the bus's properties, and a slice with its bloom parameters as an item list."""
+        """What HELLO returns: the bus's properties. Its bloom parameters are an item in a slice, perhaps as a list, or
+        in the structure."""
+        if self.behaviour.returns_required_flags:
+            required = self.behaviour.write_attach_flags(self.bus.attach_flags_required)
+            hello.put("attach_flags_send", required | abi.FLAG_KERNEL)
+        hello.put("bus_flags", self.bus.flags)
+        hello.put("id", self.id)
+        hello.put_bytes("id128", self.bus.id128)
+        if "bloom" in hello.command.struct.members:
+            hello.put_bytes("bloom", self.bus.bloom)
+            return
         bloom = self.behaviour.revision.build(Kind.BLOOM_PARAMETER, self.bus.bloom)
         if self.behaviour.results_as_list:
             bloom = (8 + len(bloom)).to_bytes(8, "little") + bloom
         slice_ = self.pool.store(bloom)
         slice_.publish()
         slice_.release()
-        if self.behaviour.returns_required_flags:
-            hello.put("attach_flags_send", self.bus.attach_flags_required | abi.FLAG_KERNEL)
-        hello.put("bus_flags", self.bus.flags)
-        hello.put("id", self.id)
         hello.put("offset", slice_.offset)
         hello.put("items_size", slice_.size)
-        hello.put_bytes("id128", self.bus.id128)
 
     @property
     def installs_files(self) -> bool:
@@ -282,10 +287,15 @@ class Connection:
     def is_activator(self) -> bool:
         return self.kind == command.ACTIVATOR
 
+    @property
+    def _is_announced(self) -> bool:
+        """Whether all are told that it comes and goes."""
+        return self.kind != command.MONITOR or self.behaviour.monitors_match
+
     def connect(self, hello: Invocation) -> None:
         """Become a peer of the bus.
 
-        Everybody is told (not of a monitor), an activator gets its name, and activators and policy holders their
+        Everybody is told (mostly not of a monitor), an activator gets its name, and activators and policy holders their
         policy entries. On failure the connection is disconnected again, which those who saw it come are told as well.
 
         Raises NodeShutDown, and what acquiring a name and setting a policy raise.
@@ -296,7 +306,7 @@ class Connection:
         self.endpoint.connections[self.id] = self
         self.active = True
         try:
-            if self.kind != command.MONITOR:
+            if self._is_announced:
                 self.bus.notifications.id_change(Kind.ID_ADD, self.id, self.flags)
             if self.is_activator:
                 name = item.unique(hello.items, Kind.NAME).text()
@@ -348,7 +358,7 @@ class Connection:
                 else:
                     bus.notifications.reply_dead(requester.id, reply.cookie)
                 reply.unlink()
-        if self.kind != command.MONITOR:
+        if self._is_announced:
             bus.notifications.id_change(Kind.ID_REMOVE, self.id, self.flags)
         bus.notifications.flush()
 
@@ -435,7 +445,7 @@ class Connection:
             if current.type in (Kind.ATTACH_FLAGS_SEND, Kind.ATTACH_FLAGS_RECV):
                 if self.kind == command.POLICY_HOLDER or (self.is_activator and current.type == Kind.ATTACH_FLAGS_SEND):
                     raise WrongConnectionKind(item=current, kind=current.type, connection_kind=self.kind)
-                flags = sanitize_attach_flags(current.u64())
+                flags = self.behaviour.read_attach_flags(current.u64())
                 if current.type == Kind.ATTACH_FLAGS_SEND:
                     send = flags
                 else:

@@ -7,7 +7,8 @@ is decided by its inbox (`broker.inbox`) and its quota.
 A broadcast goes to every ordinary connection that has a fitting match and TALK access to the sender, a broadcast
 notification to those that have a fitting match and may see it. Neither ever fails: a receiver that cannot take it
 counts it as lost, and is told at its next RECV. What a sender that was killed meanwhile did not get to send is not
-lost. Monitors get everything, before anybody else.
+lost. Monitors get everything, before anybody else; those of version 2 what has been delivered, and of broadcasts
+what they have a match for.
 
 Those who want it get it in the order of their ids. Reference:
 `kdbus_conn_entry_insert` in connection.c, `kdbus_bus_broadcast` and `kdbus_bus_eavesdrop` in bus.c.
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 def collect(sent: Message, source: Connection, destination: Connection, caller: Caller) -> int:
     """Collect the metadata that this receiver is granted, and return their KDBUS_ATTACH_* flags."""
     flags = destination.behaviour.grant.attached(source, destination, caller)
+    if source.faked_metadata and source.behaviour.sends_claims:
+        flags &= ~abi.ATTACH_TIMESTAMP
+        sent.process = source.metadata
     if flags & ~(sent.process.collected | sent.connection.collected):
         if not source.faked_metadata:
             sent.process.collect(caller, flags)
@@ -76,10 +80,21 @@ def _try_insert(
 
 
 def eavesdrop(bus: Bus, source: Connection | None, sent: Message, caller: Caller | None) -> None:
-    """Give every monitor of the bus a copy, after who watches from outside."""
+    """Give every monitor of the bus a copy, after who watches from outside; not those that get it otherwise."""
     if bus.domain.tap is not None:
         bus.domain.tap.sent(bus, source, sent, caller)
+    _copy_to(bus, source, sent, caller, late=False)
+
+
+def copy_delivered(source: Connection, sent: Message, caller: Caller) -> None:
+    """Give a unicast message that has been delivered to those monitors that get it only then."""
+    _copy_to(source.bus, source, sent, caller, late=True)
+
+
+def _copy_to(bus: Bus, source: Connection | None, sent: Message, caller: Caller | None, *, late: bool) -> None:
     for monitor in list(bus.monitors):
+        if monitor.behaviour.monitors_match != late:
+            continue
         attached = abi.ATTACH_TIMESTAMP
         if source is not None and caller is not None:
             attached = collect(sent, source, monitor, caller)

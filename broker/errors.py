@@ -96,6 +96,10 @@ class NotPermitted(KdbusError):
     """The policy, or the lack of privilege, forbids it."""
 
 
+class HiddenByEndpoint(KdbusError):
+    """The policy of a custom endpoint says that there is no such thing, in version 2."""
+
+
 class WrongConnectionKind(KdbusError):
     """Activators, policy holders and monitors cannot use every command."""
 
@@ -106,6 +110,10 @@ class CommandTooSmall(KdbusError):
 
 class CommandTooLarge(KdbusError):
     """The size of a command is over its limit."""
+
+
+class MessageOfBadSize(KdbusError):
+    """A message that is smaller than its header, or larger than messages may be."""
 
 
 class CommandChanged(KdbusError):
@@ -228,6 +236,10 @@ class NoSuchSlice(KdbusError):
     """FREE of an offset that was not given out."""
 
 
+class SliceNotHandedOut(NoSuchSlice):
+    """FREE of an offset at which there is something that was not given out."""
+
+
 class NoSuchConnection(KdbusError):
     """No connection of that id that may be addressed or seen."""
 
@@ -316,6 +328,10 @@ class TimedOut(KdbusError):
     """No reply before the deadline."""
 
 
+class NoSuchCall(KdbusError):
+    """MSG_CANCEL of a call that nobody waits in."""
+
+
 class Cancelled(KdbusError):
     """The descriptor given for that purpose became readable."""
 
@@ -353,9 +369,11 @@ _ERRNO: dict[type[KdbusError], int] = {
     NodeShutDown: errno.ESHUTDOWN,
     ReplyNotExpected: errno.EPERM,
     NotPermitted: errno.EPERM,
+    HiddenByEndpoint: errno.ENOENT,
     WrongConnectionKind: errno.EOPNOTSUPP,
     CommandTooSmall: errno.EINVAL,
     CommandTooLarge: errno.EMSGSIZE,
+    MessageOfBadSize: errno.EMSGSIZE,
     CommandChanged: errno.EINVAL,
     UnknownFlags: errno.EINVAL,
     BadItem: errno.EINVAL,
@@ -386,6 +404,7 @@ _ERRNO: dict[type[KdbusError], int] = {
     PoolFull: errno.ENOBUFS,
     PoolShareExceeded: errno.EXFULL,
     NoSuchSlice: errno.ENXIO,
+    SliceNotHandedOut: errno.ENXIO,
     NoSuchConnection: errno.ENXIO,
     NoSuchName: errno.ESRCH,
     NotNameOwner: errno.ESRCH,
@@ -408,6 +427,7 @@ _ERRNO: dict[type[KdbusError], int] = {
     ReplyRefused: errno.EREMOTEIO,
     PeerGone: errno.EPIPE,
     TimedOut: errno.ETIMEDOUT,
+    NoSuchCall: errno.ENOENT,
     Cancelled: errno.ECANCELED,
     Interrupted: ERESTARTSYS,
     NotMappable: errno.EPERM,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 
-from broker import errors, item, limits
+from broker import errors, item, limits, metadata
 from broker.behaviour import Behaviour
 from broker.command import (
     ANY_KIND,
@@ -175,6 +175,9 @@ FINAL = Behaviour(
     list_names=claims_list,
     inbox=OneSlice(),
     grant=Visible(),
+    export=metadata.export,
+    read_attach_flags=metadata.sanitize_attach_flags,
+    write_attach_flags=int,
     new_quota=ShareQuota,
     names_before_privilege=True,
     update_by_kind=True,
@@ -190,7 +193,18 @@ FINAL = Behaviour(
     one_claim_per_name=True,
     stored_name_flags=abi.NAME_ALLOW_REPLACEMENT | abi.NAME_QUEUE | abi.NAME_ACTIVATOR,
     matches_per_connection=4096,
+    names_per_connection=limits.NAMES_PER_CONNECTION,
+    connections_per_user=limits.CONNECTIONS_PER_USER,
+    replies_need_requests=True,
+    timer_ends_calls=False,
+    answer_member="reply",
+    sends_claims=False,
+    endpoints_hide=False,
+    creator_has_name=True,
     keeps_padding=True,
+    needs_all_files=False,
+    peek_hands_out=True,
+    monitors_match=False,
     files_if_accepted=True,
     own_broadcasts=True,
     hears_ids_everywhere=True,
@@ -202,4 +216,5 @@ FINAL = Behaviour(
     losses_wake=True,
     ids_of_domain=True,
     requires_metadata=False,
+    tells_of_maker=None,
 )

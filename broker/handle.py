@@ -49,7 +49,7 @@ from broker.metadata import NAME_ACQUIRED, NAME_PRIMARY
 from broker.outside import Caller, ConnectionEvents, PoolMemory
 from broker.recognition import spoken
 from broker.reply import Reply
-from broker.send import Wait, send
+from broker.send import Wait, cancel, send
 from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 
@@ -71,7 +71,7 @@ class Handle:
         Returns None for success (the call answers 0), or a `Wait`. Raises a KdbusError, for the errno of the revision
         that the handle speaks, or that the request belongs to.
         """
-        behaviour = self.spoken(request)
+        behaviour = self.spoken(request, argument, caller)
         if self.behaviour not in (None, behaviour):
             self._pin(behaviour)
         if behaviour is None:
@@ -79,9 +79,9 @@ class Handle:
         with command.answering(behaviour):
             return self._run(behaviour.commands.get(request), behaviour, argument, caller)
 
-    def spoken(self, request: int) -> Behaviour | None:
-        """The revision as which a command of that number is taken; None if nobody knows it."""
-        return self._domain.forced or spoken(request, self.behaviour)
+    def spoken(self, request: int, argument: int, caller: Caller) -> Behaviour | None:
+        """The revision as which a command of that number and argument is taken; None if nobody knows it."""
+        return self._domain.forced or spoken(request, self.behaviour, argument, caller)
 
     def _run(self, known: Command | None, behaviour: Behaviour, argument: int, caller: Caller) -> Wait | None:
         """Do what the command says, or UnknownCommand for None."""
@@ -312,7 +312,7 @@ def open_node(domain: Domain, path: tuple[str, ...], caller: Caller, events: Con
 
 
 def _free(connection: Connection, invocation: Invocation) -> None:
-    """FREE: give a slice back. It takes no items (BadItem); NoSuchSlice."""
+    """FREE: give a slice back. It takes no items (BadItem); NoSuchSlice, SliceNotHandedOut."""
     if invocation.items:
         raise BadItem(item=invocation.items[0], kind=invocation.items[0].type, rule="FREE takes no items")
     offset = invocation.get("offset")
@@ -329,16 +329,16 @@ def _name_acquire(connection: Connection, invocation: Invocation) -> None:
     """
     behaviour = connection.behaviour
     name = info.required_name(invocation.items)
-    if not behaviour.one_claim_per_name and len(connection.names) >= limits.NAMES_PER_CONNECTION:
-        raise TooManyNames(count=len(connection.names), limit=limits.NAMES_PER_CONNECTION)
+    most = behaviour.names_per_connection
+    if not behaviour.one_claim_per_name and len(connection.names) >= most:
+        raise TooManyNames(count=len(connection.names), limit=most)
     who = invocation.caller.credentials()
     if not may_own(connection, who, name):
         policy = refused_by(connection, who, (name,), abi.POLICY_OWN)
         raise NotPermitted(access="OWN", names=(name,), policy=policy)
     if behaviour.one_claim_per_name and not connection.claims(name):
-        if len(connection.names) + len(connection.waiting_for) >= limits.NAMES_PER_CONNECTION:
-            count = len(connection.names) + len(connection.waiting_for)
-            raise TooManyNames(count=count, limit=limits.NAMES_PER_CONNECTION)
+        if len(connection.names) + len(connection.waiting_for) >= most:
+            raise TooManyNames(count=len(connection.names) + len(connection.waiting_for), limit=most)
         invocation.put("return_flags", invocation.get("flags") & behaviour.stored_name_flags)
     claim = connection.bus.names.acquire(connection, name, invocation.get("flags"))
     if behaviour.one_claim_per_name:
@@ -395,6 +395,7 @@ _COMMANDS: dict[str, Callable[[Connection, Invocation], Wait | None]] = {
     "SEND": send,
     "RECV": _receive,
     "FREE": _free,
+    "CANCEL": cancel,
     "BYEBYE": _bye,
     "NAME_ACQUIRE": _name_acquire,
     "NAME_RELEASE": _name_release,

@@ -11,6 +11,8 @@ them; metadata, translated for the receiver as it was at HELLO; payload, which t
 message. Only the numbers of descriptors are filled in by RECV. So the size of a message in the pool is known, and can
 be shared among users (`broker.quota`), before anything is written.
 
+Version 2 has one slice already (`broker.inbox2`).
+
 A message between peers of two revisions is rebuilt: its items keep their order and get the receiver's numbers. What
 the receiver's revision has no item for is left out.
 
@@ -79,7 +81,7 @@ class Inbox(Protocol):
         ...
 
 
-def _check_receiver(destination: Connection, sent: Message) -> None:
+def check_receiver(destination: Connection, sent: Message) -> None:
     if not destination.active:
         raise Disconnected(connection=destination.id)
     if sent.files and not destination.flags & abi.HELLO_ACCEPT_FD:
@@ -111,7 +113,7 @@ class TwoSlices:
     def answer(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
     ) -> QueueEntry:
-        _check_receiver(destination, sent)
+        check_receiver(destination, sent)
         if not sent.pieces:
             return PartedEntry(sent, None, destination.behaviour)
         pool = destination.pool
@@ -135,15 +137,18 @@ class TwoSlices:
 
 
 class OneSlice:
-    """Everything at SEND but the numbers of descriptors."""
+    """Everything at SEND but the numbers of descriptors. `plan`: how it is laid out."""
 
     whole = True
+
+    def __init__(self, plan: type[Plan] | None = None) -> None:
+        self.plan = Plan if plan is None else plan
 
     def accept(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
     ) -> QueueEntry:
-        _check_receiver(destination, sent)
-        plan = _Plan(sent, destination, attached)
+        check_receiver(destination, sent)
+        plan = self.plan(sent, destination, attached)
         try:
             charge = destination.quota.charge(user, len(destination.queue), plan.size, len(sent.files))
         except QueueFull as error:
@@ -157,7 +162,7 @@ class OneSlice:
             if charge is not None:
                 charge.give_back()
             raise
-        entry = _WholeEntry(sent, slice_, plan.payload_at, destination.behaviour)
+        entry = WholeEntry(sent, slice_, plan.payload_at, destination.behaviour)
         entry.file_places, entry.memfd_places = plan.file_places, plan.memfd_places
         entry.charge = charge
         return entry
@@ -171,26 +176,30 @@ class OneSlice:
         self, message: Message, slice_: Slice | None, memfd_places: Sequence[int], behaviour: Behaviour
     ) -> QueueEntry:
         assert slice_ is not None
-        entry = _WholeEntry(message, slice_, slice_.size - align8(message.payload_size), behaviour)
+        entry = WholeEntry(message, slice_, slice_.size - align8(message.payload_size), behaviour)
         entry.memfd_places = memfd_places
         return entry
 
 
 class OneSliceOfHalf(OneSlice):
-    """As version 3 takes messages: 256 at most, each not more than half of what is left of the pool."""
+    """As version 3 takes messages: `most` of them, each not more than half of what is left of the pool."""
+
+    def __init__(self, plan: type[Plan] | None = None, most: int = limits.MESSAGES_PER_CONNECTION) -> None:
+        super().__init__(plan)
+        self._most = most
 
     def accept(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
     ) -> QueueEntry:
-        if len(destination.queue) >= limits.MESSAGES_PER_CONNECTION:
-            raise QueueFull(count=len(destination.queue), limit=limits.MESSAGES_PER_CONNECTION)
+        if len(destination.queue) >= self._most:
+            raise QueueFull(count=len(destination.queue), limit=self._most)
         return self.answer(destination, sent, caller, user, attached)
 
     def answer(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
     ) -> QueueEntry:
         attached &= destination.attach_flags_recv  # the bus itself has no say in what it tells
-        remaining, size = destination.pool.remaining, _Plan(sent, destination, attached).size
+        remaining, size = destination.pool.remaining, self.plan(sent, destination, attached).size
         if remaining // 2 < size < remaining:
             raise PoolShareExceeded(count=size, limit=remaining // 2)
         return super().accept(destination, sent, caller, user, attached)
@@ -199,7 +208,7 @@ class OneSliceOfHalf(OneSlice):
 def _rebuilt(entry: QueueEntry, destination: Connection, user: User | None) -> QueueEntry:
     """A new entry out of one in another pool, which is discarded; the request that it may be stays expected."""
     message = entry.message
-    if isinstance(entry, _WholeEntry):
+    if isinstance(entry, WholeEntry):
         entry.read_items()
     attached = message.process.valid | message.connection.valid
     if entry.payload is not None:
@@ -233,15 +242,14 @@ class PartedEntry(QueueEntry):
         descriptor that cannot be installed shows as its negative errno number.
         """
         message, behaviour = self.message, self._behaviour
-        metadata = message.process.export(caller.ids, attach_flags, behaviour.revision)
-        metadata += message.connection.export(attach_flags, behaviour)
+        metadata = behaviour.export(message.process, message.connection, caller.ids, attach_flags, behaviour, False)
         extra = notification_item(message, behaviour)
         size = _HEADER.size + len(extra) + message.items_size() + len(metadata)
         slice_ = pool.allocate(size)
         slice_.adopt(self.payload)
         items, return_flags = self._payload_items(caller, descriptors=descriptors)
-        header = _header(message, size, behaviour)
-        pool.memory.write(slice_.offset, b"".join((header, extra, items, metadata)))
+        words = header(message, size, behaviour)
+        pool.memory.write(slice_.offset, b"".join((words, extra, items, metadata)))
         return slice_, return_flags
 
     def _payload_items(self, caller: Caller, *, descriptors: bool) -> tuple[bytes, int]:
@@ -268,7 +276,7 @@ class PartedEntry(QueueEntry):
         return b"".join(parts), 0 if complete else abi.RECV_RETURN_INCOMPLETE_FDS
 
 
-def _header(message: Message, size: int, behaviour: Behaviour) -> bytes:
+def header(message: Message, size: int, behaviour: Behaviour) -> bytes:
     """A `kdbus_msg` without items, the same in all revisions from version 3 on."""
     notifies = message.notification is not None
     signals = behaviour.notifications_are_signals if message.is_broadcast else behaviour.replies_are_signals
@@ -294,7 +302,7 @@ def notification_item(message: Message, behaviour: Behaviour) -> bytes:
     return behaviour.revision.build(Kind(message.notification.type), payload)
 
 
-class _Plan:
+class Plan:
     """What a message looks like in one slice, before there is one.
 
     `size`: bytes of the slice; `head`: all but the payload, which comes `payload_at` bytes from the start;
@@ -302,6 +310,7 @@ class _Plan:
     """
 
     __slots__ = ("file_places", "head", "memfd_places", "payload_at", "size")
+    header_size = _HEADER.size
 
     def __init__(self, message: Message, destination: Connection, attached: int) -> None:
         behaviour = destination.behaviour
@@ -309,7 +318,7 @@ class _Plan:
         self.memfd_places: list[int] = []
         offsets: list[int] = []
         parts = [notification_item(message, behaviour)]
-        place = end = _HEADER.size
+        place = end = self.header_size
         if parts[0]:
             end = place + int.from_bytes(parts[0][:8], "little")
             place += len(parts[0])
@@ -319,20 +328,27 @@ class _Plan:
                 end = place + int.from_bytes(item[:8], "little")
                 place += len(item)
                 parts.append(item)
-        metadata = message.process.export(destination.ids, attached, behaviour.revision, blank_capabilities=True)
-        metadata += message.connection.export(attached, behaviour)
+        metadata = behaviour.export(message.process, message.connection, destination.ids, attached, behaviour, True)
         size = place + unpadded(metadata) if metadata else end
         place += len(metadata)
         if not behaviour.keeps_order:
             size = place
         self.payload_at = place
         self.size = align8(place + message.payload_size)
-        head = bytearray(b"".join((_header(message, size, behaviour), *parts, metadata)))
+        head = bytearray(b"".join((self._header(message, size, behaviour), *parts, metadata)))
         payload = (part for part in message.parts if part.file is None)
         for offset, part in zip(offsets, payload, strict=True):
             where = U64 if part.start is None else place + part.start
             head[offset : offset + 8] = where.to_bytes(8, "little")
         self.head = bytes(head)
+
+    def _header(self, message: Message, size: int, behaviour: Behaviour) -> bytes:
+        return header(message, size, behaviour)
+
+    def _memfd(self, payload: bytes, place: int) -> bytes:
+        """The payload of a PAYLOAD_MEMFD without a number, which has its place in what begins at `place`."""
+        self.memfd_places.append(place + 16)
+        return payload[:16] + b"\xff" * 4 + payload[20:]
 
     def _item(self, current: Item, place: int, offsets: list[int], behaviour: Behaviour) -> bytes:
         """One of the sender's items, at `place`; nothing if the receiver's revision does not know it."""
@@ -341,15 +357,14 @@ class _Plan:
             kind = Kind.PAYLOAD_OFF
             offsets.append(place + HEADER_SIZE + 8)
         elif kind == Kind.PAYLOAD_MEMFD:
-            self.memfd_places.append(place + HEADER_SIZE + 16)
-            payload = payload[:16] + b"\xff" * 4 + payload[20:]
+            payload = self._memfd(payload, place + HEADER_SIZE)
         elif kind == Kind.FDS:
             self.file_places += range(place + HEADER_SIZE, place + HEADER_SIZE + len(payload), 4)
             payload = b"\xff" * len(payload)
         return build_padded(behaviour.revision, kind, payload, current.padding)
 
 
-class _WholeEntry(QueueEntry):
+class WholeEntry(QueueEntry):
     """An entry of `OneSlice`; `payload` is the whole message."""
 
     __slots__ = ("_behaviour", "file_places")
@@ -366,6 +381,8 @@ class _WholeEntry(QueueEntry):
         assert slice_ is not None
         if message.items:
             return
+        if not self._behaviour.keeps_order:
+            return  # it had none that say more than can be said without
         data = slice_.pool.memory.read(slice_.offset + _HEADER.size, self.payload_offset - _HEADER.size)
         for _, number, payload, padding in walk(data):
             kind = self._behaviour.revision.kind_of(number)

@@ -19,9 +19,18 @@ from broker import item
 from broker.access import may_see, may_see_name
 from broker.command import Invocation
 from broker.connection import Connection
-from broker.errors import BadArgument, BadItem, BadName, DuplicateItem, MissingItem, NoSuchConnection, NoSuchName
+from broker.errors import (
+    BadArgument,
+    BadItem,
+    BadName,
+    DuplicateItem,
+    HiddenByEndpoint,
+    MissingItem,
+    NoSuchConnection,
+    NoSuchName,
+)
 from broker.item import Item
-from broker.metadata import ConnectionMetadata, claim_flags, owned_name, sanitize_attach_flags
+from broker.metadata import ConnectionMetadata, claim_flags, owned_name
 from broker.names import NameEntry, is_valid_name
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
@@ -47,7 +56,8 @@ def _publish(connection: Connection, invocation: Invocation, data: bytes, size_m
         return
     slice_ = connection.pool.store(data)
     invocation.put("offset", slice_.offset)
-    invocation.put(size_member, slice_.size)
+    if size_member in invocation.command.struct.members:
+        invocation.put(size_member, slice_.size)
     slice_.publish()
     slice_.release()
     invocation.finish()
@@ -141,9 +151,8 @@ def _claims(peer: Connection) -> Iterator[_Claim]:
 
 def _wanted(invocation: Invocation) -> int:
     """The metadata that a command asks for. Raises BadArgument for unknown ones."""
-    if "attach_flags" in invocation.command.struct.members:
-        return sanitize_attach_flags(invocation.get("attach_flags"))
-    return invocation.get("flags")
+    member = "attach_flags" if "attach_flags" in invocation.command.struct.members else "flags"
+    return invocation.behaviour.read_attach_flags(invocation.get(member))
 
 
 def _find_by_id_or_name(connection: Connection, invocation: Invocation) -> Connection:
@@ -170,6 +179,8 @@ def _find_by_name_or_id(connection: Connection, invocation: Invocation) -> Conne
 def _find_name(connection: Connection, invocation: Invocation, name: bytes) -> NameEntry:
     entry = connection.bus.names.find(name)
     if entry is None or not may_see_name(connection, invocation.caller.credentials(), name):
+        if entry is not None and connection.behaviour.endpoints_hide:
+            raise HiddenByEndpoint(name=name)
         raise NoSuchName(name=name, hidden=entry is not None)
     return entry
 
@@ -177,6 +188,8 @@ def _find_name(connection: Connection, invocation: Invocation, name: bytes) -> N
 def _find_id(connection: Connection, invocation: Invocation, wanted: int) -> Connection:
     found = connection.bus.connections.get(wanted)
     if found is None or not may_see(connection, invocation.caller.credentials(), found):
+        if found is not None and connection.behaviour.endpoints_hide:
+            raise HiddenByEndpoint(connection=wanted)
         raise NoSuchConnection(connection=wanted, hidden=found is not None)
     return found
 
@@ -184,8 +197,8 @@ def _find_id(connection: Connection, invocation: Invocation, wanted: int) -> Con
 def connection_info(connection: Connection, invocation: Invocation) -> None:
     """CONN_INFO: a `kdbus_info` about a connection, given by id or, with id 0, by a name that it owns.
 
-    Raises BadItem or BadName (no usable name), NoSuchName or NoSuchConnection (also when it may not be seen),
-    PoolFull, BadAddress.
+    Raises BadItem or BadName (no usable name), NoSuchName or NoSuchConnection (also when it may not be seen, where that
+    is not HiddenByEndpoint), PoolFull, BadAddress.
     """
     behaviour = connection.behaviour
     find = _find_by_name_or_id if behaviour.name_beats_id else _find_by_id_or_name
@@ -195,8 +208,7 @@ def connection_info(connection: Connection, invocation: Invocation) -> None:
     current = ConnectionMetadata()
     current.collect(((name, entry.flags) for name, entry in peer.names.items()), peer.description, flags)
     reader = behaviour.grant.reader(connection, invocation.caller)
-    items = peer.metadata.export(reader, flags, behaviour.revision)
-    items += current.export(flags, behaviour)
+    items = behaviour.export(peer.metadata, current, reader, flags, behaviour, False)
     _publish(connection, invocation, struct.pack("<3Q", 24 + len(items), peer.id, peer.flags) + items, "info_size")
 
 
@@ -204,8 +216,9 @@ def bus_creator_info(connection: Connection, invocation: Invocation) -> None:
     """BUS_CREATOR_INFO: a `kdbus_info` with the bus's id, flags and name, and about who made it. Raises PoolFull,
     BadAddress."""
     bus = connection.bus
-    revision, grant = connection.behaviour.revision, connection.behaviour.grant
+    behaviour, grant = connection.behaviour, connection.behaviour.grant
     flags = grant.told(_wanted(invocation), bus.attach_flags_owner, bus.domain)
-    items = revision.build(Kind.MAKE_NAME, bus.name_bytes + b"\0")
-    items += bus.metadata.export(grant.reader(connection, invocation.caller), flags, revision)
+    items = behaviour.revision.build(Kind.MAKE_NAME, bus.name_bytes + b"\0") if behaviour.creator_has_name else b""
+    reader = grant.reader(connection, invocation.caller)
+    items += behaviour.export(bus.metadata, ConnectionMetadata(), reader, flags, behaviour, False)
     _publish(connection, invocation, struct.pack("<3Q", 24 + len(items), bus.id, bus.flags) + items, "info_size")

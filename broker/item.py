@@ -68,7 +68,9 @@ def check_node_name(name: bytes) -> None:
         raise BadName(name=name)
 
 
-def _exactly(size: int) -> Callable[[bytes], None]:
+def exactly(size: int) -> Callable[[bytes], None]:
+    """A check of a payload of just that many bytes. It raises BadItem, as others do unless they say otherwise."""
+
     def check(payload: bytes) -> None:
         if len(payload) != size:
             raise BadItem(rule=f"{len(payload)} bytes of payload instead of {size}")
@@ -86,8 +88,8 @@ def _string(payload: bytes) -> None:
         raise BadItem(rule="no string with just one zero, at its end")
 
 
-_of_16_bytes = _exactly(16)
-_of_24_bytes = _exactly(24)
+_of_16_bytes = exactly(16)
+_of_24_bytes = exactly(24)
 
 
 def _not_empty(size: bytes) -> None:
@@ -105,6 +107,13 @@ def _memfd(payload: bytes) -> None:
     _not_empty(payload[8:16])
     if payload[19] & 0x80:
         raise BadDescriptor(descriptor=int.from_bytes(payload[16:20], "little", signed=True))
+
+
+def memfd_without_start(payload: bytes) -> None:
+    """A check of a PAYLOAD_MEMFD of version 2, which has no start. It may also raise BadDescriptor."""
+    if len(payload) != 16:
+        raise BadItem(rule=f"{len(payload)} bytes of payload instead of 16")
+    _memfd(bytes(8) + payload)
 
 
 def _node_name(payload: bytes) -> None:
@@ -128,7 +137,8 @@ def _name_change(payload: bytes) -> None:
         _string(payload[32:])
 
 
-def _multiple_of_8(payload: bytes) -> None:
+def multiple_of_8(payload: bytes) -> None:
+    """A check of an array of 64-bit numbers."""
     if len(payload) % 8:
         raise BadItem(rule=f"{len(payload)} bytes of payload are no multiple of 8")
 
@@ -140,16 +150,16 @@ VERSION3_CHECKS: Checks = {
     Kind.PAYLOAD_OFF: _vector,
     Kind.PAYLOAD_MEMFD: _memfd,
     Kind.FDS: _multiple_of_4,
-    Kind.CANCEL_FD: _exactly(4),
-    Kind.BLOOM_PARAMETER: _exactly(16),
+    Kind.CANCEL_FD: exactly(4),
+    Kind.BLOOM_PARAMETER: exactly(16),
     Kind.BLOOM_FILTER: _bloom_filter,
     Kind.CONN_DESCRIPTION: _node_name,
     Kind.MAKE_NAME: _node_name,
-    Kind.ATTACH_FLAGS_SEND: _exactly(8),
-    Kind.ATTACH_FLAGS_RECV: _exactly(8),
-    Kind.ID: _exactly(8),
-    Kind.TIMESTAMP: _exactly(24),
-    Kind.CREDS: _exactly(32),
+    Kind.ATTACH_FLAGS_SEND: exactly(8),
+    Kind.ATTACH_FLAGS_RECV: exactly(8),
+    Kind.ID: exactly(8),
+    Kind.TIMESTAMP: exactly(24),
+    Kind.CREDS: exactly(32),
     Kind.AUXGROUPS: _multiple_of_4,
     Kind.NAME: _string,
     Kind.DST_NAME: _string,
@@ -159,25 +169,25 @@ VERSION3_CHECKS: Checks = {
     Kind.CMDLINE: _string,
     Kind.CGROUP: _string,
     Kind.SECLABEL: _string,
-    Kind.AUDIT: _exactly(8),
-    Kind.POLICY_ACCESS: _exactly(24),
+    Kind.AUDIT: exactly(8),
+    Kind.POLICY_ACCESS: exactly(24),
     Kind.NAME_ADD: _name_change,
     Kind.NAME_REMOVE: _name_change,
     Kind.NAME_CHANGE: _name_change,
-    Kind.ID_ADD: _exactly(16),
-    Kind.ID_REMOVE: _exactly(16),
-    Kind.REPLY_TIMEOUT: _exactly(0),
-    Kind.REPLY_DEAD: _exactly(0),
+    Kind.ID_ADD: exactly(16),
+    Kind.ID_REMOVE: exactly(16),
+    Kind.REPLY_TIMEOUT: exactly(0),
+    Kind.REPLY_DEAD: exactly(0),
 }
 """What the payload of each kind must look like in version 3. Kinds that are not named may carry anything."""
 
 FINAL_CHECKS: Checks = {
     **VERSION3_CHECKS,
-    Kind.NEGOTIATE: _multiple_of_8,
-    Kind.DST_ID: _exactly(8),
-    Kind.CREDS: _exactly(64),
+    Kind.NEGOTIATE: multiple_of_8,
+    Kind.DST_ID: exactly(8),
+    Kind.CREDS: exactly(64),
     # The original forgot to check this one, and read beyond the command (docs/differences.md).
-    Kind.PIDS: _exactly(24),
+    Kind.PIDS: exactly(24),
 }
 """The same in the final revision."""
 

@@ -121,6 +121,7 @@ class Message:
         "files",
         "flags",
         "items",
+        "kernel_flags",
         "name_id",
         "notification",
         "parts",
@@ -131,12 +132,18 @@ class Message:
         "process",
         "sequence",
         "source",
+        "sync",
         "timeout_or_cookie_reply",
     )
 
     def __init__(self, destination: int, source: int, payload_type: int) -> None:
         """An empty message, held once."""
         self.flags = 0
+        """KDBUS_MSG_* as from version 3 on."""
+        self.kernel_flags = 0
+        """What stood there in a message of version 2, which its receivers get to see."""
+        self.sync = False
+        """Whether its sender waits for the answer in SEND."""
         self.priority = 0
         self.destination = destination
         self.source = source
@@ -250,32 +257,38 @@ def from_command(invocation: Invocation, source_id: int, bloom_size: int) -> Mes
         check_flags(caller, invocation.address + command.span("kernel_msg_flags")[0], flags, known)
     elif flags & ~known:
         raise UnknownFlags(flags=flags & ~known)
-    items = item.parse(data[_HEADER.size :], behaviour.item_checks, behaviour.revision)
-    if payload_type == abi.PAYLOAD_KERNEL:
-        raise BadArgument(rule="payload_type is KERNEL")
-    if flags & abi.MESSAGE_EXPECT_REPLY:
-        if timeout == 0 or cookie == 0:
-            zero = "cookie" if timeout else "timeout_ns"
-            raise BadArgument(rule=f"EXPECT_REPLY with {zero} 0")
-        if destination == abi.DESTINATION_BROADCAST:
-            raise NotForBroadcasts(rule="EXPECT_REPLY")
-        if flags & abi.MESSAGE_SIGNAL:
-            raise BadArgument(rule="EXPECT_REPLY with SIGNAL")
-    elif invocation.get("flags") & abi.SEND_SYNC_REPLY:
-        raise BadArgument(rule="SYNC_REPLY without EXPECT_REPLY")
     message = Message(destination, source_id, payload_type)
-    message.items = items
+    message.items = item.parse(data[_HEADER.size :], behaviour.item_checks, behaviour.revision)
     message.flags = flags
+    message.sync = bool(invocation.get("flags") & abi.SEND_SYNC_REPLY)
     message.priority = signed64(priority)
     message.cookie = cookie
     message.timeout_or_cookie_reply = timeout
+    return check(message, source, caller, bloom_size)
+
+
+def check(message: Message, source: int, caller: Caller, bloom_size: int) -> Message:
+    """Check what stands in the header of `message`, `source` being its `src_id`, and in its items, and take payload and
+    descriptors into it. On failure no file stays pinned."""
+    if message.payload_type == abi.PAYLOAD_KERNEL:
+        raise BadArgument(rule="payload_type is KERNEL")
+    if message.flags & abi.MESSAGE_EXPECT_REPLY:
+        if message.timeout_or_cookie_reply == 0 or message.cookie == 0:
+            zero = "cookie" if message.timeout_or_cookie_reply else "timeout_ns"
+            raise BadArgument(rule=f"EXPECT_REPLY with {zero} 0")
+        if message.is_broadcast:
+            raise NotForBroadcasts(rule="EXPECT_REPLY")
+        if message.flags & abi.MESSAGE_SIGNAL:
+            raise BadArgument(rule="EXPECT_REPLY with SIGNAL")
+    elif message.sync:
+        raise BadArgument(rule="SYNC_REPLY without EXPECT_REPLY")
     try:
-        _scan(message, items, caller, bloom_size)
-        if source not in (0, source_id):
-            raise BadArgument(rule=f"src_id {source} is not the sender's, {source_id}")
+        _scan(message, message.items, caller, bloom_size)
+        if source not in (0, message.source):
+            raise BadArgument(rule=f"src_id {source} is not the sender's, {message.source}")
     except BaseException as error:
         if isinstance(error, KdbusError):
-            error.locate(items)
+            error.locate(message.items)
         message.drop()
         raise
     return message

@@ -89,7 +89,8 @@ def read_message(source: Connection, invocation: Invocation) -> tuple[Message, F
     watched = cancel_file(caller, invocation.items[0]) if invocation.items else None
     message = Message(read.get("dst_id"), source.id, read.get("payload_type"))
     try:
-        _fill(message, read, source.id, sync=bool(invocation.get("flags") & abi.SEND_SYNC_REPLY))
+        message.sync = bool(invocation.get("flags") & abi.SEND_SYNC_REPLY)
+        _fill(message, read, source.id)
         _examine(message, source.bus.bloom_size)
         if read.negotiates:
             raise BadItem(kind=Kind.NEGOTIATE, rule="in a message that is to be sent")
@@ -104,7 +105,7 @@ def read_message(source: Connection, invocation: Invocation) -> tuple[Message, F
     return message, watched
 
 
-def _fill(message: Message, read: Invocation, source_id: int, *, sync: bool) -> None:
+def _fill(message: Message, read: Invocation, source_id: int) -> None:
     """Step 3: the header."""
     message.items = read.items
     message.flags = read.get("flags")
@@ -126,7 +127,7 @@ def _fill(message: Message, read: Invocation, source_id: int, *, sync: bool) -> 
             raise BadArgument(rule="EXPECT_REPLY with timeout_ns 0")
         if signal:
             raise NotForBroadcasts(rule="EXPECT_REPLY")
-    elif sync:
+    elif message.sync:
         raise BadArgument(rule="SYNC_REPLY without EXPECT_REPLY")
     elif signal and message.timeout_or_cookie_reply:
         raise BadArgument(rule="SIGNAL with a cookie_reply")

@@ -43,6 +43,8 @@ PROCESS_FLAGS = (
     | abi.ATTACH_AUDIT
 )
 """What is collected of the process at HELLO and BUS_MAKE."""
+START_TIME = 1 << 32
+"""Not a KDBUS_ATTACH_*: that readers of version 2 are also told when the thread was started, if it can be known."""
 
 
 def sanitize_attach_flags(flags: int) -> int:
@@ -57,7 +59,17 @@ def sanitize_attach_flags(flags: int) -> int:
 class ProcessMetadata:
     """Facts about a process, as of the moment each was collected."""
 
-    __slots__ = ("audit", "capabilities", "collected", "credentials", "pids", "root_directory", "strings", "valid")
+    __slots__ = (
+        "audit",
+        "capabilities",
+        "collected",
+        "credentials",
+        "pids",
+        "root_directory",
+        "start_time",
+        "strings",
+        "valid",
+    )
 
     def __init__(self) -> None:
         self.collected = 0
@@ -68,10 +80,12 @@ class ProcessMetadata:
         self.capabilities: Capabilities | None = None
         self.audit = (0, 0)
         self.root_directory: object = None
+        self.start_time = 0
+        """When the thread was started, in ns since the system was; 0 if that was not asked for."""
 
     def collect(self, caller: Caller, flags: int) -> None:
         """Collect from the calling thread what `flags` ask for and is not there yet."""
-        missing = flags & PROCESS_FLAGS & ~self.collected
+        missing = flags & (PROCESS_FLAGS | START_TIME) & ~self.collected
         if not missing:
             return
         process = caller.process
@@ -85,6 +99,8 @@ class ProcessMetadata:
         if missing & abi.ATTACH_PIDS:
             self.pids = process.pids()
             self.valid |= abi.ATTACH_PIDS
+        if missing & START_TIME:
+            self.start_time = process.start_time_ns()
         for flag, read in _STRINGS:
             if missing & flag:
                 text = read(process)
@@ -106,14 +122,21 @@ class ProcessMetadata:
         """Equal for objects that export the same items to everybody."""
         pids = tuple(tuple(pid.numbers.items()) for pid in self.pids)
         strings = tuple(self.strings.items())
-        return self.valid, self.credentials, pids, strings, self.capabilities, self.audit, self.root_directory
+        facts = (self.credentials, pids, strings, self.capabilities, self.audit, self.root_directory, self.start_time)
+        return self.valid, *facts
 
     def fake(self, caller: Caller, creds: bytes | None, pids: bytes | None, label: bytes | None) -> None:
         """Take what a privileged program claims instead, resolved in its own namespaces.
 
-        `creds`: eight ids of 32 or 64 bits, 2^32 - 1 for "none"; `pids`: three 64-bit numbers, 0 for "none". Raises
-        BadArgument for ids that are not mapped and processes that do not exist.
+        `creds`: eight ids of 32 or 64 bits, 2^32 - 1 for "none", or what version 2 has there (`broker.metadata2`);
+        `pids`: three 64-bit numbers, 0 for "none". Raises BadArgument for ids that are not mapped and processes that do
+        not exist.
         """
+        if creds is not None and len(creds) == 40:
+            uid, gid, process, thread, self.start_time = struct.unpack("<5Q", creds)
+            creds = struct.pack("<8Q", *(uid,) * 4, *(gid,) * 4)
+            self.pids = (_found(caller, process), _found(caller, thread), Pid())
+            self.valid |= abi.ATTACH_PIDS
         if creds is not None:
             numbers = struct.unpack("<8I" if len(creds) == 32 else "<8Q", creds)
             uid, euid, suid, fsuid = (_make_id(caller.ids.make_uid, number) for number in numbers[:4])
@@ -152,8 +175,8 @@ class ProcessMetadata:
         word = "I" if revision.structs["kdbus_creds"].size == 32 else "Q"
         if mask & abi.ATTACH_CREDS:
             who = self.credentials
-            users = (_keep(ids.from_uid, uid, ids.overflow_uid) for uid in (who.uid, who.euid, who.suid, who.fsuid))
-            groups = (_keep(ids.from_gid, gid, ids.overflow_gid) for gid in (who.gid, who.egid, who.sgid, who.fsgid))
+            users = (shown_id(ids.from_uid, uid, ids.overflow_uid) for uid in (who.uid, who.euid, who.suid, who.fsuid))
+            groups = (shown_id(ids.from_gid, gid, ids.overflow_gid) for gid in (who.gid, who.egid, who.sgid, who.fsgid))
             parts.append(revision.build(Kind.CREDS, struct.pack("<8" + word, *users, *groups)))
         if mask & abi.ATTACH_PIDS:
             numbers = (pid.number_in(ids.pid_namespace) for pid in self.pids)
@@ -224,6 +247,20 @@ class ConnectionMetadata:
         return b"".join(parts)
 
 
+def export(
+    process: ProcessMetadata,
+    connection: ConnectionMetadata,
+    ids: Ids,
+    mask: int,
+    behaviour: Behaviour,
+    blank_capabilities: bool,
+) -> bytes:
+    """The items that `mask` asks for, as from version 3 on: of the process (`ProcessMetadata.export`), then of the
+    connection."""
+    items = process.export(ids, mask, behaviour.revision, blank_capabilities=blank_capabilities)
+    return items + connection.export(mask, behaviour)
+
+
 def owned_name(name: bytes, flags: int, behaviour: Behaviour) -> bytes:
     """An OWNED_NAME: KDBUS_NAME_* flags (64 bits), then the name."""
     return behaviour.revision.build(Kind.OWNED_NAME, struct.pack("<Q", flags) + name + b"\0")
@@ -275,7 +312,8 @@ def _munge(number: int | None, overflow: int) -> int:
     return overflow if number is None else number
 
 
-def _keep(translate: Callable[[int], int | None], number: int, overflow: int) -> int:
+def shown_id(translate: Callable[[int], int | None], number: int, overflow: int) -> int:
+    """An id as a reader sees it: `overflow` if it has none; "none" stays that."""
     return INVALID_ID if number == INVALID_ID else _munge(translate(number), overflow)
 
 
@@ -289,12 +327,16 @@ def _make_id(make: Callable[[int], int | None], number: int) -> int:
 
 
 def _find(caller: Caller, number: int) -> Pid:
-    if number == 0:
-        return Pid()
-    found = caller.process.find_pid(number & 0xFFFFFFFF)  # the kernel's pid numbers have 32 bits
-    if found is None:
+    found = _found(caller, number)
+    if number and not found.numbers:
         raise BadArgument(kind=Kind.PIDS, rule=f"there is no process {number}")
     return found
+
+
+def _found(caller: Caller, number: int) -> Pid:
+    """The process of that number, or none."""
+    found = caller.process.find_pid(number & 0xFFFFFFFF) if number else None  # pid numbers have 32 bits
+    return Pid() if found is None else found
 
 
 def _pack_capabilities(caps: Capabilities) -> bytes:

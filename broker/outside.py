@@ -199,6 +199,10 @@ class Process(Protocol):
         """(process, thread, parent process)."""
         ...
 
+    def start_time_ns(self) -> int:
+        """When the thread was started, in ns since the system was, as far as that is known (proc_pid_stat(5))."""
+        ...
+
     def thread_name(self) -> bytes:
         """`comm` of the thread, without terminating zero."""
         ...

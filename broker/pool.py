@@ -22,7 +22,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
-from broker.errors import NoSuchSlice, PoolFull
+from broker.errors import NoSuchSlice, PoolFull, SliceNotHandedOut
 from broker.outside import PoolMemory
 from kdbus.abi.layout import U64, align8
 
@@ -139,10 +139,12 @@ class Pool:
         return slice_
 
     def free_offset(self, offset: int) -> None:
-        """What FREE does. Raises NoSuchSlice unless a program was given just this offset."""
+        """What FREE does. Raises NoSuchSlice or SliceNotHandedOut unless a program was given just this offset."""
         slice_ = self._by_offset.get(offset)
-        if slice_ is None or not slice_.published:
+        if slice_ is None:
             raise NoSuchSlice(offset=offset)
+        if not slice_.published:
+            raise SliceNotHandedOut(offset=offset)
         slice_.published = False
         self.give_back(slice_)
 

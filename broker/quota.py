@@ -51,10 +51,10 @@ class User:
             raise TooManyBuses(user=self.uid, count=self.endpoints, limit=limit, unit="endpoints")
         self.endpoints += 1
 
-    def add_connection(self) -> None:
-        """Count one more connection. Raises TooManyConnections."""
-        if self.connections >= limits.CONNECTIONS_PER_USER:
-            raise TooManyConnections(user=self.uid, count=self.connections, limit=limits.CONNECTIONS_PER_USER)
+    def add_connection(self, limit: int = limits.CONNECTIONS_PER_USER) -> None:
+        """Count one more connection, of `limit` at most. Raises TooManyConnections."""
+        if self.connections >= limit:
+            raise TooManyConnections(user=self.uid, count=self.connections, limit=limit)
         self.connections += 1
 
 

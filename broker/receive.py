@@ -6,7 +6,8 @@ for a reply to it is told; messages lost since the last RECV are reported instea
 their number in `dropped_msgs`); else the message is made readable in the pool (`broker.inbox`), descriptors installed,
 and the offset given out. PEEK does the same but installs nothing and leaves the message where it is.
 
-In the final revision losses are told by a return flag instead, together with the next message or with EAGAIN.
+In the final revision losses are told by a return flag instead, together with the next message or with EAGAIN. Version 2
+tells nothing but the offset.
 
 Reference: `kdbus_cmd_msg_recv` in connection.c.
 """
@@ -18,7 +19,16 @@ from contextlib import contextmanager
 
 from broker.command import Invocation
 from broker.connection import Connection
-from broker.errors import BadArgument, KdbusError, MessagesLost, NoMessage, NoMessageOfPriority, PeerGone
+from broker.errors import (
+    BadArgument,
+    KdbusError,
+    MessagesLost,
+    NoFreeDescriptor,
+    NoMessage,
+    NoMessageOfPriority,
+    PeerGone,
+)
+from broker.pool import Slice
 from broker.queue import QueueEntry
 from kdbus.abi import final
 from kdbus.abi import revision3 as abi
@@ -76,6 +86,35 @@ def receive_telling_losses(connection: Connection, invocation: Invocation) -> No
             raise nothing
 
 
+def receive_offset(connection: Connection, invocation: Invocation) -> None:
+    """RECV of version 2, which tells where the message is and nothing else; of losses not even how many there were.
+
+    Raises BadArgument (an offset is given), NoMessage, NoMessageOfPriority, MessagesLost, PoolFull, NoFreeDescriptor or
+    BadAddress. Reference: final-revision.md, 6.2.
+    """
+    with _flushing(connection):
+        if invocation.get("offset"):
+            raise BadArgument(rule="offset is not 0")
+        entry = connection.queue.peek(_priority(invocation))
+        if invocation.get("flags") & abi.RECV_DROP:
+            _drop(connection, entry)
+        elif connection.lost_count:
+            lost, connection.lost_count = connection.lost_count, 0
+            raise MessagesLost(count=lost)
+        else:
+            offset, _, _ = _take(connection, entry, invocation)
+            invocation.put("offset", offset)
+        invocation.finish()
+
+
+def check_files(connection: Connection, slice_: Slice, return_flags: int) -> None:
+    """Some revisions refuse a message whose descriptors cannot all be installed. Raises NoFreeDescriptor, having let go
+    of `slice_`, in which it is."""
+    if return_flags and connection.behaviour.needs_all_files:
+        slice_.release()
+        raise NoFreeDescriptor(connection=connection.id)
+
+
 def next_is_broadcast(connection: Connection) -> bool:
     """Whether the oldest message in the queue is a broadcast, which may be lost."""
     entries = connection.queue.entries()
@@ -112,12 +151,14 @@ def _take(connection: Connection, entry: QueueEntry, invocation: Invocation) -> 
     attach_flags = connection.bus.domain.exported(connection.attach_flags_recv)
     descriptors = connection.installs_files and not peek
     slice_, return_flags = entry.install(connection.pool, invocation.caller, attach_flags, descriptors=descriptors)
-    slice_.publish()
-    slice_.release()
     if not peek:
         _remove(connection, entry)
         entry.discard()
+        check_files(connection, slice_, return_flags)
         connection.last_received = entry.message
+    if not peek or connection.behaviour.peek_hands_out:
+        slice_.publish()
+    slice_.release()
     return slice_.offset, slice_.size, return_flags
 
 

@@ -21,10 +21,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker import message
-from broker.access import may_talk, refused_by
+from broker.access import endpoint_lets_talk, may_talk, refused_by
 from broker.command import ORDINARY, Invocation, answering
 from broker.connection import Connection
-from broker.delivery import broadcast, collect, eavesdrop, insert
+from broker.delivery import broadcast, collect, copy_delivered, eavesdrop, insert
 from broker.errors import (
     BadArgument,
     BadDescriptor,
@@ -34,8 +34,10 @@ from broker.errors import (
     DescriptorsRefused,
     Disconnected,
     DuplicateItem,
+    HiddenByEndpoint,
     KdbusError,
     NameOwnerChanged,
+    NoSuchCall,
     NoSuchConnection,
     NoSuchName,
     NotPermitted,
@@ -49,6 +51,7 @@ from broker.item import Item
 from broker.message import Message
 from broker.names import NameEntry
 from broker.outside import Caller, File
+from broker.receive import check_files
 from broker.reply import Reply
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import signed64
@@ -132,6 +135,7 @@ class Wait:
             flags = connection.bus.domain.exported(connection.attach_flags_recv)
             descriptors = connection.installs_files
             slice_, return_flags = reply.answer.install(connection.pool, caller, flags, descriptors=descriptors)
+            check_files(connection, slice_, return_flags)
             slice_.publish()
             slice_.release()
             connection.last_received = reply.answer.message
@@ -139,10 +143,9 @@ class Wait:
             reply.discard_answer()
             reply.unlink()
             self._release()
-        words = (slice_.offset, slice_.size, return_flags)
-        self._invocation.put_bytes("reply", b"".join(word.to_bytes(8, "little") for word in words))
+        _tell(self._invocation, slice_.offset, slice_.size, return_flags)
         self._invocation.finish()
-        self._invocation.store("reply")
+        self._invocation.store(connection.behaviour.answer_member)
 
     def _release(self) -> None:
         self.reply.wake = None
@@ -174,12 +177,30 @@ def send(source: Connection, invocation: Invocation) -> Wait | None:
     if reply is None:
         if cancel_file is not None:
             cancel_file.close()
-        invocation.put_bytes("reply", source.empty_offset.to_bytes(8, "little") + bytes(16))
+        _tell(invocation, source.empty_offset, 0, 0)
         invocation.finish()
         if source.behaviour.writes_empty_reply:
-            invocation.store("reply")
+            invocation.store(source.behaviour.answer_member)
         return None
     return Wait(source, invocation, reply, cancel_file)
+
+
+def _tell(invocation: Invocation, *words: int) -> None:
+    """Put the answer's offset, size and return flags into the broker's copy of the command, as many as it has room
+    for."""
+    member = invocation.behaviour.answer_member
+    start, end = invocation.command.struct.span(member)
+    invocation.put_bytes(member, b"".join(word.to_bytes(8, "little") for word in words)[: end - start])
+
+
+def cancel(connection: Connection, invocation: Invocation) -> None:
+    """MSG_CANCEL: end the synchronous SEND with that cookie that waits on this connection. Raises NoSuchCall."""
+    cookie = invocation.get("cookie")
+    for reply in connection.replies:
+        if reply.waiting and reply.cookie == cookie:
+            reply.wake_up(Cancelled(cookie=cookie))
+            return
+    raise NoSuchCall(connection=connection.id, cookie=cookie)
 
 
 def read_message(source: Connection, invocation: Invocation) -> tuple[Message, File | None]:
@@ -238,7 +259,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
         broadcast(source.bus, source, sent, caller)
         source.last_broadcast = sent
         return None
-    sync = bool(invocation.get("flags") & abi.SEND_SYNC_REPLY)
+    sync = sent.sync
     if sync and source.behaviour.calls_begin_with_time:
         resumed = _resume(source.find_reply(None, sent.cookie))
         if resumed is not None:
@@ -258,7 +279,8 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
     expected: Reply | None = None
     if sent.flags & abi.MESSAGE_EXPECT_REPLY:
         _check_talk(source, destination, caller)
-        deadline = signed64(sent.timeout_or_cookie_reply) if sync else sent.timeout_or_cookie_reply
+        signed = sync and not source.behaviour.timer_ends_calls
+        deadline = signed64(sent.timeout_or_cookie_reply) if signed else sent.timeout_or_cookie_reply
         reply = Reply(destination, source, sent.cookie, deadline, sent.name_id, sync=sync)
     elif sent.flags & abi.MESSAGE_SIGNAL:
         if not _wants(source, destination, sent):
@@ -269,7 +291,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
             return None
     elif sent.timeout_or_cookie_reply:
         expected = _find_expected(destination, source, sent.timeout_or_cookie_reply)
-    else:
+    if expected is None and not sent.flags & (abi.MESSAGE_EXPECT_REPLY | abi.MESSAGE_SIGNAL):
         _check_talk(source, destination, caller)
     try:
         eavesdrop(source.bus, source, sent, caller)
@@ -279,6 +301,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
             _attach(source, destination, sent, expected, caller, attached)
         else:
             _answer(source, destination, sent, expected, caller, attached)
+        copy_delivered(source, sent, caller)
     except CallerGone:
         if reply is not None:
             reply.drop()
@@ -302,7 +325,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
             reply.drop()
         return None
     # As a signed number: a deadline of 2**63 ns or more, meant as "never", has always passed.
-    if source.bus.domain.clock.monotonic_ns() >= reply.deadline_ns:
+    if not source.behaviour.timer_ends_calls and source.bus.domain.clock.monotonic_ns() >= reply.deadline_ns:
         reply.unlink()
         reply.drop()
         raise TimedOut(rule="the deadline had passed before the call")
@@ -344,16 +367,20 @@ def _find_destination(source: Connection, sent: Message) -> tuple[Connection, Na
 def _check_talk(source: Connection, destination: Connection, caller: Caller) -> None:
     who = caller.credentials()
     if not may_talk(source, who, destination):
+        if source.behaviour.endpoints_hide and not endpoint_lets_talk(source, who, destination):
+            raise HiddenByEndpoint(connection=destination.id)
         policy = refused_by(source, who, destination.names, abi.POLICY_TALK)
         names = tuple(destination.names)
         raise NotPermitted(access="TALK", connection=destination.id, names=names, policy=policy)
 
 
-def _find_expected(requester: Connection, replier: Connection, cookie: int) -> Reply:
-    """The permission to reply. Raises ReplyNotExpected."""
+def _find_expected(requester: Connection, replier: Connection, cookie: int) -> Reply | None:
+    """The permission to reply; None if there is none, where that makes no difference. Raises ReplyNotExpected."""
     reply = requester.find_reply(replier, cookie)
     if reply is None or reply.answer is not None:
-        raise ReplyNotExpected(connection=requester.id, cookie=cookie)
+        if replier.behaviour.replies_need_requests:
+            raise ReplyNotExpected(connection=requester.id, cookie=cookie)
+        return None
     return reply
 
 

@@ -7,7 +7,7 @@ limits.h.
 
 from __future__ import annotations
 
-from broker import command, item, limits
+from broker import command, item, limits, metadata
 from broker.behaviour import Behaviour
 from broker.command import (
     MONITOR,
@@ -146,6 +146,9 @@ VERSION3 = Behaviour(
     list_names=name_list,
     inbox=TwoSlices(),
     grant=Agreed(),
+    export=metadata.export,
+    read_attach_flags=metadata.sanitize_attach_flags,
+    write_attach_flags=int,
     new_quota=lambda pool_size: QueueQuota(),
     names_before_privilege=False,
     update_by_kind=False,
@@ -161,7 +164,18 @@ VERSION3 = Behaviour(
     one_claim_per_name=False,
     stored_name_flags=U64,
     matches_per_connection=limits.MATCHES_PER_CONNECTION,
+    names_per_connection=limits.NAMES_PER_CONNECTION,
+    connections_per_user=limits.CONNECTIONS_PER_USER,
+    replies_need_requests=True,
+    timer_ends_calls=False,
+    answer_member="reply",
+    sends_claims=False,
+    endpoints_hide=False,
+    creator_has_name=True,
     keeps_padding=False,
+    needs_all_files=False,
+    peek_hands_out=True,
+    monitors_match=False,
     files_if_accepted=False,
     own_broadcasts=False,
     hears_ids_everywhere=False,
@@ -173,4 +187,5 @@ VERSION3 = Behaviour(
     losses_wake=False,
     ids_of_domain=False,
     requires_metadata=True,
+    tells_of_maker=None,
 )

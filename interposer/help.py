@@ -69,8 +69,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front. Such as: kdbus run --make-bus system --make-bus user --
                  busctl --address=kernel:path=/sys/fs/kdbus/0-system/bus list
-  --revision R   take every program to speak that revision of kdbus: 3, 219, 4 or final; without this option it is
-                 recognised, but 219 only late (docs/revisions.md)
+  --revision R   take every program to speak that revision of kdbus: 2, 3, 219, 4 or final; without this option it
+                 is recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
@@ -251,8 +251,8 @@ usage: kdbus serve --socket PATH [OPTIONS]
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front
-  --revision R   take every program to speak that revision of kdbus: 3, 219, 4 or final; without this option it is
-                 recognised, but 219 only late (docs/revisions.md)
+  --revision R   take every program to speak that revision of kdbus: 2, 3, 219, 4 or final; without this option it
+                 is recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
@@ -309,7 +309,7 @@ usage: kdbus include-dir [--revision R]
 
   --revision R   whose header: `final`, the last revision (August 2015), which is the default; `4` (March 2015, systemd
                  220); `219` (February 2015, systemd 219); `3` (January 2015); `2` (November 2014). Programs that are
-                 built with `219` or `2` are not served by `kdbus run` yet
+                 built with `219` need `kdbus run --revision 219`
   -h, --help     print this
 
 examples: kdbus include-dir

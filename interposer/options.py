@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tracing.faults import Fault
     from tracing.record import Tracer
 
-REVISIONS = ("3", "219", "4", "final")
+REVISIONS = ("2", "3", "219", "4", "final")
 """What `--revision` takes (`broker.recognition.NAMES`, which need not be imported for that)."""
 
 

@@ -4,6 +4,7 @@
     python -m tests.fuzz --seconds 600               fuzz for ten minutes
     python -m tests.fuzz --seed 5 --round 12         play one round once more
     python -m tests.fuzz --no-flows                  every call served by the broker
+    python -m tests.fuzz --revision mixed            programs of version 3 and of the final revision on the same buses
 
 The calls are invented, and judged from the program's side, by `programs/fuzz.c`: real structures are made up and then
 spoiled, in memory of all kinds, by processes that fork, die, pass their descriptors on and are interrupted. Random
@@ -59,6 +60,8 @@ class Settings:
     """How answers are made sure to arrive (`interposer.launch.guarantee`); None: in the way in which flows begin at
     once."""
     compare_memory: bool = True
+    revision: str = "3"
+    """What programs speak: "3", "final", or "mixed"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ class Outcome:
 
 
 def build(folder: Path) -> Path:
-    """Compile the fuzzer into `folder`."""
+    """Compile the fuzzer into `folder`, for each revision; that of version 3 is returned, and stands for all."""
+    compile_program("fuzz", folder, revision="final")
     return compile_program("fuzz", folder)
 
 
@@ -104,7 +108,9 @@ def start(program: Path, settings: Settings) -> Supervised:
         environment[GUARANTEE] = "kernel"
     options = [] if settings.flows else ["--no-flows"]
     options += [] if settings.mode is None else ["--mode", settings.mode]
-    command = [str(program), str(settings.seed), str(settings.steps)]
+    final = program.with_name(f"{program.name}-final")
+    command = [str(final if settings.revision == "final" else program), str(settings.seed), str(settings.steps)]
+    command += [str(final)] if settings.revision == "mixed" else []
     return Supervised(command, options=options, environment=environment, user=settings.user)
 
 
@@ -162,6 +168,7 @@ def again(program: Path, settings: Settings, finding: Finding) -> str:
     count = sum(outcome.finding is not None for outcome in played)
     options = f"--seed {settings.seed} --round {finding.round} --steps {settings.steps}"
     options += "" if settings.flows else " --no-flows"
+    options += "" if settings.revision == "3" else f" --revision {settings.revision}"
     options += "" if settings.mode is None else f" --mode {settings.mode}"
     options += "" if settings.guarantee is None else f" --guarantee {settings.guarantee}"
     return f"played again {_REPLAYS} times, it failed {count} times: python -m tests.fuzz {options}"
@@ -175,12 +182,14 @@ def main() -> int:
     parser.add_argument("--round", type=int, help="play this round alone, once")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"calls per thread and round (default: {STEPS})")
     parser.add_argument("--no-flows", action="store_true", help="serve every call in the broker")
+    parser.add_argument("--revision", choices=("3", "final", "mixed"), default="3", help="what is spoken (default: 3)")
     parser.add_argument("--mode", choices=("mount", "path"), help="as for `kdbus run`")
     parser.add_argument("--guarantee", choices=[guarantee.value for guarantee in Guarantee], help="force this one")
     parser.add_argument("--instrumented", action="store_true", help="expect a supervisor that keeps more memory")
     given = parser.parse_args()
     settings = Settings(given.seed, given.steps, not given.no_flows, mode=given.mode, guarantee=given.guarantee)
     settings.compare_memory = not given.instrumented
+    settings.revision = given.revision
     with tempfile.TemporaryDirectory(prefix="kdbus-fuzz-") as folder:
         program = build(Path(folder))
         if given.round is not None:

@@ -60,6 +60,10 @@ FORMS: Final[Mapping[str, tuple[str, ...]]] = {
         "the command's size is less than its structure",
     ),
     "CommandTooLarge": ("size {count} is over the limit of {limit} bytes", "the command's size is over its limit"),
+    "MessageOfBadSize": (
+        "a message of {count} bytes, where the limit is {limit}",
+        "the message's size is less than its header, or over its limit",
+    ),
     "CommandChanged": ("the size changed while it was being read",),
     "UnknownFlags": ("unknown flags {flags:#x}", "{rule}", "flags that the command does not know"),
     "BadItem": ("{rule}", "a malformed item, or one that the command does not take"),
@@ -127,6 +131,15 @@ FORMS: Final[Mapping[str, tuple[str, ...]]] = {
         "the payload is over half of what is free in the receiver's pool",
     ),
     "NoSuchSlice": ("offset {offset} is not one that this connection was given", "an offset that was not given out"),
+    "HiddenByEndpoint": (
+        "the policy of the endpoint hides connection {connection}",
+        "the policy of the endpoint hides the name {name}",
+        "the policy of the endpoint hides it",
+    ),
+    "SliceNotHandedOut": (
+        "what lies at offset {offset} was not given to this connection yet",
+        "an offset of something that was not given out yet",
+    ),
     "NoSuchConnection": (
         "connection {connection} is of kind {connection_kind}, and gets no messages",
         "policy hides connection {connection}",
@@ -199,7 +212,11 @@ FORMS: Final[Mapping[str, tuple[str, ...]]] = {
         "{rule}",
         "no reply before the deadline",
     ),
-    "Cancelled": ("the descriptor of CANCEL_FD became readable",),
+    "NoSuchCall": ("no call of this connection waits for the reply to cookie {cookie}", "no such call waits"),
+    "Cancelled": (
+        "MSG_CANCEL ended the call with cookie {cookie}",
+        "the descriptor of CANCEL_FD became readable",
+    ),
     "Interrupted": ("a signal arrived while waiting",),
     "NotMappable": ("{rule}", "only connections have a pool, and nobody may map it writable"),
     "MappingTooLarge": ("{count} bytes, where the pool has {limit}", "a mapping larger than the pool"),

@@ -26,7 +26,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -36,10 +36,36 @@ from interposer.target.ids import own_namespace
 from interposer.watching import places
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from broker.domain import Domain
     from interposer.supervisor.messages import Account, MessageTap, Subscription
     from interposer.watching.wire import Record
     from tracing.record import Tracer
+
+    class Watched(Protocol):
+        """What is watched: a supervisor."""
+
+        def settle(self) -> None:
+            """Have the broker know all that has happened."""
+            ...
+
+        def domains(self) -> list[Domain]:
+            """The domains, each once; the first is the supervisor's own."""
+            ...
+
+        def trace(self, tracer: Tracer) -> None:
+            """Show `tracer` every call from now on."""
+            ...
+
+        def untrace(self, tracer: Tracer) -> None:
+            """Show it nothing any more."""
+            ...
+
+        def served(self) -> tuple[int, int, list[str]]:
+            """Calls that the broker has served, and the engine; the names of the revisions that were spoken."""
+            ...
+
 
 _SLICE_S = 0.002
 _REST = 4
@@ -50,30 +76,6 @@ _MOST = 16
 _SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SHORTAGE_S = 0.1
 _CREDENTIALS = struct.Struct("=3i")
-
-
-class Watched(Protocol):
-    """What is watched: a supervisor."""
-
-    def settle(self) -> None:
-        """Have the broker know all that has happened."""
-        ...
-
-    def domains(self) -> list[Domain]:
-        """The domains, each once; the first is the supervisor's own."""
-        ...
-
-    def trace(self, tracer: Tracer) -> None:
-        """Show `tracer` every call from now on."""
-        ...
-
-    def untrace(self, tracer: Tracer) -> None:
-        """Show it nothing any more."""
-        ...
-
-    def served(self) -> tuple[int, int, list[str]]:
-        """Calls that the broker has served, and the engine; the names of the revisions that were spoken."""
-        ...
 
 
 class Control:

@@ -55,6 +55,8 @@ from interposer.target.ids import (
 )
 from native.identity import PIDFD_THREAD, pidfd_open
 
+_START_TIME = 19
+"""Which of the fields of `stat` behind the name, from 0 on, says when the thread was started (proc_pid_stat(5))."""
 _LONGEST_COMMAND_LINE = 4096
 """Bytes: a path fits. A process can make its own megabytes long, and each message would keep a copy."""
 PID_MAX_LIMIT = 1 << 22
@@ -211,6 +213,11 @@ class TargetProcess:
                     return ()
                 parent = now
         return ()
+
+    def start_time_ns(self) -> int:
+        """When the thread was started, in ns since the system was, to a clock tick."""
+        fields = self._folder.read(b"stat").rpartition(b")")[2].split()
+        return int(fields[_START_TIME]) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
 
     def thread_name(self) -> bytes:
         """`comm` of the thread."""

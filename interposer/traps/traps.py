@@ -447,7 +447,8 @@ def failure_of(notification: Notification, error: Exception) -> int:
 
 
 def _may_wait(notification: Notification) -> bool:
-    """Whether the trapped ioctl is a SEND that waits for its reply."""
+    """Whether the trapped ioctl is a SEND that waits for its reply. In version 2, where the flags are a message's, that
+    bit says only that there will be one."""
     if notification.arguments[1] & 0xFFFFFFFF not in _SENDS:
         return False
     try:

@@ -13,11 +13,12 @@ from itertools import islice
 from broker.connection import Connection
 from broker.errors import KdbusError
 from broker.inbox import TwoSlices
+from broker.outside import PoolMemory
 from interposer.target.caller import TargetCaller
 from interposer.target.files import TargetFile
 from interposer.traps.exactly_once import HeldCaller
 from kdbus.abi.decode import Item, decode_items, struct_of
-from kdbus.abi.layout import U64
+from kdbus.abi.layout import U64, Struct
 from kdbus.abi.revision import Revision
 from tracing.record import Phase, Record
 
@@ -32,6 +33,10 @@ _POOL_SIZES = {
     "BUS_CREATOR_INFO": "info_size",
 }
 """Which member of a command has the size of what it left in the pool, at its `offset`."""
+
+
+_OFFSETS = {"RECV": "offset", "SEND": "offset_reply"}
+"""Where version 2 tells of a message that has come, whose size it does not tell."""
 
 
 class Watching:
@@ -89,7 +94,8 @@ def take_arguments(record: Record, revision: Revision, caller: TargetCaller, lim
     record.after = patched(record.before, record.address, caller)
     if record.command != "SEND" or len(record.before) < layout.size:
         return
-    address = layout.get(record.before, "msg_address")
+    # In version 2 the message is the command.
+    address = layout.get(record.before, "msg_address") if "msg_address" in layout.members else record.address
     record.message = _longest(caller, address)
     if len(record.message) < revision.structs["kdbus_msg"].size:
         record.message = _sized(caller, address) or record.message
@@ -109,16 +115,23 @@ def take_results(record: Record, revision: Revision, connection: Connection, lim
         return
     pool = connection.pool.memory
     if record.command in _POOL_SIZES:
-        size = layout.get(record.after, _POOL_SIZES[record.command])
+        if "offset" not in layout.members:
+            return
+        offset = layout.get(record.after, "offset")
+        size = _told(layout, record, _POOL_SIZES[record.command], pool, offset)
         if size:
-            record.pool = pool.read(layout.get(record.after, "offset"), min(size, _MOST_READ))
+            record.pool = pool.read(offset, min(size, _MOST_READ))
         return
     member = {"RECV": "msg", "SEND": "reply"}.get(record.command, "")
-    if member not in layout.members:
-        return
-    start, end = layout.span(member)
-    offset, size = (int.from_bytes(record.after[start + at : start + at + 8], "little") for at in (0, 8))
-    if size == 0 or end > len(record.after):
+    if member in layout.members:
+        start, end = layout.span(member)
+        offset, size = (int.from_bytes(record.after[start + at : start + at + 8], "little") for at in (0, 8))
+        if size == 0 or end > len(record.after):
+            return
+    elif connection.last_received is not None and record.command in _OFFSETS:
+        offset = layout.get(record.after, _OFFSETS[record.command])
+        size = int.from_bytes(pool.read(offset, 8), "little")
+    else:
         return
     header = revision.structs["kdbus_msg"].size
     length = int.from_bytes(pool.read(offset, 8), "little")
@@ -132,6 +145,13 @@ def take_results(record: Record, revision: Revision, connection: Connection, lim
             place = item.value["offset"]
             stored = isinstance(place, int)
             record.payload += pool.read(base + _number(place), wanted) if stored and wanted else bytes(wanted)
+
+
+def _told(layout: Struct, record: Record, member: str, pool: PoolMemory, offset: int) -> int:
+    """The size of a result: of what its command says, or else of what the result itself begins with."""
+    if member in layout.members:
+        return layout.get(record.after, member)
+    return int.from_bytes(pool.read(offset, 8), "little")
 
 
 def _longest(caller: TargetCaller, address: int) -> bytes:

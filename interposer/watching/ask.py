@@ -122,13 +122,17 @@ def watch(domain: str | None = None, process: int | None = None) -> Watching:
     """The kdbus of `kdbus serve --socket DOMAIN`; or that of a process; or the only one. Raises NothingToWatch."""
     if process is not None:
         return _of_process(process)
-    found = list(_all())
+    silent: list[int] = []
+    found = list(_all(silent))
     if domain is not None:
         return _of_domain(found, domain)
     if len(found) == 1:
         return found[0][0]
     for watching, _ in found:
         watching.close()
+    if not found and silent:
+        which = ", ".join(map(str, silent))
+        raise NothingToWatch(_ATTEMPTED, f"process {which} does not answer", "is it stopped? `fg` continues a job")
     if not found:
         advice = "start one: `kdbus serve`, or `kdbus run`, which is there from its program's first call of kdbus on"
         raise NothingToWatch(_ATTEMPTED, f"uid {os.geteuid()} runs none", advice)
@@ -147,7 +151,7 @@ def _of_process(process: int) -> Watching:
         with suppress(OSError):
             return Watching(places.connect(current), current)
         current = _parent(current)
-    found = list(_all())
+    found = list(_all([]))
     connected = [watching for watching, _ in found if _is_connected(process, watching)]
     for watching, _ in found:
         if watching not in connected[:1]:
@@ -193,7 +197,7 @@ def _of_domain(found: list[tuple[Watching, Record]], domain: str) -> Watching:
 
 def _advice() -> str:
     """Which there are, for who has named another."""
-    found = list(_all())
+    found = list(_all([]))
     for watching, _ in found:
         watching.close()
     choices = ", ".join(f"-p {watching.process} ({_described(about)})" for watching, about in found)
@@ -208,12 +212,17 @@ def _described(about: Record) -> str:
     return f"`kdbus run {printable(words[:60])}`"
 
 
-def _all() -> Iterator[tuple[Watching, Record]]:
-    """Every supervisor that may be watched and answers, with what it says of itself."""
+def _all(silent: list[int]) -> Iterator[tuple[Watching, Record]]:
+    """Every supervisor that may be watched and answers, with what it says of itself; the others become `silent`."""
     for process in places.processes():
-        with suppress(OSError, NothingToWatch):
+        with suppress(OSError):
             watching = Watching(places.connect(process), process)
-            yield watching, watching.introduce()
+            try:
+                about = watching.introduce()
+            except NothingToWatch:
+                silent.append(process)
+                continue
+            yield watching, about
 
 
 def _parent(process: int) -> int:

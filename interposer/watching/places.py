@@ -34,7 +34,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 _NAME = ".kdbus-control-"
-_FOUND = re.compile(rf"(/.*)/{re.escape(_NAME)}[0-9a-f]{{16}} \(deleted\)")
+_FOUND = rf"(/.*)/{_NAME.replace('.', '[.]')}[0-9a-f]{{16}} \(deleted\)"
+"""What its descriptor leads to. Not compiled here, as only who watches needs it."""
 _BACKLOG = 8
 _CREDENTIALS = struct.Struct("=3i")
 
@@ -109,7 +110,7 @@ def descriptor_of(process: int) -> str:
     only = os.environ.get("KDBUS_RUNTIME_DIR")
     folder = f"/proc/{process}/fd"
     for name in os.listdir(folder):
-        found = _FOUND.fullmatch(_link(f"{folder}/{name}"))
+        found = re.fullmatch(_FOUND, _link(f"{folder}/{name}"))
         if found and (not only or found[1] == os.path.realpath(only)):
             return f"{folder}/{name}"
     raise FileNotFoundError(errno.ENOENT, f"process {process} is no supervisor")

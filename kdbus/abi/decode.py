@@ -113,8 +113,9 @@ COMMANDS: Mapping[str, Command] = {
     "BUS_CREATOR_INFO": _INFO,
     "LIST": _LIST,
     "NAME_LIST": _LIST,
-    "SEND": Command(("kdbus_cmd_send",), "KDBUS_SEND_", "KDBUS_RECV_RETURN_", ("reply",)),
-    "RECV": Command(("kdbus_cmd_recv",), "KDBUS_RECV_", "KDBUS_RECV_RETURN_", ("dropped_msgs", "msg")),
+    "SEND": Command(("kdbus_cmd_send", "kdbus_msg"), "KDBUS_SEND_", "KDBUS_RECV_RETURN_", ("reply",)),
+    "RECV": Command(("kdbus_cmd_recv",), "KDBUS_RECV_", "KDBUS_RECV_RETURN_", ("offset", "dropped_msgs", "msg")),
+    "CANCEL": Command(("kdbus_cmd_cancel",), ""),
     "NAME_ACQUIRE": Command(_NAME, "KDBUS_NAME_", "KDBUS_NAME_", ("flags",)),
     "NAME_RELEASE": Command(_NAME, ""),
     "MATCH_ADD": _MATCH,
@@ -258,6 +259,8 @@ def decode_command(revision: Revision, command: str, data: bytes) -> Members:
     layout = struct_of(revision, command)
     if layout is None:
         return {"raw": data} if data else {}
+    if layout.name == "kdbus_msg":
+        return decode_message(revision, data)
     found = decode_struct(revision, layout.name, data)
     flags = _flags_of_command(command, layout)
     for member in flags:
@@ -269,6 +272,12 @@ def decode_command(revision: Revision, command: str, data: bytes) -> Members:
     return found
 
 
+_TOLD_OTHERWISE = ("size", "kernel_flags", "kernel_msg_flags")
+_NO_RESULTS = {"kdbus_msg": (*_TOLD_OTHERWISE, "timeout_ns", "cookie_reply")}
+"""Members of a structure that are no results; other than `_TOLD_OTHERWISE`, in version 2, two names of the word that
+tells where the answer is."""
+
+
 def results_of(revision: Revision, command: str, before: bytes, after: bytes) -> Members:
     """What the kernel has stored in a command's argument: what differs from before, and what it returns anyway."""
     layout = struct_of(revision, command)
@@ -276,7 +285,7 @@ def results_of(revision: Revision, command: str, before: bytes, after: bytes) ->
         return {}
     known, flags = COMMANDS[command], _flags_of_command(command, layout)
     found: Members = {}
-    for member, start, end, value in _plan(revision, layout.name, ("size", "kernel_flags", "kernel_msg_flags")):
+    for member, start, end, value in _plan(revision, layout.name, _NO_RESULTS.get(layout.name, _TOLD_OTHERWISE)):
         raw = after[start:end]
         if end <= len(after) and (member in known.results or before[start:end] != raw):
             found[member] = _command_flags(revision, raw, member, flags) if member in flags else value(raw)
@@ -301,13 +310,14 @@ def _command_flags(revision: Revision, raw: bytes, member: str, flags: Mapping[s
 def decode_message(revision: Revision, data: bytes) -> Members:
     """A message: its header, and its items as the member `items`.
 
-    Of the two names of the last word the one is given that counts: `timeout_ns` in what expects a reply, else
-    `cookie_reply`.
+    Of the names of the last word the one is given that counts: `timeout_ns` in what expects a reply, else
+    `cookie_reply`. The third name that it has in version 2 is that of a result (`results_of`).
     """
     layout = revision.structs["kdbus_msg"]
     flags = layout.get(data, "flags") if len(data) >= layout.size else 0
     expects = flags & revision.constants["KDBUS_MSG_EXPECT_REPLY"]
-    found = decode_struct(revision, "kdbus_msg", data, ("cookie_reply" if expects else "timeout_ns",))
+    other = "cookie_reply" if expects else "timeout_ns"
+    found = decode_struct(revision, "kdbus_msg", data, (other, "offset_reply"))
     if len(data) > layout.size:
         found["items"] = decode_items(revision, data[layout.size :])
     return found
@@ -378,12 +388,14 @@ _NUMBERS = frozenset(("ID", "DST_ID"))
 
 def decode_payload(revision: Revision, name: str, payload: bytes) -> Value:
     """What the payload of an item means; the payload itself if it does not look like one."""
-    if name in _STRUCTURES:
+    if name in _STRUCTURES and _STRUCTURES[name][0] in revision.structs:
         return _decode_structure(revision, name, payload)
     if name in _STRINGS:
         return Text(payload[:-1]) if payload.endswith(b"\0") and b"\0" not in payload[:-1] else payload
     if name == "CMDLINE":
         return [Text(word) for word in payload[:-1].split(b"\0")] if payload.endswith(b"\0") else payload
+    if name == "AUXGROUPS" and len(payload) % 8 == 0 and revision.structs["kdbus_creds"].size != 32:
+        return [number for (number,) in struct.iter_unpack("<Q", payload)]
     if name in _WORDS and len(payload) % 4 == 0:
         return [number for (number,) in struct.iter_unpack("<i" if name == "FDS" else "<I", payload)]
     if name in _NUMBERS and len(payload) == 8:

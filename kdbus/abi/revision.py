@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
 
-from kdbus.abi import final, revision3, revision219
+from kdbus.abi import final, revision2, revision3, revision219
 from kdbus.abi.layout import Struct
 
 _ITEM_HEADER = struct.Struct("<QQ")
@@ -68,8 +68,8 @@ class Kind(IntEnum):
 class Revision:
     """The numbers and layouts of one revision.
 
-    `requests` are keyed by the C name without its prefix ("SEND"), `structs` by the C name ("kdbus_cmd_send"). Where a
-    command was renamed, revisions keep their own names.
+    `requests` are keyed by the C name without its prefix ("SEND"; nor is there the MSG_ that version 2 has in some),
+    `structs` by the C name ("kdbus_cmd_send"). Where a command was renamed, revisions keep their own names.
     """
 
     __slots__ = ("_kinds", "_numbers", "constants", "name", "requests", "structs")
@@ -80,7 +80,9 @@ class Revision:
         """`name`: what programs call it, such as "3" or "final"."""
         self.name = name
         self.constants = constants
-        self.requests = {command.removeprefix("KDBUS_CMD_"): number for command, number in requests.items()}
+        self.requests = {
+            command.removeprefix("KDBUS_CMD_").removeprefix("MSG_"): number for command, number in requests.items()
+        }
         self.structs = structs
         self._numbers = {
             kind: constants[f"KDBUS_ITEM_{kind.name}"] for kind in Kind if f"KDBUS_ITEM_{kind.name}" in constants
@@ -104,10 +106,11 @@ class Revision:
         return _ITEM_HEADER.pack(16 + len(payload), number) + payload + bytes(-len(payload) & 7)
 
 
+VERSION2: Final = Revision("2", revision2.CONSTANTS, revision2.REQUESTS, revision2.STRUCTS)
 VERSION3: Final = Revision("3", revision3.CONSTANTS, revision3.REQUESTS, revision3.STRUCTS)
 FINAL: Final = Revision("final", final.CONSTANTS, final.REQUESTS, final.STRUCTS)
 
 REVISION219: Final = Revision("219", revision219.CONSTANTS, revision219.REQUESTS, revision219.STRUCTS)
 
-REVISIONS: Final = (VERSION3, REVISION219, FINAL)
+REVISIONS: Final = (VERSION2, VERSION3, REVISION219, FINAL)
 """All revisions that are served, in the order in which they came."""

@@ -23,7 +23,7 @@ from kdbus.abi.decode import (
     decode_sized,
     results_of,
 )
-from kdbus.abi.revision import FINAL, REVISIONS, VERSION3, Kind, Revision
+from kdbus.abi.revision import FINAL, REVISIONS, VERSION2, VERSION3, Kind, Revision
 
 each_revision = pytest.mark.parametrize("revision", REVISIONS, ids=lambda revision: revision.name)
 
@@ -77,13 +77,10 @@ def test_numbers_of_items_are_the_revisions() -> None:
     [
         (Kind.PAYLOAD_OFF, words(5, 64), {"size": 5, "offset": 64}),
         (Kind.PAYLOAD_OFF, words(5, 2**64 - 1), {"size": 5, "offset": Named(2**64 - 1, "~0")}),
-        (Kind.PAYLOAD_MEMFD, struct.pack("<QQiI", 1, 2, -1, 0), {"start": 1, "size": 2, "fd": -1}),
         (Kind.BLOOM_PARAMETER, words(64, 8), {"size": 64, "n_hash": 8}),
         (Kind.BLOOM_FILTER, words(1, 2), {"generation": 1, "data": words(2)}),
         (Kind.BLOOM_MASK, words(1, 2), words(1, 2)),
         (Kind.TIMESTAMP, words(1, 2, 3), {"seqnum": 1, "monotonic_ns": 2, "realtime_ns": 3}),
-        (Kind.PIDS, words(1, 2, 3), {"pid": 1, "tid": 2, "ppid": 3}),
-        (Kind.AUXGROUPS, struct.pack("<2I", 4, 2**32 - 1), [4, 2**32 - 1]),
         (Kind.CMDLINE, b"a\0b c\0", [Text(b"a"), Text(b"b c")]),
         (Kind.EXE, b"/bin/true\0", Text(b"/bin/true")),
         (Kind.NAME, b"a\0b\0", b"a\0b\0"),
@@ -92,7 +89,6 @@ def test_numbers_of_items_are_the_revisions() -> None:
         (Kind.ID, b"123", b"123"),
         (Kind.CANCEL_FD, struct.pack("<i", -2), -2),
         (Kind.ATTACH_FLAGS_SEND, words(3), Flags(3, ("KDBUS_ATTACH_TIMESTAMP", "KDBUS_ATTACH_CREDS"), 0)),
-        (Kind.ATTACH_FLAGS_RECV, words(16383), Named(16383, "_KDBUS_ATTACH_ALL")),
         (Kind.ATTACH_FLAGS_RECV, words(2**64 - 1), Named(2**64 - 1, "_KDBUS_ATTACH_ANY")),
         (
             Kind.POLICY_ACCESS,
@@ -125,6 +121,44 @@ def test_numbers_of_items_are_the_revisions() -> None:
 )
 def test_payloads(revision: Revision, kind: Kind, payload: bytes, value: object) -> None:
     assert decode_payload(revision, kind.name, payload) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "value"),
+    [
+        (Kind.PAYLOAD_MEMFD, struct.pack("<QQiI", 1, 2, -1, 0), {"start": 1, "size": 2, "fd": -1}),
+        (Kind.PIDS, words(1, 2, 3), {"pid": 1, "tid": 2, "ppid": 3}),
+        (Kind.ATTACH_FLAGS_RECV, words(16383), Named(16383, "_KDBUS_ATTACH_ALL")),
+    ],
+)
+def test_payloads_that_version_2_does_not_know(kind: Kind, payload: bytes, value: object) -> None:
+    assert decode_payload(VERSION3, kind.name, payload) == decode_payload(FINAL, kind.name, payload) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "value"),
+    [
+        (Kind.PAYLOAD_MEMFD, struct.pack("<QiI", 2, -1, 0), {"size": 2, "fd": -1}),
+        (Kind.CREDS, words(1, 2, 3, 4, 5), {"uid": 1, "gid": 2, "pid": 3, "tid": 4, "starttime": 5}),
+        (Kind.AUDIT, words(1, 2), {"sessionid": 1, "loginuid": 2}),
+        (Kind.ATTACH_FLAGS_RECV, words(8191), Named(8191, "_KDBUS_ATTACH_ALL")),
+    ],
+)
+def test_payloads_of_version_2(kind: Kind, payload: bytes, value: object) -> None:
+    assert decode_payload(VERSION2, kind.name, payload) == value
+
+
+def test_in_version_2_a_message_is_a_command() -> None:
+    message = words(72, 2 | 1, 0, 0, 7, 0, 0, 3, 99)
+    decoded = decode_command(VERSION2, "SEND", message)
+    assert decoded["flags"] == Flags(3, ("KDBUS_MSG_EXPECT_REPLY", "KDBUS_MSG_SYNC_REPLY"), 0)
+    assert decoded["timeout_ns"] == 99 and "cookie_reply" not in decoded and "offset_reply" not in decoded
+    assert decode_command(VERSION2, "CANCEL", words(5, 0)) == {"cookie": 5, "flags": Flags(0, (), 0)}
+
+
+def test_groups_have_words_of_their_revision() -> None:
+    assert decode_payload(VERSION3, "AUXGROUPS", struct.pack("<2I", 4, 2**32 - 1)) == [4, 2**32 - 1]
+    assert decode_payload(FINAL, "AUXGROUPS", words(4, 2**32 - 1)) == [4, 2**32 - 1]
 
 
 def test_credentials_have_words_of_their_revision() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.errors import BadAddress, NoSuchSlice, PoolFull
+from broker.errors import BadAddress, NoSuchSlice, PoolFull, SliceNotHandedOut
 from broker.message import Message
 from broker.pool import Pool, Slice
 from tests.support.outside import FakeCaller, FakePool, fails
@@ -96,9 +96,11 @@ def test_freed_neighbours_melt_together() -> None:
 def test_a_program_frees_only_what_it_was_given() -> None:
     pool = make_pool()
     slice_ = pool.store(b"data")
-    for offset in (0, 1, 8, SIZE, (1 << 64) - 1):
+    for offset in (1, 8, SIZE, (1 << 64) - 1):
         with fails(NoSuchSlice, errno.ENXIO):
             pool.free_offset(offset)
+    with fails(SliceNotHandedOut, errno.ENXIO):
+        pool.free_offset(0)
     slice_.publish()
     slice_.release()
     with fails(NoSuchSlice, errno.ENXIO):
@@ -115,7 +117,7 @@ def test_a_slice_in_use_outlives_its_free() -> None:
     slice_.publish()
     pool.free_offset(0)
     assert pool.busy == 8
-    with fails(NoSuchSlice, errno.ENXIO):
+    with fails(SliceNotHandedOut, errno.ENXIO):
         pool.free_offset(0)
     slice_.release()
     assert pool.busy == 0
@@ -128,7 +130,7 @@ def test_a_child_lives_as_long_as_its_parent() -> None:
     parent.publish()
     parent.release()
     child.release()
-    with fails(NoSuchSlice, errno.ENXIO):
+    with fails(SliceNotHandedOut, errno.ENXIO):
         pool.free_offset(child.offset)
     assert pool.busy == 16
     pool.free_offset(parent.offset)

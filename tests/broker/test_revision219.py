@@ -11,6 +11,8 @@ import struct
 
 import pytest
 
+from broker import recognition
+from broker.behaviour import Behaviour
 from broker.errors import (
     AttachFlagsRefused,
     DuplicateItem,
@@ -27,12 +29,12 @@ from broker.errors import (
 )
 from broker.final import FINAL
 from broker.flow import is_lendable, is_native
-from broker.recognition import NAMES, named, spoken
+from broker.recognition import NAMES, named
 from broker.revision219 import REVISION219
 from broker.version3 import VERSION3
 from interposer.options import REVISIONS
 from kdbus.abi import revision219
-from tests.support.fakes import FakeFile
+from tests.support.fakes import FakeCaller, FakeFile
 from tests.support.final_peer import BROADCAST, ITEM, NEGOTIATE, Caller, FinalPeer, command, make_bus
 from tests.support.outside import SECOND, BusMaker, World, bloom_bits, fails, item, parse_items, string_item, words_item
 
@@ -212,6 +214,9 @@ def test_it_is_found_out_by_a_shorter_structure(world: World) -> None:
 
 
 def test_what_is_settled_stays() -> None:
+    def spoken(request: int, settled: Behaviour | None) -> Behaviour | None:
+        return recognition.spoken(request, settled, 0, FakeCaller())
+
     info = revision219.REQUESTS["KDBUS_CMD_CONN_INFO"]
     hello = {behaviour: behaviour.revision.requests["HELLO"] for behaviour in (VERSION3, FINAL)}
     assert spoken(info, None) is spoken(info, FINAL) is REVISION219
@@ -230,6 +235,6 @@ def test_what_is_forced_is_all_that_is_spoken(world: World) -> None:
 
 def test_names_of_revisions() -> None:
     assert REVISIONS == NAMES
-    assert [named(name).revision.name for name in NAMES] == ["3", "219", "final", "final"]
-    assert [is_native(named(name)) for name in NAMES] == [True, False, True, True]
+    assert [named(name).revision.name for name in NAMES] == ["2", "3", "219", "final", "final"]
+    assert [is_native(named(name)) for name in NAMES] == [False, True, False, True, True]
     assert command("kdbus_cmd_info", (), revision219)[:8] == struct.pack("<Q", 48)

@@ -30,7 +30,7 @@ def programs(open_folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("revision", ["3", "219", "final"])
-@pytest.mark.parametrize("program", ["basics", "dbus", "dbus_tasks", "exchange", "signals", "tasks"])
+@pytest.mark.parametrize("program", ["basics", "dbus", "dbus_tasks", "exchange", "pool", "signals", "tasks"])
 def test_client(program: str, revision: str, user: User, programs: Path) -> None:
     # It shares its numbers with the final revision, which is meant by them unless one is named.
     _run(program, revision, user, programs, ["--revision", "219"] if revision == "219" else [])
@@ -49,7 +49,7 @@ def test_client_served_natively(user: User, programs: Path) -> None:
 def _run(program: str, revision: str, user: User, programs: Path, options: list[str]) -> None:
     command = user.kdbus("run", *options, "--", user.python, "-m", f"tests.programs.client_{program}", revision)
     outcome = user.run(command, seconds=_SECONDS, folder=programs)
-    if outcome.status != 0 or "not ok" in outcome.output or "\nok - " not in outcome.output:
+    if outcome.status != 0 or "not ok" in outcome.output or "ok - " not in outcome.output:
         pytest.fail(f"{program} (as {user.name}), status {outcome.status}:\n{outcome.output}", pytrace=False)
 
 

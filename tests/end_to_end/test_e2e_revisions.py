@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,32 @@ def test_a_program_for_systemd_219(user: User, open_folder: Path, case: str) -> 
     assert outcome.status == 0 and "kdbus: revisions spoken: 219\n" in outcome.output, outcome.output
 
 
-@pytest.mark.parametrize("revision", ["3", "219"])
+@pytest.mark.parametrize("forced", [(), ("--revision", "2")], ids=["recognised", "named"])
+@pytest.mark.parametrize("case", cases_of("version2"))
+def test_a_program_of_version_2(user: User, open_folder: Path, case: str, forced: tuple[str, ...]) -> None:
+    program = str(compiled("version2", open_folder))
+    outcome = user.run(user.kdbus("run", "--statistics", *forced, "--", program, case), seconds=60)
+    assert outcome.status == 0 and "kdbus: revisions spoken: 2\n" in outcome.output, outcome.output
+
+
+@pytest.mark.parametrize(
+    ("service", "client", "answer"),
+    [
+        ("mixed-service", "mixed-client-2", "HELLO FROM VERSION 2"),
+        ("mixed-service-2", "mixed-client-2", "HELLO FROM VERSION 2"),
+        ("mixed-service-2", "mixed-client", "HELLO FROM FINAL"),
+    ],
+)
+def test_version_2_on_one_bus_with_others(
+    user: User, open_folder: Path, service: str, client: str, answer: str
+) -> None:
+    programs = [str(compiled(name, open_folder)) for name in (service, client)]
+    serving = replace(user, environment={**user.environment, "CLIENT": programs[1]})
+    outcome = serving.run(serving.kdbus("run", "--", programs[0]), seconds=60)
+    assert (outcome.status, outcome.output) == (0, f"client: {answer}\nok 1 - serves_another_revision\n1..1\n")
+
+
+@pytest.mark.parametrize("revision", ["2", "3", "219"])
 def test_nothing_else_is_spoken(user: User, open_folder: Path, revision: str) -> None:
     program = str(compiled("final", open_folder))
     outcome = user.run(user.kdbus("run", "--revision", revision, "--", program, "message"), seconds=60)

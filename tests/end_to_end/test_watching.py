@@ -193,6 +193,33 @@ def test_member_of_a_domain_is_found_by_its_number(place: Place, somewhere: User
     assert facts(somewhere, "list", "-p", str(program))["supervisor"]["pid"] == server.pid
 
 
+def test_one_that_is_stopped_is_no_riddle(place: Place, somewhere: User) -> None:
+    server = place.serve(somewhere)
+    server.kill(signal.SIGSTOP)
+    assert f"process {server.pid} does not answer; is it stopped?" in refused(somewhere, "list")
+    server.kill(signal.SIGCONT)
+    assert facts(somewhere)["supervisor"]["pid"] == server.pid
+
+
+@needs_root
+def test_domains_that_programs_mount(place: Place, watched: str) -> None:
+    """Their buses have the domain's number in front."""
+    root = here(place, current_user())
+    mounting = f"mount -t kdbusfs kdbusfs /sys/fs/kdbus && exec {watched} talk"
+    process = run(place, root, "sh", "-c", mounting)
+    assert [row[:2] for row in rows(kdbus(root, "list", "--bus", "1:0-watched"))] == [
+        ["1:0-watched", str(n)] for n in (1, 2)
+    ]
+    assert "there are 1:0-watched" in refused(root, "list", "--bus", "0-watched")
+    tree = kdbus(root, "tree").splitlines()
+    assert tree[1] == "domain 1, mounted by a program" and tree[2].startswith("└─ 1:0-watched")
+    monitor = place.start(root, *root.kdbus("monitor", "--kind", "call", "--count", "1"))
+    monitor.line()
+    process.say("talk")
+    assert monitor.line().split()[1] == "1:0-watched"
+    assert monitor.end()[0] == 0
+
+
 def test_native_calls_are_no_secret(place: Place, somewhere: User) -> None:
     """What the engine has is taken back to be looked at, and lent again."""
     server = place.serve(somewhere, options=("--statistics",))

@@ -2,7 +2,9 @@
 /*
  * A structure-aware fuzzer of kdbus, to be run under `kdbus run`; tests/fuzz.py starts it and watches the supervisor.
  *
- *     fuzz SEED STEPS
+ *     fuzz SEED STEPS [OTHER]
+ *
+ * OTHER: the same program built for another revision of kdbus, for buses on which both are spoken.
  *
  * reads numbers of rounds from stdin, one per line, and plays them one after the other: two buses, a custom endpoint,
  * three worker processes of two threads each; or, in every other round on average, a single worker with few
@@ -178,7 +180,7 @@ static void step(void)
 	case 23 ... 37: self->meeting->busy ? receive(peer) : send_message(peer); break;
 	case 38 ... 61: receive(peer); break;
 	case 62 ... 73: release_something(peer); break;
-	case 74 ... 77: name_command(peer); break;
+	case 74 ... 77: ask_for_name(peer); break;
 	case 78 ... 81: ask(peer); break;
 	case 82 ... 85: match_command(peer); break;
 	case 86 ... 87: update_peer(peer); break;
@@ -312,7 +314,7 @@ static int new_bus(struct meeting *meeting, unsigned int number, uint64_t seed)
 {
 	static struct draft draft;
 	struct kdbus_bloom_parameter bloom = { .size = 64, .n_hash = 1 };
-	struct kdbus_cmd_make *make = begin(&draft, sizeof(*make));
+	make_command *make = begin(&draft, sizeof(*make));
 	int fd = must_open("/sys/fs/kdbus/control");
 	char name[64];
 
@@ -330,16 +332,18 @@ static int new_endpoint(struct meeting *meeting)
 {
 	static struct draft draft;
 	struct kdbus_policy_access access = { .type = KDBUS_POLICY_ACCESS_WORLD, .access = KDBUS_POLICY_OWN };
-	struct kdbus_cmd_make *make = begin(&draft, sizeof(*make));
+	make_command *make = begin(&draft, sizeof(*make));
 	int fd = must_open(meeting->path[0]);
 	char name[64];
 
 	make->flags = KDBUS_MAKE_ACCESS_WORLD;
 	snprintf(name, sizeof(name), "%u-narrow", getuid());
 	add_string(&draft, KDBUS_ITEM_MAKE_NAME, name);
+	NEED(!ioctl(fd, KDBUS_CMD_ENDPOINT_MAKE, make));
+	begin(&draft, sizeof(update_command));
 	add_string(&draft, KDBUS_ITEM_NAME, "org.fuzz.n1");
 	add(&draft, KDBUS_ITEM_POLICY_ACCESS, &access, sizeof(access));
-	NEED(!ioctl(fd, KDBUS_CMD_ENDPOINT_MAKE, make));
+	NEED(!ioctl(fd, KDBUS_CMD_ENDPOINT_UPDATE, draft.words));
 	snprintf(meeting->path[BUSES], sizeof(meeting->path[BUSES]), "%.*s/%s",
 		 (int)(strrchr(meeting->path[0], '/') - meeting->path[0]), meeting->path[0], name);
 	return fd;
@@ -421,11 +425,41 @@ static bool calls_break_off(void)
 	return guarantee && (!strcmp(guarantee, "held") || !strcmp(guarantee, "remembered"));
 }
 
+/* The program built for another revision, which every second worker becomes; NULL for none. */
+static const char *other;
+static int meeting_file;
+
+static __attribute__((noreturn)) void become_other(struct meeting *meeting, uint64_t seed, unsigned int number,
+						   unsigned int steps)
+{
+	char words[4][24];
+
+	NEED(!fcntl(meeting->pass[0], F_SETFD, 0) && !fcntl(meeting->pass[1], F_SETFD, 0));
+	snprintf(words[0], sizeof(words[0]), "%d", meeting_file);
+	snprintf(words[1], sizeof(words[1]), "%llu", (unsigned long long)seed);
+	snprintf(words[2], sizeof(words[2]), "%u", number);
+	snprintf(words[3], sizeof(words[3]), "%u", steps);
+	execl(other, other, "--work", words[0], words[1], words[2], words[3], NULL);
+	NEED(!"it can be executed");
+	abort();
+}
+
+/* A worker of the program that was built for another revision. */
+static __attribute__((noreturn)) void work_for_other(char **words)
+{
+	struct meeting *meeting = mmap(NULL, sizeof(*meeting), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(words[0]), 0);
+
+	NEED(meeting != MAP_FAILED);
+	close(atoi(words[0]));
+	NEED(!fcntl(meeting->pass[0], F_SETFD, FD_CLOEXEC) && !fcntl(meeting->pass[1], F_SETFD, FD_CLOEXEC));
+	work(meeting, strtoull(words[1], NULL, 10), (unsigned int)atoi(words[2]), (unsigned int)atoi(words[3]));
+}
+
 static bool play(struct meeting *meeting, uint64_t seed, unsigned int steps)
 {
 	int bus[BUSES], endpoint;
 	pid_t workers[WORKERS];
-	unsigned int count = seed % 2 ? 1 : WORKERS;
+	unsigned int count = seed % 2 ? (other ? 2 : 1) : WORKERS;
 	uint64_t deadline, all = ACTORS * count * (uint64_t)steps, kill_at = mix(seed + 1) % (2 * all);
 	bool well = true;
 
@@ -442,6 +476,8 @@ static bool play(struct meeting *meeting, uint64_t seed, unsigned int steps)
 		NEED(workers[i] >= 0);
 		if (!workers[i]) {
 			close(STDIN_FILENO);
+			if (other && i % 2)
+				become_other(meeting, mix(seed + 100 * (i + 1)), i, steps);
 			work(meeting, mix(seed + 100 * (i + 1)), i, steps);
 		}
 	}
@@ -469,14 +505,21 @@ static bool play(struct meeting *meeting, uint64_t seed, unsigned int steps)
 
 int main(int argc, char **argv)
 {
-	struct meeting *meeting = mmap(NULL, sizeof(*meeting), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct meeting *meeting;
 	uint64_t seed;
 	unsigned int steps;
 	char line[64];
 	int control;
 
-	if (argc != 3 || meeting == MAP_FAILED)
+	if (argc == 6 && !strcmp(argv[1], "--work"))
+		work_for_other(argv + 2);
+	if (argc != 3 && argc != 4)
 		return 2;
+	other = argv[3];
+	meeting_file = memfd_create("meeting", 0);
+	NEED(meeting_file >= 0 && !ftruncate(meeting_file, sizeof(*meeting)));
+	meeting = mmap(NULL, sizeof(*meeting), PROT_READ | PROT_WRITE, MAP_SHARED, meeting_file, 0);
+	NEED(meeting != MAP_FAILED);
 	seed = strtoull(argv[1], NULL, 10);
 	steps = (unsigned int)strtoul(argv[2], NULL, 10);
 	NEED(!prctl(PR_SET_CHILD_SUBREAPER, 1));

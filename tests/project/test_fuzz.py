@@ -28,10 +28,13 @@ def fuzzer(open_folder: Path) -> Path:
 
 
 @pytest.mark.timeout(SECONDS + 600)
-@pytest.mark.parametrize(("flows", "share"), [(True, 0.7), (False, 0.3)], ids=["flows", "no-flows"])
-def test_fuzz(fuzzer: Path, flows: bool, share: float) -> None:
+@pytest.mark.parametrize(
+    ("revision", "flows", "share"),
+    [("3", True, 0.3), ("3", False, 0.15), ("final", True, 0.2), ("final", False, 0.1), ("mixed", True, 0.25)],
+)
+def test_fuzz(fuzzer: Path, revision: str, flows: bool, share: float) -> None:
     """Nothing is found: no crash, no surprise, no wrong answer, and nothing is left behind between the rounds."""
-    settings = Settings(seed=SEED, flows=flows)
+    settings = Settings(seed=SEED, flows=flows, revision=revision)
     outcome = play(fuzzer, settings, first=1, seconds=share * SECONDS)
     if outcome.finding is not None:
         told = f"seed {SEED}, round {outcome.finding.round}: {outcome.finding.text}"
@@ -40,9 +43,10 @@ def test_fuzz(fuzzer: Path, flows: bool, share: float) -> None:
     assert flows or outcome.natively == 0
 
 
-def test_busy_rounds_are_served_natively(fuzzer: Path) -> None:
+@pytest.mark.parametrize("revision", ["3", "final", "mixed"])
+def test_busy_rounds_are_served_natively(fuzzer: Path, revision: str) -> None:
     """Otherwise the fuzz says nothing about the native helper."""
-    outcome = play(fuzzer, Settings(seed=1), first=11, seconds=None, rounds=8)
+    outcome = play(fuzzer, Settings(seed=1, revision=revision), first=11, seconds=None, rounds=8)
     assert outcome.finding is None, outcome.finding.text
     assert outcome.natively > outcome.by_broker // 100
 

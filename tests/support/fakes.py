@@ -219,6 +219,7 @@ class FakeProcess:
     audit_ids: tuple[int, int] | None = (7, 1000)
     privileges: set[int] = field(default_factory=set)
     """Capabilities towards every user namespace."""
+    started: int = 5_000_000_000
     others: set[int] = field(default_factory=lambda: {1})
     """Further processes that `find_pid` finds."""
 
@@ -230,6 +231,9 @@ class FakeProcess:
 
     def pids(self) -> tuple[Pid, Pid, Pid]:
         return self._pid(self.pid), self._pid(self.tid), self._pid(self.ppid)
+
+    def start_time_ns(self) -> int:
+        return self.started
 
     def thread_name(self) -> bytes:
         return self.thread

@@ -136,21 +136,24 @@ static inline void connect_peer(struct peer *peer, bool exclusive)
 		meeting->highest_id[peer->bus] = peer->id;
 	if (pool_size <= 64 * PAGE && !one_in(8))
 		map_pool(peer);
-	check_list(peer, "HELLO", hello->offset, hello->items_size, 8, true);
+	check_list(peer, "HELLO", hello->offset, hello->items_size, IS_FINAL ? 0 : 8, true);
 }
 
 static inline void bye(struct peer *peer)
 {
-	int result = ioctl(peer->fd, KDBUS_CMD_BYEBYE, one_in(2) ? 0 : odd_number()) < 0 ? -errno : 0;
+	uint64_t empty[] = { 24, 0, 0 }; /* version 3 does not look at it */
+	int result = ioctl(peer->fd, KDBUS_CMD_BYEBYE, one_in(SPOILED) ? odd_number() : (uintptr_t)empty) < 0 ? -errno : 0;
+	const int over = IS_FINAL ? ECONNRESET : EALREADY;
 	struct pollfd entry = { .fd = peer->fd, .events = POLLIN };
 
 	self->steps++;
 	note("BYEBYE", peer->fd, result, 0, NULL, 0);
-	if (result && !is_among(-result, ERRORS(EALREADY, EBUSY, EOPNOTSUPP, ENOTTY, EINTR)))
+	if (result && !is_among(-result, ERRORS(over, EBUSY, EOPNOTSUPP, ENOTTY, EINTR)) &&
+	    !(IS_FINAL && is_among(-result, any_may_fail)))
 		found("BYEBYE failed with %s", strerrorname_np(-result));
-	if (peer->exclusive && result && peer->ended && result != -EALREADY && result != -EOPNOTSUPP && result != -EINTR)
+	if (peer->exclusive && result && peer->ended && !is_among(-result, ERRORS(over, EOPNOTSUPP, EINTR)))
 		found("BYEBYE of an ended connection failed with %s", strerrorname_np(-result));
-	if (result && result != -EALREADY)
+	if (result && result != -over)
 		return;
 	if (peer->exclusive && !result && peer->ended)
 		found("BYEBYE succeeded twice");
@@ -245,11 +248,14 @@ static inline uint64_t some_id(const struct peer *peer)
 	return one_in(4) ? peer->id : 1 + any((uint32_t)self->meeting->highest_id[peer->bus] + 2);
 }
 
+static const struct command as_message = { .flags_word = 1 };
+
 /* The message itself; its payload is marked if the receiver can recompute it. */
 static inline unsigned int draft_message(struct peer *peer, struct draft *draft, struct kdbus_cmd_send *command,
 					 int *opened)
 {
 	struct kdbus_msg *message = begin(draft, sizeof(*message));
+	uint64_t filter[16] = { 0 };
 	unsigned int count;
 	char name[64];
 	bool pure;
@@ -277,10 +283,12 @@ static inline unsigned int draft_message(struct peer *peer, struct draft *draft,
 		}
 		break;
 	case 6:
-		if (self->meeting->busy)
+		if (self->meeting->busy && !one_in(3))
 			break;
 		message->flags = KDBUS_MSG_SIGNAL;
-		add(draft, KDBUS_ITEM_BLOOM_FILTER, NULL, one_in(20) ? any(100) : 8 + 64);
+		if (self->meeting->busy) /* the same ones again and again, which are served natively */
+			filter[1] = any(2);
+		add(draft, KDBUS_ITEM_BLOOM_FILTER, self->meeting->busy ? filter : NULL, one_in(20) ? any(100) : 8 + 64);
 		if (!one_in(6))
 			message->dst_id = KDBUS_DST_ID_BROADCAST;
 		break;
@@ -331,7 +339,7 @@ static inline void send_message(struct peer *peer)
 		spoil(&draft, &commands[SEND], sizeof(*command));
 	result = issue(peer->fd, SEND, &draft, &steady);
 	after_call(peer, "SEND", result, steady);
-	if (placing.steady)
+	if (placing.steady && !(IS_FINAL && negotiates(&as_message, &message)))
 		compare("the message", &placing, message.words, 0);
 	/* The command of a later SEND may point here, if it is spoiled or changes, when the payload is of another message. */
 	change_word(&placing, offsetof(struct kdbus_msg, payload_type), PAYLOAD_ANYTHING);
@@ -378,7 +386,9 @@ static inline void receive(struct peer *peer)
 	after_call(peer, "RECV", result, steady);
 	if (!steady)
 		self->lost_descriptors = true;
-	if (result == -EAGAIN && readable && peer->exclusive && !(peer->flags & KDBUS_HELLO_ACTIVATOR))
+	/* In the final revision a loss makes it readable, too, and nothing urgent enough is EAGAIN. */
+	if (result == -EAGAIN && readable && peer->exclusive && !(peer->flags & KDBUS_HELLO_ACTIVATOR) &&
+	    !(IS_FINAL && (!steady || command->return_flags & DROPPED_MSGS || command->flags & KDBUS_RECV_USE_PRIORITY)))
 		found("RECV: nothing there, though poll said so");
 	if (result == -EOVERFLOW && steady && !command->dropped_msgs)
 		found("RECV: EOVERFLOW without a number");
@@ -458,6 +468,7 @@ static inline void release_something(struct peer *peer)
 	}
 	if (!peer->exclusive)
 		offset |= 1;
+	known = IS_FINAL && offset == peer->pool_size; /* stands for nothing, which may be freed */
 	for (unsigned int i = 0; i < peer->kept_count; i++)
 		known |= peer->kept[i].offset == offset;
 	if (known || peer->uncertain)
@@ -471,10 +482,10 @@ static inline void release_something(struct peer *peer)
 
 /* ---- all the rest ---- */
 
-static inline void name_command(struct peer *peer)
+static inline void ask_for_name(struct peer *peer)
 {
 	static _Thread_local struct draft draft;
-	struct kdbus_cmd_name *command = begin(&draft, sizeof(*command));
+	name_command *command = begin(&draft, sizeof(*command));
 	unsigned int which = one_in(3) ? NAME_RELEASE : NAME_ACQUIRE;
 	char name[64];
 	bool steady;
@@ -491,9 +502,9 @@ static inline void ask(struct peer *peer)
 {
 	static _Thread_local struct draft draft;
 	unsigned int which = NAME_LIST + any(3);
-	struct kdbus_cmd_info *command = begin(&draft, which == NAME_LIST ? sizeof(struct kdbus_cmd_name_list)
+	struct kdbus_cmd_info *command = begin(&draft, which == NAME_LIST ? sizeof(list_command)
 									  : sizeof(*command));
-	const struct kdbus_cmd_name_list *list = (const void *)command;
+	const list_command *list = (const void *)command;
 	bool steady;
 	int result;
 	char name[64];
@@ -501,6 +512,8 @@ static inline void ask(struct peer *peer)
 	if (peer->kept_count > KEPT - 3)
 		release(peer, any(peer->kept_count));
 	command->flags = random64() & commands[which].flags;
+	if (which != NAME_LIST)
+		ask_about(command, random64() & _KDBUS_ATTACH_ALL);
 	if (which == CONN_INFO && one_in(3)) {
 		make_name(name, sizeof(name));
 		add_string(&draft, KDBUS_ITEM_NAME, name);
@@ -514,7 +527,7 @@ static inline void ask(struct peer *peer)
 	if (result || !steady)
 		return;
 	if (which == NAME_LIST)
-		check_list(peer, "NAME_LIST", list->offset, list->list_size, 8, false);
+		check_list(peer, "NAME_LIST", list->offset, list->list_size, IS_FINAL ? 0 : 8, false);
 	else
 		check_list(peer, commands[which].name, command->offset, command->info_size, sizeof(struct kdbus_info), true);
 }
@@ -564,7 +577,7 @@ static inline void update_peer(struct peer *peer)
 	bool steady;
 	char name[64];
 
-	begin(&draft, sizeof(struct kdbus_cmd_update));
+	begin(&draft, sizeof(update_command));
 	if (one_in(2))
 		add_word(&draft, KDBUS_ITEM_ATTACH_FLAGS_SEND, _KDBUS_ATTACH_ALL);
 	if (one_in(2))
@@ -575,7 +588,7 @@ static inline void update_peer(struct peer *peer)
 		add(&draft, KDBUS_ITEM_POLICY_ACCESS, &access, sizeof(access));
 	}
 	if (one_in(SPOILED))
-		spoil(&draft, &commands[which], sizeof(struct kdbus_cmd_update));
+		spoil(&draft, &commands[which], sizeof(update_command));
 	after_call(peer, commands[which].name, issue(peer->fd, which, &draft, &steady), which == CONN_UPDATE);
 }
 
@@ -586,7 +599,7 @@ static inline void make_something(void)
 	struct kdbus_bloom_parameter bloom = { .size = one_in(10) ? odd_number() : 64, .n_hash = 1 };
 	bool endpoint = one_in(2), steady;
 	int fd = open_node(endpoint ? self->meeting->path[0] : "/sys/fs/kdbus/control");
-	struct kdbus_cmd_make *make = begin(&draft, sizeof(*make));
+	make_command *make = begin(&draft, sizeof(*make));
 	char name[80];
 
 	if (fd < 0)
@@ -600,7 +613,7 @@ static inline void make_something(void)
 		spoil(&draft, &commands[BUS_MAKE], sizeof(*make));
 	issue(fd, endpoint ? ENDPOINT_MAKE : BUS_MAKE, &draft, &steady);
 	if (endpoint && one_in(2)) {
-		begin(&draft, sizeof(struct kdbus_cmd_update));
+		begin(&draft, sizeof(update_command));
 		add_string(&draft, KDBUS_ITEM_NAME, "org.fuzz.*");
 		issue(fd, ENDPOINT_UPDATE, &draft, &steady);
 	}

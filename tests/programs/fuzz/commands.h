@@ -1,80 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Commands: their tables, how one is made up and spoiled, and how it is issued and judged.
- *
- * `may_fail` lists the errors that the documentation and the source of version 3 name for a command, besides those of
- * all commands. Another one, an EIO of the supervisor's above all, is a finding.
  */
 #ifndef FUZZ_COMMANDS_H
 #define FUZZ_COMMANDS_H
 
-#include "memory.h"
+#include "revision.h"
 
 #define COMMAND_BYTES (36 * 1024)
-#define WORD(struct, member) (1ULL << offsetof(struct, member) / 8)
-
-struct command {
-	const char *name;
-	unsigned long request;
-	size_t size;		/* of the structure */
-	uint64_t flags;		/* that it knows */
-	unsigned int flags_word, kernel_flags_word;
-	uint64_t results;	/* a bit for each word that may be written */
-	const int *may_fail;
-	bool keeps_kernel_flags; /* in the end all is written back as it was */
-};
-
-enum { BUS_MAKE, ENDPOINT_MAKE, HELLO, SEND, RECV, FREE, NAME_ACQUIRE, NAME_RELEASE, NAME_LIST, CONN_INFO, CREATOR_INFO,
-       CONN_UPDATE, ENDPOINT_UPDATE, MATCH_ADD, MATCH_REMOVE, COMMANDS };
-
-#define ERRORS(...) (const int[]) { __VA_ARGS__ __VA_OPT__(,) 0 }
-
-static const struct command commands[COMMANDS] = {
-	[BUS_MAKE] = { "BUS_MAKE", KDBUS_CMD_BUS_MAKE, sizeof(struct kdbus_cmd_make), 3, 1, 2,
-		       WORD(struct kdbus_cmd_make, kernel_flags) | WORD(struct kdbus_cmd_make, return_flags),
-		       ERRORS(EEXIST, EMFILE, EBADMSG, ENAMETOOLONG, EBADFD), false },
-	[ENDPOINT_MAKE] = { "ENDPOINT_MAKE", KDBUS_CMD_ENDPOINT_MAKE, sizeof(struct kdbus_cmd_make), 3, 1, 2,
-			    WORD(struct kdbus_cmd_make, kernel_flags) | WORD(struct kdbus_cmd_make, return_flags),
-			    ERRORS(EPERM, EEXIST, EBADMSG, ENAMETOOLONG, E2BIG), false },
-	[HELLO] = { "HELLO", KDBUS_CMD_HELLO, sizeof(struct kdbus_cmd_hello), 15, 1, 2, 0x7ffe,
-		    ERRORS(ECONNREFUSED, EPERM, EMFILE, EEXIST, ENOMEM, ENOBUFS, EBADMSG, E2BIG, ENAMETOOLONG), true },
-	[SEND] = { "SEND", KDBUS_CMD_SEND, sizeof(struct kdbus_cmd_send), 1, 1, 2,
-		   WORD(struct kdbus_cmd_send, kernel_flags) | WORD(struct kdbus_cmd_send, kernel_msg_flags) |
-		   WORD(struct kdbus_cmd_send, return_flags) | 7ULL << offsetof(struct kdbus_cmd_send, reply) / 8,
-		   ERRORS(EPERM, ENOTUNIQ, E2BIG, EEXIST, EMEDIUMTYPE, EMFILE, EBADMSG, ETXTBSY, ECOMM, EDOM,
-			  EDESTADDRREQ, ESRCH, EADDRNOTAVAIL, ENXIO, ETIMEDOUT, EPIPE, ENOBUFS, EREMCHG, EXFULL, EREMOTEIO,
-			  ECANCELED, EMLINK, ENAMETOOLONG), false },
-	[RECV] = { "RECV", KDBUS_CMD_RECV, sizeof(struct kdbus_cmd_recv), 7, 1, 2,
-		   WORD(struct kdbus_cmd_recv, kernel_flags) | WORD(struct kdbus_cmd_recv, return_flags) |
-		   15ULL << offsetof(struct kdbus_cmd_recv, dropped_msgs) / 8,
-		   ERRORS(EAGAIN, ENOMSG, EOVERFLOW, ENOBUFS, ENAMETOOLONG), false },
-	[FREE] = { "FREE", KDBUS_CMD_FREE, sizeof(struct kdbus_cmd_free), 0, 2, 3,
-		   WORD(struct kdbus_cmd_free, kernel_flags) | WORD(struct kdbus_cmd_free, return_flags),
-		   ERRORS(ENXIO, ENAMETOOLONG), false },
-	[NAME_ACQUIRE] = { "NAME_ACQUIRE", KDBUS_CMD_NAME_ACQUIRE, sizeof(struct kdbus_cmd_name), 7, 1, 2, 14,
-			   ERRORS(EPERM, EALREADY, EEXIST, E2BIG, ENAMETOOLONG, ENOBUFS), true },
-	[NAME_RELEASE] = { "NAME_RELEASE", KDBUS_CMD_NAME_RELEASE, sizeof(struct kdbus_cmd_name), 0, 1, 2, 12,
-			   ERRORS(ESRCH, EADDRINUSE, ENAMETOOLONG, ENOBUFS), false },
-	[NAME_LIST] = { "NAME_LIST", KDBUS_CMD_NAME_LIST, sizeof(struct kdbus_cmd_name_list), 15, 1, 2, 0x3c,
-			ERRORS(ENOBUFS, ENAMETOOLONG), false },
-	[CONN_INFO] = { "CONN_INFO", KDBUS_CMD_CONN_INFO, sizeof(struct kdbus_cmd_info), _KDBUS_ATTACH_ALL, 1, 2, 0x6c,
-			ERRORS(ESRCH, ENXIO, ENOBUFS, ENAMETOOLONG), false },
-	[CREATOR_INFO] = { "BUS_CREATOR_INFO", KDBUS_CMD_BUS_CREATOR_INFO, sizeof(struct kdbus_cmd_info),
-			   _KDBUS_ATTACH_ALL, 1, 2, 0x6c, ERRORS(ENOBUFS, ENAMETOOLONG), false },
-	[CONN_UPDATE] = { "CONN_UPDATE", KDBUS_CMD_CONN_UPDATE, sizeof(struct kdbus_cmd_update), 0, 1, 2, 12,
-			  ERRORS(E2BIG, EEXIST, ECONNREFUSED, ENAMETOOLONG, EBADMSG), false },
-	[ENDPOINT_UPDATE] = { "ENDPOINT_UPDATE", KDBUS_CMD_ENDPOINT_UPDATE, sizeof(struct kdbus_cmd_update), 0, 1, 2, 12,
-			      ERRORS(E2BIG, EEXIST, ENAMETOOLONG), false },
-	[MATCH_ADD] = { "MATCH_ADD", KDBUS_CMD_MATCH_ADD, sizeof(struct kdbus_cmd_match), 1, 2, 3, 24,
-			ERRORS(EDOM, EMFILE, EEXIST, ENAMETOOLONG), false },
-	[MATCH_REMOVE] = { "MATCH_REMOVE", KDBUS_CMD_MATCH_REMOVE, sizeof(struct kdbus_cmd_match), 0, 2, 3, 24,
-			   ERRORS(ENOENT, ENAMETOOLONG), false },
-};
-
-/* Bad memory, sizes and items; a handle in another state, of another kind, or at its end; a signal. */
-static const int any_may_fail[] = { EFAULT, EINVAL, EMSGSIZE, ENOTTY, EBADF, EBADFD, ESHUTDOWN, ECONNRESET, EOPNOTSUPP,
-				    EINTR, 0 };
-
 static inline bool is_among(int error, const int *errors)
 {
 	for (; *errors; errors++)
@@ -235,10 +168,19 @@ static inline void spoil(struct draft *draft, const struct command *command, siz
 /* Whether the known flags must have been written: the command got as far as its flags. */
 static inline bool flags_were_checked(const struct command *command, const struct draft *draft, int result)
 {
-	if (draft->words[0] != draft->size || draft->size > 4096)
+	if (!command->kernel_flags_word || draft->words[0] != draft->size || draft->size > 4096)
 		return false;
 	return result == 0 ? !command->keeps_kernel_flags
 			   : result == -EINVAL && (draft->words[command->flags_word] & ~command->flags);
+}
+
+/* Whether it asks what is supported, or may look like that: flags and items are written over then. */
+static inline bool negotiates(const struct command *command, const struct draft *draft)
+{
+	for (size_t at = 0; at < draft->size / 8; at++)
+		if (draft->words[at] == NEGOTIATE_ITEM)
+			return true;
+	return draft->words[command->flags_word] & NEGOTIATE_FLAG;
 }
 
 /* Places and issues a command; 0 or -errno. With `*steady`, what came back is in the draft, and has been checked. */
@@ -257,9 +199,12 @@ static inline int issue(int fd, unsigned int which, struct draft *draft, bool *s
 	*steady = placing.steady;
 	if (!placing.steady)
 		return result;
-	compare(command->name, &placing, draft->words, command->results);
+	if (IS_FINAL && negotiates(command, draft))
+		*steady = false;
+	else
+		compare(command->name, &placing, draft->words, command->results);
 	if (flags_were_checked(command, draft, result) &&
-	    after[command->kernel_flags_word] != (command->flags | KDBUS_FLAG_KERNEL))
+	    after[command->kernel_flags_word] != (command->flags | 1ULL << 63))
 		found("%s: kernel_flags are %#llx", command->name, (unsigned long long)after[command->kernel_flags_word]);
 	memcpy(draft->words, after, draft->size);
 	return result;

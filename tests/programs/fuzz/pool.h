@@ -129,13 +129,17 @@ struct walk {
 	int missing;		/* descriptors that could not be installed */
 };
 
+/* In the final revision it lies in the message's own slice, behind the message, and is counted from there. */
 static inline void check_payload(struct walk *walk, const struct kdbus_vec *vec)
 {
 	const struct peer *peer = walk->peer;
+	const unsigned char *start = IS_FINAL ? (const unsigned char *)walk->message : peer->pool;
+	uint64_t room = IS_FINAL ? walk->slice->size : peer->pool_size;
 
 	if (vec->offset != UINT64_MAX) {
-		if (vec->size > peer->pool_size || vec->offset > peer->pool_size - vec->size)
-			found("%s: payload of %#llx bytes at %#llx of the pool", walk->what, (unsigned long long)vec->size,
+		if (vec->size > room || vec->offset > room - vec->size ||
+		    (IS_FINAL && vec->offset < ALIGN8(walk->message->size)))
+			found("%s: payload of %#llx bytes at %#llx", walk->what, (unsigned long long)vec->size,
 			      (unsigned long long)vec->offset);
 		if (walk->slice->from == walk->slice->to)
 			walk->slice->from = walk->slice->to = vec->offset;
@@ -143,7 +147,7 @@ static inline void check_payload(struct walk *walk, const struct kdbus_vec *vec)
 			found("%s: payload goes back to %#llx", walk->what, (unsigned long long)vec->offset);
 		walk->slice->to = vec->offset + vec->size;
 		for (uint64_t i = 0; walk->message->payload_type == PAYLOAD_PATTERN && i < vec->size; i++)
-			if (peer->pool[vec->offset + i] != pattern(walk->message->cookie, walk->position + i))
+			if (start[vec->offset + i] != pattern(walk->message->cookie, walk->position + i))
 				found("%s: byte %llu of the payload is not what was sent", walk->what,
 				      (unsigned long long)(walk->position + i));
 	}
@@ -180,6 +184,10 @@ static inline void check_item(struct walk *walk, const struct kdbus_item *item)
 		if (!is_string(item))
 			found("%s: item %#llx is no string", walk->what, (unsigned long long)item->type);
 		break;
+	case KDBUS_ITEM_BLOOM_FILTER:
+		if (!IS_FINAL)
+			found("%s: a filter in a message", walk->what);
+		break;
 	case KDBUS_ITEM_CMDLINE:
 	case KDBUS_ITEM_TIMESTAMP:
 	case KDBUS_ITEM_CREDS:
@@ -203,18 +211,23 @@ static inline const struct kdbus_msg *check_message(struct peer *peer, const cha
 						    const struct kdbus_msg_info *info, bool peeked)
 {
 	struct slice slice = { .offset = info->offset, .size = info->msg_size, .peeked = peeked };
-	struct walk walk = { .peer = peer, .what = what, .installed = !peeked, .slice = &slice };
+	bool installed = !peeked && (!IS_FINAL || peer->flags & KDBUS_HELLO_ACCEPT_FD);
+	struct walk walk = { .peer = peer, .what = what, .installed = installed, .slice = &slice };
 	const struct kdbus_item *item;
 	uint64_t at = sizeof(struct kdbus_msg);
 
 	check_place(peer, what, info->offset, info->msg_size, sizeof(struct kdbus_msg));
 	if (!peer->pool) {
 		self->lost_descriptors = true;
-		keep(peer, slice, what);
+		if (IS_FINAL && peeked)
+			peer->uncertain = true;
+		else
+			keep(peer, slice, what);
 		return NULL;
 	}
 	walk.message = (const void *)(peer->pool + info->offset);
-	if (ALIGN8(walk.message->size) != info->msg_size)
+	if (walk.message->size < sizeof(struct kdbus_msg) ||
+	    (IS_FINAL ? ALIGN8(walk.message->size) > info->msg_size : ALIGN8(walk.message->size) != info->msg_size))
 		found("%s: a message of %llu bytes in %llu", what, (unsigned long long)walk.message->size,
 		      (unsigned long long)info->msg_size);
 	if (!walk.message->src_id != !walk.message->payload_type)
@@ -225,24 +238,31 @@ static inline const struct kdbus_msg *check_message(struct peer *peer, const cha
 		      (unsigned long long)walk.message->cookie);
 	while ((item = next_item(what, (const void *)walk.message, walk.message->size, &at)))
 		check_item(&walk, item);
-	if (!peeked && !!walk.missing != !!(info->return_flags & KDBUS_RECV_RETURN_INCOMPLETE_FDS))
+	if (installed && !!walk.missing != !!(info->return_flags & KDBUS_RECV_RETURN_INCOMPLETE_FDS))
 		found("%s: %d descriptors are missing, but return_flags are %#llx", what, walk.missing,
 		      (unsigned long long)info->return_flags);
-	keep(peer, slice, what);
+	if (IS_FINAL) /* what has been looked at lies in the slice */
+		slice.from = slice.to = 0;
+	if (IS_FINAL && peeked) /* the very slice that RECV gives out later, or somebody else by then */
+		peer->uncertain = true;
+	else
+		keep(peer, slice, what);
 	return walk.message;
 }
 
-/* A list of items was given out, after `head` bytes whose first word counts them all. */
+/* A list of items was given out, after `head` bytes whose first word counts them all; just the items, if that is 0. */
 static inline void check_list(struct peer *peer, const char *what, uint64_t offset, uint64_t size, uint64_t head,
 			      bool nested)
 {
 	struct slice slice = { .offset = offset, .size = size };
 	uint64_t at = head;
 
+	if (IS_FINAL && !size && offset == peer->pool_size) /* there was nothing to give out */
+		return;
 	check_place(peer, what, offset, size, head);
 	if (peer->pool) {
 		const unsigned char *list = peer->pool + offset;
-		uint64_t told = *(const uint64_t *)(const void *)list;
+		uint64_t told = head ? *(const uint64_t *)(const void *)list : size;
 
 		if (told < head || ALIGN8(told) != size)
 			found("%s: a list that says %llu bytes in %llu", what, (unsigned long long)told, (unsigned long long)size);
