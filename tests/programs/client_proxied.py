@@ -183,7 +183,6 @@ def both_byte_orders_are_spoken(stage: Stage) -> None:
 def who_breaks_the_protocol_is_cut_off(stage: Stage) -> None:
     lies: tuple[bytes, ...] = (
         b"GET / HTTP/1.1\r\n\r\n",
-        version1.build(replace(HELLO, member="ListNames")),
         version1.build(HELLO)[:4] + b"\xff" * 12,
         version1.build(HELLO) + b"x" * 16,
         version1.build(HELLO) + version1.build(replace(HELLO, cookie=2, descriptors=1)),
