@@ -4,8 +4,8 @@
 It says who it is (`bridge.sasl`), says Hello, and has a connection of kdbus from then on. Three tasks work for it: one
 takes what it sends, one what the bus has for it, one writes. When one of them ends, so do the others.
 
-What ends it, besides its own wish: that it does not say Hello in time, or says something else before; an invalid
-message, as with dbus-daemon; more unread answers than it may have. It is told nothing, as it is not known whether it
+What ends it, besides its own wish: that it does not say Hello in time; an invalid message, as with dbus-daemon; more
+unread answers than it may have. It is told nothing, as it is not known whether it
 would understand. Others learn from the bus that it went.
 
 *Whose connection it is.* Where this process may (as the bus's owner), the connection is in the name of the client, as
@@ -95,13 +95,14 @@ class Client:
     # ---- until Hello
 
     async def _log_in(self) -> kdbus.trio.Connection | None:
-        """The client's connection of kdbus; None if it went, or was told why it gets none."""
+        """The client's connection of kdbus; None if it went before."""
         if self._user not in (0, os.geteuid()) and not self._terms.other_users:
             raise Refused(f"clients of the user {self._user} are not accepted")
         authentication = Authentication(self._user, self._terms.guid, anonymous=self._terms.anonymous)
         while not authentication.done:
             data, descriptors = await self._stream.read()
-            if not data or _closed(descriptors):
+            _close(descriptors)
+            if not data:
                 return None
             answer = authentication.take(data)
             if answer:
@@ -109,15 +110,18 @@ class Client:
         self._passes_descriptors = authentication.passes_descriptors
         self._framing.feed(authentication.rest())
         while True:
-            call = self._framing.next()
-            if call is not None:
-                return await self._hello(version1.parse(call))
+            while (call := self._framing.next()) is not None:
+                peer = await self._hello(version1.parse(call))
+                if peer is not None:
+                    return peer
             if not await self._read():
                 return None
 
     async def _hello(self, call: Message) -> kdbus.trio.Connection | None:
+        """Take the first message, or the next one: a connection for Hello, or else an error for an answer."""
+        _close(self._framing.claim(call.descriptors))
         is_hello = call.type == MessageType.METHOD_CALL and (call.destination, call.member) == (DRIVER, "Hello")
-        if not is_hello or call.interface not in (None, DRIVER) or call.descriptors:
+        if not is_hello or call.interface not in (None, DRIVER):
             reason = ErrorReply(
                 ACCESS_DENIED, "Client tried to send a message other than Hello without being registered"
             )
@@ -191,16 +195,16 @@ class Client:
                 return
 
     async def _read(self) -> bool:
-        """Read on; False at the end. Raises Malformed for descriptors where none are agreed on, or whose message does
-        not come."""
+        """Read on; False at the end. Descriptors are dropped where none are agreed on. Raises Malformed if some wait
+        too long for their message."""
         patience = self._limits.descriptors_seconds if self._framing.waits_with_descriptors else float("inf")
         with trio.move_on_after(patience) as scope:
             data, descriptors = await self._stream.read()
         if scope.cancelled_caught:
             raise Malformed("descriptors whose message does not come")
-        if descriptors and not self._passes_descriptors:
-            _closed(descriptors)
-            raise Malformed("descriptors without having agreed on them")
+        if not self._passes_descriptors:
+            _close(descriptors)
+            descriptors = []
         self._framing.feed(data, descriptors)
         return bool(data)
 
@@ -221,7 +225,7 @@ class Client:
             if message.expects_reply:
                 self._inward.say(error(replace(message, sender=None), NOT_SUPPORTED, str(reason)))
         finally:
-            _closed(descriptors)
+            _close(descriptors)
 
     async def _ask_driver(self, message: Message) -> None:
         """Answer a call of the driver, or of nobody, which is the bus as a peer. Whatever else comes to it, it does not
@@ -246,11 +250,9 @@ def _is_call(message: Message) -> bool:
     return message.type == MessageType.METHOD_CALL
 
 
-def _closed(descriptors: Sequence[Descriptor]) -> bool:
-    """Close them; whether there were any."""
+def _close(descriptors: Sequence[Descriptor]) -> None:
     for descriptor in descriptors:
         descriptor.close()
-    return bool(descriptors)
 
 
 def _first(reasons: BaseExceptionGroup[Any]) -> BaseException:

@@ -80,6 +80,24 @@ def test_programs_of_both_kinds(user: User, folder: Path) -> None:
     assert outcome.output.count("ok - ") == outcome.output.count("\n") >= 10
 
 
+def test_what_is_invalid_ends_a_client_as_with_dbus_daemon(user: User, folder: Path) -> None:
+    needed("dbus-daemon", "dbus-daemon")
+    program = (user.python, "-m", "tests.programs.dbus_bad_input")
+    with daemon(user, folder) as address:
+        expected = user.run(["env", f"DBUS_SESSION_BUS_ADDRESS={address}", *program], folder=folder)
+    assert expected.status == 0, expected.output
+    assert expected.output.count("hung up") > 40
+    found = proxied(user, *program, folder=folder)
+    different = difflib.unified_diff(expected.output.splitlines(), found.output.splitlines(), "dbus-daemon", "proxy")
+    assert found == expected, "\n".join(different)
+
+
+def test_bounds(user: User, folder: Path) -> None:
+    outcome = proxied(user, user.python, "-m", "tests.programs.dbus_bounds", folder=folder)
+    assert outcome.status == 0, outcome.output
+    assert outcome.output.count("ok - ") == outcome.output.count("\n") >= 6, outcome.output
+
+
 def test_dbus_send(user: User) -> None:
     needed("dbus-send", "dbus-bin")
     outcome = proxied(
