@@ -118,6 +118,7 @@ class Connection:
     `owed` those that others wait for from it. `names` are in the order in which they were acquired. `last_sent`,
     `last_broadcast` and `last_received` are hints for `broker.flow`: the unicast message that the last command sent,
     with its receiver and the name by which it was addressed, the broadcast that it sent, the message that it received.
+    `refused_by` is whose queue was too full for the one that it was to send.
     """
 
     def __init__(self, endpoint: Endpoint, hello: Invocation, opener: Opener) -> None:
@@ -170,6 +171,7 @@ class Connection:
         self.events: ConnectionEvents | None = None
         self.last_sent: tuple[Message, Connection, NameEntry | None] | None = None
         self.last_broadcast: Message | None = None
+        self.refused_by: Connection | None = None
         self.last_received: Message | None = None
         self.pool = self._new_pool(hello)
         try:
@@ -333,7 +335,7 @@ class Connection:
             return
         self.active = False
         # Or each of a row of connections, the next of which writes to the last, would keep all that have gone before.
-        self.last_sent = self.last_broadcast = self.last_received = None
+        self.last_sent = self.last_broadcast = self.last_received = self.refused_by = None
         bus = self.bus
         if self.events is not None:
             self.events.disconnected()

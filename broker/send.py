@@ -312,6 +312,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
         if reply is not None:
             reply.drop()
         if isinstance(error, QueueFull):
+            source.refused_by = destination
             # All that a flow depends on was decided before; it may well be the first message of many (`broker.flow`).
             source.last_sent = sent, destination, name
         raise

@@ -193,6 +193,10 @@ class Engine:
         """Forget all that was learnt. Raises OSError(EBUSY) while anything is lent."""
         self._check(lib.kdbus_engine_forget_origins(self._engine), "forget origins")
 
+    def favour(self, thread: int) -> None:
+        """The next call of that thread's process comes before all turns, once (`native/shares.c`)."""
+        lib.kdbus_engine_favour(self._engine, thread)
+
     def charge(self, cost_ns: int) -> None:
         """Whoever made the present call is charged that, instead of the time that it takes (`native/shares.c`)."""
         lib.kdbus_engine_charge(self._engine, cost_ns)

@@ -363,6 +363,7 @@ void kdbus_engine_look(struct kdbus_engine *engine, uint64_t now_ns);
 int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, struct kdbus_received *const *received,
                         size_t count);
 void kdbus_engine_charge(struct kdbus_engine *engine, uint64_t cost);
+void kdbus_engine_favour(struct kdbus_engine *engine, uint32_t thread);
 int kdbus_engine_put(struct kdbus_engine *engine, int listener, const struct kdbus_notification *notification);
 int kdbus_engine_take(struct kdbus_engine *engine, int listener, struct kdbus_notification *notification);
 void kdbus_engine_attend(struct kdbus_engine *engine, int descriptor);

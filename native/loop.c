@@ -133,6 +133,12 @@ void kdbus_engine_charge(struct kdbus_engine *engine, uint64_t cost)
     engine->chosen_ns = 0;
 }
 
+// The next call of that thread's process is served first.
+void kdbus_engine_favour(struct kdbus_engine *engine, uint32_t thread)
+{
+    shares_favour_thread(engine->shares, thread);
+}
+
 // A call that was received from `listener` waits for its turn: 0, or -ENOMEM. One that is over is forgotten.
 int kdbus_engine_put(struct kdbus_engine *engine, int listener, const struct kdbus_notification *notification)
 {

@@ -106,6 +106,8 @@ class Flows:
         """For the memfds in messages that are lent, by the descriptors that were given away."""
         self._busy = Busy()
         self._repeated = Repeated()
+        self._receiving: dict[Connection, int] = {}
+        """The thread that received last, of those whose RECV the broker has served."""
         self._lent = False
         self._served = 0
 
@@ -238,9 +240,14 @@ class Flows:
         """The broker has served this ioctl on `handle`: if it was a hot call, remember whatever could be repeated."""
         broker = handle.broker
         request = notification.arguments[1] & 0xFFFFFFFF
-        if not self.enabled or request not in _HOT:
+        if request not in _HOT or not isinstance(broker, EndpointHandle) or broker.connection is None:
             return
-        if not isinstance(broker, EndpointHandle) or broker.connection is None or not broker.connection.active:
+        if request in _RECV:
+            self._receiving[broker.connection] = notification.pid
+        elif broker.connection.refused_by in self._receiving:
+            # Or nobody makes room: whoever is refused tries again.
+            self._engine.favour(self._receiving[broker.connection.refused_by])
+        if not self.enabled or not broker.connection.active:
             return
         with suppress(OSError):
             index = self._index(broker.connection, handle)
@@ -430,6 +437,7 @@ class Flows:
         if connection is None:
             return
         self._repeated.forget(connection)
+        self._receiving.pop(connection, None)
         index = self._indices.pop(connection, None)
         if index is not None:
             self._engine.remove(index)

@@ -149,7 +149,8 @@ def _supervisor(receive: Callable[[int, int], Notification | None]) -> tuple[Sup
     """A supervisor, and what stands for its only tree."""
     mounts = SimpleNamespace(has_news=lambda: False)
     waiting = SimpleNamespace(next_look_ns=lambda: None)
-    tree = SimpleNamespace(waiting=waiting, mounts=mounts)
+    delayed = SimpleNamespace(next_ns=lambda: None)
+    tree = SimpleNamespace(waiting=waiting, mounts=mounts, delayed=delayed)
     flows = SimpleNamespace(receive=receive, listener=7, look=lambda _now: None, deadline_ns=lambda: None, served=0)
     supervisor = Supervisor.__new__(Supervisor)
     supervisor._next = None
