@@ -47,7 +47,7 @@ def proxy(given: Given, command: Sequence[str]) -> int:
     readiness = Readiness(given.last("--ready-fd"))
     verbose = given.keys() & {"-v", "--verbose"}
     logging.basicConfig(format="kdbus: %(message)s", level=logging.INFO if verbose else logging.WARNING)
-    terms = Terms(bus_name(bus), new_guid(), anonymous="--anonymous" in given)
+    terms = Terms(bus_name(bus), new_guid(), anonymous="--anonymous" in given, other_users="--all-users" in given)
     _try_out(terms.bus)
     with ExitStack() as stack:
         passed = passed_socket(socket.SOCK_STREAM)
@@ -60,7 +60,7 @@ def proxy(given: Given, command: Sequence[str]) -> int:
                 folder = tempfile.mkdtemp(prefix="kdbus-proxy-")
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
                 path = f"{folder}/bus"
-            listening = domain_socket.listen(path, 0o600, socket.SOCK_STREAM)
+            listening = domain_socket.listen(path, 0o666 if terms.other_users else 0o600, socket.SOCK_STREAM)
             stack.callback(_unlink, path, os.lstat(path).st_ino)
         stack.callback(listening.close)
         return trio.run(_serve, Proxy(terms), listening, f"{address_of(path)},guid={terms.guid}", command, readiness)
