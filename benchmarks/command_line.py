@@ -2,7 +2,8 @@
 """The command `python -m benchmarks`: arguments in, tables out, an exit status.
 
 Results go to stdout, what is being measured to stderr. The status is 1 if a measurement failed; what is not installed,
-a disturbed result or a missed target is no failure of the benchmarks.
+a disturbed result or a missed target is no failure of the benchmarks. A run that is interrupted tells what it has
+measured, and ends with 130; the file of --json has at any moment what there is.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ PAGE_FILE = "measurements.md"
 NOISE = 0.1
 """The part of the processors' time from which on other programs disturb a run."""
 
+_INTERRUPTED = 130
 REVISIONS = ("3", "final")
 
 DESCRIPTION = """\
@@ -88,43 +90,82 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not path.is_dir():
             parser.error(f"{path} is not a folder; make it first")
 
-    mode = "quick" if options.quick else "full"
-    settings = _settings(options)
-    groups = [group for group in GROUPS if not options.groups or group.name in options.groups]
-    facts = machine.describe()
     before = machine.others_share()
-    started = time.gmtime()
-    start = time.monotonic()
+    run = _Run(options, _settings(options), machine.describe())
+    run.facts["kdbus API"] = f"revision {options.revision}"
+    groups = [group for group in GROUPS if not options.groups or group.name in options.groups]
+    interrupted = False
     try:
-        results = _measure(groups, settings, options.kdbus, options.revision)
+        _measure(groups, run, options.kdbus, options.revision)
     except KeyboardInterrupt:
-        _progress("interrupted, no results are kept")
-        return 130
-    duration = time.monotonic() - start
+        _progress("interrupted, this is what was measured before")
+        interrupted = True
     after = machine.others_share()
-    facts["kdbus API"] = f"revision {options.revision}"
-    facts["used by others before and after"] = f"{before:.0%} and {after:.0%} of the cores"
+    run.facts["used by others before and after"] = f"{before:.0%} and {after:.0%} of the cores"
     if max(before, after) > NOISE:
-        results.disturbances.append(
+        run.results.disturbances.append(
             f"other programs used {before:.0%} of the processors before the run and {after:.0%} after it; "
             "end them and measure again"
         )
+    if interrupted:
+        run.results.disturbances.append("the run was interrupted before its end")
+    run.keep()
+    if not interrupted:
+        run.save()
+    print(report.text(run.results, run.facts, run.summary()), end="")
+    return _INTERRUPTED if interrupted else 1 if run.results.failures else 0
 
-    date = time.strftime("%Y-%m-%d", started)
-    run = f"Measured on {date} in {duration / 60:.1f} minutes, {mode} mode: {settings.repetitions} repetitions."
-    print(report.text(results, facts, run), end="")
-    if options.json:
-        content = {
-            "mode": mode,
-            "repetitions": settings.repetitions,
-            "seconds": settings.seconds,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
-            "duration": round(duration, 1),
-        }
-        options.json.write_text("".join(f"{line}\n" for line in records.lines(results, facts, content)))
-    if options.save:
-        _save(options.save, results, facts, run)
-    return 1 if results.failures else 0
+
+class _Run:
+    """What is measured, and where it is kept."""
+
+    def __init__(self, options: argparse.Namespace, settings: Settings, facts: dict[str, str]) -> None:
+        self.settings = settings
+        self.facts = facts
+        self.results = Results()
+        self._mode = "quick" if options.quick else "full"
+        self._json: Path | None = options.json
+        self._folder: Path | None = options.save
+        self._started = time.gmtime()
+        self._start = time.monotonic()
+
+    def summary(self) -> str:
+        """When, how long and how often, in one sentence."""
+        minutes = (time.monotonic() - self._start) / 60
+        date = time.strftime("%Y-%m-%d", self._started)
+        repetitions = self.settings.repetitions
+        return f"Measured on {date} in {minutes:.1f} minutes, {self._mode} mode: {repetitions} repetitions."
+
+    def keep(self) -> None:
+        """Write --json's file, with what there is so far."""
+        if self._json:
+            content = {
+                "mode": self._mode,
+                "repetitions": self.settings.repetitions,
+                "seconds": self.settings.seconds,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", self._started),
+                "duration": round(time.monotonic() - self._start, 1),
+            }
+            lines = records.lines(self.results, self.facts, content)
+            _replace(self._json, "".join(f"{line}\n" for line in lines))
+
+    def save(self) -> None:
+        """Write --save's files."""
+        if self._folder:
+            (self._folder / PAGE_FILE).write_text(report.markdown(self.results, self.facts, self.summary()))
+            plot = report.latency_plot(self.results)
+            if plot is not None:
+                (self._folder / report.PLOT_FILE).write_text(plot)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file anew; whoever is interrupted in the middle has left the former one."""
+    if path.exists() and not path.is_file():
+        path.write_text(text)  # /dev/stdout, a pipe
+        return
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text)
+    new.replace(path)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -136,8 +177,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     return settings
 
 
-def _measure(groups: Sequence[Group], settings: Settings, kdbus: Sequence[str] | None, revision: str) -> Results:
-    results = Results()
+def _measure(groups: Sequence[Group], run: _Run, kdbus: Sequence[str] | None, revision: str) -> None:
     # What was started has sessions of its own, so whoever ends this process does not reach it: we have to.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
@@ -146,19 +186,11 @@ def _measure(groups: Sequence[Group], settings: Settings, kdbus: Sequence[str] |
         if any(group.uses_buses for group in groups):
             for name, found in stack.enter_context(message_buses(programs)).items():
                 if isinstance(found, CannotRun):
-                    results.miss(name, str(found))
+                    run.results.miss(name, str(found))
                 else:
                     buses[name] = found
-        runner.measure(groups, Context(programs, settings, buses, results), _progress)
-    return results
+        runner.measure(groups, Context(programs, run.settings, buses, run.results), _progress, run.keep)
 
 
 def _progress(message: str) -> None:
     print(f"benchmarks: {message}", file=sys.stderr, flush=True)
-
-
-def _save(folder: Path, results: Results, facts: dict[str, str], run: str) -> None:
-    (folder / PAGE_FILE).write_text(report.markdown(results, facts, run))
-    plot = report.latency_plot(results)
-    if plot is not None:
-        (folder / report.PLOT_FILE).write_text(plot)

@@ -31,6 +31,7 @@ _IMPORT_EVERYTHING = (
     "import interposer.supervisor.supervisor; from interposer.injection import injection; injection.prepare()"
 )
 """Run once, ahead of what is measured, so that the byte code is there."""
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class CannotRun(Exception):
@@ -142,17 +143,21 @@ class Execution:
         arguments: dict[str, object] = {"stdin": subprocess.DEVNULL, "cwd": self.folder, **more}
         start: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
         try:
-            process = start(
-                [str(word) for word in command],
-                stdout=output,
-                stderr=errors,
-                env={**self.environment, **(variables or {})},
-                start_new_session=True,
-                **arguments,
-            )
+            # Or what has just been started would not be ended.
+            with _interrupts_put_off() as interrupts:
+                process = start(
+                    [str(word) for word in command],
+                    stdout=output,
+                    stderr=errors,
+                    env={**self.environment, **(variables or {})},
+                    start_new_session=True,
+                    **arguments,
+                )
         except OSError as error:
             raise CannotRun(f"cannot start {command[0]}: {error.strerror}") from error
         try:
+            if interrupts:
+                raise KeyboardInterrupt
             yield process
         finally:
             if process.returncode is None:
@@ -162,6 +167,18 @@ class Execution:
                     # What was not read or written yet is of no use to anybody.
                     with suppress(BrokenPipeError):
                         end.close()
+
+
+@contextmanager
+def _interrupts_put_off() -> Iterator[list[int]]:
+    """Signals that would end the run are only noted, in the list; for the main thread."""
+    noted: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: noted.append(number)) for number in _ENDING}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def parse_samples(lines: Sequence[str]) -> list[tuple[str, float]]:

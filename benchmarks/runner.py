@@ -14,8 +14,10 @@ from benchmarks.figures import Failure, Results, Table
 from benchmarks.groups import Context, Group, Task
 
 
-def measure(groups: Iterable[Group], context: Context, progress: Callable[[str], None]) -> None:
-    """Measure `groups` into `context.results`; `progress` is told what comes next."""
+def measure(
+    groups: Iterable[Group], context: Context, progress: Callable[[str], None], keep: Callable[[], None]
+) -> None:
+    """Measure `groups` into `context.results`; `progress` is told what comes next, and `keep` called after each."""
     for group in groups:
         table = context.results.tables.setdefault(group.name, Table())
         try:
@@ -27,6 +29,7 @@ def measure(groups: Iterable[Group], context: Context, progress: Callable[[str],
         for repetition in range(1, repetitions + 1):
             progress(f"{group.name}, repetition {repetition} of {repetitions}")
             tasks = [task for task in tasks if _take_turn(context.results, group, task, table)]
+        keep()
 
 
 def _take_turn(results: Results, group: Group, task: Task, table: Table) -> bool:

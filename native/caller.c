@@ -66,8 +66,8 @@ void hot_wake(struct flow_connection *connection)
         connection->readable = 1;
 }
 
-// A duplicate of the descriptor of the call, proved to be the connection's by the number that its socket has; -1 if it is
-// not, or cannot be had.
+// A duplicate of the descriptor of the call, proved to be the connection's by the number that its socket has; -1 if it
+// is not, or cannot be had.
 int hot_duplicate(struct kdbus_engine *engine, const struct flow_connection *connection,
                   struct flow_binding *binding)
 {

@@ -3,20 +3,21 @@
 // The caretaker of a tree of processes: a process of its own that answers trapped calls when the supervisor has ended.
 //
 // A call that is trapped when nobody has the listener fails with ENOSYS; so do opens and mappings that have nothing to
-// do with kdbus, in a daemon that outlives `kdbus run`, or in the whole tree when the supervisor is killed. So a process
-// keeps a duplicate of the listener. It sleeps until the supervisor has ended, in whatever way, and then lets the
-// kernel have every call but kdbus's own, which fail as on a bus that is gone. It ends with the last process of the tree.
+// do with kdbus, in a daemon that outlives `kdbus run`, or in the whole tree when the supervisor is killed. So a
+// process keeps a duplicate of the listener. It sleeps until the supervisor has ended, in whatever way, and then lets
+// the kernel have every call but kdbus's own, which fail as on a bus that is gone. It ends with the last process of the
+// tree.
 //
 // As long as there is a listener, a call that the supervisor had received when it was killed waits for an answer, and
-// nobody else knows its id. But ids are given one after the other, so it is enough to know the first and the newest that
-// was received: they stand in memory that both share, and all between are answered. An id that waits for nobody is
-// refused, and one that has not been received yet stays and is received. What the call was is not known any more, so the
-// kernel gets it, too: kdbus's own then fail with ENOTTY.
+// nobody else knows its id. But ids are given one after the other, so it is enough to know the first and the newest
+// that was received: they stand in memory that both share, and all between are answered. An id that waits for nobody is
+// refused, and one that has not been received yet stays and is received. What the call was is not known any more, so
+// the kernel gets it, too: kdbus's own then fail with ENOTTY.
 //
-// It is forked and never executes anything: it starts in half a millisecond, and needs neither a file nor an interpreter
-// afterwards. Its memory is what it shares with the supervisor; the part that the supervisor changes later becomes its
-// own. Alternatives: a program to be built, installed and found; a thread or a child of the program, which would be
-// under the filter itself and keep the tree alive for ever.
+// It is forked and never executes anything: it starts in half a millisecond, and needs neither a file nor an
+// interpreter afterwards. Its memory is what it shares with the supervisor; the part that the supervisor changes later
+// becomes its own. Alternatives: a program to be built, installed and found; a thread or a child of the program, which
+// would be under the filter itself and keep the tree alive for ever.
 
 #include "helper.h"
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Evidence: whether what was once read about a thread still reads the same. What it is good for, what has to be in it, and
-// its layout are explained in interposer/target/evidence.py; nothing here knows what any of it means.
+// Evidence: whether what was once read about a thread still reads the same. What it is good for, what has to be in it,
+// and its layout are explained in interposer/target/evidence.py; nothing here knows what any of it means.
 //
-// An open /proc/TID belongs to the thread that had the number when it was opened: once that has ended, nothing can be read
-// through it any more.
+// An open /proc/TID belongs to the thread that had the number when it was opened: once that has ended, nothing can be
+// read through it any more.
 
 #include "helper.h"
 

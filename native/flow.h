@@ -311,11 +311,12 @@ struct flow_reply *flow_new_reply(struct kdbus_engine *engine);
 void flow_drop_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 
-// origin.c: `directory` and `status` of the binding, 0 if they cannot be had. `id`: the call of its thread at `listener`.
+// origin.c: `directory` and `status` of the binding, 0 if they cannot be had. `id`: the call of its thread at
+// `listener`.
 int flow_open_thread(struct kdbus_engine *engine, struct flow_binding *binding, int listener, uint64_t id);
 
-// origin.c: NULL if there is none that is known to be right. `id`: the call of the binding's thread. What does not depend
-// on who receives is found by flow_export_to.
+// origin.c: NULL if there is none that is known to be right. `id`: the call of the binding's thread. What does not
+// depend on who receives is found by flow_export_to.
 const struct flow_origin *flow_origin_of(struct kdbus_engine *engine, struct flow_binding *binding, uint64_t id,
                                          const struct flow *flow);
 const struct flow_export *flow_export_for(struct kdbus_engine *engine, struct flow_binding *binding, int listener,

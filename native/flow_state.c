@@ -118,8 +118,8 @@ static int store_reply(const struct flow_reply *reply, struct words *out)
 
 // The header of the message (8 words), sequence, name id, offset of the payload (all ones for none), number of the
 // reply (0 for none), user (all ones for none), origin, whether there is a timestamp, the timestamp, number of parts,
-// each with size, start, descriptor (all ones for none; the high half is `sender` of struct flow_part) and place, size of
-// the name, the name in whole words.
+// each with size, start, descriptor (all ones for none; the high half is `sender` of struct flow_part) and place, size
+// of the name, the name in whole words.
 static int store_entry(const struct flow_connection *connection, const struct flow_entry *entry, struct words *out)
 {
     uint64_t words[] = {
@@ -406,8 +406,9 @@ static int load_reply(struct kdbus_engine *engine, struct reader *reader)
     return 0;
 }
 
-// Takes connections with all that belongs to them, as words in the layout that kdbus_engine_recall returns. -EBUSY while
-// anything is lent; -EINVAL for a state that is not taken, -ENOMEM: then nothing is lent, and no descriptor is taken.
+// Takes connections with all that belongs to them, as words in the layout that kdbus_engine_recall returns. -EBUSY
+// while anything is lent; -EINVAL for a state that is not taken, -ENOMEM: then nothing is lent, and no descriptor is
+// taken.
 int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t count)
 {
     struct reader reader = {words, words + count};

@@ -136,8 +136,8 @@ struct kdbus_call {
     int32_t number;
 };
 
-// Forks the caretaker of `listener`, which must be the only thread's doing: `calls` (8 at most) are kdbus's own. Returns
-// its process id, with `*received` (never unmapped) for all that receives from this listener.
+// Forks the caretaker of `listener`, which must be the only thread's doing: `calls` (8 at most) are kdbus's own.
+// Returns its process id, with `*received` (never unmapped) for all that receives from this listener.
 int kdbus_start_caretaker(int listener, const struct kdbus_call *calls, size_t count, struct kdbus_received **received);
 
 // -- memory.c: the memory of another process -----------------------------------------------------------------------
@@ -233,8 +233,8 @@ int kdbus_identity_restore(const struct kdbus_identity *saved, const struct kdbu
 
 // -- evidence.c: whether what is known of a thread still reads the same ---------------------------------------------
 
-// 1 if everything in `evidence` (its layout is that of interposer/target/evidence.py) is found again, else 0. `directory`: an open
-// /proc/TID; `status`: the file of that name in it.
+// 1 if everything in `evidence` (its layout is that of interposer/target/evidence.py) is found again, else 0.
+// `directory`: an open /proc/TID; `status`: the file of that name in it.
 int kdbus_evidence_holds(int directory, int status, const char *evidence, size_t size);
 
 // -- shares.c: whose call is next, when several wait ---------------------------------------------------------------

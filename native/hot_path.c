@@ -11,9 +11,9 @@
 //
 // Crossings into the kernel per call: the notification and its answer, one kcmp(2) to be sure of the descriptor,
 // one process_vm_readv(2) for the command, and for a SEND also the message where the last one of this descriptor was;
-// another for the payload; one process_vm_writev(2) if results differ from what stands there; where metadata or credentials
-// matter, those of evidence.c. A receiver is woken, before the sender is answered, if its queue was empty; and its
-// descriptor made unreadable when the queue is empty again.
+// another for the payload; one process_vm_writev(2) if results differ from what stands there; where metadata or
+// credentials matter, those of evidence.c. A receiver is woken, before the sender is answered, if its queue was empty;
+// and its descriptor made unreadable when the queue is empty again.
 
 #include "hot_path.h"
 

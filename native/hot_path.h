@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Of the hot path alone: what is the same in all revisions of the ABI (a test compares it with the tables), and a message
-// on its way.
+// Of the hot path alone: what is the same in all revisions of the ABI (a test compares it with the tables), and a
+// message on its way.
 
 #ifndef KDBUS_HOT_PATH_H
 #define KDBUS_HOT_PATH_H

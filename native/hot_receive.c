@@ -9,8 +9,8 @@
 #include <string.h>
 #include <sys/uio.h>
 
-// The results of a RECV. What cannot be stored keeps `return_flags` from being stored, so that comes last; unless all are
-// in one page, when they are one piece with the caller's own priority in between as it was read a moment ago, which
+// The results of a RECV. What cannot be stored keeps `return_flags` from being stored, so that comes last; unless all
+// are in one page, when they are one piece with the caller's own priority in between as it was read a moment ago, which
 // takes less time.
 static int write_received(const struct kdbus_notification *call, const struct kdbus_flow_revision *revision,
                           uint64_t *results)

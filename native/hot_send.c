@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// SEND on the hot path, see hot_path.c: what it leads to, the message in its receiver's pool, and the answer; in steps each
-// of which may still leave the call to the broker, as if nothing had been done, until the message is in the queue.
+// SEND on the hot path, see hot_path.c: what it leads to, the message in its receiver's pool, and the answer; in steps
+// each of which may still leave the call to the broker, as if nothing had been done, until the message is in the queue.
 
 #include "hot_path.h"
 #include "shares.h"
@@ -262,7 +262,8 @@ static int make_entry(struct kdbus_engine *engine, struct sending *send)
         outgoing_close_files(&send->out, send->out.part_count);
         return 0;
     }
-    send->charge = sending_place(send, send->receiver, send->entry, send->shown, send->answered && send->answered->sync);
+    send->charge = sending_place(send, send->receiver, send->entry, send->shown,
+                                 send->answered && send->answered->sync);
     // A refused answer uses up its permission, which is the broker's business.
     if (send->charge == CHARGE_OF_BROKER || (send->charge == CHARGE_REFUSED && send->answered))
         return give_up(send);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Where messages come from, and what receivers are shown of it (broker/origin.py): what the broker has found out once, with
-// the evidence for it, and whether it may be repeated.
+// Where messages come from, and what receivers are shown of it (broker/origin.py): what the broker has found out once,
+// with the evidence for it, and whether it may be repeated.
 //
 // Records are found by who they are about. That the evidence holds is established for each message, by reading what it
 // consists of; it does not matter how old a record is, or whether its thread's number is another one's by now.

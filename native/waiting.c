@@ -2,9 +2,9 @@
 //
 // Calls that wait while they are lent: when somebody has to look after them, and whether their threads still sleep.
 //
-// A signal wakes a waiting thread, and nothing announces that, so its state is looked at from time to time; why, and what
-// the state tells, is explained in interposer/supervisor/waiting.py. Nearly always it sleeps. That is seen here, so that not everything
-// has to be taken back for it; whatever else is seen is the broker's business.
+// A signal wakes a waiting thread, and nothing announces that, so its state is looked at from time to time; why, and
+// what the state tells, is explained in interposer/supervisor/waiting.py. Nearly always it sleeps. That is seen here,
+// so that not everything has to be taken back for it; whatever else is seen is the broker's business.
 
 #include "flow.h"
 
@@ -51,8 +51,8 @@ static int sleeps(struct kdbus_engine *engine, const struct flow_reply *reply)
     return state && state + sizeof(key) - 1 < text + length && state[sizeof(key) - 1] == 'S';
 }
 
-// Looks at the threads that are to be looked at by `now_ns`. Those that sleep are to be looked at again later; the others
-// stay due.
+// Looks at the threads that are to be looked at by `now_ns`. Those that sleep are to be looked at again later; the
+// others stay due.
 void kdbus_engine_look(struct kdbus_engine *engine, uint64_t now_ns)
 {
     uint64_t interval = 0;

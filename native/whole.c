@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Messages of one slice, as the final revision has them (broker/inbox.py): the sender's items in its own order, metadata,
-// and then the payload, all of it written when the message is sent.
+// Messages of one slice, as the final revision has them (broker/inbox.py): the sender's items in its own order,
+// metadata, and then the payload, all of it written when the message is sent.
 
 #include "hot_path.h"
 
@@ -30,8 +30,8 @@ struct whole whole_measure(const struct outgoing *out, const struct flow_entry *
 
 // The items, with the receiver's numbers; offsets of payload are counted from the start of the message, and descriptors
 // have no number yet.
-static void write_items(const struct outgoing *out, const struct kdbus_flow_revision *receiver, struct flow_entry *entry,
-                        uint64_t payload_at, char *message)
+static void write_items(const struct outgoing *out, const struct kdbus_flow_revision *receiver,
+                        struct flow_entry *entry, uint64_t payload_at, char *message)
 {
     const struct kdbus_flow_revision *sender = out->revision;
     const int32_t none = -1;

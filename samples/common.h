@@ -457,7 +457,8 @@ static inline __u64 count_lost(struct peer *peer)
 }
 
 /* A piece of payload that was copied into the pool. */
-static inline const char *piece_at(const struct peer *peer, const struct kdbus_msg *message, const struct kdbus_vec *vec)
+static inline const char *piece_at(const struct peer *peer, const struct kdbus_msg *message,
+				   const struct kdbus_vec *vec)
 {
 	__u64 base = PAYLOAD_IN_MESSAGE ? (__u64)((const char *)message - peer->pool) : 0;
 

@@ -5,8 +5,8 @@
  *     memfd
  *
  * The sender writes its data into a memfd and seals it; from then on nobody, not even the sender, can change it, and
- * the receiver may read it in place. The bus insists on the seals: an unsealed memfd is refused with ETXTBSY, and what is
- * no memfd at all with EMEDIUMTYPE. What is not payload but a file to work with is passed as in pass-fd.c.
+ * the receiver may read it in place. The bus insists on the seals: an unsealed memfd is refused with ETXTBSY, and what
+ * is no memfd at all with EMEDIUMTYPE. What is not payload but a file to work with is passed as in pass-fd.c.
  *
  * The sender is a child process; a piece of ordinary payload goes ahead of the memfd, and the order is kept.
  */

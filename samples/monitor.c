@@ -5,8 +5,8 @@
  *     monitor [BUS [MESSAGES]]        defaults: <uid>-sample, until the bus ends
  *
  * A monitor gets a copy of every message, whoever it is for, and of every notification; it cannot send, needs no
- * matches, and nobody can see it. Only the user who made the bus (or a privileged one) may be a monitor. Copies that find
- * no room, in its pool or its queue of 256, are lost, so read quickly.
+ * matches, and nobody can see it. Only the user who made the bus (or a privileged one) may be a monitor. Copies that
+ * find no room, in its pool or its queue of 256, are lost, so read quickly.
  */
 #include "common.h"
 

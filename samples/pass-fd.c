@@ -5,8 +5,8 @@
  *     pass-fd
  *
  * The receiver has to allow it at HELLO (KDBUS_HELLO_ACCEPT_FD), or senders get ECOMM. It gets new descriptors, with
- * close-on-exec set, when it takes the message, and has to close them. Should it have too many open already, the message
- * comes nevertheless: what could not be installed is negative, and KDBUS_RECV_RETURN_INCOMPLETE_FDS is set.
+ * close-on-exec set, when it takes the message, and has to close them. Should it have too many open already, the
+ * message comes nevertheless: what could not be installed is negative, and KDBUS_RECV_RETURN_INCOMPLETE_FDS is set.
  */
 #include "common.h"
 

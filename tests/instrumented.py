@@ -34,7 +34,8 @@ from tests.support.users import PROJECT
 SANITISERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1"
 COVERAGE = "--coverage -O0"
 TESTS = ("tests/end_to_end/test_flows.py", "tests/native/test_native_*.py")
-FUZZ_SECONDS = 15.0
+FUZZ_SECONDS = 30.0
+_FUZZES = ((), ("--no-flows",), ("--revision", "final"), ("--revision", "mixed"))
 _SECONDS = 600
 _PARTS = ("bridge", "broker", "interposer", "kdbus", "native", "pytest_kdbus", "tracing", "samples", "tests")
 _FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
@@ -75,8 +76,9 @@ class Copy:
         tested = self.run("-m", "pytest", *quick, *files)
         if tested.returncode != 0:
             return tested.stdout
-        for options in ([], ["--no-flows"]):
-            fuzzed = self.run("-m", "tests.fuzz", "--instrumented", "--seconds", str(seconds / 2), *options)
+        for options in _FUZZES:
+            each = str(seconds / len(_FUZZES))
+            fuzzed = self.run("-m", "tests.fuzz", "--instrumented", "--seconds", each, *options)
             if fuzzed.returncode != 0:
                 return fuzzed.stdout
         return ""

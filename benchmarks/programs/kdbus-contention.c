@@ -7,9 +7,9 @@
 //     kdbus-contention SECONDS CLIENTS...
 //
 // The figures for N clients: "N", the time from one call that is answered to the next, whoever makes it; at the end,
-// once, "N refused", how many SENDs were refused for each call that was answered (a number, not a time), and "N most", how
-// many calls the client with the most got for each one of the median client, "N least" the same for the one with the
-// fewest (numbers as well; the median counts as one call if it got none).
+// once, "N refused", how many SENDs were refused for each call that was answered (a number, not a time), and "N most",
+// how many calls the client with the most got for each one of the median client, "N least" the same for the one with
+// the fewest (numbers as well; the median counts as one call if it got none).
 
 #define _GNU_SOURCE
 #include "kdbus.h"

@@ -132,7 +132,10 @@ class Tap:
         self._safely(self._hung_up, handle)
 
     def _hung_up(self, handle: OpenHandle) -> None:
-        self._put(self._begin(Event.HANG_UP, None, handle))
+        record = self._begin(Event.HANG_UP, None, handle)
+        # The connection tells that it has ended before it lets go of what it has.
+        self._leave(record, handle.connection)
+        self._put(record)
 
     def closing(self, handle: OpenHandle) -> None:
         """The last descriptor was closed; the broker has not heard of it yet."""
@@ -142,12 +145,20 @@ class Tap:
         record = self._begin(Event.CLOSE, None, handle)
         connection = handle.connection
         if connection is not None and connection.active:
-            record.length = len(connection.queue)
-            if record.length:
-                record.notes.append(f"{record.length} messages in its queue were never received")
-            for reply in connection.replies:
-                record.notes.append(_missing(reply))
+            self._leave(record, connection)
         self._put(record)
+
+    @staticmethod
+    def _leave(record: Record, connection: Connection | None) -> None:
+        """What a connection that ends leaves undone: messages not received, requests and replies that are missing."""
+        if connection is None:
+            return
+        record.length = len(connection.queue)
+        if record.length:
+            count = "1 message" if record.length == 1 else f"{record.length} messages"
+            record.notes.append(f"never received: {count} in its queue")
+        record.notes += [_missing(reply) for reply in connection.replies]
+        record.notes += [_owed(reply) for reply in sorted(connection.owed, key=lambda reply: reply.deadline_ns)]
 
     def _safely(self, act: Callable[P, object], *arguments: P.args, **named: P.kwargs) -> None:
         try:
@@ -303,10 +314,15 @@ def _awaited(reply: Reply) -> str:
 def _missing(reply: Reply) -> str:
     """What has become of a request that was not answered."""
     replier = reply.replier
-    if not replier.active:
-        what = "it has ended"
-    elif any(entry.reply is reply for entry in replier.queue.entries()):
-        what = "it never received the request"
-    else:
-        what = "it has received the request, and not replied"
-    return f"no reply came from {_said(replier)} to cookie {reply.cookie}: {what}"
+    return f"no reply came from {_said(replier)} to cookie {reply.cookie}: {_why_missing(reply)}"
+
+
+def _owed(reply: Reply) -> str:
+    """The same, from the other side."""
+    return f"did not reply to cookie {reply.cookie} of {_said(reply.requester)}: {_why_missing(reply)}"
+
+
+def _why_missing(reply: Reply) -> str:
+    if any(entry.reply is reply for entry in reply.replier.queue.entries()):
+        return "it never received the request"
+    return "it has received the request, and not replied" if reply.linked else "the request is void"

@@ -4,7 +4,7 @@
  *
  *     greeter BUS
  *
- * Which word to greet with, it asks another service. Where that does not help, it is "Hello". It ends when the bus does.
+ * Which word to greet with, it asks another service. Where that fails, it is "Hello". It ends when the bus does.
  */
 #include "../common.h"
 

@@ -110,7 +110,18 @@ def test_who_does_not_reply(revision: str, programs: dict[str, Path], user: User
         f"# no reply came from connection {service} (org.example.Silent) to cookie 7: it has received the request, and"
         " not replied"
     )
-    assert only(lines, "never received").endswith("# 1 messages in its queue were never received") or revision == "3"
+    assert only(lines, "never received").endswith("# never received: 1 message in its queue") or revision == "3"
+
+
+@each_revision
+def test_who_ends_without_replying(revision: str, programs: dict[str, Path], user: User) -> None:
+    lines = trace(user, programs[revision], "lazy_service")
+    client = re.findall(r"SEND\(\d+<\d+-trouble/bus (\d+)>", "\n".join(lines))[0]
+    closed = lines.index(only(lines, "org.example.Lazy> closed +++"))
+    assert lines[closed + 1 : closed + 3] == [
+        "    # never received: 1 message in its queue",
+        f"    # did not reply to cookie 9 of connection {client}: it never received the request",
+    ]
 
 
 @each_revision

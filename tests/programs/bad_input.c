@@ -255,7 +255,7 @@ CASE(commands_in_memory_that_may_not_be_written)
 	check_sound(&peer);
 }
 
-/* Memory whose first page may be written and whose second may only be read; a place `offset` bytes before the second. */
+/* Memory whose first page may be written and whose second may only be read; a place `offset` bytes before that. */
 static void *before_read_only(size_t offset)
 {
 	char *memory = pages(2, PROT_READ | PROT_WRITE);

@@ -3,9 +3,9 @@
  * A small harness for end-to-end tests: real programs that use kdbus by its public API alone. This part is the same for
  * all revisions; e2e.h has helpers for version 3, final.h those for the final revision.
  *
- * A program is a list of cases, each a function that is run in a process of its own. What it expects is said with EQ, NE
- * and CHECK; the first expectation that fails prints the place and both values, and ends the case. The program prints
- * one line per case as TAP does, and exits with 1 if any failed:
+ * A program is a list of cases, each a function that is run in a process of its own. What it expects is said with EQ,
+ * NE and CHECK; the first expectation that fails prints the place and both values, and ends the case. The program
+ * prints one line per case as TAP does, and exits with 1 if any failed:
  *
  *     ./activator                 all cases
  *     ./activator NAME...         these cases

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// The hot commands of two revisions as data, for programs whose peers speak both: a program can include only one header.
-// All places are words of 64 bits from the start of a structure, 0 for what a revision does not have. Written down
-// from the documentation of each, not from the project's tables, which are tried with them.
+// The hot commands of two revisions as data, for programs whose peers speak both: a program can include only one
+// header. All places are words of 64 bits from the start of a structure, 0 for what a revision does not have. Written
+// down from the documentation of each, not from the project's tables, which are tried with them.
 
 #ifndef DIALECTS_H
 #define DIALECTS_H

@@ -3,8 +3,9 @@
 // docker_profile PROGRAM [ARGUMENTS...]
 //
 // Runs a program under a seccomp filter that forbids what Docker's default profile forbids to a container without
-// further capabilities, as far as it matters to kdbus: comparing and fetching descriptors of other processes, namespaces
-// and mounts. All of it fails with EPERM, but clone3, whose arguments a filter cannot see: that is ENOSYS, as there.
+// further capabilities, as far as it matters to kdbus: comparing and fetching descriptors of other processes,
+// namespaces and mounts. All of it fails with EPERM, but clone3, whose arguments a filter cannot see: that is ENOSYS,
+// as there.
 
 #include <errno.h>
 #include <linux/filter.h>

@@ -93,7 +93,8 @@ static inline struct connection hello(const char *path)
 }
 
 /* An activator or policy holder of `name`, with an access entry for everybody unless `access` is negative. */
-static inline int try_special(struct connection *connection, const char *path, __u64 flags, const char *name, int access)
+static inline int try_special(struct connection *connection, const char *path, __u64 flags, const char *name,
+			      int access)
 {
 	struct buffer buffer;
 
@@ -126,7 +127,8 @@ static inline int release(const struct connection *connection, __u64 offset)
 
 /* ---- names ---- */
 
-static inline int name_command(const struct connection *connection, unsigned long request, const char *name, __u64 *flags)
+static inline int name_command(const struct connection *connection, unsigned long request, const char *name,
+			       __u64 *flags)
 {
 	struct buffer buffer;
 	struct kdbus_cmd_name *name_command = begin(&buffer, sizeof(*name_command));
@@ -351,8 +353,8 @@ static inline void begin_match(struct buffer *buffer, __u64 cookie, __u64 flags)
 }
 
 /* MATCH_ADD with one rule. */
-static inline int add_match(const struct connection *connection, __u64 cookie, __u64 flags, __u64 type, const void *rule,
-			    size_t size)
+static inline int add_match(const struct connection *connection, __u64 cookie, __u64 flags,
+			    __u64 type, const void *rule, size_t size)
 {
 	struct buffer buffer;
 

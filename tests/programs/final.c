@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The final revision of kdbus, as a program of its time meets it: what it asks, how it connects, and how messages, names,
- * losses and notifications look. The helpers at the top are to this revision what e2e.h is to version 3.
+ * The final revision of kdbus, as a program of its time meets it: what it asks, how it connects, and how messages,
+ * names, losses and notifications look. The helpers at the top are to this revision what e2e.h is to version 3.
  */
 #include "cases.h"
 
@@ -83,7 +83,8 @@ static void begin_message(struct buffer *buffer, __u64 destination, __u64 flags,
 	message->payload_type = KDBUS_PAYLOAD_DBUS;
 }
 
-static int send_buffer(const struct connection *connection, struct buffer *buffer, __u64 flags, struct kdbus_cmd_send *send)
+static int send_buffer(const struct connection *connection, struct buffer *buffer, __u64 flags,
+		       struct kdbus_cmd_send *send)
 {
 	*send = (struct kdbus_cmd_send) {
 		.size = sizeof(*send),

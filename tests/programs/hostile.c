@@ -3,7 +3,8 @@
  * Hostile programs: each case does what a program would do to crash, stop or mislead whoever serves it, or to reach
  * others through it, and then looks whether those others are still served as if nothing had happened.
  *
- * Races are run a fixed number of rounds. HOSTILE_KILLS in the environment says how many processes die at random moments.
+ * Races are run a fixed number of rounds. HOSTILE_KILLS in the environment says how many processes die at random
+ * moments.
  */
 #include "e2e.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * In path mode: puts a pipe and a link into the folder of nodes, and opens them. Whoever opens the pipe for reading waits
- * for a writer; nobody may be made to wait but this process.
+ * In path mode: puts a pipe and a link into the folder of nodes, and opens them. Whoever opens the pipe for reading
+ * waits for a writer; nobody may be made to wait but this process.
  */
 #define _GNU_SOURCE
 #include <errno.h>

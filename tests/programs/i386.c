@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * What only 32-bit x86 programs can do: system calls by `int 0x80` instead of the vDSO, the mmap of old, whose arguments lie
- * in memory. To be built with -m32.
+ * What only 32-bit x86 programs can do: system calls by `int 0x80` instead of the vDSO, the mmap of old, whose
+ * arguments lie in memory. To be built with -m32.
  */
 #include "e2e.h"
 

@@ -7,7 +7,7 @@
 //     fails                maps with arguments that the kernel refuses, and at the limit of open files
 //     once                 maps once
 //     thread               maps once, in a second thread
-//     replaced             maps once; meanwhile a second thread waits for a byte of standard input, then executes `quit`
+//     replaced             maps once; meanwhile a second thread waits for a byte of stdin, then executes `quit`
 //     quit                 waits for the end of standard input
 //
 // Prints one line per thing that went wrong, and exits with 0 if nothing did, 7 after `quit`.

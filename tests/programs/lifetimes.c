@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * When connections, buses and endpoints end: with the last close of the last duplicate of their descriptor, wherever that
- * is, and not before. Each case holds a second connection, which looks whether the first is still on the bus.
+ * When connections, buses and endpoints end: with the last close of the last duplicate of their descriptor, wherever
+ * that is, and not before. Each case holds a second connection, which looks whether the first is still on the bus.
  */
 #include "e2e.h"
 

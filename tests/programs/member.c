@@ -9,7 +9,7 @@
  *     member ask BUS [COUNT]     send COUNT requests to org.example.Member on BUS and print the last answer; if that
  *                                fails, print where and the name of the errno, and end with 3
  *     member hold BUS            connect to BUS, print "connected", and wait for the hang-up as `serve` does
- *     member block BUS           send a request whose answer never comes, printing "asking" first, and print the errno's
+ *     member block BUS           send a request whose answer never comes, after "asking" was printed; print the errno's
  *                                name
  *     member open FILE           after a line on stdin: open FILE for reading and writing, print "opened" or the errno
  *     member list                print the names below /sys/fs/kdbus, with uid and mode

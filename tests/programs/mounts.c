@@ -439,7 +439,7 @@ CASE(the_end_of_the_last_namespace_ends_it)
 	CHECK(wait_for(received, 0) & POLLHUP);
 }
 
-/* No umount at all: whoever removes the mount point, in a namespace where it is none, detaches what is mounted there. */
+/* No umount at all: who removes the mount point, in a namespace where it is none, detaches what is mounted there. */
 CASE(removing_the_mount_point_ends_it)
 {
 	struct bus bus;

@@ -31,7 +31,7 @@ static void tell_everything(void)
 	CHECK(!fclose(file));
 }
 
-/* A child in new namespaces, which goes on when its maps are there ("inside outside count", NULL for no user namespace). */
+/* A child in new namespaces, which goes on when its maps are there ("inside outside count"; NULL: none is made). */
 static pid_t start_apart(unsigned long flags, const char *map)
 {
 	char path[64];

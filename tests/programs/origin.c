@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * What messages tell about their sender when they are served natively: the truth at the moment of sending and of receiving,
- * however often the same has been true before.
+ * What messages tell about their sender when they are served natively: the truth at the moment of sending and of
+ * receiving, however often the same has been true before.
  */
 #include "e2e.h"
 

@@ -54,7 +54,7 @@ static void end(pthread_t thread)
 #define CALLERS 4
 #define CALLS 200
 
-/* Signals and synchronous calls of several senders at once: the service sees each sender's in order, and all of them. */
+/* Signals and synchronous calls of several senders at once: the service sees all of them, each sender's in order. */
 CASE(many_callers_wait_at_once)
 {
 	struct bus bus = new_bus(0);

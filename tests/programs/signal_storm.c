@@ -261,8 +261,8 @@ static void *call_many(void *argument)
 
 /*
  * Callers wait inside SEND. Every eighth request is only answered when a handler has run in its caller, which is what
- * "interruptible" means; the call then goes on waiting, restarted by the kernel or by the program, and its request is not
- * sent again.
+ * "interruptible" means; the call then goes on waiting, restarted by the kernel or by the program, and its request is
+ * not sent again.
  */
 CASE(every_call_is_answered_once)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * What a program that is traced by another one notices: nothing, once it has made its next call after mmap. Run it under
- * strace or gdb, and without, too.
+ * What a program that is traced by another one notices: nothing, once it has made its next call after mmap. Run it
+ * under strace or gdb, and without, too.
  */
 #include "e2e.h"
 

@@ -8,8 +8,8 @@
 //
 // REVISION is 3, final, or mixed for peers of both on one bus.
 //
-// With "metadata" the receivers ask for it, each for kinds of its own, and what there is to tell changes now and then. What
-// differs from run to run (process numbers, times) is looked at, and told as what it should be.
+// With "metadata" the receivers ask for it, each for kinds of its own, and what there is to tell changes now and then.
+// What differs from run to run (process numbers, times) is looked at, and told as what it should be.
 
 #define _GNU_SOURCE
 

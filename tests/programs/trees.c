@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Trees of processes: threads, vfork, exec, sudden ends, stops, pid namespaces, changed users. Each case checks that the bus
- * goes on as it should, and that messages tell the truth about who sent them.
+ * Trees of processes: threads, vfork, exec, sudden ends, stops, pid namespaces, changed users. Each case checks that
+ * the bus goes on as it should, and that messages tell the truth about who sent them.
  */
 #include "e2e.h"
 

@@ -93,6 +93,19 @@ CASE(silent_service)
 	close(bus);
 }
 
+/* A service that ends, and neither reads nor replies. */
+CASE(lazy_service)
+{
+	__u64 service_id, client_id;
+	int bus = new_bus(), service = connection(&service_id), client = connection(&client_id);
+
+	EQ(acquire(service, "org.example.Lazy"), 0);
+	EQ(say(client, KDBUS_DST_ID_NAME, "org.example.Lazy", 9, 20000, 0), 0);
+	close(service);
+	close(client);
+	close(bus);
+}
+
 /* One whose queue nobody reads. */
 CASE(full_queue)
 {
@@ -155,7 +168,7 @@ CASE(forger)
 	close(bus);
 }
 
-/* Deposit("savings", 25) of org.example.Account, called at org.example.Bank, in both versions of D-Bus's wire format. */
+/* Deposit("savings", 25) of org.example.Account, called at org.example.Bank, in both versions of D-Bus's format. */
 static const char call_1[] =
 	"\154\001\000\001\020\000\000\000\007\000\000\000\170\000\000\000\001\001\157\000\024\000\000\000\057"
 	"\157\162\147\057\145\170\141\155\160\154\145\057\101\143\143\157\165\156\164\000\000\000\000\002\001"

@@ -2,7 +2,7 @@
 /*
  * Who is watched. Makes the bus UID-watched, prints "ready" once all is as said, and ends with its stdin:
  *
- *     watched queue      a receiver (connection 1) in whose queue wait 3 messages of connection 2 and 1 of connection 3,
+ *     watched queue      a receiver (connection 1) in whose queue wait 3 messages of connection 2, 1 of connection 3,
  *                        8 bytes each
  *     watched forger     a connection of a process whose name and command line try to be orders to a terminal
  *     watched many N     N connections

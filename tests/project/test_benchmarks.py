@@ -11,6 +11,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,32 @@ def test_page_and_plot_are_written(run: Run) -> None:
 # ---- statistics ----
 
 
+def test_an_interrupted_run_keeps_what_it_has_measured(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    options = ["--quick", "--repetitions", "5", "--seconds", "0.05", "--json", str(file), "--save", str(tmp_path)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *options, *MEASURED],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            while "calls, repetition" not in (line := process.stderr.readline()):
+                assert line, "it ended"
+            measured = {record.get("group") for record in map(json.loads, file.read_text().splitlines())}
+            assert measured >= {"commands"} and "calls" not in measured
+        finally:
+            process.send_signal(signal.SIGINT)
+            output, told = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130, told
+    assert "interrupted" in told and "Traceback" not in told
+    assert "commands: Each kdbus command" in output
+    assert "interrupted" in file.read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json"], "the page is that of a whole run"
+
+
 def test_quartiles_lie_between_the_samples() -> None:
     assert summarize([4, 1, 3, 2, 5]) == Figure(3, 2, 4, 5)
     assert summarize([7]) == Figure(7, 7, 7, 1)
@@ -177,7 +204,7 @@ def test_tasks_take_turns(context: Context) -> None:
 
         return Task(name, measure)
 
-    runner.measure([group_of(task("A"), task("B"), task("C"))], context, lambda _: None)
+    runner.measure([group_of(task("A"), task("B"), task("C"))], context, lambda _: None, lambda: None)
     assert order == ["A", "B", "C"] * QUICK.repetitions
     assert context.results.tables["calls"].samples["row", "B"] == [1.0] * QUICK.repetitions
 
@@ -199,7 +226,7 @@ def test_failure_is_told_and_what_came_before_it_counts(context: Context) -> Non
         raise NotInstalled("apt-get install absent")
 
     tasks = [Task(function.__name__, function) for function in (half, nothing, absent)]
-    runner.measure([group_of(*tasks)], context, lambda _: None)
+    runner.measure([group_of(*tasks)], context, lambda _: None, lambda: None)
     results = context.results
     assert results.tables["calls"].samples == {("8", "half"): [1.0] * QUICK.repetitions}
     assert [(failure.column, failure.reason) for failure in results.failures] == [

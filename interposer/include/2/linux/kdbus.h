@@ -447,7 +447,7 @@ enum kdbus_cmd_match_flags {
 	KDBUS_MATCH_REPLACE	= 1ULL << 0,	/* instead of what has the same cookie */
 };
 
-/* KDBUS_CMD_MATCH_ADD: a message has to satisfy all items of one match. For messages of others: BLOOM_MASK, NAME (of the
+/* KDBUS_CMD_MATCH_ADD: a message has to satisfy all items of one match. For those of others: BLOOM_MASK, NAME (of the
  * sender), ID (of the sender); for notifications: NAME_ADD, NAME_REMOVE, NAME_CHANGE, ID_ADD, ID_REMOVE.
  * KDBUS_CMD_MATCH_REMOVE: removes all with that cookie; no items. */
 struct kdbus_cmd_match {

@@ -262,7 +262,8 @@ enum kdbus_make_flags {
 
 /* KDBUS_CMD_BUS_MAKE, on the control node, with items MAKE_NAME ("<uid>-<anything>"), BLOOM_PARAMETER and, if wanted,
  * ATTACH_FLAGS_RECV (what every connection must be willing to send) and ATTACH_FLAGS_SEND (what members may learn about
- * the bus's creator). KDBUS_CMD_ENDPOINT_MAKE, on a fresh opening of the bus's node by a privileged user, with MAKE_NAME
+ * the bus's creator). KDBUS_CMD_ENDPOINT_MAKE, on a fresh opening of the bus's node by a privileged user, with
+ * MAKE_NAME
  * and policy items. Either lasts as long as the descriptor. */
 struct kdbus_cmd_make {
 	__u64 size;
@@ -501,7 +502,7 @@ enum kdbus_cmd_match_flags {
 	KDBUS_MATCH_REPLACE	= 1ULL << 0,	/* instead of what has the same cookie */
 };
 
-/* KDBUS_CMD_MATCH_ADD: a message has to satisfy all items of one match. For messages of others: BLOOM_MASK, NAME (of the
+/* KDBUS_CMD_MATCH_ADD: a message has to satisfy all items of one match. For those of others: BLOOM_MASK, NAME (of the
  * sender), ID (of the sender); for notifications: NAME_ADD, NAME_REMOVE, NAME_CHANGE, ID_ADD, ID_REMOVE.
  * KDBUS_CMD_MATCH_REMOVE: removes all with that cookie; no items. */
 struct kdbus_cmd_match {
