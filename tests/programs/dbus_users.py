@@ -23,10 +23,10 @@ def as_another() -> None:
         print("the socket is closed to others", flush=True)
         return
     with raw:
-        raw.socket.sendall(b"\0")
         try:
+            raw.socket.sendall(b"\0")
             print("root's name:", raw.line(f"AUTH EXTERNAL {b'0'.hex()}").partition(" ")[0], flush=True)
-        except Gone:
+        except (Gone, OSError):
             print("hung up", flush=True)
             return
     with Peer() as client:
