@@ -142,7 +142,8 @@ class Client:
 
     def _connect(self) -> kdbus.trio.Connection:
         """A connection of kdbus in the client's name. Raises Error."""
-        flags = HelloFlag.ACCEPT_FD if self._passes_descriptors else HelloFlag.NONE
+        # Also for a client that takes no descriptors, as large bodies come in memfds.
+        flags = HelloFlag.ACCEPT_FD
         user, group = self._user, self._group
         try:
             peer = kdbus.trio.connect(
@@ -167,7 +168,7 @@ class Client:
         return peer
 
     def _first_words(self, peer: kdbus.trio.Connection, hello: Message) -> None:
-        self._inward = Inward(peer, self._stream, self._limits)
+        self._inward = Inward(peer, self._stream, self._limits, passes_descriptors=self._passes_descriptors)
         self._onward = Onward(peer, self._inward)
         self._driver = Driver(peer, self._inward, self._limits)
         if hello.expects_reply:

@@ -27,14 +27,14 @@ from typing import Final
 import trio
 
 import kdbus.trio
-from bridge.failures import gone
+from bridge.failures import NOT_SUPPORTED, gone
 from bridge.limits import Limits
 from bridge.stream import Stream
 from bridge.threads import compute
 from kdbus.dbus import names, version1, version2
 from kdbus.dbus.errors import DBusError, Malformed
 from kdbus.dbus.kernel import DRIVER, DRIVER_PATH, message_of
-from kdbus.dbus.message import Flag, Message, MessageType
+from kdbus.dbus.message import Flag, Message, MessageType, error
 from kdbus.dbus.rule import Rule
 from kdbus.errors import Error
 from kdbus.errors import Malformed as Contradictory
@@ -49,6 +49,8 @@ _REMEMBERED: Final = 1024
 """Calls with cookies that are no serials."""
 _DRAINED: Final = 1000
 """Messages that `drain` passes on at most: others may send faster than that."""
+
+_NO_DESCRIPTORS: Final = "Tried to send message with Unix file descriptors to a client that doesn't support that."
 
 _LOG = logging.getLogger("bridge")
 
@@ -66,7 +68,11 @@ def own_matches(identifier: int) -> Iterator[MatchRule]:
 class Inward:
     """Takes what a client's connection of kdbus receives, and gives it to the client."""
 
-    def __init__(self, peer: kdbus.trio.Connection, stream: Stream, limits: Limits) -> None:
+    def __init__(
+        self, peer: kdbus.trio.Connection, stream: Stream, limits: Limits, *, passes_descriptors: bool
+    ) -> None:
+        """`passes_descriptors`: the client takes them."""
+        self._passes_descriptors = passes_descriptors
         self.name = names.unique_name(peer.id)
         self.rules: list[Rule] = []
         self._peer = peer
@@ -122,6 +128,9 @@ class Inward:
             try:
                 large = sum(map(len, origin.views)) > self._limits.on_loop
                 data = await compute(large, self._translate, origin)
+                if data and origin.descriptors and not self._passes_descriptors:
+                    self._refuse(origin)
+                    return True
                 descriptors = [Descriptor(each.take()) for each in origin.descriptors] if data else []
             except (DBusError, Error) as error:
                 _LOG.debug("%s: ignored: %s", self.name, error)
@@ -148,6 +157,13 @@ class Inward:
         elif message.destination is None:
             message = replace(message, destination=self.name)
         return version1.build(replace(message, cookie=self._serial_of(origin)))
+
+    def _refuse(self, origin: Received) -> None:
+        """Answer a message that has descriptors for a client that takes none, as dbus-daemon would. Raises Error."""
+        if origin.expects_reply:
+            call = replace(version2.parse(origin.payload), sender=names.unique_name(origin.sender))
+            told = replace(error(call, NOT_SUPPORTED, _NO_DESCRIPTORS), cookie=origin.cookie)
+            self._peer.answer(origin.sender, origin.cookie, version2.build(told), cookie=origin.cookie)
 
     def _serial_of(self, origin: Received) -> int:
         """The serial for a message."""

@@ -11,7 +11,8 @@ them. A rule asks the behaviour whose matter it is, and never two of them:
 
 Most of what differs is a property with a name. Three things are algorithms, hence objects: the inbox (`broker.inbox`),
 the quota (`broker.quota`) and the grant of metadata (`broker.grant`). The revisions themselves are written down in
-`broker.version3` and `broker.final`; one more would be one more module like those.
+`broker.version3` and `broker.final`, of which `broker.version2` and `broker.revision219` change what differs; one more
+would be one more module like those.
 """
 
 from __future__ import annotations

@@ -58,7 +58,10 @@ _VIEW_OPTIONS = {
 _JOINED_TRACE_OPTIONS = {"-p": True, "--pid": True, "--domain": True}
 _TRACE_OPTIONS = {**_UNDER_TRACE_OPTIONS, **_VIEW_OPTIONS, **_JOINED_TRACE_OPTIONS}
 _RECORD_OPTIONS = {**_UNDER_TRACE_OPTIONS, "-o": True, "-s": True}
-_CHECK_OPTIONS = {**_UNDER_TRACE_OPTIONS, **dict.fromkeys(("--ignore", "--error", "--junit", "--json"), True)}
+_CHECK_OPTIONS = {
+    **_UNDER_TRACE_OPTIONS,
+    **dict.fromkeys(("--ignore", "--error", "--junit", "--json", "--recording"), True),
+}
 _SHOW_OPTIONS = {**_VIEW_OPTIONS, "--perfetto": False, "--pcapng": False}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
@@ -235,10 +238,21 @@ def _record(given: Given, command: list[str]) -> int:
 
 
 def _check(given: Given, command: list[str]) -> int:
-    if not command:
+    recording = given.last("--recording")
+    if not command and recording is None:
         raise UsageError("reading the arguments of `kdbus check`", "there is no program", see_help("check"))
     from interposer.checking.check import Check
 
+    if recording is not None:
+        out_of_place = [*(given.keys() & _UNDER_TRACE_OPTIONS.keys()), *command]
+        if out_of_place:
+            reason = f"--recording with {quoted(min(out_of_place))}: nothing is run"
+            raise UsageError("reading the arguments of `kdbus check`", reason, see_help("check"))
+        from interposer.show import feed
+
+        check = Check(given)
+        feed(recording, check.checker)
+        return _end_like(check.finish([], 0))
     check = Check(given)
     return _end_like(check.finish(command, _run_traced(given, command, check.checker)))
 

@@ -211,6 +211,7 @@ Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and report o
 it: leaks, races, lost messages, failures, and what only one revision has.
 
 usage: kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
+       kdbus check --recording FILE [OPTIONS]
 
   --ignore RULE[,RULE...]
                  do not report these rules (may be repeated)
@@ -218,6 +219,8 @@ usage: kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  take these rules for errors, whatever they usually are (may be repeated)
   --junit FILE   write the report to FILE as JUnit XML as well
   --json FILE    write the report to FILE as JSON as well, with the commands, flags, items and revisions that were used
+  --recording FILE
+                 run nothing, and look at what `kdbus record` has kept in FILE
   -f             with all that PROGRAM starts, as it is anyway
   --mode MODE    as for `kdbus run`
   --linger       as for `kdbus run`

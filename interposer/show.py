@@ -15,7 +15,7 @@ from interposer.options import Given, see_help
 from interposer.trace_options import chosen_by, session, written
 from tracing import capture, timeline
 from tracing.filters import Filter
-from tracing.record import Record
+from tracing.record import Record, Tracer
 from tracing.recording import BadRecording, read
 from tracing.shown import show
 
@@ -48,6 +48,14 @@ def _print(given: Given, records: Iterator[Record]) -> None:
             trace.take(record)
     finally:
         trace.close()
+
+
+def feed(path: str, reader: Tracer) -> None:
+    """Let `reader` have the records of the recording at `path`, and close it. Raises RecordingUnreadable."""
+    with _opened(path) as file:
+        for record in _records(file, path):
+            reader.take(record)
+    reader.close()
 
 
 def _opened(path: str) -> BinaryIO:

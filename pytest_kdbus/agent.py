@@ -57,6 +57,7 @@ class Agent:
             "fake": self._fake,
             "call": self._call,
             "send": self._send,
+            "settle": self._settle,
             "wait_for_name": self._wait_for_name,
         }
         try:
@@ -106,6 +107,10 @@ class Agent:
     def _send(self, words: Words) -> None:
         with kdbus.connect(self._bus) as connection:
             connection.send(words["name"], bytes.fromhex(words["payload"]), cookie=COOKIE)
+
+    def _settle(self, _words: Words) -> None:
+        """What has been closed before a call is known when it is answered."""
+        kdbus.connect(self._bus).close()
 
     def _fake(self, words: Words) -> None:
         connection = kdbus.connect(self._bus)

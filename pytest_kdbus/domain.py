@@ -27,7 +27,7 @@ from pytest_kdbus import trace
 from pytest_kdbus.agent import NAME
 from pytest_kdbus.fake import Fake, Replies, dbus_call, dbus_result
 from pytest_kdbus.program import Ended, Program
-from pytest_kdbus.trace import Call
+from pytest_kdbus.trace import Call, Finding
 from pytest_kdbus.wire import Channel, Words
 
 _PATIENCE_S = 30.0
@@ -192,6 +192,17 @@ class Domain:
             if all(value is None or (getattr(call, member) or "") == value for member, value in wanted.items())
             and (name is None or any(name in names for names in call.names.values()))
         ]
+
+    def findings(self, *rules: str) -> list[Finding]:
+        """What the rules of `kdbus check` (docs/check.md) find in what programs have done; without names, all of them.
+
+        What a connection holds is judged when it is closed, so stop a program first to learn what it leaks.
+        """
+        if not self.started:
+            return []
+        self._ask("settle")
+        found = trace.findings(self._command, self._recording)
+        return [each for each in found if not rules or each.rule in rules]
 
     def trace(self) -> str:
         """All that has happened, as `kdbus trace` shows it."""

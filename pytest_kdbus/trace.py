@@ -61,6 +61,27 @@ def calls(command: str, file: str) -> Iterator[Call]:
             )
 
 
+@dataclass(frozen=True)
+class Finding:
+    """Something that a rule of `kdbus check` has found (docs/check.md)."""
+
+    rule: str
+    severity: str
+    """ "error", "warning" or "note"."""
+    where: str
+    """Which program, process, connection and bus."""
+    text: str
+
+
+def findings(command: str, file: str) -> Iterator[Finding]:
+    """What `kdbus check` finds in the recording, but not in what the agent does."""
+    asked = [command, "check", "--recording", file, "--json", "/dev/stdout"]
+    shown = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    for found in json.loads(shown.stdout)["findings"]:
+        if not found["where"].startswith(f"{NAME} ("):
+            yield Finding(found["rule"], found["severity"], found["where"], found["text"])
+
+
 def _show(command: str, *words: str) -> str:
     # Its status does not matter: a recording that still grows may end within a record.
     shown = subprocess.run([command, "show", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)

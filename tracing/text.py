@@ -119,10 +119,12 @@ class TextWriter:
             front = f"<... {record.command} resumed>"
             return f"{front} {self._handle(record)}{' => ' + results if results else ''})"
         parts = [self._handle(record)]
-        sent = {name: value for name, value in shown.message.items() if name != "src_id" or value != _NOBODY}
+        sent = {name: value for name, value in shown.message.items() if (name, value) != _FROM_NOBODY}
         results_only = COMMANDS[record.command].results if record.command in COMMANDS else ()
         given = {
-            name: value for name, value in shown.arguments.items() if name not in results_only or not _is_nothing(value)
+            name: value
+            for name, value in shown.arguments.items()
+            if not (name in results_only and _is_nothing(value)) and (name, value) != _FROM_NOBODY
         }
         members = self._members(given, sent if record.command == "SEND" else {})
         if record.before or members != "{}":
@@ -238,7 +240,7 @@ class TextWriter:
 
 
 _PRINTABLE = bytes((*range(0x20, 0x7F), *b"\t\n\r"))
-_NOBODY = Named(0, "KDBUS_SRC_ID_KERNEL")
+_FROM_NOBODY = ("src_id", Named(0, "KDBUS_SRC_ID_KERNEL"))
 """What stands in a message that is sent, as the kernel fills in the sender."""
 _IDS = frozenset(("dst_id", "src_id", "id"))
 _HEXADECIMAL = frozenset(("inheritable", "permitted", "effective", "bounding", "payload_type"))

@@ -18,14 +18,14 @@ from typing import Any
 
 from interposer.checking import differences
 from interposer.checking.findings import Findings
-from kdbus.abi.decode import Flags, Item, Named, Text
+from kdbus.abi.decode import Flags, Item, Named, Text, struct_of
 from kdbus.abi.layout import align8
 from kdbus.abi.revision import REVISIONS
 from tracing.record import Event, Phase, Record
 from tracing.shown import Shown, items_of, show
 from tracing.text import errno_name
 
-_STRUCTS = {revision.name: revision.structs for revision in REVISIONS}
+_REVISIONS = {revision.name: revision for revision in REVISIONS}
 _HEADER = 16
 _MOST_TOLD = 3
 _MOST_KEPT = 1 << 16
@@ -151,12 +151,12 @@ class Checker:
             case "FREE":
                 held.slices.pop(_number(given.get("offset")), None)
             case "RECV" if record.message and "KDBUS_RECV_DROP" not in _flags(given):
-                self._received(shown, held, stored.get("msg"))
+                self._received(shown, held, "msg", "offset")
                 is_request = "KDBUS_MSG_EXPECT_REPLY" in _flags(shown.message)
                 if is_request and "KDBUS_RECV_PEEK" not in _flags(given) and len(held.requests) < _MOST_KEPT:
                     held.requests.add((_number(shown.message.get("src_id")), _number(shown.message.get("cookie"))))
             case "SEND" if record.phase is Phase.RESUMED:
-                self._received(shown, held, stored.get("reply"))
+                self._received(shown, held, "reply", "offset_reply")
             case "NAME_ACQUIRE":
                 self._acquired(shown, held)
             case "NAME_RELEASE":
@@ -170,9 +170,14 @@ class Checker:
             case _ if record.pool:
                 held.slices[_number(stored.get("offset"))] = record.command, len(record.pool)
 
-    def _received(self, shown: Shown, held: _Held, place: Any) -> None:
+    def _received(self, shown: Shown, held: _Held, member: str, offset: str) -> None:
+        """A message lies in the pool: where, `member` says, or in version 2 the number `offset`."""
+        command, place = shown.record.command, shown.results.get(member)
         if isinstance(place, Mapping):
-            held.slices[_number(place.get("offset"))] = shown.record.command, _number(place.get("msg_size"))
+            held.slices[_number(place.get("offset"))] = command, _number(place.get("msg_size"))
+        else:
+            at = shown.results.get(offset, shown.arguments.get(offset))
+            held.slices[_number(at)] = command, len(shown.record.message)
 
     def _acquired(self, shown: Shown, held: _Held) -> None:
         for name in _names(shown.arguments):
@@ -184,11 +189,11 @@ class Checker:
                     self.findings.add("name-race", where, text)
 
     def _look_at_padding(self, record: Record, where: str) -> None:
-        structs = _STRUCTS[record.revision]
-        sent = record.message if record.command == "SEND" else b""
-        layouts = [structs[name] for name in differences.structs_of(record.command) if name in structs][:1]
-        parts = [("command", record.before[layout.size :]) for layout in layouts]
-        parts.append(("message", sent[structs["kdbus_msg"].size :]))
+        revision = _REVISIONS[record.revision]
+        layout = struct_of(revision, record.command)
+        parts = [] if layout is None else [("command", record.before[layout.size :])]
+        if record.command == "SEND" and (layout is None or layout.name != "kdbus_msg"):
+            parts.append(("message", record.message[revision.structs["kdbus_msg"].size :]))
         for what, data in parts:
             for number in _badly_padded(data):
                 text = f"{record.command}: what stands behind item {number} of the {what} is not zero"

@@ -11,7 +11,6 @@ from functools import cache
 from broker import errors
 from broker.errors import KdbusError, errno_of
 from broker.recognition import named
-from kdbus.abi.decode import COMMANDS
 from kdbus.abi.revision import REVISIONS, Kind
 
 
@@ -53,9 +52,3 @@ def other_errnos(error: str, number: int, revision: str) -> dict[int, list[str]]
         if other.name != revision and errno_of(failure) != number:
             found.setdefault(errno_of(failure), []).append(other.name)
     return found
-
-
-def structs_of(command: str) -> tuple[str, ...]:
-    """The structures that a command's argument may be, one in each revision."""
-    known = COMMANDS.get(command)
-    return () if known is None else known.structs

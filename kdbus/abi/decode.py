@@ -151,6 +151,7 @@ _MEMBER_NAMES: Mapping[tuple[str, str], tuple[str, ...]] = {
 _NESTED: Mapping[tuple[str, str], str] = {
     ("kdbus_cmd_send", "reply"): "kdbus_msg_info",
     ("kdbus_cmd_recv", "msg"): "kdbus_msg_info",
+    ("kdbus_cmd_hello", "bloom"): "kdbus_bloom_parameter",
     ("kdbus_notify_name_change", "old_id"): "kdbus_notify_id_change",
     ("kdbus_notify_name_change", "new_id"): "kdbus_notify_id_change",
 }

@@ -200,6 +200,17 @@ def test_hello_of_version_3_and_what_it_returns() -> None:
     }
 
 
+def test_hello_of_version_2_returns_the_bloom_parameters_itself() -> None:
+    layout = VERSION2.structs["kdbus_cmd_hello"]
+    before = bytearray(layout.size)
+    layout.put(before, "size", layout.size)
+    after = bytearray(before)
+    start, end = layout.span("bloom")
+    after[start:end] = words(64, 8)
+    found = results_of(VERSION2, "HELLO", bytes(before), bytes(after))
+    assert found["bloom"] == {"size": 64, "n_hash": 8}
+
+
 def test_receive_and_what_it_returns() -> None:
     before = words(64, 5, 0, 2**64 - 1, 0, 0, 0, 0)
     assert decode_command(FINAL, "RECV", before)["flags"] == Flags(5, ("KDBUS_RECV_PEEK", "KDBUS_RECV_USE_PRIORITY"), 0)

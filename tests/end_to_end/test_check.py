@@ -84,7 +84,7 @@ def test_what_is_told(user: User, program: Path, writable: Path) -> None:
 def test_notes_tell_what_other_revisions_do(user: User, program: Path, writable: Path) -> None:
     found = report(user, writable, "--", str(program), "well_behaved")
     told = [each["text"] for each in found["findings"] if each["rule"] == "one-revision"]
-    assert "KDBUS_CMD_HELLO of 3 has another number in 219, final" in told
+    assert "KDBUS_CMD_HELLO of 3 has another number in 2, 219, final" in told
     trouble = compile_program("trouble", writable)
     found = report(user, writable, "--", str(trouble), "full_queue")
     assert finding("failed-call", found).startswith("SEND: ENOBUFS (user ")
@@ -97,6 +97,17 @@ def test_who_is_cut_off_is_not_judged(user: User, program: Path, writable: Path)
     assert finding("not-judged", found).endswith(
         "so whether it would have given back 1 slices and 0 requests is not known"
     )
+
+
+def test_a_recording_is_looked_at_as_what_runs(user: User, program: Path, writable: Path) -> None:
+    recording = str(writable / "recording")
+    user.run(user.kdbus("record", "-o", recording, "--", str(program), "never_frees", "sends_too_early"))
+    outcome = check(user, "--recording", recording)
+    assert outcome.status == 1 and "error: slice-leak: " in outcome.output and "warning: name-race: " in outcome.output
+    for words, told in ((["--mode", "path"], "'--mode'"), (["--", "/bin/true"], "'/bin/true'")):
+        outcome = check(user, "--recording", recording, *words)
+        assert outcome.status == 125 and f"--recording with {told}: nothing is run" in outcome.output
+    assert check(user, "--recording", "/nowhere/x").status == 125
 
 
 def test_used(user: User, program: Path, writable: Path) -> None:

@@ -29,7 +29,7 @@ def folder(open_folder: Path) -> Path:
     target = found / "tests" / "programs"
     target.mkdir(parents=True)
     (target.parent / "__init__.py").touch()
-    for program in PROGRAMS.glob("dbus_*.py"):
+    for program in (*PROGRAMS.glob("dbus_*.py"), *PROGRAMS.glob("client_*.py")):
         shutil.copy(program, target)
     return found
 
@@ -235,3 +235,10 @@ def test_what_cannot_be_is_told(user: User, arguments: list[str], said: str) -> 
     assert outcome.status == 125
     assert outcome.output.startswith("kdbus: ") and outcome.output.count("\n") == 1
     assert said in outcome.output
+
+
+def test_jeepney_and_kdbus(user: User, folder: Path) -> None:
+    """Programs of D-Bus and programs of kdbus, on the same bus, in the same process."""
+    uid = os.geteuid() if user.identity is None else user.identity
+    outcome = proxied(user, user.python, "-m", "tests.programs.client_proxied", f"{uid}-user", folder=folder)
+    assert outcome.status == 0 and "not ok" not in outcome.output and "\nok - " in outcome.output, outcome.output

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from kdbus import matches, negotiation
-from kdbus.abi.revision import FINAL, REVISION219, VERSION3, Kind
+from kdbus.abi.revision import FINAL, REVISION219, VERSION2, VERSION3, Kind
 from kdbus.commands import Command, Commands
 from kdbus.flags import Access, AccessType, Attach, HelloFlag, ListFlag, MakeFlag, NameFlag, ReceiveFlag
 from kdbus.message import BloomFilter, MemfdRange, Memory, Outgoing
@@ -86,6 +86,11 @@ def test_systemd_219_is_told_by_the_result_of_hello() -> None:
     assert guessed.settled(earlier).revision is REVISION219
     assert guessed.settled(earlier).read_bloom(earlier) == BloomParameters(64, 8)
     assert NEW.settled(earlier) is NEW
+
+
+def test_revision_that_is_not_spoken() -> None:
+    with pytest.raises(ValueError, match="does not speak revision 2 of kdbus"):
+        Commands(VERSION2)
 
 
 def test_update_and_byebye() -> None:

@@ -17,10 +17,10 @@ from typing import Unpack
 import trio
 
 import kdbus
-from kdbus.abi.revision import REVISIONS as kdbus_revisions
+from kdbus.dialect import DIALECTS
 from kdbus.peer import HelloOptions
 
-REVISIONS = {revision.name: revision for revision in kdbus_revisions}
+REVISIONS = {revision.name: revision for revision in DIALECTS}
 PATIENCE = 30.0
 """Seconds that a case waits for what must come."""
 

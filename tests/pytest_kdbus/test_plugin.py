@@ -190,6 +190,34 @@ def test_it(kdbus):
     assert "1 passed" in said, said
 
 
+def test_leaks_are_found(suite: Suite) -> None:
+    said = suite.run(
+        client="""
+import sys, kdbus
+with kdbus.connect(sys.argv[1]) as connection:
+    connection.acquire_name("org.example.Leaky")
+    received = connection.receive()  # and never released
+    kept = received.views
+    connection.receive()
+""",
+        test_it="""
+import sys
+
+def test_it(kdbus):
+    assert kdbus.findings() == []
+    leaky = kdbus.start([sys.executable, "client.py", kdbus.bus])
+    kdbus.wait_for_name("org.example.Leaky")
+    kdbus.send("org.example.Leaky", b"hello")
+    assert kdbus.findings("slice-leak") == []
+    leaky.stop()
+    (found,) = kdbus.findings("slice-leak", "lost-messages")
+    assert found.severity == "error" and "of RECV" in found.text
+    assert not [each for each in kdbus.findings() if "kdbus-peer" in each.where]
+""",
+    )
+    assert "1 passed" in said, said
+
+
 def test_a_fake_that_fails_makes_the_test_fail(suite: Suite) -> None:
     said = suite.run(
         test_it="""
