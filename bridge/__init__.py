@@ -11,7 +11,9 @@ gives every client a connection of its own. From the ground up:
     stream     the socket of a client: descriptors beside bytes, and a bounded queue of what it has not read yet
     onward     what a client sends, on its way to the bus
     inward     what comes from the bus, on its way to the client
+    queries    what the driver is asked about names and connections
     driver     `org.freedesktop.DBus`, which is no connection on kdbus
+    service    the same for programs that speak kdbus
     client     one client, from its first byte to its last
     proxy      all of them
 """

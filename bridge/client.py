@@ -25,12 +25,13 @@ import trio
 
 import kdbus.trio
 from bridge import stream as streams
-from bridge.driver import PEER, Driver
+from bridge.driver import Driver
 from bridge.failures import ACCESS_DENIED, LIMITS_EXCEEDED, NOT_SUPPORTED, UNKNOWN_METHOD
 from bridge.framing import Framing
 from bridge.inward import Inward, own_matches
 from bridge.limits import DEFAULTS, Limits
 from bridge.onward import Onward
+from bridge.queries import PEER
 from bridge.sasl import Authentication, Refused
 from bridge.stream import Stream
 from bridge.threads import compute

@@ -11,10 +11,7 @@ the queue mean the same on kdbus, whose queues were made for D-Bus.
 from __future__ import annotations
 
 import errno
-import os
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import kdbus.trio
@@ -23,34 +20,28 @@ from bridge.failures import (
     FAILED,
     INVALID_ARGS,
     LIMITS_EXCEEDED,
-    NO_OWNER,
     PREFIX,
     UNKNOWN_METHOD,
-    no_such_name,
     not_sent,
 )
 from bridge.inward import Inward
 from bridge.limits import Limits
+from bridge.queries import PEER, Queries
 from kdbus.dbus import names
 from kdbus.dbus.errors import ErrorReply, InvalidName, InvalidRule
 from kdbus.dbus.kernel import DRIVER, DRIVER_PATH, matches_of
-from kdbus.dbus.message import Flag, Message, MessageType, method_call
+from kdbus.dbus.message import Message, MessageType
 from kdbus.dbus.rule import MAX_LENGTH, Rule, parse
 from kdbus.dbus.transport import machine_id
 from kdbus.dbus.values import Variant
-from kdbus.dbus.version2 import build
 from kdbus.errors import Error, Exists, NotFound
-from kdbus.flags import Attach, HelloFlag, ListFlag, NameFlag
-from kdbus.values import Credentials, Info, Metadata, Pids
+from kdbus.flags import NameFlag
 
 _ALLOW_REPLACEMENT, _REPLACE_EXISTING, _DO_NOT_QUEUE = 1, 2, 4
 _PRIMARY_OWNER, _IN_QUEUE, _EXISTS, _ALREADY_OWNER = 1, 2, 3, 4
 _RELEASED, _NON_EXISTENT, _NOT_OWNER = 1, 2, 3
-_STARTED, _ALREADY_RUNNING = 1, 2
-PEER: Final = "org.freedesktop.DBus.Peer"
 _INTROSPECTABLE: Final = "org.freedesktop.DBus.Introspectable"
 _PROPERTIES: Final = "org.freedesktop.DBus.Properties"
-_CREDENTIALS: Final = Attach.CREDS | Attach.PIDS | Attach.AUXGROUPS | Attach.SECLABEL
 
 
 class _Method(NamedTuple):
@@ -68,22 +59,23 @@ class Driver:
         self._limits = limits
         self._cookies: list[tuple[Rule, int]] = []
         self._claims: set[str] = set()
+        self._queries = queries = Queries(peer)
         self._methods: dict[str, dict[str, _Method]] = {
             DRIVER: {
                 "Hello": _Method("", "s", self._hello),
                 "RequestName": _Method("su", "u", self._request_name),
                 "ReleaseName": _Method("s", "u", self._release_name),
-                "ListQueuedOwners": _Method("s", "as", self._list_queued_owners),
-                "ListNames": _Method("", "as", self._list_names),
-                "ListActivatableNames": _Method("", "as", self._list_activatable_names),
-                "NameHasOwner": _Method("s", "b", self._name_has_owner),
-                "StartServiceByName": _Method("su", "u", self._start_service_by_name),
-                "GetNameOwner": _Method("s", "s", self._get_name_owner),
-                "GetConnectionUnixUser": _Method("s", "u", self._get_connection_unix_user),
-                "GetConnectionUnixProcessID": _Method("s", "u", self._get_connection_unix_process_id),
-                "GetConnectionCredentials": _Method("s", "a{sv}", self._get_connection_credentials),
-                "GetConnectionSELinuxSecurityContext": _Method("s", "ay", self._get_security_context),
-                "GetAdtAuditSessionData": _Method("s", "ay", self._get_audit_data),
+                "ListQueuedOwners": _Method("s", "as", queries.list_queued_owners),
+                "ListNames": _Method("", "as", queries.list_names),
+                "ListActivatableNames": _Method("", "as", queries.list_activatable_names),
+                "NameHasOwner": _Method("s", "b", queries.name_has_owner),
+                "StartServiceByName": _Method("su", "u", queries.start_service_by_name),
+                "GetNameOwner": _Method("s", "s", queries.get_name_owner),
+                "GetConnectionUnixUser": _Method("s", "u", queries.get_connection_unix_user),
+                "GetConnectionUnixProcessID": _Method("s", "u", queries.get_connection_unix_process_id),
+                "GetConnectionCredentials": _Method("s", "a{sv}", queries.get_connection_credentials),
+                "GetConnectionSELinuxSecurityContext": _Method("s", "ay", queries.get_security_context),
+                "GetAdtAuditSessionData": _Method("s", "ay", queries.get_audit_data),
                 "AddMatch": _Method("s", "", self._add_match),
                 "RemoveMatch": _Method("s", "", self._remove_match),
                 "GetId": _Method("", "s", peer.bus_id.hex),
@@ -144,13 +136,13 @@ class Driver:
         wanted = NameFlag.NONE if flags & _DO_NOT_QUEUE else NameFlag.QUEUE
         wanted |= NameFlag.ALLOW_REPLACEMENT if flags & _ALLOW_REPLACEMENT else NameFlag.NONE
         wanted |= NameFlag.REPLACE_EXISTING if flags & _REPLACE_EXISTING else NameFlag.NONE
-        was_ours = self._owner(name) == self._peer.id
+        was_ours = self._queries.owner(name) == self._peer.id
         try:
             self._peer.acquire_name(name, wanted)
         except Exists:
             self._claims.discard(name)
             return _EXISTS
-        is_ours = self._owner(name) == self._peer.id
+        is_ours = self._queries.owner(name) == self._peer.id
         if not is_ours and flags & _DO_NOT_QUEUE:
             # It waited for the name, and does not want to any more.
             self._claims.discard(name)
@@ -177,110 +169,6 @@ class Driver:
             return _NOT_OWNER
         self._claims.discard(name)
         return _RELEASED
-
-    def _owner(self, name: str) -> int | None:
-        """Who owns the name, for D-Bus: an activator does not."""
-        found = self._info(name, Attach.NONE)
-        return None if found is None or found.flags & HelloFlag.ACTIVATOR else found.id
-
-    def _info(self, name: str, attach: Attach) -> Info | None:
-        try:
-            return self._peer.info(names.connection_id(name) or name, attach)
-        except (NotFound, InvalidName):
-            return None
-        except Error as error:
-            # What is a name for D-Bus need not be one for kdbus; then nobody has it.
-            if error.errno != errno.EINVAL:
-                raise
-            return None
-
-    def _list_queued_owners(self, name: str) -> list[str]:
-        if name == DRIVER:
-            return [DRIVER]
-        owner = self._owner(name)
-        if owner is None:
-            raise ErrorReply(NO_OWNER, f"Could not get owners of name '{name}': no such name")
-        listed = self._peer.list_names(ListFlag.QUEUED)
-        waiting = [entry.id for entry in listed if entry.name == name and entry.name_flags & NameFlag.IN_QUEUE]
-        return [names.unique_name(each) for each in (owner, *waiting)]
-
-    def _list_names(self) -> list[str]:
-        listed = self._peer.list_names(ListFlag.UNIQUE | ListFlag.NAMES)
-        ordinary = [entry for entry in listed if not entry.flags & HelloFlag.ACTIVATOR]
-        well_known = dict.fromkeys(entry.name for entry in ordinary if entry.name)
-        unique = dict.fromkeys(names.unique_name(entry.id) for entry in ordinary)
-        return [DRIVER, *well_known, *unique]
-
-    def _list_activatable_names(self) -> list[str]:
-        return [DRIVER, *(entry.name for entry in self._peer.list_names(ListFlag.ACTIVATORS) if entry.name)]
-
-    def _name_has_owner(self, name: str) -> bool:
-        return name == DRIVER or self._owner(name) is not None
-
-    def _start_service_by_name(self, name: str, _flags: int) -> int:
-        if name not in self._list_activatable_names()[1:]:
-            raise no_such_name(name, auto_start=True)
-        if self._owner(name) is not None:
-            return _ALREADY_RUNNING
-        # Any message wakes up who waits behind an activator.
-        ping = method_call(name, "/", PEER, "Ping", flags=Flag.NO_REPLY_EXPECTED)
-        self._peer.send(name, build(replace(ping, cookie=1), order=sys.byteorder), cookie=1)
-        return _STARTED
-
-    def _get_name_owner(self, name: str) -> str:
-        owner = None if name == DRIVER else self._owner(name)
-        if name != DRIVER and owner is None:
-            raise ErrorReply(NO_OWNER, f"Could not get owner of name '{name}': no such name")
-        return DRIVER if owner is None else names.unique_name(owner)
-
-    # ---- who somebody is
-
-    def _about(self, what: str, name: str) -> Metadata:
-        if name == DRIVER:
-            return Metadata(creds=_own_credentials(), pids=Pids(os.getpid(), 0, 0))
-        found = self._info(name, _CREDENTIALS)
-        if found is None or found.flags & HelloFlag.ACTIVATOR:
-            raise ErrorReply(NO_OWNER, f"Could not get {what} of name '{name}': no such name")
-        return found.metadata
-
-    def _get_connection_unix_user(self, name: str) -> int:
-        creds = self._about("UID", name).creds
-        if creds is None:
-            raise ErrorReply(FAILED, f"Could not determine UID for '{name}'")
-        return creds.euid
-
-    def _get_connection_unix_process_id(self, name: str) -> int:
-        pids = self._about("PID", name).pids
-        if pids is None or not pids.pid:
-            raise ErrorReply(PREFIX + "UnixProcessIdUnknown", f"Could not determine PID for '{name}'")
-        return pids.pid
-
-    def _get_connection_credentials(self, name: str) -> dict[str, Variant]:
-        about = self._about("credentials", name)
-        found = {}
-        if about.creds is not None:
-            found["UnixUserID"] = Variant("u", about.creds.euid)
-            groups = {about.creds.egid, *(about.auxgroups or ())}
-            found["UnixGroupIDs"] = Variant("au", sorted(groups))
-        if about.pids is not None and about.pids.pid:
-            found["ProcessID"] = Variant("u", about.pids.pid)
-        if about.seclabel:
-            label = about.seclabel.encode(errors="surrogateescape") + b"\0"
-            found["LinuxSecurityLabel"] = Variant("ay", label)
-        return found
-
-    def _get_security_context(self, name: str) -> bytes:
-        label = self._about("security context", name).seclabel
-        if not label:
-            raise ErrorReply(
-                PREFIX + "SELinuxSecurityContextUnknown", f"Could not determine security context for '{name}'"
-            )
-        return label.encode(errors="surrogateescape")
-
-    def _get_audit_data(self, name: str) -> bytes:
-        # Solaris has such data.
-        self._about("audit session data", name)
-        raise ErrorReply(PREFIX + "AdtAuditDataUnknown", f"Could not determine audit session data for '{name}'")
 
     # ---- match rules
 
@@ -344,11 +232,6 @@ class Driver:
     def _set(self, interface: str, name: str, _value: Variant) -> None:
         self._get(interface, name)
         raise ErrorReply(PREFIX + "PropertyReadOnly", f"Property '{interface}.{name}' cannot be set")
-
-
-def _own_credentials() -> Credentials:
-    (user, effective, saved), (group, effective_group, saved_group) = os.getresuid(), os.getresgid()
-    return Credentials(user, effective, saved, effective, group, effective_group, saved_group, effective_group)
 
 
 def _found(interfaces: dict[str, dict[str, _Method]], call: Message) -> _Method:

@@ -73,7 +73,7 @@ _TOP_OPTIONS = {**_WHICH_OPTIONS, "--interval": True, "--light": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 _PROXY_OPTIONS = {
     **dict.fromkeys(("--bus", "--listen", "--ready-fd"), True),
-    **dict.fromkeys(("--exec", "--anonymous"), False),
+    **dict.fromkeys(("--exec", "--anonymous", "--all-users"), False),
     **_VERBOSE_OPTIONS,
 }
 

@@ -279,13 +279,15 @@ usage: kdbus proxy --bus NAME [OPTIONS] --listen unix:path=PATH
                  where D-Bus programs connect: unix:path=PATH; not needed with --exec, or where a service manager
                  passes a socket (LISTEN_FDS, with ListenStream= in the unit)
   --exec         run the program that follows, with DBUS_SESSION_BUS_ADDRESS in its environment, and end when it ends
+  --all-users    serve clients of other users, too, in their names, which the owner of the bus may do; they have the
+                 rights that this process has on the bus, as there are no policies of dbus-daemon's kind yet
   --anonymous    allow the mechanism ANONYMOUS as well; who the client is, the kernel tells in any case
   --ready-fd N   write a newline to descriptor N, and close it, when programs can connect
   -v, --verbose  tell on stderr which clients are cut off, and why
   -h, --help     print this
 
 It is a program that speaks kdbus itself, so it runs where there is one, such as under `kdbus run`. Clients are those of
-the same user, and of root. With --exec it ends as PROGRAM does.
+the same user, and of root, without --all-users. With --exec it ends as PROGRAM does.
 
 examples: kdbus run --make-bus user -- kdbus proxy --bus user --exec busctl --user list
           kdbus run --make-bus user -- kdbus proxy --bus user --listen unix:path=/tmp/bus

@@ -24,6 +24,7 @@ import trio
 import kdbus.trio
 from bridge.client import Terms
 from bridge.proxy import Proxy, new_guid
+from bridge.service import offered
 from interposer.errors import DomainUnavailable, ProgramNotExecutable, ProgramNotFound, UsageError, quoted
 from interposer.heeded import heeded
 from interposer.options import Given, see_help
@@ -47,7 +48,7 @@ def proxy(given: Given, command: Sequence[str]) -> int:
     readiness = Readiness(given.last("--ready-fd"))
     verbose = given.keys() & {"-v", "--verbose"}
     logging.basicConfig(format="kdbus: %(message)s", level=logging.INFO if verbose else logging.WARNING)
-    terms = Terms(bus_name(bus), new_guid(), anonymous="--anonymous" in given)
+    terms = Terms(bus_name(bus), new_guid(), anonymous="--anonymous" in given, other_users="--all-users" in given)
     _try_out(terms.bus)
     with ExitStack() as stack:
         passed = passed_socket(socket.SOCK_STREAM)
@@ -60,10 +61,10 @@ def proxy(given: Given, command: Sequence[str]) -> int:
                 folder = tempfile.mkdtemp(prefix="kdbus-proxy-")
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
                 path = f"{folder}/bus"
-            listening = domain_socket.listen(path, 0o600, socket.SOCK_STREAM)
+            listening = domain_socket.listen(path, 0o666 if terms.other_users else 0o600, socket.SOCK_STREAM)
             stack.callback(_unlink, path, os.lstat(path).st_ino)
         stack.callback(listening.close)
-        return trio.run(_serve, Proxy(terms), listening, f"{address_of(path)},guid={terms.guid}", command, readiness)
+        return trio.run(_serve, terms, listening, f"{address_of(path)},guid={terms.guid}", command, readiness)
 
 
 def bus_name(given: str) -> str:
@@ -112,23 +113,25 @@ def _unlink(path: str, inode: int) -> None:
 
 
 async def _serve(
-    proxy: Proxy, listening: socket.socket, address: str, command: Sequence[str], readiness: Readiness
+    terms: Terms, listening: socket.socket, address: str, command: Sequence[str], readiness: Readiness
 ) -> int:
     """Serve until the program, or a signal, ends it."""
-    with trio.open_signal_receiver(*heeded(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)) as signals:
-        # The socket listens already. Outside of the nursery, whose exceptions would come in groups.
-        process = await _start(command, address) if command else None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(proxy.serve, trio.socket.from_stdlib_socket(listening))
-            readiness.ready(f"kdbus: D-Bus at {address}")
-            if process is None:
-                await anext(signals)
-                status = 0
-            else:
-                nursery.start_soon(_hand_on, signals, process)
-                status = await process.wait()
-            readiness.stopping()
-            nursery.cancel_scope.cancel()
+    ends = heeded(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    async with offered(terms.bus):
+        with trio.open_signal_receiver(*ends) as signals:
+            # The socket listens already. Outside of the nursery, whose exceptions would come in groups.
+            process = await _start(command, address) if command else None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(Proxy(terms).serve, trio.socket.from_stdlib_socket(listening))
+                readiness.ready(f"kdbus: D-Bus at {address}")
+                if process is None:
+                    await anext(signals)
+                    status = 0
+                else:
+                    nursery.start_soon(_hand_on, signals, process)
+                    status = await process.wait()
+                readiness.stopping()
+                nursery.cancel_scope.cancel()
     return status
 
 

@@ -51,6 +51,22 @@ def test_version_2_on_one_bus_with_others(
     assert (outcome.status, outcome.output) == (0, f"client: {answer}\nok 1 - serves_another_revision\n1..1\n")
 
 
+def test_a_trace_of_version_2(user: User, open_folder: Path) -> None:
+    """Where a message is its own command, and results have no sizes."""
+    program = str(compiled("version2", open_folder))
+    cases = ("another_thread_cancels_a_call", "a_call_is_answered")
+    outcome = user.run(user.kdbus("trace", "--", program, *cases), seconds=60)
+    assert outcome.status == 0, outcome.output
+    for said in (
+        "{flags=KDBUS_MSG_EXPECT_REPLY|KDBUS_MSG_SYNC_REPLY, dst_id=2,",
+        ", cookie_reply=7, ",
+        '"answer\\0") = 0',
+        "-1 ECANCELED (MSG_CANCEL ended the call with cookie 7)",
+        "CANCEL(",
+    ):
+        assert said in outcome.output, (said, outcome.output)
+
+
 @pytest.mark.parametrize("revision", ["2", "3", "219"])
 def test_nothing_else_is_spoken(user: User, open_folder: Path, revision: str) -> None:
     program = str(compiled("final", open_folder))

@@ -6,6 +6,8 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
+import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs.dbus_peer import Peer
 from tests.support.compiling import PROGRAMS
-from tests.support.users import Outcome, User
+from tests.support.users import Outcome, User, current_user
 
 _SECONDS = 120
 
@@ -124,6 +127,89 @@ def test_busctl(user: User) -> None:
         *("GetConnectionUnixUser", "s", "org.freedesktop.DBus"),
     )
     assert outcome.status == 0 and outcome.output.startswith("u "), outcome.output
+
+
+def test_dbus_test_tool(user: User) -> None:
+    needed("dbus-test-tool", "dbus-tests")
+    needed("gdbus", "libglib2.0-bin")
+    script = (
+        "dbus-test-tool echo --session --name=org.x.Echo & gdbus wait --session --timeout 30 org.x.Echo && "
+        "dbus-test-tool spam --session --dest=org.x.Echo --count=300 --queue=20 --payload=text && echo sent && kill $!"
+    )
+    outcome = proxied(user, "sh", "-c", script)
+    assert (outcome.status, outcome.output) == (0, "sent\n")
+
+
+@pytest.mark.parametrize(
+    "program, said",
+    [
+        (
+            "glib",
+            "acquired org.example.Glib\nowner True\nproperty 0.5\njoined ('ab7',) [('Joined', ('ab7',))]\n"
+            "failed org.example.Error\n",
+        ),
+        ("python", "called abab -3\nheard ['ab']\nfailed org.example.Error text\n"),
+    ],
+)
+def test_libraries_of_others(program: str, said: str, user: User, folder: Path) -> None:
+    needed("/usr/bin/python3", "python3")
+    # Without our own modules, which may be for another version of Python.
+    command = ("env", "-u", "PYTHONPATH", "/usr/bin/python3", f"tests/programs/dbus_{program}.py")
+    outcome = proxied(user, *command, folder=folder)
+    if outcome.output.startswith("skip: "):
+        pytest.skip(outcome.output)
+    assert (outcome.status, outcome.output) == (0, said)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_clients_of_other_users(folder: Path) -> None:
+    root = current_user()
+    program = (root.python, "-m", "tests.programs.dbus_users")
+    assert proxied(root, *program, folder=folder).output == "the socket is closed to others\n"
+    assert proxied(root, *program, "open", folder=folder).output == "hung up\n"
+    found = proxied(root, *program, "open", options=["--all-users"], folder=folder).output
+    assert found == "root's name: REJECTED\nuser 65534\nprocess True\ncredentials 65534 True\n"
+
+
+def test_a_socket_from_a_service_manager(tmp_path: Path) -> None:
+    user, path = current_user(), tmp_path / "bus"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        inner = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+        proxy = ["sh", "-c", inner, "sh", *user.kdbus("proxy", "--bus", "user")]
+        script = f'exec 3<&{listening.fileno()}; exec "$@"'
+        command = ["bash", "-c", script, "bash", *user.kdbus("run", "--make-bus", "user", "--", *proxy)]
+        with subprocess.Popen(command, pass_fds=(listening.fileno(),), env=user.environment) as process:
+            try:
+                with Peer(f"unix:path={path}") as client:
+                    assert client.driver("GetNameOwner", "s", client.name) == client.name
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(_SECONDS) == 0
+            finally:
+                process.kill()
+    assert path.is_socket(), "it is the manager's"
+
+
+def test_a_socket_of_its_own_is_there_when_it_is_told_and_gone_afterwards(tmp_path: Path) -> None:
+    user, path = current_user(), tmp_path / "a,b c"
+    address = f"unix:path={tmp_path}/a%2cb%20c"
+    reading, writing = os.pipe()
+    proxy = user.kdbus("proxy", "--bus", "user", "--listen", address, "--ready-fd", str(writing))
+    command = user.kdbus("run", "--make-bus", "user", "--", *proxy)
+    with subprocess.Popen(command, pass_fds=(writing,), env=user.environment) as process:
+        try:
+            os.close(writing)
+            assert os.read(reading, 10) == b"\n"
+            assert path.stat().st_mode & 0o777 == 0o600
+            with Peer(address) as client:
+                assert client.driver("NameHasOwner", "s", "a.b") is False
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(_SECONDS) == 0
+        finally:
+            process.kill()
+            os.close(reading)
+    assert not path.exists()
 
 
 def test_it_ends_as_its_program_does(user: User) -> None:

@@ -203,6 +203,24 @@ def names_of_both_sides(client: Peer) -> None:
     assert client.wait(lambda message: message.body == ("org.example.Things",)).member == "NameAcquired"
 
 
+def the_driver_for_programs_that_speak_kdbus(client: Peer) -> None:
+    client.driver("RequestName", "su", "org.example.Client", 0)
+    with connect(BUS) as bus:
+        driver = bus.proxy(DRIVER, "/org/freedesktop/DBus", DRIVER)
+        assert driver.GetNameOwner("org.example.Client") == client.name
+        assert {DRIVER, client.name, bus.unique_name, "org.example.Client"} <= set(driver.ListNames())
+        assert driver.GetConnectionUnixProcessID(client.name) == os.getpid()
+        assert driver.GetId() == client.driver("GetId")
+        assert driver.get("Features") == ["HeaderFiltering"]
+        for member, error in (("GetNameOwner", "NameHasNoOwner"), ("ReleaseName", "NotSupported")):
+            try:
+                driver.call(member, "org.example.Nobody")
+            except ErrorReply as reply:
+                assert reply.name == f"{DRIVER}.Error.{error}"
+            else:
+                raise AssertionError(error)
+
+
 CASES: tuple[Callable[[Peer], None], ...] = (
     calls_of_a_kdbus_service,
     descriptors_of_a_kdbus_service,
@@ -214,6 +232,7 @@ CASES: tuple[Callable[[Peer], None], ...] = (
     signals_both_ways,
     what_is_no_dbus_is_left_out,
     names_of_both_sides,
+    the_driver_for_programs_that_speak_kdbus,
 )
 
 
