@@ -29,14 +29,18 @@ from tests.support.users import PROJECT, User
 __all__ = ["harness"]
 
 CALLS = "path_calls"
+_APART = {
+    *(CALLS, "i386", "mixed-service", "mixed-service-2", "mounts", "namespaces", "traced"),
+    *("checked", "faults", "snapshot219", "version2"),
+}
+"""Programs that are about mounts, user namespaces, and threads traced by others, and those that need another program, or
+options of `kdbus`, which their own tests give."""
 OTHERS = sorted(
     path.stem
     for path in PROGRAMS.glob("*.c")
-    if re.search(r"^CASE\(", path.read_text(), re.MULTILINE)
-    and path.stem not in (CALLS, "i386", "mixed-service", "mounts", "namespaces", "traced")
+    if re.search(r"^CASE\(", path.read_text(), re.MULTILINE) and path.stem not in _APART
 )
-"""Programs of cases, but those that are about mounts, user namespaces, and threads traced by others, and one that has a
-test of its own."""
+"""All other programs of cases."""
 
 NEEDS_PTRACE_CAPABILITY = {"undumpable", "other_users"}
 """Cases in which a process cannot be inspected by a supervisor of the same user, or by root with fewer capabilities."""
