@@ -33,8 +33,8 @@ _APART = {
     *(CALLS, "i386", "mixed-service", "mixed-service-2", "mounts", "namespaces", "traced"),
     *("checked", "faults", "snapshot219", "version2"),
 }
-"""Programs that are about mounts, user namespaces, and threads traced by others, and those that need another program, or
-options of `kdbus`, which their own tests give."""
+"""Programs that are about mounts, user namespaces, and threads traced by others, and those that need another program,
+or options of `kdbus`, which their own tests give."""
 OTHERS = sorted(
     path.stem
     for path in PROGRAMS.glob("*.c")
