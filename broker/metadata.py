@@ -27,6 +27,7 @@ from broker.item import Item
 from broker.outside import INVALID_ID, Caller, Capabilities, Clock, Credentials, Ids, Pid, Process
 from kdbus.abi import final
 from kdbus.abi import revision3 as abi
+from kdbus.abi.layout import U64
 from kdbus.abi.revision import Kind, Revision
 
 PROCESS_FLAGS = (
@@ -158,13 +159,14 @@ class ProcessMetadata:
         - users and groups that the reader's user namespace does not map show as the overflow ids;
         - processes that its pid namespace does not see show as 0;
         - capabilities are left out unless both are in the same user namespace, as sets of one mean nothing in
-          another; or they are empty then (`blank_capabilities`);
+          another; or, with `blank_capabilities`, they are shown as what they are worth in the reader's: the same in a
+          namespace below theirs, all in one that their owner has made, none anywhere else;
         - the executable is left out unless both have the same root directory.
         """
         mask &= self.valid
         capabilities = self.capabilities
         if capabilities is not None and capabilities.user_namespace != ids.user_namespace:
-            capabilities = replace(capabilities, inheritable=0, permitted=0, effective=0, bounding=0)
+            capabilities = _seen_from(ids, capabilities)
             if not blank_capabilities:
                 mask &= ~abi.ATTACH_CAPS
         if mask & abi.ATTACH_EXE and self.root_directory != ids.root_directory:
@@ -259,6 +261,16 @@ def export(
     connection."""
     items = process.export(ids, mask, behaviour.revision, blank_capabilities=blank_capabilities)
     return items + connection.export(mask, behaviour)
+
+
+def _seen_from(ids: Ids, capabilities: Capabilities) -> Capabilities:
+    """What they are worth in another user namespace, that of `ids` (final-revision.md, 4.10)."""
+    maker = ids.owner_below(capabilities.user_namespace)
+    if maker is None:
+        return replace(capabilities, inheritable=0, permitted=0, effective=0, bounding=0)
+    if maker == capabilities.euid:
+        return replace(capabilities, inheritable=0, permitted=U64, effective=U64, bounding=U64)
+    return capabilities
 
 
 def owned_name(name: bytes, flags: int, behaviour: Behaviour) -> bytes:

@@ -137,6 +137,11 @@ class Ids(Protocol):
         """The global number of the local `gid`; None if it is not mapped."""
         ...
 
+    def owner_below(self, ancestor: int) -> int | None:
+        """Global uid of who made the child of the user namespace `ancestor` that this one is, or lies in; None if it
+        does not lie below it."""
+        ...
+
     def kept(self) -> Ids:
         """The same, usable when the thread is gone."""
         ...
@@ -180,7 +185,8 @@ class Pid:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The four sets of 64 bits each, with the user namespace that they count in (capabilities(7))."""
+    """The four sets of 64 bits each, with the user namespace that they count in (capabilities(7)), and whose they
+    are."""
 
     last_cap: int
     inheritable: int
@@ -188,6 +194,8 @@ class Capabilities:
     effective: int
     bounding: int
     user_namespace: int
+    euid: int = INVALID_ID
+    """Global."""
 
 
 class Process(Protocol):

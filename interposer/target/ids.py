@@ -363,6 +363,10 @@ class ThreadIds:
         """The global number of the local `gid`."""
         return _translate(gid, self._gid_map)
 
+    def owner_below(self, ancestor: int) -> int | None:
+        """See `UserNamespaces.owner_below`."""
+        return self._namespaces.owner_below(ancestor, self.user_namespace)
+
     def kept(self) -> ThreadIds:
         """The same, usable when the thread is gone: every fact has been read. Raises OSError."""
         _ = self.user_namespace, self.pid_namespace, self.root_directory, self._uid_map, self._gid_map

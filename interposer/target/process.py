@@ -258,6 +258,7 @@ class TargetProcess:
             effective=self._status.effective & real,
             bounding=self._status.bounding & known,
             user_namespace=self._ids.user_namespace,
+            euid=self._status.credentials.euid,
         )
 
     def security_label(self) -> bytes | None:

@@ -14,6 +14,7 @@ from broker.metadata import PROCESS_FLAGS, ConnectionMetadata, ProcessMetadata, 
 from broker.outside import Capabilities, Credentials, Pid
 from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
+from kdbus.abi.revision import FINAL
 from tests.support.outside import (
     SECOND,
     FakeCaller,
@@ -208,6 +209,27 @@ def test_processes_are_those_of_the_readers_pid_namespace() -> None:
     assert exported(metadata, FakeIds(pid_namespace=2))[abi.ITEM_PIDS] == struct.pack("<3Q", 20, 0, 0)
     assert exported(metadata, FakeIds(pid_namespace=3))[abi.ITEM_PIDS] == bytes(24)
     assert exported(metadata, LOCAL)[abi.ITEM_PIDS] == struct.pack("<3Q", 10, 11, 12)
+
+
+@pytest.mark.parametrize(
+    ("makers", "expected"),
+    [
+        ({}, (0, 0, 0, 0)),  # beside, or above
+        ({1: 1000}, (1, 2, 4, 8)),  # below, made by somebody else
+        ({1: 77}, (0, (1 << 41) - 1, (1 << 41) - 1, (1 << 41) - 1)),  # made by their owner
+    ],
+)
+def test_capabilities_are_shown_as_what_they_are_worth(
+    makers: dict[int, int], expected: tuple[int, int, int, int]
+) -> None:
+    """In the final revision; up to version 3 they are left out in all of these cases."""
+    metadata = ProcessMetadata()
+    metadata.capabilities = Capabilities(40, 1, 2, 4, 8, 1, euid=77)
+    metadata.valid = abi.ATTACH_CAPS
+    ids = FakeIds(user_namespace=2, makers=makers)
+    shown = metadata.export(ids, abi.ATTACH_CAPS, FINAL, blank_capabilities=True)
+    assert struct.unpack("<QQI4Q", shown[:52]) == (52, 0x100A, 40, *expected)
+    assert metadata.export(ids, abi.ATTACH_CAPS, FINAL) == b""
 
 
 def test_capabilities_only_within_one_user_namespace() -> None:

@@ -172,6 +172,12 @@ class FakeIds:
     overflow_uid: int = 65534
     overflow_gid: int = 65534
 
+    makers: dict[int, int] = field(default_factory=dict)
+    """By user namespace above this one, who made the one below it."""
+
+    def owner_below(self, ancestor: int) -> int | None:
+        return self.makers.get(ancestor)
+
     def kept(self) -> FakeIds:
         return self
 
