@@ -148,7 +148,12 @@ class OneSlice:
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
     ) -> QueueEntry:
         check_receiver(destination, sent)
-        plan = self.plan(sent, destination, attached)
+        return self._put(destination, sent, caller, user, self.plan(sent, destination, attached))
+
+    def _put(
+        self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, plan: Plan
+    ) -> QueueEntry:
+        """Charge the message as planned, and write it into the pool."""
         try:
             charge = destination.quota.charge(user, len(destination.queue), plan.size, len(sent.files))
         except QueueFull as error:
@@ -199,10 +204,11 @@ class OneSliceOfHalf(OneSlice):
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
     ) -> QueueEntry:
         attached &= destination.attach_flags_recv  # the bus itself has no say in what it tells
-        remaining, size = destination.pool.remaining, self.plan(sent, destination, attached).size
-        if remaining // 2 < size < remaining:
-            raise PoolShareExceeded(count=size, limit=remaining // 2)
-        return super().accept(destination, sent, caller, user, attached)
+        plan, remaining = self.plan(sent, destination, attached), destination.pool.remaining
+        if remaining // 2 < plan.size < remaining:
+            raise PoolShareExceeded(count=plan.size, limit=remaining // 2)
+        check_receiver(destination, sent)
+        return self._put(destination, sent, caller, user, plan)
 
 
 def _rebuilt(entry: QueueEntry, destination: Connection, user: User | None) -> QueueEntry:

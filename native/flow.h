@@ -262,6 +262,11 @@ struct kdbus_engine {
     struct words out;
 };
 
+static inline uint64_t align8(uint64_t size)
+{
+    return (size + 7) & ~7ULL;
+}
+
 static inline uint64_t flow_clock_ns(clockid_t clock)
 {
     struct timespec now;

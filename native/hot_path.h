@@ -63,11 +63,6 @@ struct outgoing {
     char payload[LENT_SHORT];
 };
 
-static inline uint64_t align8(uint64_t size)
-{
-    return (size + 7) & ~7ULL;
-}
-
 // caller.c
 int hot_read(uint32_t pid, uint64_t address, void *buffer, size_t size);
 int hot_write_back(uint32_t pid, uint64_t address, const uint64_t *seen, size_t first, const uint64_t *words,

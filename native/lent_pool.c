@@ -8,11 +8,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-static uint64_t align8(uint64_t size)
-{
-    return (size + 7) & ~7ULL;
-}
-
 void lent_pool_clear(struct lent_pool *pool)
 {
     struct lent_slice *slice = pool->first;
