@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final, TypeAlias
 
 from kdbus.dbus.errors import InvalidValue, Malformed
@@ -94,7 +94,7 @@ def _reader(kind: Type, order: Order) -> Reader:
     return _basic_reader(code, order)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _basic_reader(code: str, order: Order) -> Reader:
     """Of a basic type, or of variants."""
     if code == "v":
@@ -249,7 +249,7 @@ def _writer(kind: Type, order: Order) -> Writer:
     return _basic_writer(code, order)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _basic_writer(code: str, order: Order) -> Writer:
     """Of a basic type, or of variants."""
     if code == "v":
@@ -273,7 +273,8 @@ def _number_writer(form: str, *, boolean: bool) -> Writer:
 
 def _string_writer(code: str, prefix: str) -> Writer:
     length = struct.Struct("B" if code == "g" else f"{prefix}I")
-    check: Callable[[str], object] | None = {"o": check_path, "g": split}.get(code)
+    checks: dict[str, Callable[[str], object]] = {"o": check_path, "g": split}
+    check = checks.get(code)
 
     def write(out: bytearray, value: str, depth: int) -> None:
         text = value.encode() + b"\0"
