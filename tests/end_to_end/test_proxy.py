@@ -47,9 +47,9 @@ def needed(program: str, package: str) -> None:
 
 
 @contextmanager
-def daemon(user: User, folder: Path) -> Iterator[str]:
+def daemon(user: User, folder: Path, configuration: str = "--session") -> Iterator[str]:
     """The address of a dbus-daemon that runs as the user."""
-    command = ["dbus-daemon", "--session", "--nofork", "--print-address=1", "--address=unix:tmpdir=/tmp"]
+    command = ["dbus-daemon", configuration, "--nofork", "--print-address=1", "--address=unix:tmpdir=/tmp"]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
