@@ -8,7 +8,9 @@ import grp
 import pwd
 from pathlib import Path
 
-from tests.end_to_end.test_proxy import daemon, folder, needed, proxied  # noqa: F401 (a fixture)
+import pytest
+
+from tests.end_to_end.test_proxy import daemon, needed, proxied, with_programs
 from tests.programs.dbus_policy import CONFIGURATION
 from tests.support.users import User
 
@@ -22,6 +24,12 @@ _SYSTEM = """\
 """
 
 
+@pytest.fixture(scope="module")
+def folder(open_folder: Path) -> Path:
+    """A folder with the programs for this."""
+    return with_programs(open_folder / "proxy-policy")
+
+
 def _written(user: User, place: Path, text: str) -> Path:
     """A configuration for that user."""
     path = place / "bus.conf"
@@ -31,7 +39,7 @@ def _written(user: User, place: Path, text: str) -> Path:
     return path
 
 
-def test_the_same_is_allowed_and_denied_as_with_dbus_daemon(user: User, folder: Path) -> None:  # noqa: F811
+def test_the_same_is_allowed_and_denied_as_with_dbus_daemon(user: User, folder: Path) -> None:
     needed("dbus-daemon", "dbus-daemon")
     path = _written(user, folder, CONFIGURATION)
     program = (user.python, "-m", "tests.programs.dbus_policy")
@@ -44,7 +52,7 @@ def test_the_same_is_allowed_and_denied_as_with_dbus_daemon(user: User, folder: 
     assert found == expected, "\n".join(different)[:5000]
 
 
-def test_a_system_bus_denies_what_it_denies(user: User, folder: Path) -> None:  # noqa: F811
+def test_a_system_bus_denies_what_it_denies(user: User, folder: Path) -> None:
     system = Path("/usr/share/dbus-1/system.conf")
     if not system.exists():
         needed("dbus-daemon", "dbus-daemon")
@@ -58,7 +66,7 @@ def test_a_system_bus_denies_what_it_denies(user: User, folder: Path) -> None:  
     assert outcome.status == 1 and "AccessDenied" in outcome.output, outcome.output
 
 
-def test_a_mistake_is_told_with_its_line(user: User, folder: Path) -> None:  # noqa: F811
+def test_a_mistake_is_told_with_its_line(user: User, folder: Path) -> None:
     path = _written(user, folder, '<busconfig>\n<policy context="default">\n<allow/>\n</policy></busconfig>')
     outcome = proxied(user, "true", options=["--config", str(path)])
     assert outcome.status == 125
