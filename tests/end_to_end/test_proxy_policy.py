@@ -24,7 +24,7 @@ _SYSTEM = """\
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(open_folder: Path) -> Path:
     """A folder with the programs for this."""
     return with_programs(open_folder / "proxy-policy")
