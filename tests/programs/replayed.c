@@ -2,8 +2,8 @@
 /*
  * Two sides that `kdbus replay` plays against each other. Both revisions' headers will do.
  *
- *     replayed shop BUS PRICE N       owns org.example.Shop, answers N requests with "TEXT costs PRICE", then tells
- *                                     everybody that it is closed
+ *     replayed shop BUS PRICE N       owns org.example.Shop, says that it is open, answers N requests with
+ *                                     "TEXT costs PRICE", then tells everybody that it is closed
  *     replayed buyer BUS TEXT...      asks for each, synchronously, and waits to be told that the shop is closed
  */
 #include "common.h"
@@ -29,6 +29,7 @@ static void shop(const char *bus, const char *price, int requests)
 	add_string(&buffer, KDBUS_ITEM_NAME, SHOP);
 	if (ioctl(peer.descriptor, KDBUS_CMD_NAME_ACQUIRE, command) < 0)
 		fail("cannot acquire the name: %s", strerror(errno));
+	printf("open\n");
 	for (int i = 0; i < requests; i++) {
 		wait_for_message(&peer, FOREVER);
 		request = receive(&peer);
