@@ -32,7 +32,7 @@ TOOLCHAINS = {
 _PACKAGES = {"gcc": "gcc", "musl-gcc": "musl-tools", "clang": "clang", "go": "golang-go", "rustc": "rustc"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(open_folder: Path) -> Path:
     """Where programs are built. It has the kernel's headers, which musl-gcc does not look for where they are."""
     folder = open_folder / "targets"
