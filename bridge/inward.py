@@ -27,8 +27,10 @@ from typing import Final
 import trio
 
 import kdbus.trio
-from bridge.failures import NOT_SUPPORTED, gone
+from bridge.activation import ACTIVATOR
+from bridge.failures import NOT_SUPPORTED
 from bridge.limits import Limits
+from bridge.starting import Starting, is_ours
 from bridge.stream import Stream
 from bridge.threads import compute
 from kdbus.dbus import names, version1, version2
@@ -72,6 +74,7 @@ class Inward:
         self, peer: kdbus.trio.Connection, stream: Stream, limits: Limits, *, passes_descriptors: bool
     ) -> None:
         """`passes_descriptors`: the client takes them."""
+        self.starting = Starting(peer, self.say)
         self._passes_descriptors = passes_descriptors
         self.name = names.unique_name(peer.id)
         self.rules: list[Rule] = []
@@ -125,6 +128,9 @@ class Inward:
             if origin.notification is not None:
                 self._tell(origin.notification, origin.reply_to)
                 return True
+            if is_ours(origin.reply_to):
+                self.starting.take_reply(origin)
+                return True
             try:
                 large = sum(map(len, origin.views)) > self._limits.on_loop
                 data = await compute(large, self._translate, origin)
@@ -154,6 +160,8 @@ class Inward:
             wanted = message.type == MessageType.SIGNAL and any(rule.fits(message, owned) for rule in self.rules)
             if not wanted:
                 return None
+        elif message.type == MessageType.SIGNAL and _from_activator(origin) and self.starting.take_failed(message):
+            return None
         elif message.destination is None:
             message = replace(message, destination=self.name)
         return version1.build(replace(message, cookie=self._serial_of(origin)))
@@ -183,9 +191,15 @@ class Inward:
         if told is None:
             return
         if not isinstance(notification, NameChange | IdChange):
-            self.say(replace(told, body=(gone().text,)))
+            if is_ours(reply_to):
+                self.starting.take_dead(reply_to)
+            else:
+                reason = self.starting.reason(reply_to)
+                self.say(replace(told, error_name=reason.name, body=(reason.text,)))
             return
         name, old, new = told.body
+        if isinstance(notification, NameChange):
+            self.starting.take_changed(notification)
         if isinstance(notification, NameChange) and old == self.name:
             self._say_of_name("NameLost", name)
         if any(rule.fits(told) for rule in self.rules):
@@ -210,3 +224,7 @@ class Inward:
     def greet(self) -> None:
         """Tell the client that it has its unique name."""
         self._say_of_name("NameAcquired", self.name)
+
+
+def _from_activator(origin: Received) -> bool:
+    return any(each.name == ACTIVATOR for each in origin.metadata.names)
