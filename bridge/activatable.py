@@ -112,11 +112,16 @@ def _check_user(user: str | None) -> None:
     if user is None:
         return
     try:
-        number = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+        number = account(user).pw_uid
     except KeyError:
         raise BadFile(f"User= is nobody here: {user!r}") from None
     if os.geteuid() not in (0, number):
         raise BadFile(f"User= is {user}, and only root can start programs of others")
+
+
+def account(user: str) -> pwd.struct_passwd:
+    """Of a user, by name or number. Raises KeyError."""
+    return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
 
 
 def _number_of(allowed: unit_file.Allowed) -> int:

@@ -12,9 +12,9 @@ before the name is taken; the name is not taken in time, and then it is killed. 
 left a daemon behind, which is waited for. Whoever waits is refused then, and the next message is a new attempt.
 
 *Giving up.* What dbus-daemon does not have: too many failures in a short time, and further messages are refused without
-an attempt until that time is over. Also a failure is a program that takes the name and goes with the same first message
-unread, as that one comes back and would start it for ever. The numbers are systemd's (systemd.unit(5),
-StartLimitBurst=).
+an attempt until that time is over. The numbers are systemd's (systemd.unit(5), StartLimitBurst=). And a program that
+takes the name and goes gets back what it has not read, which starts it again: when it has left the same first message
+as often in a row, that is refused as well.
 
 *Refusing.* An activator cannot send, so the messages are dropped, and kdbus tells those who wait for a reply that none
 will come. Before that they are told why, by a signal that a proxy's clients understand (`bridge.activation`).
@@ -81,6 +81,7 @@ class Activated:
         self._taken = trio.Event()
         self._failures: deque[float] = deque()
         self._last: tuple[int, int, int] | None = None
+        self._in_vain = 0
 
     def name_taken(self) -> None:
         """Somebody has got the name from the activator."""
@@ -101,14 +102,18 @@ class Activated:
         """Start the program for what waits, until it has the name; or why that is not so."""
         if self.wanted.command is None:
             return ErrorReply(INVALID_ARGS, self.wanted.unusable)
-        if first == self._last:
-            self._failures.append(trio.current_time())
-        self._last = first
         if self._has_failed_enough():
             return ErrorReply(
                 SPAWN_FAILED,
                 f"Process {self.wanted.name} failed {self._patience.failures} times within "
                 f"{self._patience.failures_seconds:g} s and is not started again for a while",
+            )
+        self._in_vain = self._in_vain + 1 if first == self._last else 0
+        self._last = first
+        if self._in_vain == self._patience.failures:
+            return ErrorReply(
+                SPAWN_FAILED,
+                f"Process {self.wanted.name} took the name {self._in_vain} times, and not the message that waits",
             )
         reason = await self._attempt()
         if reason is not None:

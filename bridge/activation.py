@@ -18,18 +18,17 @@ from __future__ import annotations
 
 import logging
 import os
-import pwd
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Final, TypedDict
 
 import trio
 
 import kdbus.trio
-from bridge.activatable import Activatable
+from bridge.activatable import Activatable, account
 from bridge.activated import Activated, Patience, end
 from bridge.failures import ACCESS_DENIED, INVALID_ARGS
 from kdbus.abi.revision import FINAL
@@ -78,7 +77,7 @@ class _Settings:
 
 
 class Activation:
-    """Holds the names on one bus; `activation` makes one and has it work. `ended`: the bus has gone."""
+    """Holds the names on one bus; `activation` makes one. `ended`: the bus has gone."""
 
     def __init__(
         self, peer: kdbus.trio.Connection, bus: str, environment: Mapping[str, str], patience: Patience
@@ -106,7 +105,7 @@ class Activation:
                 revision=FINAL,
                 flags=kind | accepts,
                 attach_receive=Attach.ALL,
-                description=f"activator of {wanted.name}",
+                description="activator",
                 policies=[Policy(wanted.name, wanted.rules)],
             )
         )
@@ -194,14 +193,21 @@ class Activation:
     def _answer(self, request: Delivery) -> None:
         action = self._objects.action(request.message)
         outcome: object
-        creds = request.origin.metadata.creds
         try:
-            if creds is None or creds.euid not in (0, os.geteuid()):
+            if not self._is_owner(request.origin.sender):
                 raise ErrorReply(ACCESS_DENIED, "that is for the owner of the bus")
             outcome = action.run()
         except Exception as error:
             outcome = error
         self._transport.finish(request, action, outcome)
+
+    def _is_owner(self, sender: int) -> bool:
+        """Whether a connection is ours, or root's. It is asked for, as messages of a proxy's clients do not tell."""
+        try:
+            creds = self._peer.info(sender, Attach.CREDS).metadata.creds
+        except Error:
+            return False
+        return creds is not None and creds.euid in (0, os.geteuid())
 
     def _refuse(self, whom: int, cookie: int, reason: ErrorReply) -> None:
         """Tell a caller why there will be no reply."""
@@ -232,23 +238,25 @@ def _as_user(user: str | None) -> _User:
     """Arguments of Popen for a program of another user, with the groups that this one has."""
     if user is None:
         return {}
-    entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    entry = account(user)
     if entry.pw_uid == os.geteuid():
         return {}
     groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
 
 
-@asynccontextmanager
-async def activation(
+@contextmanager
+def activation(
     bus: str, names: Sequence[Activatable], environment: Mapping[str, str], patience: Patience | None = None
-) -> AsyncIterator[Activation]:
-    """Hold the names while the block runs. `bus` as for `kdbus.connect`; `environment`: that programs get.
+) -> Iterator[Activation]:
+    """Hold the names while the block runs, in which the result's `run` is to work.
+
+    `bus` as for `kdbus.connect`; `environment`: that programs get.
 
     Raises AlreadyActivated, and Error: no such bus, or it is another user's. A name that cannot be held is logged.
     """
     with ExitStack() as stack:
-        peer = stack.enter_context(kdbus.trio.connect(bus, revision=FINAL, attach_receive=Attach.CREDS))
+        peer = stack.enter_context(kdbus.trio.connect(bus, revision=FINAL))
         try:
             peer.acquire_name(ACTIVATOR)
         except Exists:
@@ -262,7 +270,4 @@ async def activation(
                 if not isinstance(error, Exists):
                     raise
                 _LOG.warning("%s is left out: %s", wanted.source, error)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(made.run)
-            yield made
-            nursery.cancel_scope.cancel()
+        yield made

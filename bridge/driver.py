@@ -103,7 +103,7 @@ class Driver:
         method = _found(at, call)
         if method.asks and call.member == _UPDATE and call.path != DRIVER_PATH:
             raise ErrorReply(
-                ACCESS_DENIED, f"Method '{_UPDATE}' is only available at the canonical object path '{DRIVER_PATH}'\n"
+                ACCESS_DENIED, f"Method '{_UPDATE}' is only available at the canonical object path '{DRIVER_PATH}'"
             )
         if call.signature != method.takes:
             raise ErrorReply(

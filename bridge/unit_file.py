@@ -24,7 +24,7 @@ _GROUP = re.compile(r"\[([^\[\]]+)\]")
 _TRUE: Final = frozenset({"1", "yes", "y", "true", "t", "on"})
 _FALSE: Final = frozenset({"0", "no", "n", "false", "f", "off"})
 _BUSNAME: Final = frozenset(
-    "Name Service Activating AcceptFileDescriptors AllowUser AllowGroup AllowWorld SELinuxContext".split()
+    "Name Service Activating AcceptFileDescriptors AllowUser AllowGroup AllowWorld".split()
 )
 
 
@@ -66,7 +66,7 @@ def parse_busname(data: bytes) -> BusName:
         raise BadFile("there is no section [BusName]")
     unknown = [key for key, _ in entries if key not in _BUSNAME]
     if unknown:
-        raise BadFile(f"there is no {unknown[0]}= in [BusName]")
+        raise BadFile(f"{unknown[0]}= in [BusName] is not understood")
     name = _last(entries, "Name")
     if name is None:
         raise BadFile("there is no Name= in [BusName]")
