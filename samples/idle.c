@@ -73,11 +73,9 @@ int main(int argc, char **argv)
 	acquire_name(&peer, name);
 	printf("serving %s\n", name);
 	for (;;) {
-		if (!wait_for_message(&peer, now_ns() + patience)) {
-			if (say_goodbye(&peer))
-				break;
-			continue;
-		}
+		/* Without patience the bus alone decides. */
+		if ((!patience || !wait_for_message(&peer, now_ns() + patience)) && say_goodbye(&peer))
+			break;
 		message = receive(&peer);
 		if (!message) {
 			if (errno == ECONNRESET)
