@@ -11,24 +11,19 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import kdbus
 from interposer.errors import DomainUnavailable, UsageError, quoted
+from interposer.itself import itself
 from interposer.options import Given
 
 if TYPE_CHECKING:
     from bridge.activation import Activation
 
 _NOT_FOR_PROGRAMS = ("NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-
-
-def itself() -> list[str]:
-    """The command that this process is, without its arguments."""
-    return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]]
 
 
 def folders_by_bus(subcommand: str, given: Given) -> dict[str, list[str]]:

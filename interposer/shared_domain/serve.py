@@ -62,9 +62,9 @@ from dataclasses import dataclass
 
 import trio
 
-from interposer.activating import itself
 from interposer.errors import DomainUnavailable, InterposerError, UsageError, pack
 from interposer.heeded import heeded
+from interposer.itself import itself
 from interposer.launch import view
 from interposer.launch.private_folder import PrivateFolder
 from interposer.nodes.filesystem import NodeFiles, NodeMirrors

@@ -182,6 +182,23 @@ def test_operations_give_what_they_give_with_dbus_daemon(user: User, services: P
     assert f"kdbus: {services}/t.Bad.service is left out: line 3 is neither a group nor KEY=VALUE: 'Exec'" in lines
 
 
+def test_the_driver_starts_programs_for_those_that_speak_kdbus(user: User, services: Path, programs: Path) -> None:
+    service(services, "org.example.Idle", f"{programs}/idle", bus(user), "org.example.Idle", "600")
+    service(services, "t.False", "/bin/false")
+    proxy = user.kdbus("proxy", "--bus", "user", "--activate", str(services), "--exec", *client(user, "ask"))
+    outcome = user.run(user.kdbus("run", "--make-bus", "user", "--", *proxy), seconds=SECONDS, folder=programs)
+    said = [line for line in outcome.output.splitlines() if not line.startswith(("kdbus: ", "serving "))]
+    assert (outcome.status, said) == (
+        0,
+        [
+            "org.example.Idle 1",
+            "org.example.Idle 2",
+            "t.False org.freedesktop.DBus.Error.Spawn.Failed",
+            "t.Missing org.freedesktop.DBus.Error.ServiceUnknown",
+        ],
+    )
+
+
 def test_files_are_accepted_as_by_dbus_daemon(services: Path, programs: Path) -> None:
     if shutil.which("gdbus") is None:
         pytest.skip("there is no gdbus, of the package libglib2.0-bin")

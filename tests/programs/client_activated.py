@@ -9,6 +9,9 @@ import threading
 from collections.abc import Callable
 
 import kdbus
+from kdbus.dbus.blocking import connect
+from kdbus.dbus.errors import ErrorReply
+from kdbus.dbus.kernel import DRIVER, DRIVER_PATH
 from kdbus.flags import HelloFlag
 from kdbus.matches import NameChangesHands
 from kdbus.values import ReplyDead
@@ -102,7 +105,18 @@ def fail(bus: str) -> None:
                 print(name, errno.errorcode[error.errno or 0], flush=True)
 
 
+def ask(bus: str) -> None:
+    """Ask the driver, as a program that speaks kdbus and D-Bus, to start some."""
+    with connect(bus, revision=kdbus.FINAL) as connection:
+        driver = connection.proxy(DRIVER, DRIVER_PATH, DRIVER)
+        for name in ("org.example.Idle", "org.example.Idle", "t.False", "t.Missing"):
+            try:
+                print(name, driver.StartServiceByName(name, 0), flush=True)
+            except ErrorReply as error:
+                print(name, error.name, flush=True)
+
+
 if __name__ == "__main__":
     bus_, what, *words = sys.argv[1:]
-    actions: dict[str, Callable[..., None]] = {"load": load, "post": post, "count": count, "shy": shy, "fail": fail}
-    actions[what](bus_, *map(int, words))
+    action: Callable[..., None] = {each.__name__: each for each in (load, post, count, shy, fail, ask)}[what]
+    action(bus_, *map(int, words))

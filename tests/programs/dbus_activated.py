@@ -6,19 +6,20 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from kdbus.dbus.message import NO_FLAGS, Flag, Message, MessageType, method_call
-from tests.programs.dbus_peer import DRIVER, Peer
+from tests.programs.dbus_peer import DRIVER, Gone, Peer
 
 BROKEN = ("t.False", "t.None", "t.NoPath", "t.Signal", "t.Unclosed", "t.Missing")
 
 
 def serve(name: str, fifo: str) -> None:
-    """Own the name, when somebody has opened the other end of the FIFO, until somebody says Quit."""
+    """Own the name, when somebody has opened the other end of the FIFO, until somebody says Quit, or the bus ends."""
     if fifo:
         with open(fifo, "rb"):
             pass
-    with Peer() as peer:
+    with suppress(Gone), Peer() as peer:
         peer.driver("RequestName", "su", name, 4)
         while True:
             call = peer.wait(lambda message: message.type == MessageType.METHOD_CALL)
