@@ -324,8 +324,10 @@ usage: kdbus proxy --bus NAME [OPTIONS] --listen unix:path=PATH
   --activate DIR
                  start programs when somebody sends to their names, as the .service and .busname files in the folder say
                  (may be repeated), with DBUS_SESSION_BUS_ADDRESS in their environment; see `kdbus activate --help`
+  --config FILE  heed the policies and limits in a configuration file of dbus-daemon, and in those that it includes: who
+                 may connect, own which names, send and receive what
   --all-users    serve clients of other users, too, in their names, which the owner of the bus may do; they have the
-                 rights that this process has on the bus, as there are no policies of dbus-daemon's kind yet
+                 rights that this process has on the bus. With --config, that says which users may connect
   --anonymous    allow the mechanism ANONYMOUS as well; who the client is, the kernel tells in any case
   --ready-fd N   write a newline to descriptor N, and close it, when programs can connect
   -v, --verbose  tell on stderr which clients are cut off, and why
