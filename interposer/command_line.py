@@ -76,7 +76,7 @@ _MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
 _TOP_OPTIONS = {**_WHICH_OPTIONS, "--interval": True, "--light": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 _PROXY_OPTIONS = {
-    **dict.fromkeys(("--bus", "--listen", "--ready-fd"), True),
+    **dict.fromkeys(("--bus", "--listen", "--ready-fd", "--config"), True),
     **dict.fromkeys(("--exec", "--anonymous", "--all-users"), False),
     **_VERBOSE_OPTIONS,
 }

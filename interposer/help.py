@@ -313,8 +313,10 @@ usage: kdbus proxy --bus NAME [OPTIONS] --listen unix:path=PATH
                  where D-Bus programs connect: unix:path=PATH; not needed with --exec, or where a service manager
                  passes a socket (LISTEN_FDS, with ListenStream= in the unit)
   --exec         run the program that follows, with DBUS_SESSION_BUS_ADDRESS in its environment, and end when it ends
+  --config FILE  heed the policies and limits in a configuration file of dbus-daemon, and in those that it includes: who
+                 may connect, own which names, send and receive what
   --all-users    serve clients of other users, too, in their names, which the owner of the bus may do; they have the
-                 rights that this process has on the bus, as there are no policies of dbus-daemon's kind yet
+                 rights that this process has on the bus. With --config, that says which users may connect
   --anonymous    allow the mechanism ANONYMOUS as well; who the client is, the kernel tells in any case
   --ready-fd N   write a newline to descriptor N, and close it, when programs can connect
   -v, --verbose  tell on stderr which clients are cut off, and why
