@@ -176,6 +176,33 @@ void kdbus_pool_destroy(struct kdbus_pool *pool);
 int kdbus_pool_copy_from_process(const struct kdbus_pool *pool, int pid, uint64_t offset,
                                  const struct kdbus_piece *pieces, size_t count);
 
+// -- deputy.c: threads that touch the memory of targets, and may be left behind with it ------------------------------
+
+struct kdbus_deputies;
+
+// NULL with errno set when there is no memory or descriptor.
+struct kdbus_deputies *kdbus_deputies_create(void);
+void kdbus_deputies_destroy(struct kdbus_deputies *deputies);
+
+// Readable when somebody who was left behind is back.
+int kdbus_deputies_fileno(const struct kdbus_deputies *deputies);
+
+// The number of whoever was left behind last.
+uint64_t kdbus_deputies_ticket(const struct kdbus_deputies *deputies);
+
+// Somebody who is back: 1 with its number, and 0 or -errno for what it was left in; 0 if there is none.
+int kdbus_deputies_next(struct kdbus_deputies *deputies, uint64_t *ticket, int *result);
+
+// The functions of memory.c and pool.c, by a deputy. -EINPROGRESS: it was left behind, and what it was given has to stay
+// until it is back; but the pool has moved.
+int kdbus_deputies_read(struct kdbus_deputies *deputies, int pid, const struct kdbus_piece *pieces, size_t count,
+                        void *buffer, size_t capacity);
+int64_t kdbus_deputies_read_string(struct kdbus_deputies *deputies, int pid, uint64_t address, void *buffer,
+                                   size_t limit);
+int kdbus_deputies_write(struct kdbus_deputies *deputies, int pid, uint64_t address, const void *data, size_t size);
+int kdbus_deputies_copy(struct kdbus_deputies *deputies, struct kdbus_pool *pool, int pid, uint64_t offset,
+                        const struct kdbus_piece *pieces, size_t count);
+
 // -- identity.c: which file a descriptor of another process is -----------------------------------------------------
 
 // 1 if `descriptor` of the thread `pid` is the file that was registered in `epoll` under the number `target`.
