@@ -65,6 +65,7 @@ SOURCES = (
     "hot_broadcast.c",
     "hot_receive.c",
     "hot_path.c",
+    "hot_stall.c",
     "shares.c",
     "loop.c",
 )

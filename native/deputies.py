@@ -8,6 +8,7 @@ and a copy into a pool go nowhere, and a write may still come to pass. `Deputies
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from errno import EINPROGRESS
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from native._helper import CData
 
 _present: Deputies | None = None
+os.register_at_fork(after_in_child=lambda: employ(None))  # whose threads are its parent's
 
 
 class Stalled(Exception):
@@ -87,21 +89,15 @@ class Deputies:
 
     def close(self) -> None:
         """Nobody is at hand any more. Who was left behind ends with the process."""
-        dismiss(self)
+        if present() is self:
+            employ(None)
         lib.kdbus_deputies_destroy(self._deputies)
 
 
-def employ(deputies: Deputies) -> None:
-    """Have targets' memory touched by these from now on."""
+def employ(deputies: Deputies | None) -> None:
+    """Have targets' memory touched by these from now on; None: directly, by whoever asks for it."""
     global _present
     _present = deputies
-
-
-def dismiss(deputies: Deputies) -> None:
-    """Touch targets' memory directly again, if that was done by these."""
-    global _present
-    if _present is deputies:
-        _present = None
 
 
 def present() -> Deputies | None:
