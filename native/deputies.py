@@ -18,7 +18,8 @@ from native.library import failure, ffi, lib
 if TYPE_CHECKING:
     from native._helper import CData
 
-_present: Deputies | None = None
+_present: list[Deputies] = []
+"""One, or none."""
 os.register_at_fork(after_in_child=lambda: employ(None))  # whose threads are its parent's
 
 
@@ -96,11 +97,10 @@ class Deputies:
 
 def employ(deputies: Deputies | None) -> None:
     """Have targets' memory touched by these from now on; None: directly, by whoever asks for it."""
-    global _present
-    _present = deputies
+    _present[:] = [] if deputies is None else [deputies]
 
 
 def present() -> Deputies | None:
     """Who touches targets' memory; None: whoever asks for it."""
-    return _present
+    return _present[0] if _present else None
 

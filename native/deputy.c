@@ -8,8 +8,8 @@
 // ticks, it is left behind, with that copy; a new one takes its place, and nothing that the old one was about to do is
 // done by it: whoever gave it the work takes that back, and once the copy is over, its thread ends.
 //
-// The flow engine runs as a whole in a deputy, as handing over each copy would cost four times the copy (some 4 us on
-// two cores); so a copy there costs two atomic operations on a counter: odd while the deputy is away. What the broker
+// The flow engine runs as a whole in a deputy, as handing over each copy would cost three times the copy; so a
+// copy there costs two atomic operations on a counter: odd while the deputy is away. What the broker
 // copies is handed over one by one. There is no clock and no system call in a copy: it is who waits that looks at the
 // counter, every few milliseconds, as long as it moves, and without a tick when it has rested; then the next copy rings.
 //
@@ -62,6 +62,7 @@ struct errand {
 struct deputy {
     pthread_t thread;
     pid_t id;
+    int processor; // that it is bound to, -1 for any
     uint64_t ticket; // 0 before it is left behind
     struct deputy *next; // of those left behind
     int returned; // the eventfd of all
@@ -85,7 +86,8 @@ struct deputy {
 };
 
 struct kdbus_deputies {
-    struct deputy *present;
+    struct deputy *present; // for the engine
+    struct deputy *copier;  // for errands
     struct deputy *left; // behind
     uint64_t last_ticket;
     int returned; // eventfd: one of them is back
@@ -197,6 +199,7 @@ static struct deputy *start(int returned)
     if (!deputy)
         return NULL;
     deputy->returned = returned;
+    deputy->processor = -1;
     result = pthread_attr_init(&attributes);
     if (!result) {
         sigfillset(&all);
@@ -277,17 +280,13 @@ static int await(struct deputy *deputy, uint64_t seen, int interrupt)
     }
 }
 
-int deputies_do(struct kdbus_deputies *deputies, void (*act)(struct deputy *self, void *argument), void *argument,
-                int interrupt)
+static int command(struct kdbus_deputies *deputies, struct deputy **place, void (*act)(struct deputy *, void *),
+                   void *argument, int interrupt)
 {
-    struct deputy *deputy = deputies->present;
+    struct deputy *deputy = *place;
     uint64_t first;
     int result;
 
-    if (!deputy)
-        deputy = deputies->present = start(deputies->returned);
-    if (!deputy)
-        return -EAGAIN;
     first = atomic_load(&deputy->steps) + 1;
     deputy->act = act;
     deputy->argument = argument;
@@ -299,9 +298,39 @@ int deputies_do(struct kdbus_deputies *deputies, void (*act)(struct deputy *self
         deputy->ticket = ++deputies->last_ticket;
         deputy->next = deputies->left;
         deputies->left = deputy;
-        deputies->present = NULL;
+        *place = NULL;
     }
     return result;
+}
+
+static int is_there(const struct kdbus_deputies *deputies, struct deputy **place)
+{
+    if (!*place)
+        *place = start(deputies->returned);
+    return *place != NULL;
+}
+
+int deputies_do(struct kdbus_deputies *deputies, void (*act)(struct deputy *self, void *argument), void *argument,
+                int interrupt)
+{
+    if (!is_there(deputies, &deputies->present))
+        return -EAGAIN;
+    return command(deputies, &deputies->present, act, argument, interrupt);
+}
+
+// Binds the copier to the processor that this thread runs on: waking it then takes a third of what it takes to wake
+// somebody elsewhere.
+static void keep_near(struct deputy *copier)
+{
+    int processor = sched_getcpu();
+    cpu_set_t set;
+
+    if (processor < 0 || processor >= CPU_SETSIZE || processor == copier->processor)
+        return;
+    CPU_ZERO(&set);
+    CPU_SET(processor, &set);
+    if (!pthread_setaffinity_np(copier->thread, sizeof(set), &set))
+        copier->processor = processor;
 }
 
 void deputies_release(struct kdbus_deputies *deputies, void *sink, size_t size, int alone)
@@ -338,20 +367,25 @@ static void bury(struct deputy *deputy)
     free(deputy);
 }
 
+static void dismiss(struct deputy *deputy)
+{
+    if (!deputy)
+        return;
+    atomic_store(&deputy->order, END);
+    futex(&deputy->order, FUTEX_WAKE, 1, NULL);
+    bury(deputy);
+}
+
 // Those that are still away keep what they need: they end with the process.
 void kdbus_deputies_destroy(struct kdbus_deputies *deputies)
 {
-    struct deputy *deputy = deputies->present;
     uint64_t ticket;
     int result;
 
-    while (kdbus_deputies_next(deputies, &ticket, &result))
+    while (kdbus_deputies_next(deputies, &ticket, &result) == 1)
         continue;
-    if (deputy) {
-        atomic_store(&deputy->order, END);
-        futex(&deputy->order, FUTEX_WAKE, 1, NULL);
-        bury(deputy);
-    }
+    dismiss(deputies->present);
+    dismiss(deputies->copier);
     if (!deputies->left) {
         close(deputies->returned);
         free(deputies);
@@ -423,16 +457,15 @@ static int64_t do_errand(struct kdbus_deputies *deputies, const struct errand *w
     void *sink = NULL;
     int result;
 
-    if (!deputies->present)
-        deputies->present = start(deputies->returned);
-    if (!deputies->present) {
+    if (!is_there(deputies, &deputies->copier)) {
         run_errand(NULL, errand);
         return own.result;
     }
+    keep_near(deputies->copier);
     // What it was given must be there for as long as it is.
-    errand = &deputies->present->errand;
+    errand = &deputies->copier->errand;
     *errand = own;
-    result = deputies_do(deputies, run_errand, errand, -1);
+    result = command(deputies, &deputies->copier, run_errand, errand, -1);
     if (result != -EINPROGRESS)
         return result < 0 ? result : errand->result;
     result = errand->kind == COPY ? pool_move_away(errand->pool, &sink) : 0;

@@ -296,8 +296,8 @@ class Engine:
         """Receive and serve until there is a call for the broker, or something else to do, or `stop_ns` has come
         (CLOCK_MONOTONIC; at once if it is over); at the latest `turn_ns` after the first call that was served.
 
-        A call in which a deputy was left behind is in `stall`; where `held` is set, the result is a call of a user whose
-        calls are held. Raises EndOfTargets, and OSError as `Listener.receive` does: `listener` tells whose.
+        A call in which a deputy was left behind is in `stall`; where `held` is set, the result is a call of a user
+        whose calls are held. Raises EndOfTargets, and OSError as `Listener.receive` does: `listener` tells whose.
         """
         self.stall, self.held = None, False
         result = lib.kdbus_engine_run(self._engine, stop_ns, turn_ns, self._notification, self._listener)

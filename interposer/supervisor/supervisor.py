@@ -52,7 +52,7 @@ from interposer.supervisor.idle import IdleWait
 from interposer.supervisor.tree import Shared, Tree
 from interposer.supervisor.waiting import WaitingCalls
 from interposer.target.budget import Budgets, use_descriptors
-from interposer.target.caller import TargetCaller
+from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.target.stalls import Stalls
 from interposer.traps.exactly_once import Probe
@@ -404,7 +404,7 @@ class Supervisor:
             for each in self._trees.values():
                 each.waiting.finish_ready()
             self._flows.consider()
-        except Stalled as stalled:
+        except (Stalled, MemoryStalled) as stalled:
             tree.put_aside(notification, stalled.ticket)
         except Exception as error:
             self._fail(tree, notification, error)

@@ -52,11 +52,12 @@ BAD_MEMORY = frozenset({errno.EFAULT, errno.EIO, errno.ESRCH, errno.EINVAL})
 NO_MEMORY = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EMFILE, errno.ENFILE})
 
 
-class MemoryStalled(CallerGone, Stalled):
-    """The caller's memory does not come. To the broker it is gone: what it asked for is undone, and asked for again."""
+class MemoryStalled(CallerGone):
+    """The caller's memory does not come (`Stalled`). To the broker it is gone: what it asked for is undone, and asked
+    for again."""
 
     def __init__(self, ticket: int) -> None:
-        CallerGone.__init__(self)
+        super().__init__()
         self.ticket = ticket
 
 

@@ -43,7 +43,7 @@ from interposer.nodes.resolve import AT_FDCWD, StartingPoints, resolve
 from interposer.report import unexpected
 from interposer.shortage import errno_of_shortage, tell_once
 from interposer.target.budget import OverBudget
-from interposer.target.caller import TargetCaller
+from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import UserNamespaces, own_namespace
 from interposer.target.stalls import PostedWrites
 from interposer.traps.delayed import Delayed
@@ -149,7 +149,7 @@ class Traps:
             return False
         try:
             value = serve()
-        except Stalled:
+        except (Stalled, MemoryStalled):
             self._answers.leave()
             raise
         except KdbusError as error:
