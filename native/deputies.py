@@ -103,4 +103,3 @@ def employ(deputies: Deputies | None) -> None:
 def present() -> Deputies | None:
     """Who touches targets' memory; None: whoever asks for it."""
     return _present[0] if _present else None
-
