@@ -54,9 +54,13 @@ class Deputies:
             self._kept.pop(ticket, None)
             yield ticket, -int(self._result[0])
 
+    def read(self, pid: int, address: int, buffer: CData, size: int) -> int:
+        """As `kdbus_memory_read`. Raises Stalled, as all functions here do."""
+        return self._checked(lib.kdbus_deputies_read(self._deputies, pid, address, buffer, size), buffer)
+
     def read_pieces(self, pid: int, pieces: CData, buffer: CData, size: int) -> int:
-        """As `kdbus_memory_read_pieces`. Raises Stalled, as all functions here do."""
-        result = lib.kdbus_deputies_read(self._deputies, pid, pieces, len(pieces), buffer, size)
+        """As `kdbus_memory_read_pieces`."""
+        result = lib.kdbus_deputies_read_pieces(self._deputies, pid, pieces, len(pieces), buffer, size)
         return self._checked(result, pieces, buffer)
 
     def read_string(self, pid: int, address: int, buffer: CData, limit: int) -> int:

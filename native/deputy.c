@@ -422,7 +422,7 @@ int kdbus_deputies_next(struct kdbus_deputies *deputies, uint64_t *ticket, int *
     return 0;
 }
 
-enum { READ, READ_STRING, WRITE, COPY };
+enum { READ, READ_PIECES, READ_STRING, WRITE, COPY };
 
 static void run_errand(struct deputy *self, void *argument)
 {
@@ -432,6 +432,9 @@ static void run_errand(struct deputy *self, void *argument)
     deputy_leaves(self);
     switch (errand->kind) {
     case READ:
+        result = kdbus_memory_read(errand->pid, errand->address, errand->buffer, errand->size);
+        break;
+    case READ_PIECES:
         result = kdbus_memory_read_pieces(errand->pid, errand->pieces, errand->count, errand->buffer, errand->size);
         break;
     case READ_STRING:
@@ -473,11 +476,18 @@ static int64_t do_errand(struct kdbus_deputies *deputies, const struct errand *w
     return -EINPROGRESS;
 }
 
-int kdbus_deputies_read(struct kdbus_deputies *deputies, int pid, const struct kdbus_piece *pieces, size_t count,
-                        void *buffer, size_t capacity)
+int kdbus_deputies_read(struct kdbus_deputies *deputies, int pid, uint64_t address, void *buffer, size_t size)
+{
+    struct errand errand = {.kind = READ, .pid = pid, .address = address, .buffer = buffer, .size = size};
+
+    return (int)do_errand(deputies, &errand);
+}
+
+int kdbus_deputies_read_pieces(struct kdbus_deputies *deputies, int pid, const struct kdbus_piece *pieces, size_t count,
+                               void *buffer, size_t capacity)
 {
     struct errand errand = {
-        .kind = READ, .pid = pid, .pieces = pieces, .count = count, .buffer = buffer, .size = capacity};
+        .kind = READ_PIECES, .pid = pid, .pieces = pieces, .count = count, .buffer = buffer, .size = capacity};
 
     return (int)do_errand(deputies, &errand);
 }

@@ -195,8 +195,9 @@ int kdbus_deputies_next(struct kdbus_deputies *deputies, uint64_t *ticket, int *
 
 // The functions of memory.c and pool.c, by a deputy. -EINPROGRESS: it was left behind, and what it was given has to stay
 // until it is back; but the pool has moved.
-int kdbus_deputies_read(struct kdbus_deputies *deputies, int pid, const struct kdbus_piece *pieces, size_t count,
-                        void *buffer, size_t capacity);
+int kdbus_deputies_read(struct kdbus_deputies *deputies, int pid, uint64_t address, void *buffer, size_t size);
+int kdbus_deputies_read_pieces(struct kdbus_deputies *deputies, int pid, const struct kdbus_piece *pieces, size_t count,
+                               void *buffer, size_t capacity);
 int64_t kdbus_deputies_read_string(struct kdbus_deputies *deputies, int pid, uint64_t address, void *buffer,
                                    size_t limit);
 int kdbus_deputies_write(struct kdbus_deputies *deputies, int pid, uint64_t address, const void *data, size_t size);

@@ -44,7 +44,7 @@ def read(pid: int, address: int, size: int) -> bytes:
     if deputies is None:
         result = lib.kdbus_memory_read(pid, address, buffer, size)
     else:
-        result = deputies.read_pieces(pid, pieces_array(((address, size),)), buffer, size)
+        result = deputies.read(pid, address, buffer, size)
     if result < 0:
         raise failure(result, f"read {size} bytes at {address:#x} of process {pid}")
     return ffi.unpack(buffer, size)

@@ -6,8 +6,8 @@ copies is copied by a deputy (`native.deputies`), which is left behind where tha
 call depends on what it was doing:
 
 - It was reading: nothing has happened that could be seen, as reading comes before the effect of a command, or is part
-  of what fails as a whole (a caller that is gone has the same outcome, `broker.errors.CallerGone`). It is put aside, and
-  served from its start when the copy is over.
+  of what fails as a whole (a caller that is gone has the same outcome, `broker.errors.CallerGone`). It is put aside,
+  and served from its start when the copy is over.
 - It was writing results: that goes on by itself, and what the call writes further goes behind it. The broker is told
   that all is written; the answer waits, and becomes EFAULT if it turns out that it could not be written.
 
