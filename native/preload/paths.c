@@ -65,7 +65,7 @@ static size_t parent_of(const char *path, size_t length, size_t *name)
     return length;
 }
 
-static bool is_ours(const char *name)
+bool kdbus_is_ours(const char *name)
 {
     return !strcmp(name, "kdbus") || !strcmp(name, "fs") || !strcmp(name, "module") || !strcmp(name, "sys");
 }
@@ -122,7 +122,7 @@ bool kdbus_may_lead_here(int directory, const char *path, int error)
     while (length > name && copy[length - 1] == '/')
         length--;
     copy[length] = 0;
-    return is_ours(copy + name) || status_of(directory, copy, &status, AT_SYMLINK_NOFOLLOW) != -ENOENT;
+    return kdbus_is_ours(copy + name) || status_of(directory, copy, &status, AT_SYMLINK_NOFOLLOW) != -ENOENT;
 }
 
 long kdbus_path_call(int directory, const char *path, long number, long a, long b, long c, long d, long e)

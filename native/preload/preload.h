@@ -77,6 +77,9 @@ long kdbus_result(long result);
 // says. `path` was not looked at yet.
 bool kdbus_try_untrapped(int directory, const char *path);
 
+// Whether it is the name of a component that the supervisor answers for where it does not exist.
+bool kdbus_is_ours(const char *name);
+
 // Whether a path that the kernel did not find (`error`: a positive errno) may be there for the supervisor.
 bool kdbus_may_lead_here(int directory, const char *path, int error);
 

@@ -2,8 +2,8 @@
 //
 // realpath(3), which asks of each component of a path whether it is a link: a compiler calls it hundreds of times.
 //
-// Only the way on which all goes well is here: a path that exists, of ordinary length. All else, each error included,
-// is left to the C library, trapped.
+// Only what is frequent is here: a path of ordinary length that exists, or of which a component does not. All else is
+// left to the C library, trapped.
 
 #include "preload.h"
 
@@ -22,6 +22,7 @@ struct walk {
     char rest[LONGEST]; // what is still to go
     size_t length;
     int links;
+    bool missing; // the component that it has come to does not exist, which is all that there is to say
 };
 
 static bool is_folder(const struct walk *walk)
@@ -70,6 +71,7 @@ static bool down(struct walk *walk, const char *name, size_t size, const char **
     walk->length += size;
     walk->to[walk->length] = 0;
     length = untrapped(SYS_readlink, (long)walk->to, (long)link, sizeof(link), 0, 0, 0);
+    walk->missing = length == -ENOENT && !kdbus_is_ours(walk->to + walk->length - size);
     if (length < 0)
         return length == -EINVAL;
     if (!length || length == sizeof(link) || link[length - 1] == '/' || !follow(walk, link, (size_t)length, *rest))
@@ -83,9 +85,8 @@ static bool resolve(struct walk *walk, const char *path)
     size_t length = strnlen(path, LONGEST);
     const char *rest = walk->rest;
 
-    // What ends with a slash or a dot has to be a folder, which is not looked at here.
-    if (!length || length == LONGEST || path[length - 1] == '/' || path[length - 1] == '.' ||
-        !kdbus_try_untrapped(AT_FDCWD, path))
+    walk->missing = false;
+    if (!length || length == LONGEST || !kdbus_try_untrapped(AT_FDCWD, path))
         return false;
     memcpy(walk->rest, path, length + 1);
     walk->length = 0;
@@ -121,28 +122,43 @@ static bool resolve(struct walk *walk, const char *path)
             return false;
         }
     }
+    if (path[length - 1] == '/' && !is_folder(walk))
+        return false;
     if (!walk->length)
         memcpy(walk->to, "/", (walk->length = 1) + 1);
     return true;
 }
 
-static char *resolved(const char *path, char *into)
+// NULL with `known` if there is none and errno says so; NULL without it if the C library has to be asked.
+static char *resolved(const char *path, char *into, bool *known)
 {
     struct walk walk;
+    bool found;
 
-    if (!path || !kdbus_stub || !malloc || !resolve(&walk, path))
+    *known = false;
+    if (!path || !kdbus_stub || !malloc)
         return NULL;
-    if (!into)
+    found = resolve(&walk, path);
+    *known = found || walk.missing;
+    if (!*known)
+        return NULL;
+    // The GNU C library also says how far it has come.
+    if (!into && found)
         into = malloc(walk.length + 1);
-    return into ? memcpy(into, walk.to, walk.length + 1) : NULL;
+    if (into)
+        memcpy(into, walk.to, walk.length + 1);
+    if (!found)
+        kdbus_result(-ENOENT);
+    return found ? into : NULL;
 }
 
 EXPORTED char *realpath(const char *path, char *into)
 {
     char *(*next)(const char *, char *);
-    char *found = resolved(path, into);
+    bool known;
+    char *found = resolved(path, into, &known);
 
-    if (found)
+    if (known)
         return found;
     next = kdbus_next("realpath");
     if (next)
@@ -156,9 +172,10 @@ char *__realpath_chk(const char *path, char *into, size_t room);
 EXPORTED char *__realpath_chk(const char *path, char *into, size_t room)
 {
     char *(*next)(const char *, char *, size_t);
-    char *found = room >= PATH_MAX ? resolved(path, into) : NULL;
+    bool known = false;
+    char *found = room >= PATH_MAX ? resolved(path, into, &known) : NULL;
 
-    if (found)
+    if (known)
         return found;
     next = kdbus_next("__realpath_chk");
     return next ? next(path, into, room) : realpath(path, into);
