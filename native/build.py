@@ -65,6 +65,7 @@ SOURCES = (
     "hot_receive.c",
     "hot_path.c",
     "shares.c",
+    "ring.c",
     "loop.c",
 )
 

@@ -58,6 +58,7 @@ int hot_broadcast(struct kdbus_engine *engine, struct sending *send)
         while (count--)
             sending_undo(broadcast->listeners[count].connection, made[count].entry);
         free(made);
+        sending_restore_flags(send);
         return 0;
     }
     for (uint32_t i = 0; i < count; i++) {

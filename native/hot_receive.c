@@ -92,6 +92,7 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
         if (!write_no_message(call, receiver, command, results))
             return 0;
         hot_calm(receiver, socket);
+        flow_ring_over(engine, call, receiver, command, results, NULL, EAGAIN);
         kdbus_listener_respond(engine->listener, call->id, 0, EAGAIN);
         return 1;
     }
@@ -120,6 +121,7 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
     dequeue(engine, receiver);
     if (!receiver->first)
         hot_calm(receiver, socket);
+    flow_ring_over(engine, call, receiver, command, results, slice, 0);
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
     return 1;
 }
@@ -132,6 +134,7 @@ int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call,
     // `return_flags` stand behind `kernel_flags`, where there are any.
     int skipped = !revision->free_kernel_flags;
     uint64_t command[LENT_COMMAND];
+    uint64_t results[LENT_COMMAND];
     struct lent_slice *slice;
 
     if (!hot_read(call->pid, call->arguments[2], command, 8 * revision->free_words))
@@ -146,6 +149,9 @@ int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call,
         return 0;
     lent_pool_unpublish(&owner->pool, slice);
     owner->dirty = LENT_CHANGED;
+    memcpy(results, command, 8 * revision->free_words);
+    memcpy(results + revision->free_return_flags - 1 + skipped, expected + skipped, 8 * (size_t)(2 - skipped));
+    flow_ring_over(engine, call, owner, command, results, NULL, 0);
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
     return 1;
 }
