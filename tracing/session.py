@@ -62,6 +62,9 @@ class Session:
     def __init__(self, wishes: Wishes, descriptor: int) -> None:
         """Takes over `descriptor`, to which everything goes. Unless it is live, all that it does may raise OSError."""
         self._wishes = wishes
+        self.path = wishes.path
+        self.may_lag = wishes.live and (wishes.path is not None or not wishes.lines)
+        """Whether lines may be written some time after their calls."""
         usual = json_lines.PAYLOAD if wishes.as_json else wishes.style.payload
         limit = usual if wishes.payload is None else wishes.payload
         self.payload_limit = max(limit, payload.MOST)
@@ -110,6 +113,8 @@ class Split:
     def __init__(self, wishes: Wishes) -> None:
         """Of `wishes`, the path is what all names begin with."""
         self._wishes = wishes
+        self.path = wishes.path
+        self.may_lag = True
         self._sessions: OrderedDict[int, Session] = OrderedDict()
         """Those whose files are open, the one that was used last behind the others."""
         self._begun: set[int] = set()
@@ -164,7 +169,8 @@ class Recorder:
     def __init__(self, descriptor: int, path: str, payload_limit: int) -> None:
         """Takes over `descriptor`, of the file `path`. `payload_limit`: bytes of each payload."""
         self.payload_limit = payload_limit
-        self._path = path
+        self.path = path
+        self.may_lag = True
         self._output = Output(descriptor, partial(tell_of_failure, path))
         self._output.write(recording.MAGIC)
 
@@ -176,4 +182,4 @@ class Recorder:
         """End the recording."""
         self._output.close()
         if self._output.dropped:
-            complain(f"kdbus: {self._output.dropped} records were dropped, as whoever reads {self._path!r} is too slow")
+            complain(f"kdbus: {self._output.dropped} records were dropped, as whoever reads {self.path!r} is too slow")

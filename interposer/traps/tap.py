@@ -52,6 +52,7 @@ from tracing.escaping import harmless
 from tracing.native_calls import Batch, Known, awaited, said
 from tracing.reason import reason
 from tracing.record import Event, Phase, Record, Tracer
+from tracing.relay import Relay
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -132,8 +133,14 @@ class Tap:
         for index, id in peers:
             peer = connections[index].bus.connections.get(id)
             known.peers[index, id] = None if peer is None else names_of(peer)
-        for record in batch.made():
-            for tracer in self.tracers:
+        here = []
+        for tracer in self.tracers:
+            if isinstance(tracer, Relay):
+                tracer.take_batch(batch)
+            else:
+                here.append(tracer)
+        for record in batch.made() if here else ():
+            for tracer in here:
                 tracer.take(record)
 
     def began_ns(self, wait: Wait) -> int:
