@@ -192,12 +192,13 @@ class Engine:
         result = lib.kdbus_engine_learn_export(self._engine, facts, items, len(items), evidence, len(evidence))
         self._check(result, "learn what is shown of an origin")
 
-    def watch(self, payload: int | None) -> None:
-        """Keep a record of each call that is served from now on, with so many bytes of its payload; None: no longer.
+    def watch(self, payload: int, most: int) -> None:
+        """Keep a record of each call that is served from now on, with so many bytes of its payload, or none if that is
+        negative. `run` ends when there are `most` records.
 
         What `take_records` has not taken is lost. Raises OSError(ENOMEM).
         """
-        self._check(lib.kdbus_engine_watch(self._engine, -1 if payload is None else payload), "watch what is served")
+        self._check(lib.kdbus_engine_watch(self._engine, payload, most), "watch what is served")
 
     def take_records(self) -> tuple[bytes, bytes]:
         """The records since the last time (`tracing.native_calls` knows their form), and the bytes that they are

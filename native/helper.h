@@ -414,7 +414,7 @@ struct kdbus_call_record {
     uint64_t after[9];
 };
 
-int kdbus_engine_watch(struct kdbus_engine *engine, int64_t payload);
+int kdbus_engine_watch(struct kdbus_engine *engine, int64_t payload, size_t most);
 size_t kdbus_engine_take_records(struct kdbus_engine *engine, const struct kdbus_call_record **records,
                                  const char **data, size_t *size);
 

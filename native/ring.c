@@ -26,6 +26,7 @@
 struct flow_ring {
     uint64_t start_ns; // of the present call
     uint64_t payload;  // bytes of each that are asked for
+    size_t most;       // records, after which they have to be taken
     size_t largest;    // bytes that one call may leave
     size_t count;
     size_t used;
@@ -34,9 +35,9 @@ struct flow_ring {
     struct kdbus_call_record records[RING_RECORDS];
 };
 
-// Watches from now on, with `payload` bytes of each message's, or no longer if that is negative. What has not been
-// taken is lost. 0 or -ENOMEM.
-int kdbus_engine_watch(struct kdbus_engine *engine, int64_t payload)
+// Watches from now on, with `payload` bytes of each message's, or no longer if that is negative. kdbus_engine_run ends
+// with `most` records, or earlier. What has not been taken is lost. 0 or -ENOMEM.
+int kdbus_engine_watch(struct kdbus_engine *engine, int64_t payload, size_t most)
 {
     struct flow_ring *ring;
 
@@ -47,6 +48,7 @@ int kdbus_engine_watch(struct kdbus_engine *engine, int64_t payload)
     if (!ring)
         return -ENOMEM;
     ring->payload = payload < RING_PAYLOAD ? (uint64_t)payload : RING_PAYLOAD;
+    ring->most = most < RING_RECORDS - RING_PER_CALL ? most : RING_RECORDS - RING_PER_CALL;
     ring->largest = RING_PER_CALL * (RING_MESSAGE + (size_t)ring->payload);
     ring->size = RING_BYTES + 2 * ring->largest;
     ring->data = malloc(ring->size);
@@ -86,7 +88,7 @@ int flow_ring_is_full(const struct kdbus_engine *engine)
 {
     const struct flow_ring *ring = engine->ring;
 
-    return ring && (ring->count + RING_PER_CALL > RING_RECORDS || ring->used + ring->largest > ring->size);
+    return ring && (ring->count >= ring->most || ring->used + ring->largest > ring->size);
 }
 
 // A call begins to be served.

@@ -54,6 +54,8 @@ _IGNORED = signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP
 class Relay:
     """A tracer whose work is done by a process of its own. `close` is to be called at the end."""
 
+    waits = False
+
     def __init__(self, tracer: Tracer, path: str | None) -> None:
         """Gives `tracer` away: it is used, and closed, over there. `path`: where it writes, for complaints.
 

@@ -59,6 +59,8 @@ def _raise(error: OSError) -> None:
 class Session:
     """One trace. `close` is to be called at the end."""
 
+    waits = True
+
     def __init__(self, wishes: Wishes, descriptor: int) -> None:
         """Takes over `descriptor`, to which everything goes. Unless it is live, all that it does may raise OSError."""
         self._wishes = wishes
@@ -109,6 +111,8 @@ class Session:
 
 class Split:
     """A trace in one file for each process: the path, a dot, and the process's number (`-ff`)."""
+
+    waits = True
 
     def __init__(self, wishes: Wishes) -> None:
         """Of `wishes`, the path is what all names begin with."""
@@ -165,6 +169,8 @@ _FILES = 32
 
 class Recorder:
     """A recording that is made. `close` is to be called at the end."""
+
+    waits = True
 
     def __init__(self, descriptor: int, path: str, payload_limit: int) -> None:
         """Takes over `descriptor`, of the file `path`. `payload_limit`: bytes of each payload."""

@@ -57,6 +57,7 @@ class Checker:
     """A reader of records (`tracing.record.Tracer`)."""
 
     payload_limit = 0
+    waits = False
 
     def __init__(self, findings: Findings) -> None:
         self.findings = findings

@@ -59,6 +59,8 @@ _SLICES_PER_UNIT = 16
 """How many pieces of a pool cost as much to hand out and take back as a message."""
 _MOST_ITEMS = 16384
 """Bytes of metadata items that the engine repeats."""
+_RECORDS = 1024
+"""How many calls are told of at a time."""
 _NATIVE_NS = 20_000
 """What a SEND takes that is served natively, or a little more."""
 
@@ -78,6 +80,11 @@ class Watcher(Protocol):
     @property
     def payload_limit(self) -> int:
         """How many bytes of a payload are wanted."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether being told of a call may take long, so that each is to be told of before the next one is served."""
         ...
 
     def served_natively(self, records: bytes, data: bytes, handles: Mapping[int, OpenHandle]) -> None:
@@ -166,7 +173,10 @@ class Flows:
     def watch(self, watcher: Watcher | None) -> None:
         """From now on, tell `watcher` of what is served natively; None: nobody."""
         self._watcher = None
-        self._engine.watch(None if watcher is None else watcher.payload_limit)
+        if watcher is None:
+            self._engine.watch(-1, 0)
+        else:
+            self._engine.watch(watcher.payload_limit, 1 if watcher.waits else _RECORDS)
         self._watcher = watcher
 
     def put(self, listener: Listener, notification: Notification) -> None:

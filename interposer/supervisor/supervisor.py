@@ -318,7 +318,8 @@ class Supervisor:
         if (due is not None and due <= now) or self._mount_news():
             return True
         # Tasks have something to do as well: those who make calls are to get a whole turn.
-        return self._flows.served != served and now - begun < _TURN_NS
+        # And whoever sends on what a tap has been told of.
+        return self._flows.served != served and (self._tap is not None or now - begun < _TURN_NS)
 
     def _mount_news(self) -> bool:
         news = [tree.mounts.has_news() for tree in self._trees.values()]

@@ -143,6 +143,11 @@ class Tap:
             for tracer in here:
                 tracer.take(record)
 
+    @property
+    def waits(self) -> bool:
+        """Whether one of those who get records may wait for somebody else."""
+        return any(tracer.waits for tracer in self.tracers)
+
     def began_ns(self, wait: Wait) -> int:
         """When the call began that waits (CLOCK_MONOTONIC), 0 if it was not seen."""
         call = self._waiting.get(wait)
