@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What was served here, for whoever watches (interposer/traps/native_calls.py): a record of each call, made just before
-// it is answered.
+// What was served here, for whoever watches (interposer/traps/tap.py): a record of each call, made when it has taken
+// effect, before its results are stored and it is answered.
+//
+// No memory of a target is touched in the middle of that, as it may not come (hot_stall.c).
 //
 // Records are of one size; the bytes that they are about (a message, its payload as far as it was asked for) are behind
 // each other in a second piece of memory. Both are fetched by the thread that fills them, so the loop ends when the
@@ -32,6 +34,7 @@ struct flow_ring {
     size_t used;
     size_t size;
     char *data;
+    struct kdbus_call_record *sent; // the SEND that was added last
     struct kdbus_call_record records[RING_RECORDS];
 };
 
@@ -131,26 +134,20 @@ static void append(struct flow_ring *ring, const void *bytes, size_t size)
     ring->used += size;
 }
 
-// The beginning of what is sent. It is in a pool already, unless nobody got it: then it still is in the sender.
-static void append_sent_payload(struct flow_ring *ring, struct kdbus_call_record *record, const struct sending *send)
+// The payload of a message that nobody gets is at hand, if anybody watches: it is read before anything is done, as it
+// may not come. 0 if it is the broker's call, as that cannot be had, or is long.
+int flow_ring_foresee(struct kdbus_engine *engine, struct sending *send)
 {
-    const struct outgoing *out = &send->out;
-    size_t rest = out->payload_size < ring->payload ? out->payload_size : ring->payload;
+    struct outgoing *out = &send->out;
+    struct iovec local = {out->payload, out->payload_size};
 
-    if (out->copy) {
-        append(ring, out->copy, rest);
-        record->payload_kept = (uint32_t)rest;
-        return;
-    }
-    for (uint32_t i = 0; i < out->vector_count && rest; i++) {
-        size_t piece = out->remote[i].iov_len < rest ? out->remote[i].iov_len : rest;
-
-        if (!hot_read(send->call->pid, (uint64_t)out->remote[i].iov_base, ring->data + ring->used, piece))
-            return;
-        ring->used += piece;
-        rest -= piece;
-        record->payload_kept += (uint32_t)piece;
-    }
+    if (!engine->ring || out->copy || !out->payload_size)
+        return 1;
+    if (out->payload_size > sizeof(out->payload) ||
+        !deputy_read(engine->deputy, send->call->pid, &local, 1, out->remote, out->vector_count))
+        return 0;
+    out->copy = out->payload;
+    return 1;
 }
 
 // A message in the pool of who has received it, and the beginning of its payload; both where the items say.
@@ -202,6 +199,7 @@ static void append_received(struct flow_ring *ring, struct kdbus_call_record *re
 static struct kdbus_call_record *add_sent(struct flow_ring *ring, const struct sending *send)
 {
     const struct kdbus_flow_revision *revision = send->revision;
+    const struct outgoing *out = &send->out;
     struct kdbus_call_record *record =
         new_record(ring, send->call, send->source, send->command, revision->send_words);
 
@@ -210,31 +208,37 @@ static struct kdbus_call_record *add_sent(struct flow_ring *ring, const struct s
         record->after[revision->send_kernel_flags + 1] = MSG_FLAGS | FLAG_KERNEL;
     }
     record->peer = send->receiver ? send->receiver->id : 0;
-    for (uint32_t i = 0; i < send->out.part_count; i++)
-        record->payload_size += send->out.parts[i].size;
-    record->message_kept = (uint32_t)send->out.words[MSG_SIZE];
-    append(ring, send->out.words, record->message_kept);
-    append_sent_payload(ring, record, send);
+    for (uint32_t i = 0; i < out->part_count; i++)
+        record->payload_size += out->parts[i].size;
+    record->message_kept = (uint32_t)out->words[MSG_SIZE];
+    record->payload_kept = (uint32_t)(out->payload_size < ring->payload ? out->payload_size : ring->payload);
+    append(ring, out->words, record->message_kept);
+    if (record->payload_kept)
+        append(ring, out->copy, record->payload_kept);
     return record;
 }
 
-// A SEND that is over; `error`: errno, 0 for none.
-void flow_ring_sent(struct kdbus_engine *engine, const struct sending *send, int error)
+// A SEND that is over, but for its results.
+void flow_ring_sent(struct kdbus_engine *engine, const struct sending *send)
 {
     const struct kdbus_flow_revision *revision = send->revision;
     struct kdbus_call_record *record;
 
     if (!engine->ring)
         return;
-    record = add_sent(engine->ring, send);
-    record->error = (uint32_t)error;
-    if (error)
-        return;
+    record = engine->ring->sent = add_sent(engine->ring, send);
     record->after[revision->send_return_flags] = 0;
     if (revision->writes_empty_reply) {
         record->after[revision->send_reply] = revision->empty_is_pool_size ? send->source->pool.memory.size : 0;
         record->after[revision->send_reply + 1] = record->after[revision->send_reply + 2] = 0;
     }
+}
+
+// Those could not be stored.
+void flow_ring_failed(struct kdbus_engine *engine, int error)
+{
+    if (engine->ring)
+        engine->ring->sent->error = (uint32_t)error;
 }
 
 // A SEND that waits for its reply from now on.

@@ -33,7 +33,7 @@ from broker.reply import Reply
 from broker.send import Wait
 from interposer.handles.handles import OpenHandle
 from interposer.report import unexpected
-from interposer.target.caller import TargetCaller
+from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import read_file
 from interposer.traps.exactly_once import HeldCaller
 from interposer.traps.watched import (
@@ -47,6 +47,7 @@ from interposer.traps.watched import (
     take_results,
 )
 from kdbus.abi.revision import Revision
+from native.deputies import Stalled
 from native.notification import Notification
 from tracing.escaping import harmless
 from tracing.native_calls import Batch, Known, awaited, said
@@ -97,6 +98,8 @@ class Tap:
         record = self._begin(Event.CALL, notification, handle)
         try:
             wait = act()
+        except (Stalled, MemoryStalled):
+            raise  # nothing has happened yet, and it will be asked for once more
         except Exception as error:
             self._safely(self._end_call, record, handle, request, argument, caller, error)
             raise
@@ -107,6 +110,8 @@ class Tap:
         """`wait.finish`, watched. Raises what that raises."""
         try:
             wait.finish(caller)
+        except (Stalled, MemoryStalled):
+            raise
         except Exception as error:
             self._safely(self._end_wait, wait, caller, error)
             raise
