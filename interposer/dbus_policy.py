@@ -18,9 +18,10 @@ from bridge.busconfig import Configuration
 from bridge.kdbus_policy import Translation, translated
 from bridge.rule_elements import UnknownAccount, group_id, user_id
 from bridge.rules import ClientRules, Named, Owner, Party, Rule, Scope, about_message, about_name, about_user
+from interposer.companion import bus_name
 from interposer.errors import DomainUnavailable, UsageError, quoted
 from interposer.options import Given, see_help, suggestion
-from interposer.proxying import bus_name, configuration_in
+from interposer.proxying import configuration_in
 from interposer.shared_domain.readiness import Readiness
 from kdbus.dbus.bloom import TYPE_NAMES
 from kdbus.dbus.errors import DBusError
