@@ -66,6 +66,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --mode MODE    `mount`: show /sys/fs/kdbus in a mount namespace; `path`: answer calls that name a path in it, which
                  is slower and needs no privileges; without this option, the first of the two that can be had, also
                  with --domain, whose programs may differ in this
+  --no-preload   in path mode, leave LD_PRELOAD as it is: there a library stands that makes calls which have nothing to
+                 do with kdbus as fast as outside; all calls that name a path are then answered by the supervisor
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
   --die-with-parent
                  kill PROGRAM, though not what it has started, if this command ends before it, killed for instance;
