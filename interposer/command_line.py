@@ -87,6 +87,10 @@ _PROXY_OPTIONS = {
     **dict.fromkeys(("--exec", "--anonymous", "--all-users"), False),
     **_VERBOSE_OPTIONS,
 }
+_DBUS_POLICY_OPTIONS = {
+    **dict.fromkeys(("--config", "--user", "--group", "--bus", "--ready-fd"), True),
+    **dict.fromkeys(("--at-console", "--json"), False),
+}
 _ACTIVATE_OPTIONS = {
     **dict.fromkeys(("--bus", "--from", "--ready-fd"), True),
     "--exec": False,
@@ -210,9 +214,9 @@ def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) ->
 def _run(given: Given, command: list[str]) -> int:
     tracer = None
     if given.keys() & {"--trace", "--explain"}:
-        from interposer.trace_options import session_of_run
+        from interposer.trace_options import relayed, session_of_run
 
-        tracer = session_of_run(given)
+        tracer = relayed(session_of_run(given))
     return _end_like(_run_traced(given, command, tracer))
 
 
@@ -221,9 +225,9 @@ def _trace(given: Given, command: list[str]) -> int:
         return _trace_running(given, command)
     if not command:
         raise UsageError("reading the arguments of `kdbus trace`", "there is no program", see_help("trace"))
-    from interposer.trace_options import session
+    from interposer.trace_options import relayed, session
 
-    return _end_like(_run_traced(given, command, session(given)))
+    return _end_like(_run_traced(given, command, relayed(session(given))))
 
 
 def _trace_running(given: Given, rest: list[str]) -> int:
@@ -248,9 +252,9 @@ def _trace_running(given: Given, rest: list[str]) -> int:
 def _record(given: Given, command: list[str]) -> int:
     if not command:
         raise UsageError("reading the arguments of `kdbus record`", "there is no program", see_help("record"))
-    from interposer.trace_options import recorder
+    from interposer.trace_options import recorder, relayed
 
-    return _end_like(_run_traced(given, command, recorder(given)))
+    return _end_like(_run_traced(given, command, relayed(recorder(given))))
 
 
 def _check(given: Given, command: list[str]) -> int:
@@ -395,6 +399,12 @@ def _proxy(given: Given, command: list[str]) -> int:
 
     status = proxy(given, command)
     return status if status >= 0 else _die_of(-status)
+
+
+def _dbus_policy(given: Given, words: list[str]) -> int:
+    from interposer.dbus_policy import dbus_policy
+
+    return dbus_policy(given, words, _print, _complain)
 
 
 def _activate(given: Given, command: list[str]) -> int:
@@ -644,6 +654,7 @@ _SUBCOMMANDS = {
     "check": _Subcommand(_check, _CHECK_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
+    "dbus-policy": _Subcommand(_dbus_policy, _DBUS_POLICY_OPTIONS, words=20),
     "activate": _Subcommand(_activate, _ACTIVATE_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),
