@@ -29,7 +29,7 @@ _JOB = """#!/bin/sh
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={project}
 cd {project}
-exec {python} -m tests.kernels.inside {folder}
+exec {python} -m tests.kernels.inside {folder} {programs}
 """
 
 
@@ -55,6 +55,7 @@ def main() -> int:
     add = parser.add_argument
     add("kernels", nargs="*", metavar="KERNEL", help=f"how its version begins, or `newest` ({' '.join(DEFAULT)})")
     add("--architecture", choices=machine.KINDS, default="amd64", help="Debian's name of it (%(default)s)")
+    add("--only", nargs="+", default=[], metavar="PROGRAM", help="of those in `inside` (all)")
     add("--folder", type=Path, default=_cache(), help="keeps what is downloaded (%(default)s)")
     add("--keep", type=Path, help="keeps what each machine printed and reported")
     add("--mirror", help="address of a Debian archive (the one of this machine's apt)")
@@ -103,7 +104,8 @@ def _try(
     _build_programs(root, job)
     words = {"project": root.project, "python": root.python, "folder": image.JOB}
     program = job / "job"
-    program.write_text(_JOB.format(**{name: shlex.quote(str(word)) for name, word in words.items()}))
+    quoted = {name: shlex.quote(str(word)) for name, word in words.items()}
+    program.write_text(_JOB.format(programs=shlex.join(options.only), **quoted))
     program.chmod(0o755)
     vmlinuz = next(kernel.rglob("vmlinuz*"))
     begin = time.monotonic()

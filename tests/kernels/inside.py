@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is run on an emulated machine, as root: `python -m tests.kernels.inside FOLDER`.
+"""What is run on an emulated machine, as root: `python -m tests.kernels.inside FOLDER [PROGRAM...]`.
 
 `kdbus doctor` first, as root and as an ordinary user: it tries each single thing that a kernel might not have. Then the
 programs of the end-to-end tests, all cases of one in one `kdbus run`: those where the kernel's part is largest, in what
@@ -17,7 +17,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -94,16 +94,16 @@ def main() -> None:
         users = {"root": current_user(), "ordinary": unprivileged_user(open_folder)}
         for name, user in users.items():
             (folder / f"doctor-{name}.json").write_text(user.run(user.kdbus("doctor", "--json"), seconds=300).output)
-        for outcome in _outcomes(users, folder):
+        for outcome in _outcomes(users, folder, sys.argv[2:] or [*(run.program for run in RUNS), HARNESS]):
             outcomes.append(outcome)
             print(outcome.user, outcome.name, outcome.wrong or "ok", f"{outcome.seconds:.0f} s", flush=True)
             (folder / "outcomes.json").write_text(json.dumps([asdict(each) for each in outcomes], indent=1))
 
 
-def _outcomes(users: dict[str, User], folder: Path) -> Iterator[Outcome]:
+def _outcomes(users: dict[str, User], folder: Path, wanted: Sequence[str]) -> Iterator[Outcome]:
     for run in RUNS:
         program = folder / run.file
-        if program.exists():
+        if run.program in wanted and program.exists():
             user = users[run.user]
             cases = [case for case in cases_of(run.program, run.user) if not case.startswith(_LONG)]
             begin = time.monotonic()
@@ -112,14 +112,14 @@ def _outcomes(users: dict[str, User], folder: Path) -> Iterator[Outcome]:
             bad = done.status or not right or "not ok" in done.output or "kdbus: " in done.output
             wrong = f"status {done.status}\n{done.output}" if bad else ""
             yield Outcome(run.name, run.user, right - skipped, skipped, wrong, time.monotonic() - begin)
-    if (folder / HARNESS).exists():
+    if HARNESS in wanted and (folder / HARNESS).exists():
         for name, user in users.items():
             begin = time.monotonic()
             done = user.run(user.kdbus("run", "--", "stdbuf", "-oL", str(folder / HARNESS)), seconds=_SECONDS)
             verdicts = dict(_VERDICT.findall(done.output))
             right, skipped = (sum(verdicts.get(each) == word for each in NAMES) for word in ("OK", "SKIPPED"))
             wrong = "" if not done.status and right + skipped == len(NAMES) else done.output
-            yield Outcome("selftests", name, right, skipped, wrong, time.monotonic() - begin)
+            yield Outcome(HARNESS, name, right, skipped, wrong, time.monotonic() - begin)
 
 
 if __name__ == "__main__":
