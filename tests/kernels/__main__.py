@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.kernels import image, machine, roots
+from tests.kernels.confinement import Confined
 from tests.kernels.inside import RUNS, Outcome
 from tests.kernels.packages import PackageError, Packages
 from tests.support.compiling import PROGRAMS
@@ -37,7 +38,8 @@ exec {python} -m tests.kernels.inside {folder} {programs}
 class Result:
     """What one kernel came to.
 
-    `modes`: what `kdbus run` does for root and for an ordinary user; `lacks`: what `kdbus doctor` misses there.
+    `modes`: what `kdbus run` does for root and for an ordinary user; `lacks`: what `kdbus doctor` misses there;
+    `confined`: what came of Yama's scopes, if they were tried.
     """
 
     version: str
@@ -47,6 +49,7 @@ class Result:
     failed: list[str]
     skipped: int
     seconds: float
+    confined: list[str]
 
 
 def main() -> int:
@@ -55,7 +58,7 @@ def main() -> int:
     add = parser.add_argument
     add("kernels", nargs="*", metavar="KERNEL", help=f"how its version begins, or `newest` ({' '.join(DEFAULT)})")
     add("--architecture", choices=machine.KINDS, default="amd64", help="Debian's name of it (%(default)s)")
-    add("--only", nargs="+", default=[], metavar="PROGRAM", help="of those in `inside` (all)")
+    add("--only", nargs="+", default=[], metavar="PROGRAM", help="of those in `inside` (all), or yama")
     add("--folder", type=Path, default=_cache(), help="keeps what is downloaded (%(default)s)")
     add("--keep", type=Path, help="keeps what each machine printed and reported")
     add("--mirror", help="address of a Debian archive (the one of this machine's apt)")
@@ -74,7 +77,7 @@ def main() -> int:
             version = choose(wanted, kernels)
             with nullcontext(options.keep / version) if options.keep else tempfile.TemporaryDirectory() as job:
                 result = _try(version, kernels[version], packages, root, Path(job), options)
-            print(_row(result), *result.failed, sep="\n", flush=True)
+            print(_row(result), *result.confined, *result.failed, sep="\n", flush=True)
             results.append(result)
     except (PackageError, OSError) as error:
         print(f"kernels: {error}", file=sys.stderr)
@@ -130,7 +133,10 @@ def _read(version: str, job: Path, seconds: float) -> Result:
     outcomes = [Outcome(**each) for each in json.loads((job / "outcomes.json").read_text())]
     failed = [f"{each.name} ({each.user}): {each.wrong}" for each in outcomes if each.wrong]
     right, skipped = sum(each.right for each in outcomes), sum(each.skipped for each in outcomes)
-    return Result(version, modes, lacks, right, failed, skipped, seconds)
+    found = job / "yama.json"
+    scopes = [Confined(**each) for each in json.loads(found.read_text())] if found.exists() else []
+    confined = [f"scope {each.scope}: {each.what}: {each.trouble or 'works'}" for each in scopes]
+    return Result(version, modes, lacks, right, failed, skipped, seconds, confined)
 
 
 def _build_programs(root: roots.Root, job: Path) -> None:
