@@ -43,9 +43,16 @@ FAILURE = InterposerError.exit_status
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
-_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, "--revision": True}
+_SERVICE_OPTIONS = {
+    **dict.fromkeys(("--no-flows", "--statistics"), False),
+    **dict.fromkeys(("--make-bus", "--revision", "--activate"), True),
+}
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
-_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, "--die-with-parent": False, **_SERVICE_OPTIONS}
+_OWN_OPTIONS = {
+    **_JOIN_OPTIONS,
+    "--mode": True, "--no-preload": False, "--linger": False, "--die-with-parent": False,
+    **_SERVICE_OPTIONS,
+}
 _RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False, "--inject": True}
 _UNDER_TRACE_OPTIONS = {
     **dict.fromkeys(("--mode", "--make-bus", "--revision", "--inject"), True),
@@ -63,6 +70,10 @@ _CHECK_OPTIONS = {
     **dict.fromkeys(("--ignore", "--error", "--junit", "--json", "--recording"), True),
 }
 _SHOW_OPTIONS = {**_VIEW_OPTIONS, "--perfetto": False, "--pcapng": False}
+_REPLAY_OPTIONS = {
+    **dict.fromkeys(("--play", "--mask", "--patience", "--mode", "--make-bus", "--revision"), True),
+    "--timing": False,
+}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
 _WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
@@ -72,8 +83,13 @@ _MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
 _TOP_OPTIONS = {**_WHICH_OPTIONS, "--interval": True, "--light": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 _PROXY_OPTIONS = {
-    **dict.fromkeys(("--bus", "--listen", "--ready-fd"), True),
+    **dict.fromkeys(("--bus", "--listen", "--ready-fd", "--activate", "--config"), True),
     **dict.fromkeys(("--exec", "--anonymous", "--all-users"), False),
+    **_VERBOSE_OPTIONS,
+}
+_ACTIVATE_OPTIONS = {
+    **dict.fromkeys(("--bus", "--from", "--ready-fd"), True),
+    "--exec": False,
     **_VERBOSE_OPTIONS,
 }
 
@@ -263,20 +279,28 @@ def _show(given: Given, words: list[str]) -> int:
     return show.run(given, words)
 
 
+def _replay(given: Given, words: list[str]) -> int:
+    from interposer.replaying.replay import Replay
+    from interposer.show import feed
+
+    command, tracer = Replay(given, words).prepare(feed)
+    return _end_like(_run_traced(given, command, tracer))
+
+
 def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     """Run `command`, and let `tracer` see every call; its wait status."""
     options = _run_options("run", given, tracer)
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", see_help("run"))
     mode, domain = _mode(given.last("--mode")), given.last("--domain")
-    of_server = [name for name in ("--make-bus", "--revision") if name in given]
+    of_server = [name for name in ("--make-bus", "--revision", "--activate") if name in given]
     if domain is not None and of_server:
         raise UsageError(
             "reading the options of `kdbus run`",
             f"{of_server[0]} with --domain: that is its server's business",
             f"give {of_server[0]} to `kdbus serve`",
         )
-    dies_with_us = "--die-with-parent" in given
+    dies_with_us, preload = "--die-with-parent" in given, "--no-preload" not in given
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
@@ -292,15 +316,19 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
             "faults are injected where calls are served, and those of --domain are by its server",
             "run the program without --domain",
         )
+    if "--activate" in given:
+        from interposer.activating import around, folders_by_bus
+
+        command = around(command, folders_by_bus("run", given))
     wanted = "tracing" if tracer is not None else "injecting faults into" if options.faults else ""
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), wanted=wanted)
     if domain is not None:
-        return _join(domain, command, mode, wait_s, dies_with_us=dies_with_us)
+        return _join(domain, command, mode, wait_s, dies_with_us=dies_with_us, preload=preload)
 
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us)
+    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us, preload=preload)
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -334,7 +362,9 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
         nested.run_nested(command, domain)
 
 
-def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool) -> int:
+def _join(
+    path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool, preload: bool
+) -> int:
     """Run `command` in the domain of a server, which may come up within `wait_s` seconds; its wait status."""
     from interposer.shared_domain.domain_socket import connect
     from interposer.shared_domain.join import join
@@ -342,7 +372,7 @@ def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *
     # While there is no program, signals end us.
     connection = connect(path, wait_s)
     signals = _Signals()
-    joined = join(path, connection, command, mode, dies_with_us=dies_with_us)
+    joined = join(path, connection, command, mode, dies_with_us=dies_with_us, preload=preload)
     signals.program_started(joined.launched.pid)
     joined.launched.check_executed()
     return joined.run()
@@ -352,13 +382,25 @@ def _serve(given: Given, _rest: list[str]) -> int:
     with lasting_objects():
         from interposer.shared_domain.serve import serve
 
-    return serve(given.last("--socket"), _run_options("serve", given), given.last("--ready-fd"))
+    activating = []
+    if "--activate" in given:
+        from interposer.activating import commands_of, folders_by_bus
+
+        activating = commands_of(folders_by_bus("serve", given))
+    return serve(given.last("--socket"), _run_options("serve", given), given.last("--ready-fd"), activating)
 
 
 def _proxy(given: Given, command: list[str]) -> int:
     from interposer.proxying import proxy
 
     status = proxy(given, command)
+    return status if status >= 0 else _die_of(-status)
+
+
+def _activate(given: Given, command: list[str]) -> int:
+    from interposer.activating import activate
+
+    status = activate(given, command)
     return status if status >= 0 else _die_of(-status)
 
 
@@ -598,9 +640,11 @@ _SUBCOMMANDS = {
     "trace": _Subcommand(_trace, _TRACE_OPTIONS, runs_a_program=True),
     "record": _Subcommand(_record, _RECORD_OPTIONS, runs_a_program=True),
     "show": _Subcommand(_show, _SHOW_OPTIONS, words=1),
+    "replay": _Subcommand(_replay, _REPLAY_OPTIONS, runs_a_program=True),
     "check": _Subcommand(_check, _CHECK_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
+    "activate": _Subcommand(_activate, _ACTIVATE_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),
     "list": _Subcommand(_watching("list"), _WATCH_OPTIONS),

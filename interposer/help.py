@@ -18,8 +18,10 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus record [-o FILE] [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus show [OPTIONS] FILE
+       kdbus replay [OPTIONS] FILE [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus proxy --bus NAME [--listen unix:path=PATH] [--exec PROGRAM [ARGUMENTS...]]
+       kdbus activate --bus NAME --from DIR [--exec PROGRAM [ARGUMENTS...]]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
        kdbus list | tree | policy [OPTIONS]
@@ -32,9 +34,11 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   trace        run PROGRAM likewise, and show every call on kdbus with what it says, and why it fails
   record       run PROGRAM likewise, and keep every call in a file
   show         show what was recorded, or convert it for Perfetto and Wireshark
+  replay       play recorded peers against PROGRAM, and tell where it does other things than when it was recorded
   check        run PROGRAM likewise, and report leaks, races, failures, and what only one revision has
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   proxy        let D-Bus programs speak on a bus of kdbus
+  activate     start programs on a bus of kdbus when somebody sends to their names
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
   list         list the connections of a kdbus that runs: ids, processes, names, queues, pools
@@ -60,6 +64,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --mode MODE    `mount`: show /sys/fs/kdbus in a mount namespace; `path`: answer calls that name a path in it, which
                  is slower and needs no privileges; without this option, the first of the two that can be had, also
                  with --domain, whose programs may differ in this
+  --no-preload   in path mode, leave LD_PRELOAD as it is: there a library stands that makes calls which have nothing to
+                 do with kdbus as fast as outside; all calls that name a path are then answered by the supervisor
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
   --die-with-parent
                  kill PROGRAM, though not what it has started, if this command ends before it, killed for instance;
@@ -69,6 +75,9 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front. Such as: kdbus run --make-bus system --make-bus user --
                  busctl --address=kernel:path=/sys/fs/kdbus/0-system/bus list
+  --activate [BUS=]DIR
+                 start programs when somebody sends to their names, as the .service and .busname files in the folder say
+                 (may be repeated); BUS is one of --make-bus, if there are several; see `kdbus activate --help`
   --revision R   take every program to speak that revision of kdbus: 2, 3, 219, 4 or final; without this option it
                  is recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
@@ -206,6 +215,38 @@ Such as:
 Ends with 125 if the recording is damaged or cut off; what is before that is shown.
 """
 
+_REPLAY = """\
+Play peers of a recording against PROGRAM: recorded clients against a service, or a recorded service against a client.
+Tell, with a diff, where PROGRAM calls otherwise than when it was recorded.
+
+usage: kdbus replay [OPTIONS] FILE [--] PROGRAM [ARGUMENTS...]
+
+  --play WHO[,WHO...]
+                 who is played (may be repeated): a well-known name, the id of a connection (or BUS/ID), or the name of
+                 a process, for all its connections; without this option all but the process that is called as PROGRAM
+                 is. PROGRAM is to be everybody else
+  --timing       in recorded time: each played call as long after what came before it as when it was recorded; without
+                 this option as soon as what came before it has happened
+  --patience SECONDS
+                 how long to wait for what PROGRAM did when it was recorded, and for its end (5)
+  --mask REGEX   do not compare what fits REGEX (Python's), in a line of the diff (may be repeated)
+  --mode MODE    as for `kdbus run`
+  --make-bus NAME
+                 as for `kdbus run`; buses that were there from the start when it was recorded are so now as well
+  --revision R   as for `kdbus run`
+  -h, --help     print this
+
+What differs by nature is not compared: ids, cookies, times, addresses, messages of the bus itself, and what PROGRAM
+only asks, receives or frees. Peers that have sent memfds or descriptors, or payloads that were not recorded whole,
+cannot be played. Such as:
+
+  kdbus record -o talk -- sh -c './service & ./client'
+  kdbus replay talk -- ./service
+  kdbus replay --play org.example.Service --mask '20[0-9-]+' talk -- ./client
+
+Ends with 1 if PROGRAM has differed and ended with 0, else as `kdbus run` does.
+"""
+
 _CHECK = """\
 Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and report on stderr what is wrong with its use of
 it: leaks, races, lost messages, failures, and what only one revision has.
@@ -254,6 +295,9 @@ usage: kdbus serve --socket PATH [OPTIONS]
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front
+  --activate [BUS=]DIR
+                 start programs when somebody sends to their names, as the .service and .busname files in the folder say
+                 (may be repeated); BUS is one of --make-bus, if there are several; see `kdbus activate --help`
   --revision R   take every program to speak that revision of kdbus: 2, 3, 219, 4 or final; without this option it
                  is recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
@@ -279,8 +323,13 @@ usage: kdbus proxy --bus NAME [OPTIONS] --listen unix:path=PATH
                  where D-Bus programs connect: unix:path=PATH; not needed with --exec, or where a service manager
                  passes a socket (LISTEN_FDS, with ListenStream= in the unit)
   --exec         run the program that follows, with DBUS_SESSION_BUS_ADDRESS in its environment, and end when it ends
+  --activate DIR
+                 start programs when somebody sends to their names, as the .service and .busname files in the folder say
+                 (may be repeated), with DBUS_SESSION_BUS_ADDRESS in their environment; see `kdbus activate --help`
+  --config FILE  heed the policies and limits in a configuration file of dbus-daemon, and in those that it includes: who
+                 may connect, own which names, send and receive what
   --all-users    serve clients of other users, too, in their names, which the owner of the bus may do; they have the
-                 rights that this process has on the bus, as there are no policies of dbus-daemon's kind yet
+                 rights that this process has on the bus. With --config, that says which users may connect
   --anonymous    allow the mechanism ANONYMOUS as well; who the client is, the kernel tells in any case
   --ready-fd N   write a newline to descriptor N, and close it, when programs can connect
   -v, --verbose  tell on stderr which clients are cut off, and why
@@ -291,6 +340,30 @@ the same user, and of root, without --all-users. With --exec it ends as PROGRAM 
 
 examples: kdbus run --make-bus user -- kdbus proxy --bus user --exec busctl --user list
           kdbus run --make-bus user -- kdbus proxy --bus user --listen unix:path=/tmp/bus
+"""
+
+_ACTIVATE = """\
+Start programs on a bus of kdbus when somebody sends to their names.
+
+usage: kdbus activate --bus NAME --from DIR [OPTIONS]
+       kdbus activate --bus NAME --from DIR [OPTIONS] --exec PROGRAM [ARGUMENTS...]
+
+  --bus NAME     the bus, as `kdbus run --make-bus NAME` names it: `system` is 0-system, `user` is UID-user, and any
+                 other name gets the user's id in front; or the path of an endpoint's node
+  --from DIR     a folder with D-Bus's .service files, and systemd's .busname units with the .service units that they
+                 name (may be repeated); of several files for a name the first counts
+  --exec         run the program that follows, and end when it ends
+  --ready-fd N   write a newline to descriptor N, and close it, when the names can be called
+  -v, --verbose  tell on stderr what is started
+  -h, --help     print this
+
+It is a program that speaks kdbus itself, so it runs where there is one, such as under `kdbus run`; --activate of
+`kdbus run`, `kdbus serve` and `kdbus proxy` is short for it. The bus has to be of the same user. What a program has not
+read when it ends comes back, and starts it again. When it cannot be started, ends with a failure before it has its
+name, or does not take it within 25 s, those who wait for a reply get none. What was started ends with this command.
+
+examples: kdbus run --make-bus user -- kdbus activate --bus user --from ./services --exec ./client
+          kdbus run --make-bus user --activate ./services -- ./client
 """
 
 _DOCTOR = """\
@@ -437,8 +510,10 @@ PAGES: Mapping[str, str] = {
     "check": _CHECK,
     "record": _RECORD,
     "show": _SHOW,
+    "replay": _REPLAY,
     "serve": _SERVE,
     "proxy": _PROXY,
+    "activate": _ACTIVATE,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,
     "list": _LIST,
