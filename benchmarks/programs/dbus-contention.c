@@ -5,8 +5,8 @@
 //
 //     dbus-contention SECONDS CLIENTS...
 //
-// "N" is the time from one call of N clients that is answered to the next, whoever makes it, as in kdbus-contention; the
-// message bus refuses nobody, but lets them wait.
+// "N" is the time from one call of N clients that is answered to the next, whoever makes it, as in kdbus-contention;
+// the message bus refuses nobody, but lets them wait.
 
 #define _GNU_SOURCE
 #include "dbus.h"
