@@ -60,13 +60,10 @@ _SLICES_PER_UNIT = 16
 """How many pieces of a pool cost as much to hand out and take back as a message."""
 _MOST_ITEMS = 16384
 """Bytes of metadata items that the engine repeats."""
-<<<<<<< HEAD
 MOST_NAMES = 16384
 """Names that the engine knows (`LENT_NAMES`)."""
-=======
 _RECORDS = 1024
 """How many calls are told of at a time."""
->>>>>>> main
 _NATIVE_NS = 20_000
 """What a SEND takes that is served natively, or a little more."""
 
