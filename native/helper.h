@@ -370,6 +370,8 @@ void kdbus_engine_attend(struct kdbus_engine *engine, int descriptor);
 int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
                      struct kdbus_notification *notification, int *listener);
 uint64_t kdbus_engine_served(const struct kdbus_engine *engine);
+int kdbus_engine_share(struct kdbus_engine *engine, uint32_t index);
+uint64_t kdbus_engine_self_served(const struct kdbus_engine *engine);
 
 // -- seccomp.c: what a target is started with ----------------------------------------------------------------------
 
@@ -400,6 +402,9 @@ int kdbus_listener_take(const struct pollfd *poller, struct kdbus_received *rece
 
 // Notes that the call `id` has been received; `received` may be NULL.
 void kdbus_note_received(struct kdbus_received *received, uint64_t id);
+
+// A new memfd, close-on-exec, to be sealed; or -errno.
+int kdbus_memory_file(const char *name);
 
 // As kdbus_same_file, for a caller that knows its own thread id, `self`.
 int kdbus_same_file_as(int self, int pid, int descriptor, int epoll, int target);

@@ -49,7 +49,7 @@ static int write_no_message(const struct kdbus_notification *call, const struct 
 }
 
 // The first message of the queue has been received.
-static void dequeue(struct kdbus_engine *engine, struct flow_connection *receiver)
+void hot_dequeue(struct kdbus_engine *engine, struct flow_connection *receiver)
 {
     struct flow_entry *entry = receiver->first;
 
@@ -117,7 +117,7 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
         hot_correct(call->pid, call->arguments[2], revision->recv_message + 2, message[2]);
     slice->published = 1;
     slice->holders--;
-    dequeue(engine, receiver);
+    hot_dequeue(engine, receiver);
     if (!receiver->first)
         hot_calm(receiver, socket);
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
@@ -144,6 +144,7 @@ int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call,
     if (!hot_write_back(call->pid, call->arguments[2], command, revision->free_return_flags - 1 + (uint32_t)skipped,
                         expected + skipped, (size_t)(2 - skipped)))
         return 0;
+    shelf_forget(owner, slice->offset);
     lent_pool_unpublish(&owner->pool, slice);
     owner->dirty = LENT_CHANGED;
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
