@@ -43,7 +43,14 @@ FAILURE = InterposerError.exit_status
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
-_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, "--revision": True}
+_SELF_SERVE_OPTIONS = {"--self-serve": False, "--no-self-serve": False}
+_SERVICE_OPTIONS = {
+    "--no-flows": False,
+    "--statistics": False,
+    "--make-bus": True,
+    "--revision": True,
+    **_SELF_SERVE_OPTIONS,
+}
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
 _OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, "--die-with-parent": False, **_SERVICE_OPTIONS}
 _RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False, "--inject": True}
@@ -182,6 +189,7 @@ def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) ->
         faults = faults_of(given, subcommand)
     return RunOptions(
         flows="--no-flows" not in given,
+        self_serve="--self-serve" in given and "--no-self-serve" not in given,
         linger="--linger" in given,
         statistics="--statistics" in given,
         buses=tuple(given.get("--make-bus", [])),

@@ -135,6 +135,12 @@ static int is_connection(const struct known *known, int descriptor, uint64_t *wo
     return write_cookie(descriptor, word) && *(volatile uint64_t *)word == known->cookie;
 }
 
+static void restore(volatile uint64_t *word, uint64_t before)
+{
+    if (*word != before)
+        *word = before;
+}
+
 // -- RECV -------------------------------------------------------------------------------------------------------------
 
 // What the command held before, where results are written to.
@@ -235,11 +241,11 @@ static int receive(const struct known *known, int descriptor, uint64_t *command,
             return 1;
     }
 give_up:
-    // Unless that is where it failed, the command can be written, and the call that traps is to see it as it was.
-    if (command[layout->recv_return_flags] != before.return_flags || command[layout->recv_dropped] != before.dropped ||
-        command[layout->recv_message] != before.message[0] || command[layout->recv_message + 1] != before.message[1] ||
-        command[layout->recv_message + 2] != before.message[2])
-        write_results(layout, command, before);
+    // The call that traps is to see the command as it was; what has not been written perhaps cannot be.
+    restore(command + layout->recv_return_flags, before.return_flags);
+    restore(command + layout->recv_dropped, before.dropped);
+    for (int i = 0; i < 3; i++)
+        restore(command + layout->recv_message + i, before.message[i]);
     return 0;
 }
 
@@ -280,21 +286,20 @@ static int free_slice(struct shelf *shelf, uint64_t offset)
 static int release(const struct known *known, int descriptor, uint64_t *command, long *result)
 {
     const struct shelf_layout *layout = &known->layout;
-    volatile uint64_t *return_flags;
+    uint64_t *return_flags;
     uint64_t before;
 
     if (!is_bare(command, layout->free_words, layout->free_flags))
         return 0;
     return_flags = command + layout->free_return_flags;
     before = *return_flags;
-    if (is_connection(known, descriptor, command + layout->free_return_flags) &&
+    if (is_connection(known, descriptor, return_flags) &&
         free_slice(known->shelf, command[layout->free_offset])) {
         *return_flags = 0;
         *result = 0;
         return 1;
     }
-    if (*return_flags != before)
-        *return_flags = before;
+    restore(return_flags, before);
     return 0;
 }
 

@@ -109,7 +109,15 @@ class Supervisor:
 
             self._faults = Faults(options.faults)
         self._tap: Tap | None = None
-        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted, faults=self._faults)
+        self.shared = Shared(
+            handles,
+            UserNamespaces(),
+            self._flows,
+            mask,
+            self._mounted,
+            faults=self._faults,
+            self_serve=options.self_serve,
+        )
         if options.tracer is not None:
             self.trace(options.tracer)
         handles.node_of = self._node_of
@@ -506,6 +514,8 @@ class Supervisor:
         if self._options.statistics:
             by_broker, natively, spoken = self.served()
             print(f"kdbus: {by_broker} calls served by the broker, {natively} natively", file=sys.stderr)
+            if self._options.self_serve:
+                print(f"kdbus: {self._flows.self_served} calls served by receivers themselves", file=sys.stderr)
             print(f"kdbus: revisions spoken: {', '.join(spoken) or 'none'}", file=sys.stderr)
         self._flows.close()
         self._news.close()

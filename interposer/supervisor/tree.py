@@ -34,6 +34,7 @@ from interposer.target.ids import UserNamespaces
 from interposer.traps.exactly_once import Answers
 from interposer.traps.mounts import Mounts
 from interposer.traps.path_mode import PathCalls
+from interposer.traps.shelves import Shelves
 from interposer.traps.traps import MountedDomain, Traps
 from native.notification import Listener, Notification
 
@@ -55,6 +56,8 @@ class Shared:
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
     tap: Tap | None = None
     faults: Faults | None = None
+    self_serve: bool = False
+    """Whether receivers may serve themselves."""
     domains: list[MountedDomain] = field(default_factory=list)
     """Every file system that shows the nodes of a domain; a domain may be shown by several."""
 
@@ -82,6 +85,7 @@ class Tree:
             self._served,
             shared.parameter,
             shared.faults,
+            Shelves(listener, self._answers, shared.flows.share) if shared.self_serve else None,
         )
         self._traps.tap = shared.tap
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)

@@ -23,7 +23,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -47,6 +47,7 @@ from interposer.target.caller import TargetCaller
 from interposer.target.ids import UserNamespaces, own_namespace
 from interposer.traps.delayed import Delayed
 from interposer.traps.exactly_once import Answers, HeldCaller, Interrupted
+from interposer.traps.shelves import Shelves
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import REVISIONS
 from native import memory
@@ -102,15 +103,17 @@ class Traps:
         served: Callable[[Notification, OpenHandle, TargetCaller], None],
         parameter: AttachFlagsMask,
         faults: Faults | None = None,
+        shelves: Shelves | None = None,
     ) -> None:
         """`later` takes over a waiting call; `pump` gets notifications that arrive while a mapping is injected.
 
         `served` is told of each ioctl that the broker has served on a handle. `parameter`: the module parameter.
-        `faults`: what is injected.
+        `faults`: what is injected. `shelves`: what lets receivers serve themselves.
         """
         self.tap: Tap | None = None
         """Who is shown what is asked for and answered."""
         self._faults = faults
+        self._shelves = shelves
         self.delayed = Delayed()
         self._parameter = parameter
         self._served = served
@@ -184,6 +187,9 @@ class Traps:
             if not caller.is_waiting():
                 # What was found is somebody else's, who has the thread's number by now.
                 raise Interrupted
+            if self._shelves is not None:
+                with suppress(LookupError):
+                    return self._shelves.ioctl(notification, request & 0xFFFFFFFF, handle)
             if self._faults is not None and self._delay(self._faults, notification, handle, caller):
                 return None
             try:
