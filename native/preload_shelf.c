@@ -190,8 +190,9 @@ static int take_last(const struct known *known, int descriptor, uint64_t head)
     if (call(SYS_rt_sigprocmask, SIG_BLOCK, (long)&all, (long)&before, SIGNALS_SIZE, 0, 0))
         return 0;
     taken = is_connection(known, descriptor, &cookie);
+    // A byte that has not come yet would be left over.
+    taken = taken && call(SYS_recvfrom, descriptor, (long)discarded, sizeof(discarded), MSG_DONTWAIT, 0, 0) > 0;
     if (taken) {
-        call(SYS_recvfrom, descriptor, (long)discarded, sizeof(discarded), MSG_DONTWAIT, 0, 0);
         taken = take(known->shelf, head, SHELF_OPEN);
         if (!taken)
             trap(descriptor, SHELF_SETTLE, NULL);

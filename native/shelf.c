@@ -20,7 +20,8 @@
 // Whether pollers see the descriptor readable is in the head as long as the shelf is open: its user takes the byte
 // out of the socket before it takes the last message, and says so with the same exchange. If a message has come
 // meanwhile, or the shelf was closed, that exchange fails, the byte is gone, and the user asks for another
-// (SHELF_SETTLE). A byte for the first message is written before the message is put, so that it cannot be left over.
+// (SHELF_SETTLE). The byte is written when the message lies there, as who is woken by it may run at once; a user that
+// comes before the byte finds none, and makes a call that traps, so that none is left over.
 
 #include "hot_path.h"
 #include "shelf.h"
@@ -262,11 +263,12 @@ int shelf_add(struct kdbus_engine *engine, struct flow_connection *connection, c
 
         if (!(head & SHELF_OPEN) || shelf_put(head) != put_before)
             break;
+        if (!__atomic_compare_exchange_n(&shelf->shared->head, &head, shelf_head(flags, shelf_taken(head), shelf->put),
+                                         0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+            continue;
         if (!(head & SHELF_READABLE))
             send(connection->ours, "m", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (__atomic_compare_exchange_n(&shelf->shared->head, &head, shelf_head(flags, shelf_taken(head), shelf->put),
-                                        0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-            return 1;
+        return 1;
     }
     shelf->broken = 1;
     shelf_close(engine, connection);
