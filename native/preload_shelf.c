@@ -222,7 +222,7 @@ static int receive(const struct known *known, int descriptor, uint64_t *command,
         uint64_t word = __atomic_load_n(&place->word, __ATOMIC_ACQUIRE);
         uint64_t size = __atomic_load_n(&place->size, __ATOMIC_RELAXED);
 
-        if (!(head & SHELF_OPEN))
+        if (!(head & SHELF_OPEN) || shelf_ready(head) > SHELF_PLACES)
             break;
         if (!shelf_ready(head)) {
             if (head & (SHELF_READABLE | SHELF_MORE))
@@ -231,6 +231,8 @@ static int receive(const struct known *known, int descriptor, uint64_t *command,
             *result = -EAGAIN;
             return 1;
         }
+        if ((word & SHELF_STATE) != SHELF_LIVE && head == __atomic_load_n(&shelf->head, __ATOMIC_ACQUIRE))
+            break;
         write_results(layout, command, (struct results){0, 0, {word & ~SHELF_STATE, size, 0}});
         *result = 0;
         if (shelf_ready(head) == 1 && !(head & SHELF_MORE)) {

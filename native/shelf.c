@@ -285,7 +285,14 @@ void shelf_hold(struct kdbus_engine *engine, struct flow_connection *connection,
         set_word(engine, connection, SHELF_PLACES + shelf->next_held++ % SHELF_HELD, slice->offset);
 }
 
-// A trapped call has freed the slice at `offset`.
+// Whether what is in that place still waits to be taken.
+static int waits(const struct flow_shelf *shelf, uint32_t index)
+{
+    return index < SHELF_PLACES &&
+           (index - shelf->taken) % SHELF_PLACES < ((shelf->put - shelf->taken) & SHELF_POSITIONS);
+}
+
+// A trapped call has freed the slice at `offset`; not the message in it, if that was only looked at.
 void shelf_forget(struct flow_connection *connection, uint64_t offset)
 {
     struct flow_shelf *shelf = connection->shelf;
@@ -293,7 +300,7 @@ void shelf_forget(struct flow_connection *connection, uint64_t offset)
     if (!shelf || !shelf->open)
         return;
     for (uint32_t index = 0; index < WORDS; index++) {
-        if (is_live(shelf, index) && shelf->offsets[index] == offset) {
+        if (is_live(shelf, index) && shelf->offsets[index] == offset && !waits(shelf, index)) {
             __atomic_store_n(word_at(shelf, index), 0, __ATOMIC_RELEASE);
             shelf->live[index / 64] &= ~(1ULL << index % 64);
         }
