@@ -34,7 +34,6 @@ from interposer.target.ids import UserNamespaces
 from interposer.traps.exactly_once import Answers
 from interposer.traps.mounts import Mounts
 from interposer.traps.path_mode import PathCalls
-from interposer.traps.shelves import Shelves
 from interposer.traps.traps import MountedDomain, Traps
 from native.notification import Listener, Notification
 
@@ -85,7 +84,7 @@ class Tree:
             self._served,
             shared.parameter,
             shared.faults,
-            Shelves(listener, self._answers, shared.flows.share) if shared.self_serve else None,
+            shared.flows.share if shared.self_serve else None,
         )
         self._traps.tap = shared.tap
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)

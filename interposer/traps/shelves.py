@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 
 from interposer.handles.handles import OpenHandle
-from interposer.traps.exactly_once import Answers
+from interposer.traps.exactly_once import Answers, Interrupted
 from native.notification import Listener, Notification
 
 ASK, SETTLE = 0x95F0, 0x95F1
@@ -25,35 +25,42 @@ _MOST = 16
 class Shelves:
     """The private calls of one listener."""
 
-    def __init__(self, listener: Listener, answers: Answers, share: Callable[[OpenHandle], int | None]) -> None:
+    def __init__(self, listener: Listener, answers: Answers, share: Callable[[OpenHandle], int | None] | None) -> None:
         """`share`: a descriptor of a new shelf of that connection, to be closed by us; None if it can have none.
-        Raises OSError."""
+        Raises OSError. Without it nobody gets any."""
         self._listener = listener
         self._answers = answers
         self._share = share
 
-    def ioctl(self, notification: Notification, request: int, handle: OpenHandle) -> int | None:
-        """Serve the call if it is one of these; its value, None if it has been answered; raises LookupError if not.
+    def knows(self, request: int) -> bool:
+        """Whether that is the number of one of these calls."""
+        return request in (ASK, SETTLE)
 
-        ENOTCONN: the handle is no connection, yet; EOPNOTSUPP: what it is has no shelf.
+    def ioctl(self, notification: Notification, request: int, handle: OpenHandle) -> int | None:
+        """Serve a call that is one of these; its value, None if it has been answered.
+
+        ENOTTY: nobody has any; ENOTCONN: the handle is no connection, yet; EOPNOTSUPP: what it is has none.
         """
+        if self._share is None:
+            self._answers.error(notification, errno.ENOTTY)
+            return None
         if request == SETTLE:
             handle.settle()
             return 0
-        if request != ASK:
-            raise LookupError
         connection = handle.connection
         if connection is None or not connection.active:
             self._answers.error(notification, errno.ENOTCONN)
             return None
         handle.shelves += 1
-        shelf = self._shelf_of(handle) if handle.shelves <= _MOST else None
+        shelf = _shelf_of(handle, self._share) if handle.shelves <= _MOST else None
         if shelf is None:
             self._answers.error(notification, errno.EOPNOTSUPP)
             return None
         try:
             return self._listener.add_descriptor(notification.id, shelf, close_on_exec=True)
         except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESRCH):
+                raise Interrupted from error
             if error.errno != errno.EMFILE:
                 raise
             self._answers.error(notification, errno.EOPNOTSUPP)
@@ -61,8 +68,9 @@ class Shelves:
         finally:
             os.close(shelf)
 
-    def _shelf_of(self, handle: OpenHandle) -> int | None:
-        try:
-            return self._share(handle)
-        except OSError:
-            return None  # out of descriptors or memory: it goes on as it is
+
+def _shelf_of(handle: OpenHandle, share: Callable[[OpenHandle], int | None]) -> int | None:
+    try:
+        return share(handle)
+    except OSError:
+        return None  # out of descriptors or memory: it goes on as it is

@@ -23,7 +23,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -103,17 +103,18 @@ class Traps:
         served: Callable[[Notification, OpenHandle, TargetCaller], None],
         parameter: AttachFlagsMask,
         faults: Faults | None = None,
-        shelves: Shelves | None = None,
+        share: Callable[[OpenHandle], int | None] | None = None,
     ) -> None:
         """`later` takes over a waiting call; `pump` gets notifications that arrive while a mapping is injected.
 
         `served` is told of each ioctl that the broker has served on a handle. `parameter`: the module parameter.
-        `faults`: what is injected. `shelves`: what lets receivers serve themselves.
+        `faults`: what is injected. `share`: what lets receivers serve
+        themselves (`interposer.traps.shelves`).
         """
         self.tap: Tap | None = None
         """Who is shown what is asked for and answered."""
         self._faults = faults
-        self._shelves = shelves
+        self._shelves = Shelves(listener, answers, share)
         self.delayed = Delayed()
         self._parameter = parameter
         self._served = served
@@ -187,9 +188,8 @@ class Traps:
             if not caller.is_waiting():
                 # What was found is somebody else's, who has the thread's number by now.
                 raise Interrupted
-            if self._shelves is not None:
-                with suppress(LookupError):
-                    return self._shelves.ioctl(notification, request & 0xFFFFFFFF, handle)
+            if self._shelves.knows(request & 0xFFFFFFFF):
+                return self._shelves.ioctl(notification, request & 0xFFFFFFFF, handle)
             if self._faults is not None and self._delay(self._faults, notification, handle, caller):
                 return None
             try:

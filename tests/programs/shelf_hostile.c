@@ -386,7 +386,7 @@ CASE(nonsense_while_traffic_runs)
 
 	begin_traffic();
 	seed = wanted ? strtoull(wanted, NULL, 10) | 1 : 1;
-	until = in_ms(getenv("SECONDS") ? strtoull(getenv("SECONDS"), NULL, 10) * 1000 : 3000);
+	until = in_ms(getenv("SECONDS") ? strtoull(getenv("SECONDS"), NULL, 10) * 1000 : 1000);
 	EQ(pthread_create(&spoiler, NULL, spoil_on, NULL), 0);
 	for (unsigned int i = 0; clock_ns(CLOCK_MONOTONIC) < until; i++) {
 		struct kdbus_cmd_recv recv;
