@@ -52,7 +52,11 @@ _SERVICE_OPTIONS = {
     **_SELF_SERVE_OPTIONS,
 }
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
-_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, "--die-with-parent": False, **_SERVICE_OPTIONS}
+_OWN_OPTIONS = {
+    **_JOIN_OPTIONS,
+    "--mode": True, "--no-preload": False, "--linger": False, "--die-with-parent": False,
+    **_SERVICE_OPTIONS,
+}
 _RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False, "--inject": True}
 _UNDER_TRACE_OPTIONS = {
     **dict.fromkeys(("--mode", "--make-bus", "--revision", "--inject"), True),
@@ -284,7 +288,7 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
             f"{of_server[0]} with --domain: that is its server's business",
             f"give {of_server[0]} to `kdbus serve`",
         )
-    dies_with_us = "--die-with-parent" in given
+    dies_with_us, preload = "--die-with-parent" in given, "--no-preload" not in given
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
@@ -303,12 +307,12 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     wanted = "tracing" if tracer is not None else "injecting faults into" if options.faults else ""
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), wanted=wanted)
     if domain is not None:
-        return _join(domain, command, mode, wait_s, dies_with_us=dies_with_us)
+        return _join(domain, command, mode, wait_s, dies_with_us=dies_with_us, preload=preload)
 
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us)
+    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us, preload=preload)
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -342,7 +346,9 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
         nested.run_nested(command, domain)
 
 
-def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool) -> int:
+def _join(
+    path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool, preload: bool
+) -> int:
     """Run `command` in the domain of a server, which may come up within `wait_s` seconds; its wait status."""
     from interposer.shared_domain.domain_socket import connect
     from interposer.shared_domain.join import join
@@ -350,7 +356,7 @@ def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *
     # While there is no program, signals end us.
     connection = connect(path, wait_s)
     signals = _Signals()
-    joined = join(path, connection, command, mode, dies_with_us=dies_with_us)
+    joined = join(path, connection, command, mode, dies_with_us=dies_with_us, preload=preload)
     signals.program_started(joined.launched.pid)
     joined.launched.check_executed()
     return joined.run()

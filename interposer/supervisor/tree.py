@@ -108,6 +108,7 @@ class Tree:
         """
         self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self._pump)
         self._mostly_elsewhere |= _by_number(self._path_calls.handlers())
+        self.mounts.on_mount = self._path_calls.preloaded.mounted
 
     def kernel_keeps_promise(self) -> None:
         """This kernel is known to be free of the hole (`interposer.traps.exactly_once`): answers need no

@@ -44,6 +44,7 @@ from interposer.nodes.resolve import AT_FDCWD
 from interposer.target.caller import TargetCaller
 from interposer.target.ids import own_namespace
 from interposer.traps.exactly_once import Interrupted
+from interposer.traps.preloaded import Preloaded
 from interposer.traps.traps import NODE_OPEN_FLAGS, Traps, identity_of, signed32
 from native import memory
 from native.credentials import borrowed_identity
@@ -93,6 +94,12 @@ class PathCalls:
         self._pump = pump
         self._device = os.fstat(kdbus).st_dev
         self._lookup = Lookup(kdbus, module, lambda device, inode: files.find(device, inode) is not None)
+        self._preloaded = Preloaded(self._device)
+
+    @property
+    def preloaded(self) -> Preloaded:
+        """What the programs' preloaded libraries are answered."""
+        return self._preloaded
 
     def handlers(self) -> dict[str, Callable[[Notification], None]]:
         """By the name of the call in `interposer.launch.filter`."""
@@ -139,9 +146,8 @@ class PathCalls:
         `injects`: `act` may have the caller do something itself. `resolve`: RESOLVE_* of openat2(2).
         """
         directory = signed32(directory)
-        try:
-            name = memory.read_string(call.pid, path, _PATH_LIMIT)
-        except OSError:
+        name = _name_at(call, path)
+        if name is None:
             return False
         if self._lookup.leads_elsewhere(call.pid, directory, name, follow=follow, resolve=resolve):
             return False
@@ -193,6 +199,8 @@ class PathCalls:
 
     def _open(self, call: Notification, directory: int, path: int, flags: int, resolve: int = 0) -> None:
         flags &= 0xFFFFFFFF
+        if self._open_for_preloaded(call, path, flags):
+            return
         follow = not flags & os.O_NOFOLLOW and flags & (os.O_CREAT | os.O_EXCL) != os.O_CREAT | os.O_EXCL
 
         def act(found: Located, caller: TargetCaller) -> int | None:
@@ -208,6 +216,21 @@ class PathCalls:
         else:
             self._listener.respond_continue(call.id)
 
+    def _open_for_preloaded(self, call: Notification, path: int, flags: int) -> bool:
+        """Serve an open by the preloaded library, or of it; False, and nothing has happened, if it is any other."""
+        name = _name_at(call, path)
+        try:
+            opened = self._preloaded.open(name, call.architecture) if name else None
+        except OSError:
+            return False
+        if opened is None:
+            return False
+        try:
+            self._traps.answer(call, lambda: self._give(call, opened, close_on_exec=bool(flags & os.O_CLOEXEC)))
+        finally:
+            os.close(opened)
+        return True
+
     def _open_located(self, call: Notification, found: Located, caller: TargetCaller, flags: int) -> int | None:
         if found.descriptor < 0:
             return -errno.EACCES if found.creatable and flags & os.O_CREAT else -found.error
@@ -219,7 +242,8 @@ class PathCalls:
         if flags & os.O_PATH:
             if flags & os.O_DIRECTORY and not is_folder:
                 return -errno.ENOTDIR
-            self._lookup.entered |= is_folder
+            if is_folder:
+                self._hand_out_folder()
             outcome = self._inject(call, found, caller, open_path(flags), with_text=True)
             return outcome if outcome is None else self._open_instead_of_path(call, found, caller, flags)
         if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:
@@ -239,10 +263,16 @@ class PathCalls:
                 number = self._traps.install_node(call, status, flags)
                 if number is not None:
                     return number
-            self._lookup.entered |= is_folder
+            if is_folder:
+                self._hand_out_folder()
             return self._give(call, opened, close_on_exec=bool(flags & os.O_CLOEXEC))
         finally:
             os.close(opened)
+
+    def _hand_out_folder(self) -> None:
+        """From now on a program may hold one of ours."""
+        self._lookup.entered = True
+        self._preloaded.entered()
 
     def _open_instead_of_path(self, call: Notification, found: Located, caller: TargetCaller, flags: int) -> int:
         """What an O_PATH open yields where nothing can be injected: a descriptor that can do more."""
@@ -326,7 +356,7 @@ class PathCalls:
             with identity_of(caller):
                 if not _may(found.descriptor, os.X_OK):
                     return -errno.EACCES
-            self._lookup.entered = True
+            self._hand_out_folder()
             return self._inject(call, found, caller, change_folder)
 
         self._serve_or_continue(call, AT_FDCWD, call.arguments[0], True, act, injects=True)
@@ -411,6 +441,15 @@ class PathCalls:
     def close(self) -> None:
         """Let go of the folder."""
         os.close(self._module)
+        self._preloaded.close()
+
+
+def _name_at(call: Notification, address: int) -> bytes | None:
+    """The path at an address of the caller; None if it cannot be read."""
+    try:
+        return memory.read_string(call.pid, address, _PATH_LIMIT)
+    except OSError:
+        return None
 
 
 def _reopen(descriptor: int, flags: int) -> int:
