@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -45,6 +46,8 @@ from kdbus.flags import Attach, HelloFlag
 from kdbus.received import Descriptor
 from kdbus.values import Credentials, Pids
 
+_AT_ONCE: Final = 8
+"""Messages of one client that are taken before others have their turn."""
 _LOG = logging.getLogger("bridge")
 
 
@@ -66,7 +69,8 @@ class Terms:
 class Client:
     """Serves one connected socket. `said_hello`: it has come so far."""
 
-    def __init__(self, connection: trio.socket.SocketType, terms: Terms) -> None:
+    def __init__(self, connection: socket.socket, terms: Terms) -> None:
+        """The socket is closed when it is served."""
         self.said_hello = trio.Event()
         self._terms = terms
         self._limits = terms.limits
@@ -174,6 +178,7 @@ class Client:
         if hello.expects_reply:
             self._inward.say(method_return(hello, "s", (self._inward.name,)))
         self._inward.greet()
+        self._stream.flush()
         self.said_hello.set()
 
     # ---- from then on
@@ -187,23 +192,30 @@ class Client:
 
     async def _take_all(self) -> None:
         """Take what the client sends, to its end. Raises Malformed or Refused."""
+        taken = 0
         while True:
             while (data := self._framing.next()) is not None:
                 await self._take(data)
-                if self._stream.unread_answers > self._limits.unread_answers:
-                    raise Refused(f"it leaves {self._stream.unread_answers} bytes of answers unread")
-                await trio.lowlevel.checkpoint()
+                taken += 1
+                if taken % _AT_ONCE == 0:
+                    self._stream.flush()
+                    if self._stream.unread_answers > self._limits.unread_answers:
+                        raise Refused(f"it leaves {self._stream.unread_answers} bytes of answers unread")
+                    await trio.lowlevel.checkpoint()
+            self._stream.flush()
             if not await self._read():
                 return
 
     async def _read(self) -> bool:
         """Read on; False at the end. Descriptors are dropped where none are agreed on. Raises Malformed if some wait
         too long for their message."""
-        patience = self._limits.descriptors_seconds if self._framing.waits_with_descriptors else float("inf")
-        with trio.move_on_after(patience) as scope:
+        if self._framing.waits_with_descriptors:
+            with trio.move_on_after(self._limits.descriptors_seconds) as scope:
+                data, descriptors = await self._stream.read()
+            if scope.cancelled_caught:
+                raise Malformed("descriptors whose message does not come")
+        else:
             data, descriptors = await self._stream.read()
-        if scope.cancelled_caught:
-            raise Malformed("descriptors whose message does not come")
         if not self._passes_descriptors:
             _close(descriptors)
             descriptors = []

@@ -50,7 +50,7 @@ class Onward:
     async def send(self, message: Message, descriptors: Sequence[Descriptor], *, large: bool) -> None:
         """Send a message. Raises ErrorReply with what its sender is to be told, InvalidValue for a body that kdbus's
         D-Bus cannot have."""
-        parts = await compute(large, _parts, replace(message, sender=None))
+        parts = await compute(large, _parts, message if message.sender is None else replace(message, sender=None))
         options = Options(cookie=message.cookie, descriptors=[each.fileno() for each in descriptors])
         if message.flags & Flag.NO_AUTO_START:
             options["flags"] = MessageFlag.NO_AUTO_START

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import secrets
+import socket
 from typing import Final
 
 import trio
@@ -56,7 +57,7 @@ class Proxy:
                     nursery.start_soon(self._serve, connection)
 
     async def _serve(self, connection: trio.socket.SocketType) -> None:
-        client = Client(connection, self._terms)
+        client = Client(socket.socket(fileno=connection.detach()), self._terms)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._know, client)
             try:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The socket of one client: bytes with descriptors beside them, and a queue of what the client has not read yet.
 
-Messages are queued, and one task writes (`Stream.write_all`): who has something to say does not wait for a client that
-reads slowly. What is queued is bounded by those who fill it: they wait for `room`, or give the client up.
+Messages are queued, and written when whoever fills the queue has no more for now (`Stream.flush`): many small ones go
+with one call. What the client does not take at once is written by a task (`Stream.write_all`), so nobody waits for one
+that reads slowly. What is queued is bounded by those who fill it: they wait for `room`, or give the client up.
 
 Descriptors go along with the first byte of their message, as D-Bus wants it (unix(7), SCM_RIGHTS).
 """
@@ -10,6 +11,7 @@ Descriptors go along with the first byte of their message, as D-Bus wants it (un
 from __future__ import annotations
 
 import array
+import itertools
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -21,66 +23,115 @@ import trio
 from kdbus.received import Descriptor
 
 _READ: Final = 64 << 10
+"""Bytes that are read or written with one call, more or less."""
+_TOGETHER: Final = 64
+"""Messages that are written with one call at most."""
 _CREDENTIALS: Final = 12
 
 
 class Stream:
     """A connected socket. `unread`: bytes that are queued; `unread_answers`: those of them that were put as answers."""
 
-    def __init__(self, connection: trio.socket.SocketType, most_descriptors: int) -> None:
-        """`most_descriptors`: that come with one piece."""
+    def __init__(self, connection: socket.socket, most_descriptors: int) -> None:
+        """`connection` is closed with this; `most_descriptors`: that come with one piece."""
+        connection.setblocking(False)
         self._socket = connection
-        self._most = most_descriptors
-        self._queue: deque[tuple[bytes, Sequence[Descriptor], bool]] = deque()
+        self._space = socket.CMSG_SPACE(most_descriptors * 4)
+        self._queue: deque[tuple[bytes | memoryview, Sequence[Descriptor], bool]] = deque()
         self.unread = 0
         self.unread_answers = 0
-        self._changed = trio.Event()
+        self._written = trio.Event()
+        self._stuck = trio.Event()
         self._closed = False
 
     async def read(self) -> tuple[bytes, list[Descriptor]]:
         """What has come; no bytes at the end. Raises OSError, and nothing that came is lost or left open."""
-        space = socket.CMSG_SPACE(self._most * 4)
-        data, ancillary, _, _ = await self._socket.recvmsg(_READ, space, socket.MSG_CMSG_CLOEXEC)
+        while True:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(_READ, self._space, socket.MSG_CMSG_CLOEXEC)
+                break
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
         descriptors = []
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 numbers = array.array("i")
                 numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
                 descriptors += [Descriptor(number) for number in numbers]
+        # One that always has something to read must not keep others from being served.
+        await trio.lowlevel.cancel_shielded_checkpoint()
         return data, descriptors
 
     def put(self, data: bytes, descriptors: Sequence[Descriptor] = (), *, answer: bool = False) -> None:
-        """Queue a message. Its descriptors are closed when they are sent, or never will be. `answer`: the client has
-        itself brought it about."""
+        """Queue a message, for `flush`. Its descriptors are closed when they are sent, or never will be. `answer`: the
+        client has itself brought it about."""
         if not self._closed:
             self._queue.append((data, descriptors, answer))
             self._count(len(data), answer)
 
+    def flush(self) -> None:
+        """Write what is queued, as far as the client takes it now. That it is gone is told by `write_all`."""
+        if not self._stuck.is_set():
+            try:
+                while self._queue:
+                    if not self._write_some():
+                        break
+            except OSError:
+                pass
+            if self._queue:
+                self._stuck.set()
+
     async def room(self, bytes_: int) -> None:
         """Wait until fewer bytes than that are queued."""
         while self.unread >= bytes_:
-            await self._changed.wait()
+            await self._written.wait()
 
     async def write_all(self) -> None:
-        """Write what is queued, until it is cancelled. Raises OSError: the client is gone."""
+        """Write what `flush` could not, until this is cancelled. Raises OSError: the client is gone."""
         while True:
-            while not self._queue:
-                await self._changed.wait()
-            data, descriptors, answer = self._queue[0]
-            rest = memoryview(data)
-            while rest:
-                rest = rest[await self._send(rest, descriptors) :]
-                for descriptor in descriptors:
-                    descriptor.close()
-                descriptors = ()
-            self._queue.popleft()
-            self._count(-len(data), answer)
+            await self._stuck.wait()
+            while self._queue:
+                if not self._write_some():
+                    await trio.lowlevel.wait_writable(self._socket)
+            self._stuck = trio.Event()
+
+    def _write_some(self) -> bool:
+        """Write from the front of the queue; False if the client takes nothing now. Raises OSError."""
+        data, descriptors, answer = self._queue[0]
+        together = [data]
+        if not descriptors:
+            size = len(data)
+            for more, with_it, _ in itertools.islice(self._queue, 1, _TOGETHER):
+                if with_it or size > _READ:
+                    break
+                together.append(more)
+                size += len(more)
+        try:
+            if descriptors:
+                sent = socket.send_fds(self._socket, together, [descriptor.fileno() for descriptor in descriptors])
+            else:
+                sent = self._socket.sendmsg(together)
+        except BlockingIOError:
+            return False
+        for descriptor in descriptors:
+            descriptor.close()
+        while sent:
+            data, _, answer = self._queue.popleft()
+            if sent < len(data):
+                self._queue.appendleft((memoryview(data)[sent:], (), answer))
+            taken = min(sent, len(data))
+            sent -= taken
+            self._count(-taken, answer)
+        return True
 
     async def write(self, data: bytes) -> None:
         """Write past the queue, which is empty: before there are messages."""
         rest = memoryview(data)
         while rest:
-            rest = rest[await self._send(rest, ()) :]
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._socket)
 
     def close(self) -> None:
         """Close it, and what is queued. Idempotent."""
@@ -91,27 +142,22 @@ class Stream:
         self._queue.clear()
         self._socket.close()
 
-    async def _send(self, data: memoryview, descriptors: Sequence[Descriptor]) -> int:
-        if not descriptors:
-            return await self._socket.send(data)
-        numbers = array.array("i", [descriptor.fileno() for descriptor in descriptors])
-        return await self._socket.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
-
     def _count(self, size: int, answer: bool) -> None:
         self.unread += size
         self.unread_answers += size if answer else 0
-        self._changed.set()
-        self._changed = trio.Event()
+        if size < 0:
+            self._written.set()
+            self._written = trio.Event()
 
 
-def who(connection: trio.socket.SocketType) -> tuple[int, int, int]:
+def who(connection: socket.socket) -> tuple[int, int, int]:
     """Process, user and group of the client, as the kernel noted them when it connected (SO_PEERCRED)."""
     content = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS)
     process, user, group = array.array("i", content)
     return process, user & 0xFFFFFFFF, group & 0xFFFFFFFF
 
 
-def security_label(connection: trio.socket.SocketType) -> str | None:
+def security_label(connection: socket.socket) -> str | None:
     """The client's label, where the kernel has security modules that give one (SO_PEERSEC)."""
     with suppress(OSError):
         content = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERSEC, 4096)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kdbus import items
-from kdbus.abi.layout import U64, Struct, align8
+from kdbus.abi.layout import Struct, align8
 from kdbus.abi.revision import REVISION219, Kind, Revision
 from kdbus.dialect import DIALECTS
 from kdbus.errors import Malformed
@@ -286,7 +286,7 @@ class Commands:
             layout = None
         command = Command(name, request, layout, content)
         for member, value in members.items():
-            command[member] = value & U64
+            command[member] = value
         return command
 
     def _info(self, name: str, attach: Attach, whom: int, content: bytes = b"") -> Command:

@@ -56,13 +56,16 @@ class Dialect:
         self.flags_attach = "attach_flags" not in members["kdbus_cmd_info"].members
         self.lost_is_error = "KDBUS_RECV_RETURN_DROPPED_MSGS" not in revision.constants
         self.answers_in_flags = answers_in_flags
+        self._layouts: dict[str, tuple[int, Struct | None]] = {}
 
     def layout(self, command: str) -> tuple[int, Struct | None]:
         """Request number and structure of a command; BYEBYE has no structure in version 3."""
-        names = _NAMES.get(command, (command,))
-        number = next(self.revision.requests[name] for name in names if name in self.revision.requests)
-        structs = _STRUCTS.get(command, ("kdbus_cmd",))
-        return number, next((self.revision.structs[name] for name in structs if name in self.revision.structs), None)
+        if command not in self._layouts:
+            requests, structs = self.revision.requests, self.revision.structs
+            number = next(requests[name] for name in _NAMES.get(command, (command,)) if name in requests)
+            candidates = _STRUCTS.get(command, ("kdbus_cmd",))
+            self._layouts[command] = number, next((structs[name] for name in candidates if name in structs), None)
+        return self._layouts[command]
 
 
 DIALECTS: Final[Mapping[Revision, Dialect]] = {

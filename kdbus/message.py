@@ -135,11 +135,11 @@ class Incoming:
     @property
     def reply_to(self) -> int:
         """The cookie of the request that this replies to; 0 if it is none."""
-        return 0 if self.flags & MessageFlag.EXPECT_REPLY else self.last_word
+        return 0 if self.expects_reply else self.last_word
 
     @property
     def expects_reply(self) -> bool:
-        return bool(self.flags & MessageFlag.EXPECT_REPLY)
+        return int(self.flags) & 1 == 1  # MessageFlag.EXPECT_REPLY, asked often
 
     @property
     def is_broadcast(self) -> bool:

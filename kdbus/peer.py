@@ -315,7 +315,7 @@ class Peer:
             destination,
             parts,
             cookie,
-            flags | options.get("flags", MessageFlag.NONE),
+            int(flags) | int(options.get("flags", 0)),
             last_word,
             options.get("payload_type", PAYLOAD_DBUS),
             options.get("priority", 0),

@@ -110,7 +110,7 @@ class Message:
 
     @property
     def expects_reply(self) -> bool:
-        return bool(self.flags & MessageFlag.EXPECT_REPLY)
+        return int(self.flags) & 1 == 1  # MessageFlag.EXPECT_REPLY, asked often
 
     @property
     def reply_to(self) -> int:

@@ -123,7 +123,7 @@ class _Writer:
             body += bytes(aligned(len(body), element.alignment) - len(body))
             body += self.value(element, item, room)
             ends.append(len(body))
-        return bytes(body) if element.size else _framed(body, ends)
+        return bytes(body) if element.size else framed(body, ends)
 
     def _structure(self, kind: Type, value: Any, room: int) -> bytes:
         if not isinstance(value, (tuple, list)) or len(value) != len(kind.items):
@@ -139,7 +139,7 @@ class _Writer:
             return bytes(body) + bytes(kind.size - len(body))
         if not kind.items[-1].size:
             ends.pop()
-        return _framed(body, ends[::-1])
+        return framed(body, ends[::-1])
 
     def _maybe(self, kind: Type, value: Any, room: int) -> bytes:
         if value is None:
@@ -158,7 +158,7 @@ class _Writer:
         return self.value(child, value.value, room) + b"\0" + value.signature.encode()
 
 
-def _framed(body: bytearray, ends: list[int]) -> bytes:
+def framed(body: bytearray, ends: list[int]) -> bytes:
     """`body` with these framing offsets behind it."""
     width = offset_width(len(body), len(ends))
     return bytes(body) + b"".join(end.to_bytes(width, "little") for end in ends)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 from typing import Any, Final
 
 from kdbus.dbus import names
@@ -44,6 +45,12 @@ class Flag(IntFlag):
 
 
 NO_FLAGS: Final = Flag(0)
+FLAGS: Final = tuple(Flag(number) for number in range(8))
+"""By number: looking them up takes a tenth of making them."""
+TYPES: Final = {int(kind): kind for kind in MessageType}
+"""The same of types."""
+_REMEMBERED: Final = 1024
+_LONGEST_REMEMBERED: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,48 +76,76 @@ class Message:
     descriptors: int = 0
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
-            value = getattr(self, name)
-            if value is not None:
-                check(value)
-        required = _REQUIRED[self.type]
-        missing = [name for name in required if getattr(self, name) is None]
-        if missing:
-            raise InvalidValue(f"a {self.type.name} without {' and '.join(missing)}")
-        if self.reply_cookie is not None and "reply_cookie" not in required:
-            raise InvalidValue(f"a {self.type.name} that claims to be a reply")
-        if self.interface == LOCAL_INTERFACE or self.path == LOCAL_PATH:
-            raise InvalidValue("a message that claims to be the library's own (org.freedesktop.DBus.Local)")
+        # Who sends, sends the same again and again: what is about words alone is remembered.
+        check = _checked if len(self.path or "") < _LONGEST_REMEMBERED else _checked.__wrapped__
+        values = check(
+            self.type,
+            self.path,
+            self.interface,
+            self.member,
+            self.error_name,
+            self.destination,
+            self.sender,
+            self.signature,
+            self.reply_cookie is not None,
+        )
         if not 0 <= self.cookie < 1 << 64:
             raise InvalidValue(f"the cookie {self.cookie}")
         if self.reply_cookie is not None and not 0 < self.reply_cookie < 1 << 64:
             raise InvalidValue(f"a reply to the cookie {self.reply_cookie}")
         if not 0 <= self.descriptors < 1 << 32:
             raise InvalidValue(f"{self.descriptors} file descriptors")
-        if len(split(self.signature)) != len(self.body):
+        if values != len(self.body):
             raise InvalidValue(f"{len(self.body)} values with the signature {self.signature!r}")
 
     @property
     def expects_reply(self) -> bool:
         """Whether somebody waits for a reply."""
-        return self.type == MessageType.METHOD_CALL and not self.flags & Flag.NO_REPLY_EXPECTED
+        return self.type == MessageType.METHOD_CALL and not int(self.flags) & 1
 
 
-_CHECKS = {
-    "path": names.check_path,
-    "interface": names.check_interface,
-    "member": names.check_member,
-    "error_name": names.check_interface,
-    "destination": names.check_bus_name,
-    "sender": names.check_bus_name,
-}
-
-_REQUIRED = {
+_REQUIRED: Final = {
     MessageType.METHOD_CALL: ("path", "member"),
     MessageType.METHOD_RETURN: ("reply_cookie",),
     MessageType.ERROR: ("reply_cookie", "error_name"),
     MessageType.SIGNAL: ("path", "interface", "member"),
 }
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _checked(
+    kind: MessageType,
+    path: str | None,
+    interface: str | None,
+    member: str | None,
+    error_name: str | None,
+    destination: str | None,
+    sender: str | None,
+    signature: str,
+    is_reply: bool,
+) -> int:
+    """How many values the body has to have. Raises as Message does."""
+    for name, check in (
+        (path, names.check_path),
+        (interface, names.check_interface),
+        (member, names.check_member),
+        (error_name, names.check_interface),
+        (destination, names.check_bus_name),
+        (sender, names.check_bus_name),
+    ):
+        if name is not None:
+            check(name)
+    given = {"path": path, "interface": interface, "member": member, "error_name": error_name}
+    given["reply_cookie"] = "" if is_reply else None
+    required = _REQUIRED[kind]
+    missing = [name for name in required if given[name] is None]
+    if missing:
+        raise InvalidValue(f"a {kind.name} without {' and '.join(missing)}")
+    if is_reply and "reply_cookie" not in required:
+        raise InvalidValue(f"a {kind.name} that claims to be a reply")
+    if interface == LOCAL_INTERFACE or path == LOCAL_PATH:
+        raise InvalidValue("a message that claims to be the library's own (org.freedesktop.DBus.Local)")
+    return len(split(signature))
 
 
 def method_call(

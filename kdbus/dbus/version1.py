@@ -1,40 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The first version of D-Bus's wire format: what D-Bus daemons speak, and what libdbus put on kdbus.
 
-Source: D-Bus Specification, "Type System" (marshalling) and "Message Protocol". A message is
+Source: D-Bus Specification, "Message Protocol". A message is
 
     y  byte order, 'l' or 'B'          y  message type
     y  flags                           y  version, 1
     u  bytes of the body               u  serial, not 0
     a(yv)  header fields, by number
 
-padded to 8 bytes, and the body behind it: its values one after the other, the types in the header field 8. Every value
-is aligned, counted from the start of the message (the body's own start is aligned to 8, so it may count from there).
-
-Bytes may be anybody's, so reading is bounded: values stand in the bytes that are there, arrays move on with every
-element, and containers are at most 64 within each other.
+padded to 8 bytes, and the body behind it: its values one after the other (`kdbus.dbus.classic`), the types in the
+header field 8. What may be wrong with bytes, and how long they may keep a reader busy, is told there.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any, Final, cast
+from typing import Any, Final
 
+from kdbus.dbus.classic import MAX_ARRAY, Source, align, reader, readers, writers
 from kdbus.dbus.errors import DBusError, InvalidValue, Malformed
 from kdbus.dbus.gvariant import PREFIXES, Order
-from kdbus.dbus.message import MAX_SIZE, Flag, Message, MessageType
-from kdbus.dbus.names import check_path
-from kdbus.dbus.signature import Type, aligned, single, split
-from kdbus.dbus.values import Variant
+from kdbus.dbus.message import FLAGS, MAX_SIZE, TYPES, Message
 
 VERSION: Final = 1
-MAX_ARRAY: Final = 1 << 26
-"""Bytes."""
-_MAX_DEPTH: Final = 64
 _ORDERS: Final[dict[int, Order]] = {ord("l"): "little", ord("B"): "big"}
-_FORMATS: Final = {"y": "B", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q", "d": "d", "h": "I", "b": "I"}
-_ALIGNMENTS: Final = {"n": 2, "q": 2, "x": 8, "t": 8, "d": 8, "y": 1, "g": 1, "v": 1, "(": 8, "{": 8}
-"""Those that are not 4."""
+_HEADER: Final[dict[Order, struct.Struct]] = {order: struct.Struct(f"{PREFIXES[order]}4B3I") for order in PREFIXES}
+"""All before the header fields, and their size."""
+_HEADER_SIZE: Final = 16
 _FIELDS: Final = {
     1: ("path", "o"),
     2: ("interface", "s"),
@@ -47,191 +39,66 @@ _FIELDS: Final = {
     9: ("descriptors", "u"),
 }
 """Header fields by number: attribute of Message, and type."""
-_FIELDS_TYPE: Final = single("a(yv)")
-
-
-def _alignment(kind: Type) -> int:
-    return _ALIGNMENTS.get(kind.code, 4)
-
-
-def _check(code: str, text: str) -> None:
-    """Raises InvalidName or InvalidSignature for a text that is not what its type says."""
-    if code == "o":
-        check_path(text)
-    elif code == "g":
-        split(text)
-
-
-class _Reader:
-    """Takes values out of bytes, one after the other."""
-
-    def __init__(self, data: memoryview, order: Order, position: int) -> None:
-        self._data = data
-        self._prefix = PREFIXES[order]
-        self.position = position
-
-    def align(self, alignment: int) -> None:
-        """Go on behind padding, which must be zeros."""
-        end = aligned(self.position, alignment)
-        if any(self._take(end - self.position)):
-            raise Malformed(f"padding that is not zero before byte {end}")
-
-    def _take(self, size: int) -> memoryview:
-        start, self.position = self.position, self.position + size
-        if self.position > len(self._data):
-            raise Malformed(f"a value at byte {start} that ends behind the message")
-        return self._data[start : self.position]
-
-    def value(self, kind: Type, depth: int = 0) -> Any:
-        """The next value, of that type."""
-        if depth > _MAX_DEPTH:
-            raise Malformed(f"more than {_MAX_DEPTH} containers within each other")
-        code = kind.code
-        if code in _FORMATS:
-            self.align(_alignment(kind))
-            form = self._prefix + _FORMATS[code]
-            (number,) = struct.unpack(form, self._take(struct.calcsize(form)))
-            if code != "b":
-                return number
-            if number > 1:
-                raise Malformed(f"a boolean of {number}, before byte {self.position}")
-            return number == 1
-        if code in "sog":
-            return self._string(code)
-        if code == "v":
-            inner = single(self._string("g"))
-            return Variant(str(inner), self.value(inner, depth + 1))
-        if code == "a":
-            return self._array(kind.items[0], depth + 1)
-        self.align(8)
-        return tuple(self.value(item, depth + 1) for item in kind.items)
-
-    def _string(self, code: str) -> str:
-        size = self._take(1)[0] if code == "g" else cast(int, self.value(Type("u")))
-        data = bytes(self._take(size + 1))
-        if data[-1] or b"\0" in data[:-1]:
-            raise Malformed(f"a string that does not end with its only zero, before byte {self.position}")
-        try:
-            text = data[:-1].decode()
-        except UnicodeDecodeError as error:
-            raise Malformed(f"a string that is no UTF-8, before byte {self.position}") from error
-        _check(code, text)
-        return text
-
-    def _array(self, element: Type, depth: int) -> Any:
-        size = cast(int, self.value(Type("u")))
-        if size > MAX_ARRAY:
-            raise Malformed(f"an array of {size} bytes; D-Bus allows {MAX_ARRAY}")
-        self.align(_alignment(element))
-        if element.code == "y":
-            return bytes(self._take(size))
-        end = self.position + size
-        found = []
-        # Every type takes at least a byte, as D-Bus has no empty structures.
-        while self.position < end:
-            found.append(self.value(element, depth))
-        if self.position != end:
-            raise Malformed(f"an array that does not end with an element, at byte {end}")
-        return dict(found) if element.code == "{" else found
+_STARTS: Final = tuple(
+    (name, kind, bytes([number, 1]) + kind.encode() + b"\0") for number, (name, kind) in _FIELDS.items()
+)
+"""Of each field: attribute, type, and what it begins with."""
 
 
 def parse(data: bytes | bytearray | memoryview) -> Message:
     """The message in exactly these bytes. Raises Malformed if it is none."""
-    view = memoryview(data).cast("B")
-    if not 16 <= len(view) <= MAX_SIZE:
-        raise Malformed(f"a message of {len(view)} bytes")
-    order = _ORDERS.get(view[0])
-    if order is None or view[3] != VERSION:
-        raise Malformed(f"byte order {view[0]:#x} and version {view[3]}; not a message of D-Bus version {VERSION}")
-    kind, flags, size, serial = view[1], view[2], *struct.unpack_from(PREFIXES[order] + "2I", view, 4)
-    if not serial or kind not in MessageType.__members__.values():
+    whole = data if isinstance(data, bytes) else bytes(memoryview(data).cast("B"))
+    if not _HEADER_SIZE <= len(whole) <= MAX_SIZE:
+        raise Malformed(f"a message of {len(whole)} bytes")
+    order = _ORDERS.get(whole[0])
+    if order is None or whole[3] != VERSION:
+        raise Malformed(f"byte order {whole[0]:#x} and version {whole[3]}; not a message of D-Bus version {VERSION}")
+    _, kind, flags, _, size, serial, fields = _HEADER[order].unpack_from(whole)
+    if not serial or kind not in TYPES:
         raise Malformed(f"a message of the type {kind} with the serial {serial}")
-    reader = _Reader(view, order, 12)
+    if fields > MAX_ARRAY:
+        raise Malformed(f"an array of {fields} bytes; D-Bus allows {MAX_ARRAY}")
+    source = Source(whole, _HEADER_SIZE)
     try:
-        members = _members(reader.value(_FIELDS_TYPE))
-        reader.align(8)
-        if len(view) - reader.position != size:
-            raise Malformed(f"a body of {len(view) - reader.position} bytes that claims to have {size}")
-        body = tuple(reader.value(each) for each in split(members.get("signature", "")))
-        if reader.position != len(view):
-            raise Malformed(f"{len(view) - reader.position} bytes behind the body")
-        known = Flag(flags & (Flag.NO_REPLY_EXPECTED | Flag.NO_AUTO_START | Flag.ALLOW_INTERACTIVE_AUTHORIZATION))
-        return Message(type=MessageType(kind), flags=known, cookie=serial, body=body, **members)
+        members = _members(source, _HEADER_SIZE + fields, order)
+        align(source, 8)
+        if len(whole) - source.position != size:
+            raise Malformed(f"a body of {len(whole) - source.position} bytes that claims to have {size}")
+        body = tuple([read(source, 0) for read in readers(members.get("signature", ""), order)])
+        if source.position != len(whole):
+            raise Malformed(f"{len(whole) - source.position} bytes behind the body")
+        return Message(type=TYPES[kind], flags=FLAGS[flags & 7], cookie=serial, body=body, **members)
     except Malformed:
         raise
+    except (struct.error, IndexError):
+        raise Malformed(f"a value that ends behind the message of {len(whole)} bytes") from None
     except (DBusError, TypeError) as error:
         raise Malformed(str(error)) from error  # TypeError: a key of a dictionary that is no key in Python
 
 
-def _members(pairs: list[tuple[int, Variant]]) -> dict[str, Any]:
-    """Header fields, by attribute of Message."""
+def _members(source: Source, end: int, order: Order) -> dict[str, Any]:
+    """Header fields, by attribute of Message, up to that byte."""
     found: dict[str, Any] = {}
-    for number, variant in pairs:
-        if number == 0:
-            raise Malformed("a header field 0")
-        if number not in _FIELDS:
-            continue  # "Unknown fields must be ignored" (D-Bus Specification, "Header Fields").
-        name, kind = _FIELDS[number]
-        if name in found or variant.signature != kind:
-            raise Malformed(f"a header field {number} ({name}) twice, or of the type {variant.signature!r}")
-        found[name] = variant.value
+    data = source.data
+    while source.position < end:
+        align(source, 8)
+        start = source.position
+        number, known = data[start], _FIELDS.get(data[start])
+        if known is not None and data[start + 1] == 1 and data[start + 2] == ord(known[1]) and not data[start + 3]:
+            name, kind = known
+            if name in found:
+                raise Malformed(f"a header field {number} ({name}) twice")
+            source.position = start + 4
+            found[name] = reader(kind, order)(source, 3)
+        else:
+            # "Unknown fields must be ignored" (D-Bus Specification, "Header Fields"), which have to be values.
+            source.position = start + 1
+            variant = reader("v", order)(source, 2)
+            if not number or known is not None:
+                raise Malformed(f"a header field {number} of the type {variant.signature!r}")
+    if source.position != end:
+        raise Malformed(f"header fields that do not end with a field, at byte {end}")
     return found
-
-
-class _Writer:
-    """Appends values, one after the other. What is no value of its type raises something that `build` translates."""
-
-    def __init__(self, order: Order) -> None:
-        self.data = bytearray()
-        self._prefix = PREFIXES[order]
-
-    def align(self, alignment: int) -> None:
-        self.data += bytes(-len(self.data) % alignment)
-
-    def value(self, kind: Type, value: Any, depth: int = 0) -> None:
-        """Append a value. Raises InvalidValue."""
-        if depth > _MAX_DEPTH:
-            raise InvalidValue(f"more than {_MAX_DEPTH} containers within each other")
-        code = kind.code
-        self.align(_alignment(kind))
-        if code in _FORMATS:
-            if code == "b" and not isinstance(value, bool):
-                raise InvalidValue(f"{value!r} is no boolean")
-            self.data += struct.pack(self._prefix + _FORMATS[code], value)
-        elif code in "sog":
-            self._string(code, value)
-        elif code == "v":
-            self.value(Type("g"), value.signature)
-            self.value(single(value.signature), value.value, depth + 1)
-        elif code == "a":
-            self._array(kind.items[0], value, depth + 1)
-        else:
-            for item, each in zip(kind.items, value, strict=True):
-                self.value(item, each, depth + 1)
-
-    def _string(self, code: str, value: str) -> None:
-        text = value.encode() + b"\0"
-        if text.find(0) != len(text) - 1:
-            raise InvalidValue(f"{value!r} has a zero character")
-        _check(code, value)
-        self.data += struct.pack("B" if code == "g" else f"{self._prefix}I", len(text) - 1) + text
-
-    def _array(self, element: Type, value: Any, depth: int) -> None:
-        if isinstance(value, str):
-            raise InvalidValue(f"{value!r} is no array")
-        place = len(self.data)
-        self.data += bytes(4)
-        self.align(_alignment(element))
-        start = len(self.data)
-        if element.code == "y":
-            self.data += bytes(value)
-        else:
-            for each in value.items() if element.code == "{" else value:
-                self.value(element, each, depth)
-        size = len(self.data) - start
-        if size > MAX_ARRAY:
-            raise InvalidValue(f"an array of {size} bytes; D-Bus allows {MAX_ARRAY}")
-        self.data[place : place + 4] = struct.pack(f"{self._prefix}I", size)
 
 
 def build(message: Message, *, order: Order = "little") -> bytes:
@@ -241,23 +108,34 @@ def build(message: Message, *, order: Order = "little") -> bytes:
     that is 0. Values of types that only GVariant has (maybes, empty structures) are InvalidValue.
     """
     try:
-        body, header = _Writer(order), _Writer(order)
-        for kind, value in zip(split(message.signature), message.body, strict=True):
-            body.value(kind, value)
-        fields = []
-        for number, (name, code) in _FIELDS.items():
+        body = bytearray()
+        for write, value in zip(writers(message.signature, order), message.body, strict=True):
+            write(body, value, 0)
+        prefix = PREFIXES[order]
+        header = bytearray(_HEADER_SIZE)
+        for name, kind, start in _STARTS:
             value = getattr(message, name)
-            if value:
-                fields.append((number, Variant(code, _serial(value) if name == "reply_cookie" else value)))
+            if not value:
+                continue
+            header += bytes(-len(header) & 7)
+            header += start
+            if kind == "u":
+                header += struct.pack(f"{prefix}I", _serial(value) if name == "reply_cookie" else value)
+            else:
+                # What stands here was checked when the message was made.
+                text = value.encode()
+                header += struct.pack("B" if kind == "g" else f"{prefix}I", len(text))
+                header += text
+                header.append(0)
+        fields = len(header) - _HEADER_SIZE
         fixed = (ord("l" if order == "little" else "B"), message.type, message.flags, VERSION)
-        header.data += struct.pack(PREFIXES[order] + "4B2I", *fixed, len(body.data), _serial(message.cookie))
-        header.value(_FIELDS_TYPE, fields)
-        header.align(8)
+        _HEADER[order].pack_into(header, 0, *fixed, len(body), _serial(message.cookie), fields)
+        header += bytes(-len(header) & 7)
     except (DBusError, AttributeError, TypeError, ValueError, struct.error) as error:
         raise InvalidValue(str(error)) from error
-    if len(header.data) + len(body.data) > MAX_SIZE:
-        raise InvalidValue(f"a message of {len(header.data) + len(body.data)} bytes; D-Bus allows {MAX_SIZE}")
-    return bytes(header.data + body.data)
+    if fields > MAX_ARRAY or len(header) + len(body) > MAX_SIZE:
+        raise InvalidValue(f"a message of {len(header) + len(body)} bytes; D-Bus allows {MAX_SIZE}")
+    return bytes(header + body)
 
 
 def _serial(cookie: int) -> int:

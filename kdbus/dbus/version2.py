@@ -25,17 +25,18 @@ not: the other byte order. Nobody sends it on kdbus.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from kdbus.dbus.errors import DBusError, InvalidValue, Malformed
-from kdbus.dbus.gvariant import PREFIXES, Order, marshal, offset_width
-from kdbus.dbus.message import MAX_SIZE, Flag, Message, MessageType
+from kdbus.dbus.gvariant import FORMATS, PREFIXES, Order, framed, marshal, offset_width
+from kdbus.dbus.message import FLAGS, MAX_SIZE, TYPES, Message, MessageType
 from kdbus.dbus.signature import MAX_LENGTH, Type, aligned, split
 from kdbus.dbus.unmarshal import unmarshal
 from kdbus.dbus.values import Variant
 
 VERSION: Final = 2
-_HEADER: Final = "4BIQ"
+_HEADER: Final[dict[Order, struct.Struct]] = {order: struct.Struct(f"{PREFIXES[order]}4BIQ") for order in PREFIXES}
 _HEADER_SIZE: Final = 16
 _ORDERS: Final[dict[int, Order]] = {ord("l"): "little", ord("B"): "big"}
 _LETTERS: Final[dict[Order, int]] = {order: letter for letter, order in _ORDERS.items()}
@@ -52,6 +53,7 @@ _FIELDS: Final[dict[int, tuple[str, str]]] = {
 }
 """Header fields by number: attribute of Message, and type."""
 _SIGNATURE: Final = 8
+_WORD: Final[dict[Order, struct.Struct]] = {order: struct.Struct(f"{PREFIXES[order]}Q") for order in PREFIXES}
 
 _CALL_ORDER: Final = (1, 3, 2, 6, 7, 9)
 _SIGNAL_ORDER: Final = (1, 2, 3, 6, 7, 9)
@@ -62,6 +64,13 @@ _ORDER: Final = {
     MessageType.METHOD_RETURN: _REPLY_ORDER,
     MessageType.ERROR: _REPLY_ORDER,
 }
+_REMEMBERED: Final = 256
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _structure(signature: str) -> Type:
+    """The type of a body. Raises InvalidSignature."""
+    return Type("(", split(signature))
 
 
 class Parts(NamedTuple):
@@ -80,19 +89,11 @@ def build_parts(message: Message, *, order: Order = "little") -> Parts:
     """
     if not message.cookie:
         raise InvalidValue("a message without a cookie")
-    fields = {
-        number: Variant(kind, getattr(message, name))
-        for number in _ORDER[message.type]
-        for name, kind in [_FIELDS[number]]
-        if getattr(message, name)
-    }
-    header = struct.pack(
-        PREFIXES[order] + _HEADER, _LETTERS[order], message.type, message.flags, VERSION, 0, message.cookie
-    )
-    head = header + marshal("a{tv}", fields, order=order, dbus=True)
+    fixed = (_LETTERS[order], message.type, message.flags, VERSION, 0, message.cookie)
+    head = _HEADER[order].pack(*fixed) + _packed_fields(message, order)
     end = len(head)
     head += bytes(aligned(end, 8) - end)
-    body = marshal(Type("(", split(message.signature)), message.body, order=order, dbus=True)
+    body = marshal(_structure(message.signature), message.body, order=order, dbus=True)
     tail = f"\0({message.signature})".encode()
     size = len(head) + len(body) + len(tail)
     width = offset_width(size, 1)
@@ -101,15 +102,32 @@ def build_parts(message: Message, *, order: Order = "little") -> Parts:
     return Parts(head, body, tail + end.to_bytes(width, "little"))
 
 
+def _packed_fields(message: Message, order: Order) -> bytes:
+    """The header fields as an a{tv}. They were checked when the message was made."""
+    prefix = PREFIXES[order]
+    packed = bytearray()
+    ends = []
+    for number in _ORDER[message.type]:
+        name, kind = _FIELDS[number]
+        value = getattr(message, name)
+        if value:
+            packed += bytes(-len(packed) & 7)
+            packed += struct.pack(f"{prefix}Q", number)
+            packed += value.encode() + b"\0" if kind in "so" else struct.pack(prefix + FORMATS[kind], value)
+            packed += b"\0" + kind.encode()
+            ends.append(len(packed))
+    return framed(packed, ends)
+
+
 def build(message: Message, *, order: Order = "little") -> bytes:
     """The bytes of a message, in one piece; else as `build_parts`."""
     return b"".join(build_parts(message, order=order))
 
 
-def parse(data: bytes | bytearray | memoryview) -> Message:
+def parse(data: bytes | bytearray | memoryview, *, sender: str | None = None) -> Message:
     """The message in exactly these bytes, which are all parts of one kdbus message put together.
 
-    Raises Malformed if it is none. The sender is what the sender claims: replace it by what kdbus says.
+    `sender`: what kdbus says of it; without, it is what the sender claims. Raises Malformed if it is none.
     """
     view = memoryview(data).cast("B")
     if not _HEADER_SIZE < len(view) <= MAX_SIZE:
@@ -117,8 +135,8 @@ def parse(data: bytes | bytearray | memoryview) -> Message:
     order = _ORDERS.get(view[0])
     if order is None or view[3] != VERSION:
         raise Malformed(f"byte order {view[0]:#x} and version {view[3]}; not a message of D-Bus version {VERSION}")
-    _, kind, flags, _, _, cookie = struct.unpack_from(PREFIXES[order] + _HEADER, view)
-    if not cookie or kind not in MessageType.__members__.values():
+    _, kind, flags, _, _, cookie = _HEADER[order].unpack_from(view)
+    if not cookie or kind not in TYPES:
         raise Malformed(f"a message of the type {kind} with the cookie {cookie}")
     width = offset_width(len(view), 0)
     tail = len(view) - width
@@ -127,13 +145,54 @@ def parse(data: bytes | bytearray | memoryview) -> Message:
     if end < _HEADER_SIZE or start > tail or offset_width(tail, 1) != width or any(view[end:start]):
         raise Malformed(f"header fields that end at byte {end} of {len(view)}")
     signature, body = _body(view[start:tail], order)
-    fields = _fields(unmarshal("a(tv)", view[_HEADER_SIZE:end], order=order, strict=True, dbus=True))
+    fields = _known_fields(bytes(view[_HEADER_SIZE:end]), order)
+    if fields is None:
+        fields = _fields(unmarshal("a(tv)", view[_HEADER_SIZE:end], order=order, strict=True, dbus=True))
+    if sender is not None:
+        fields["sender"] = sender
     try:
         return Message(
-            type=MessageType(kind), flags=Flag(flags & 7), cookie=cookie, signature=signature, body=body, **fields
+            type=TYPES[kind], flags=FLAGS[flags & 7], cookie=cookie, signature=signature, body=body, **fields
         )
     except DBusError as error:
         raise Malformed(str(error)) from error
+
+
+def _known_fields(data: bytes, order: Order) -> dict[str, Any] | None:
+    """Header fields, by attribute of Message, if all are known and in normal form; else None: then `_fields` looks at
+    them, which takes six times as long, and tells what is wrong, if anything is."""
+    size = len(data)
+    if not size:
+        return {}
+    width = offset_width(size, 0)
+    last = int.from_bytes(data[-width:], "little")
+    count, rest = divmod(size - last, width)
+    if count <= 0 or rest or offset_width(last, count) != width:
+        return None
+    found: dict[str, Any] = {}
+    position = 0
+    for place in range(last, size, width):
+        begin, end = (position + 7) & -8, int.from_bytes(data[place : place + width], "little")
+        # The number, a value, a zero, and the type of it.
+        if not begin + 10 < end <= last or any(data[position:begin]) or data[end - 2]:
+            return None
+        name, kind = _FIELDS.get(_WORD[order].unpack_from(data, begin)[0], ("", ""))
+        if not name or name in found or data[end - 1] != ord(kind):
+            return None
+        value = data[begin + 8 : end - 2]
+        if kind in "so":
+            if value.find(0) != len(value) - 1:
+                return None
+            try:
+                found[name] = value[:-1].decode()
+            except UnicodeDecodeError:
+                return None
+        elif len(value) != (8 if kind == "t" else 4):
+            return None
+        else:
+            found[name] = int.from_bytes(value, order)
+        position = end
+    return found
 
 
 def _fields(pairs: list[tuple[int, Variant]]) -> dict[str, Any]:
@@ -161,8 +220,8 @@ def _body(view: memoryview, order: Order) -> tuple[str, tuple[Any, ...]]:
     if zero < 0 or not (whole.startswith("(") and whole.endswith(")")):
         raise Malformed("a body that is not a structure")
     try:
-        types = split(whole[1:-1])
+        kind = _structure(whole[1:-1])
     except DBusError as error:
         raise Malformed(str(error)) from error
-    value = unmarshal(Type("(", types), view[: window + zero], order=order, strict=True, dbus=True)
+    value = unmarshal(kind, view[: window + zero], order=order, strict=True, dbus=True)
     return whole[1:-1], value

@@ -28,7 +28,7 @@ async def served() -> AsyncIterator[trio.socket.SocketType]:
     ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Client(theirs, TERMS).serve)
+            nursery.start_soon(Client(socket.socket(fileno=theirs.detach()), TERMS).serve)
             yield ours
             nursery.cancel_scope.cancel()
 
@@ -80,7 +80,7 @@ async def test_too_many_strangers_are_turned_away(tmp_path: Path, autojump_clock
             nursery.cancel_scope.cancel()
 
 
-async def test_the_kernel_says_who_a_client_is() -> None:
-    ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+def test_the_kernel_says_who_a_client_is() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
         assert who(theirs) == (os.getpid(), os.geteuid(), os.getegid())

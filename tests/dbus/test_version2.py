@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdbus.dbus import version2
 from kdbus.dbus.errors import InvalidValue, Malformed
-from kdbus.dbus.gvariant import marshal
+from kdbus.dbus.gvariant import Order, marshal
 from kdbus.dbus.message import Flag, Message, MessageType, error, method_call, method_return, signal
+from kdbus.dbus.names import is_path
 from kdbus.dbus.signature import single
 from kdbus.dbus.unmarshal import unmarshal
 from kdbus.dbus.values import Variant
@@ -71,40 +73,42 @@ CHANGED = (
 )
 
 
+ORDERS: tuple[Order, ...] = ("little", "big")
+WRITTEN = [
+    (
+        PRINT,
+        "6c01000200000000010000000000000001000000000000002f6f72672f6578616d706c652f5072696e74657200006f00"
+        "03000000000000005072696e7400007302000000000000006f72672e6578616d706c652e5072696e7465720000730000"
+        "06000000000000006f72672e6578616d706c652e5072696e7465720000731f304e6e0000000000007465787400000000"
+        "0200000005002873752982",
+    ),
+    (
+        replace(method_return(PRINT, "u", (7,)), cookie=2),
+        "6c020102000000000200000000000000050000000000000001000000000000000074120000000000070000000028752923",
+    ),
+    (
+        replace(error(PRINT, "org.example.Error.No", "no"), cookie=3),
+        "6c0301020000000003000000000000000500000000000000010000000000000000740000000000000400000000000000"
+        "6f72672e6578616d706c652e4572726f722e4e6f0000731237000000000000006e6f000028732949",
+    ),
+    (
+        replace(signal("/a", "org.freedesktop.DBus.Properties", "PropertiesChanged", "sa{sv}as", CHANGED), cookie=4),
+        "6c04010200000000040000000000000001000000000000002f6100006f00000002000000000000006f72672e66726565"
+        "6465736b746f702e444275732e50726f70657274696573000073000000000000030000000000000050726f7065727469"
+        "65734368616e6765640000730d3a5c00612e620000000000566f6c756d650000000000000000e03f0064070000000000"
+        "4d6f646500000000780000000100000002002873752905132f496e6b00043904002873617b73767d6173296f",
+    ),
+    (
+        replace(signal("/", "a.b", "S"), cookie=5),
+        "6c04010200000000050000000000000001000000000000002f00006f000000000200000000000000612e620000730000"
+        "0300000000000000530000730c1e2c00000028293f",
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("message", "data"),
-    [
-        (
-            PRINT,
-            "6c01000200000000010000000000000001000000000000002f6f72672f6578616d706c652f5072696e74657200006f00"
-            "03000000000000005072696e7400007302000000000000006f72672e6578616d706c652e5072696e7465720000730000"
-            "06000000000000006f72672e6578616d706c652e5072696e7465720000731f304e6e0000000000007465787400000000"
-            "0200000005002873752982",
-        ),
-        (
-            replace(method_return(PRINT, "u", (7,)), cookie=2),
-            "6c020102000000000200000000000000050000000000000001000000000000000074120000000000070000000028752923",
-        ),
-        (
-            replace(error(PRINT, "org.example.Error.No", "no"), cookie=3),
-            "6c0301020000000003000000000000000500000000000000010000000000000000740000000000000400000000000000"
-            "6f72672e6578616d706c652e4572726f722e4e6f0000731237000000000000006e6f000028732949",
-        ),
-        (
-            replace(
-                signal("/a", "org.freedesktop.DBus.Properties", "PropertiesChanged", "sa{sv}as", CHANGED), cookie=4
-            ),
-            "6c04010200000000040000000000000001000000000000002f6100006f00000002000000000000006f72672e66726565"
-            "6465736b746f702e444275732e50726f70657274696573000073000000000000030000000000000050726f7065727469"
-            "65734368616e6765640000730d3a5c00612e620000000000566f6c756d650000000000000000e03f0064070000000000"
-            "4d6f646500000000780000000100000002002873752905132f496e6b00043904002873617b73767d6173296f",
-        ),
-        (
-            replace(signal("/", "a.b", "S"), cookie=5),
-            "6c04010200000000050000000000000001000000000000002f00006f000000000200000000000000612e620000730000"
-            "0300000000000000530000730c1e2c00000028293f",
-        ),
-    ],
+    WRITTEN,
     ids=["call", "return", "error", "signal", "no arguments"],
 )
 def test_what_sd_bus_wrote(message: Message, data: str) -> None:
@@ -250,6 +254,23 @@ def test_any_bytes_are_a_message_or_malformed(data: bytes) -> None:
         except Malformed:
             continue
         assert parse(build(message)) == message
+
+
+@given(st.data())
+def test_known_fields_are_what_all_fields_are(data: st.DataObject) -> None:
+    message = data.draw(st.sampled_from([message for message, _ in WRITTEN]))
+    order: Order = data.draw(st.sampled_from(ORDERS))
+    whole = bytearray(version2._packed_fields(message, order))
+    for _ in range(data.draw(st.integers(0, 2))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    found = version2._known_fields(bytes(whole), order)
+    try:
+        expected = version2._fields(unmarshal("a(tv)", whole, order=order, strict=True, dbus=True))
+    except Malformed:
+        # Not a path: nothing but the message itself asks for that.
+        assert found is None or not is_path(found.get("path", "/"))
+    else:
+        assert found is None or found == expected
 
 
 @given(st.data())
