@@ -22,18 +22,14 @@
 // else, with data of its own, have the number then: so this is done only in a process that has one thread, as far as the
 // C library knows; with several, that call traps.
 
-#define _GNU_SOURCE
-#include "preload_shelf.h"
+#include "preload.h"
 
-#include "shelf.h"
+#include "../shelf.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stddef.h>
+#include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
@@ -42,8 +38,8 @@
 #define SO_COOKIE 57
 #endif
 
+#define KDBUS_MAGIC 0x9500
 #define KNOWN 64 // descriptors
-#define PAGE 4096UL
 #define SIGNALS_SIZE 8
 #define NO_OPERATION (-1)
 
@@ -61,51 +57,22 @@ struct known {
 
 struct table {
     struct known known[KNOWN];
+    uint32_t nowhere; // it was asked, and nobody has a shelf here
 };
 
 static struct table *table; // NULL: nothing is served here, in this process and its children
-static int nowhere;         // it was asked, and nobody shelves here
 
-// -- system calls -----------------------------------------------------------------------------------------------------
-
-static long call(long number, long a, long b, long c, long d, long e, long f)
-{
-#if defined(__x86_64__)
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    register long r9 __asm__("r9") = f;
-    long result;
-
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return result;
-#elif defined(__aarch64__)
-    register long x8 __asm__("x8") = number;
-    register long x0 __asm__("x0") = a;
-    register long x1 __asm__("x1") = b;
-    register long x2 __asm__("x2") = c;
-    register long x3 __asm__("x3") = d;
-    register long x4 __asm__("x4") = e;
-    register long x5 __asm__("x5") = f;
-
-    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
-    return x0;
-#else
-#error "system calls are made on x86-64 and AArch64"
-#endif
-}
+// -- what the kernel is asked -----------------------------------------------------------------------------------------
 
 static long trap(int descriptor, unsigned long request, void *argument)
 {
-    return call(SYS_ioctl, descriptor, (long)request, (long)argument, 0, 0, 0);
+    return kdbus_trapped(SYS_ioctl, descriptor, (long)request, (long)argument, 0, 0, 0);
 }
 
 // Whether the kernel can read 8 bytes there.
 static int can_read(const uint64_t *word)
 {
-    return call(SYS_rt_sigprocmask, NO_OPERATION, (long)word, 0, SIGNALS_SIZE, 0, 0) == -EINVAL;
+    return kdbus_trapped(SYS_rt_sigprocmask, NO_OPERATION, (long)word, 0, SIGNALS_SIZE, 0, 0) == -EINVAL;
 }
 
 // Writes the cookie of the descriptor's socket there; 0 if that cannot be.
@@ -113,12 +80,12 @@ static int write_cookie(int descriptor, uint64_t *word)
 {
     uint32_t size = sizeof(*word);
 
-    return !call(SYS_getsockopt, descriptor, SOL_SOCKET, SO_COOKIE, (long)word, (long)&size, 0);
+    return !kdbus_trapped(SYS_getsockopt, descriptor, SOL_SOCKET, SO_COOKIE, (long)word, (long)&size, 0);
 }
 
 static int crosses_page(const uint64_t *command, uint32_t words)
 {
-    return ((uintptr_t)command & (PAGE - 1)) + 8UL * words > PAGE;
+    return ((uintptr_t)command & (PAGE_SIZE - 1)) + 8UL * words > PAGE_SIZE;
 }
 
 // Whether the command can be read, has its bare size and no flags.
@@ -187,17 +154,17 @@ static int take_last(const struct known *known, int descriptor, uint64_t head)
 
     if (!&__libc_single_threaded || !__libc_single_threaded)
         return 0;
-    if (call(SYS_rt_sigprocmask, SIG_BLOCK, (long)&all, (long)&before, SIGNALS_SIZE, 0, 0))
+    if (kdbus_trapped(SYS_rt_sigprocmask, SIG_BLOCK, (long)&all, (long)&before, SIGNALS_SIZE, 0, 0))
         return 0;
     taken = is_connection(known, descriptor, &cookie);
     // A byte that has not come yet would be left over.
-    taken = taken && call(SYS_recvfrom, descriptor, (long)discarded, sizeof(discarded), MSG_DONTWAIT, 0, 0) > 0;
+    taken = taken && kdbus_trapped(SYS_recvfrom, descriptor, (long)discarded, sizeof(discarded), MSG_DONTWAIT, 0, 0) > 0;
     if (taken) {
         taken = take(known->shelf, head, SHELF_OPEN);
         if (!taken)
             trap(descriptor, SHELF_SETTLE, NULL);
     }
-    call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&before, 0, SIGNALS_SIZE, 0, 0);
+    kdbus_trapped(SYS_rt_sigprocmask, SIG_SETMASK, (long)&before, 0, SIGNALS_SIZE, 0, 0);
     return taken;
 }
 
@@ -335,14 +302,14 @@ static int is_shelved(const struct known *known, int descriptor)
 // Maps the shelf behind a descriptor; NULL if that cannot be.
 static struct shelf *map(long file)
 {
-    long memory = call(SYS_mmap, 0, sizeof(struct shelf), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    long memory = kdbus_trapped(SYS_mmap, 0, sizeof(struct shelf), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
 
     if (memory < 0 && memory > -4096)
         return NULL;
-    call(SYS_madvise, memory, sizeof(struct shelf), MADV_DONTDUMP, 0, 0, 0);
-    if (!call(SYS_madvise, memory, sizeof(struct shelf), MADV_DONTFORK, 0, 0, 0))
+    kdbus_trapped(SYS_madvise, memory, sizeof(struct shelf), MADV_DONTDUMP, 0, 0, 0);
+    if (!kdbus_trapped(SYS_madvise, memory, sizeof(struct shelf), MADV_DONTFORK, 0, 0, 0))
         return (struct shelf *)memory;
-    call(SYS_munmap, memory, sizeof(struct shelf), 0, 0, 0, 0);
+    kdbus_trapped(SYS_munmap, memory, sizeof(struct shelf), 0, 0, 0, 0);
     return NULL;
 }
 
@@ -364,15 +331,15 @@ static void ask(struct known *known, int descriptor, uint64_t cookie)
     if (file == -ENOTCONN)
         return;
     if (file < 0 && file != -EOPNOTSUPP) {
-        nowhere = 1;
+        table->nowhere = 1;
         return;
     }
     if (file >= 0) {
         shelf = map(file);
-        call(SYS_close, file, 0, 0, 0, 0, 0);
+        kdbus_trapped(SYS_close, file, 0, 0, 0, 0, 0);
     }
     if (known->shelf)
-        call(SYS_munmap, (long)known->shelf, sizeof(struct shelf), 0, 0, 0, 0);
+        kdbus_trapped(SYS_munmap, (long)known->shelf, sizeof(struct shelf), 0, 0, 0, 0);
     known->shelf = NULL;
     known->descriptor = descriptor;
     known->cookie = cookie;
@@ -382,7 +349,7 @@ static void ask(struct known *known, int descriptor, uint64_t cookie)
     if (is_sound(&known->layout, cookie))
         known->shelf = shelf;
     else
-        call(SYS_munmap, (long)shelf, sizeof(struct shelf), 0, 0, 0, 0);
+        kdbus_trapped(SYS_munmap, (long)shelf, sizeof(struct shelf), 0, 0, 0, 0);
 }
 
 // Asks for the descriptor's shelf unless that was done already, or something else is in use in its place.
@@ -392,7 +359,7 @@ static void get_to_know(int descriptor)
     uint32_t nobody = 0;
     uint64_t cookie;
 
-    if (!known || nowhere || descriptor < 0 || !write_cookie(descriptor, &cookie) ||
+    if (!known || table->nowhere || descriptor < 0 || !write_cookie(descriptor, &cookie) ||
         (known->descriptor == descriptor && known->cookie == cookie))
         return;
     if (!__atomic_compare_exchange_n(&known->busy, &nobody, 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
@@ -404,17 +371,17 @@ static void get_to_know(int descriptor)
 
 __attribute__((constructor)) static void prepare(void)
 {
-    long memory = call(SYS_mmap, 0, sizeof(struct table), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    long memory = kdbus_trapped(SYS_mmap, 0, sizeof(struct table), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     if (memory < 0 && memory > -4096)
         return;
-    if (call(SYS_madvise, memory, sizeof(struct table), MADV_WIPEONFORK, 0, 0, 0))
-        call(SYS_munmap, memory, sizeof(struct table), 0, 0, 0, 0);
+    if (kdbus_trapped(SYS_madvise, memory, sizeof(struct table), MADV_WIPEONFORK, 0, 0, 0))
+        kdbus_trapped(SYS_munmap, memory, sizeof(struct table), 0, 0, 0, 0);
     else
         table = (struct table *)memory;
 }
 
-long shelf_ioctl(int descriptor, unsigned long request, void *argument)
+static long serve(int descriptor, unsigned long request, void *argument)
 {
     struct known *known = look(descriptor);
     long result = 0;
@@ -434,4 +401,23 @@ long shelf_ioctl(int descriptor, unsigned long request, void *argument)
     if (!result)
         get_to_know(descriptor);
     return result;
+}
+
+EXPORTED int ioctl(int descriptor, unsigned long request, ...)
+{
+    void *argument;
+    va_list arguments;
+
+    va_start(arguments, request);
+    argument = va_arg(arguments, void *);
+    va_end(arguments);
+    if (!kdbus_stub) {
+        int (*next)(int, unsigned long, void *) = (int (*)(int, unsigned long, void *))kdbus_next("ioctl");
+
+        if (next)
+            return next(descriptor, request, argument);
+    }
+    if ((request & 0xff00) == KDBUS_MAGIC)
+        return (int)kdbus_result(serve(descriptor, request, argument));
+    return (int)kdbus_result(trap(descriptor, request, argument));
 }
