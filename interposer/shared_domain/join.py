@@ -105,8 +105,8 @@ def join(
     """Start `command` in the domain of the server at `path`; see `interposer.launch.launch.launch_held` for the rest.
 
     `connection`: to that server, owned from now on. `mode` None: the first of the two that can be had here.
-    `dies_with_us`: see `interposer.launch.launch.Launched`; `preload`, `self_serve`: `launch` there. Raises DomainUnavailable, and
-    what `launch_held` raises; then no child is left.
+    `dies_with_us`: see `interposer.launch.launch.Launched`; `preload`, `self_serve`: `launch` there. Raises
+    DomainUnavailable, and what `launch_held` raises; then no child is left.
     """
     try:
         launched = _launch(path, command, connection, mode, dies_with_us, preload, self_serve)

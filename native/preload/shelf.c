@@ -39,7 +39,7 @@
 #endif
 
 #define KDBUS_MAGIC 0x9500
-#define KNOWN 64 // descriptors
+#define KNOWN 256 // descriptors
 #define SIGNALS_SIZE 8
 #define NO_OPERATION (-1)
 
@@ -352,7 +352,15 @@ static void ask(struct known *known, int descriptor, uint64_t cookie)
         kdbus_trapped(SYS_munmap, (long)shelf, sizeof(struct shelf), 0, 0, 0, 0);
 }
 
-// Asks for the descriptor's shelf unless that was done already, or something else is in use in its place.
+// Whether the descriptor that has this place still is what it was.
+static int is_in_use(const struct known *known)
+{
+    uint64_t cookie;
+
+    return known->cookie && write_cookie(known->descriptor, &cookie) && cookie == known->cookie;
+}
+
+// Asks for the descriptor's shelf unless that was done already, or another one is in use in its place.
 static void get_to_know(int descriptor)
 {
     struct known *known = table ? &table->known[(uint32_t)descriptor % KNOWN] : NULL;
@@ -364,7 +372,7 @@ static void get_to_know(int descriptor)
         return;
     if (!__atomic_compare_exchange_n(&known->busy, &nobody, 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return;
-    if (!__atomic_load_n(&known->users, __ATOMIC_SEQ_CST))
+    if (!__atomic_load_n(&known->users, __ATOMIC_SEQ_CST) && !is_in_use(known))
         ask(known, descriptor, cookie);
     __atomic_store_n(&known->busy, 0, __ATOMIC_SEQ_CST);
 }
