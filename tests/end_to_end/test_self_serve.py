@@ -10,10 +10,10 @@ import pytest
 
 from tests.end_to_end.test_flows import STEPS
 from tests.support.compiling import compile_program
-from tests.support.e2e import cases_of, every_case, run_all
+from tests.support.e2e import cases_of, run_all
 from tests.support.users import PROJECT, User
 
-SEEDS = (3, 4, 6, 15)
+SEEDS = (3, 15)
 _STATISTICS = re.compile(r"kdbus: \d+ calls served by .*\n|kdbus: revisions spoken: .*\n")
 _THEMSELVES = re.compile(r"kdbus: (\d+) calls served by receivers themselves\n")
 _CASES = [case for case in cases_of("self_serve") if case != "after_exec"]
@@ -34,10 +34,9 @@ def _run(user: User, *command: str, options: tuple[str, ...] = ("--self-serve",)
     return output, int(found[1]) if found else 0
 
 
-@pytest.mark.parametrize("case", _CASES)
-def test_nobody_can_tell(user: User, case: str, open_folder: Path) -> None:
-    _, themselves = _run(user, str(_program("self_serve", open_folder)), case)
-    assert themselves > 10
+def test_nobody_can_tell(user: User, open_folder: Path) -> None:
+    _, themselves = _run(user, str(_program("self_serve", open_folder)), *_CASES)
+    assert themselves > 1000
 
 
 @pytest.mark.parametrize("options", [["--no-flows"], ["--self-serve", "--no-self-serve"]])
@@ -70,10 +69,11 @@ def test_other_programs_of_that_revision(user: User, open_folder: Path) -> None:
     run_all("final", user.trusting, open_folder, options=["--self-serve"])
 
 
-@every_case("shelf_hostile")
-def test_the_hostile_harm_themselves(user: User, case: str, open_folder: Path) -> None:
-    output, _ = _run(user, str(_program("shelf_hostile", open_folder)), case)
-    assert output == f"ok 1 - {case}\n1..1\n"
+def test_the_hostile_harm_themselves(user: User, open_folder: Path) -> None:
+    cases = cases_of("shelf_hostile")
+    output, themselves = _run(user, str(_program("shelf_hostile", open_folder)), *cases)
+    assert output.count("ok ") == len(cases)
+    assert themselves > 1000
 
 
 def test_who_watches_sees_every_call(user: User, open_folder: Path) -> None:

@@ -654,6 +654,41 @@ CASE(calls)
 	join(child);
 }
 
+/* A receiver that is killed in the middle, and those that come after it on the same connection. */
+CASE(killed_at_any_moment)
+{
+	struct timespec moment = { 0, 0 };
+
+	begin_traffic();
+	for (int round = 0; round < 40; round++) {
+		pid_t child = start_child();
+		struct kdbus_cmd_recv recv;
+		int status;
+
+		if (!child) {
+			for (;;)
+				take_one(bob.fd, bob.pool);
+		}
+		for (int i = 0; i < 30; i++) {
+			int result = send_text(&alice, bob.id, TEXT, 2);
+
+			CHECK(result == 0 || result == -ENOBUFS);
+		}
+		moment.tv_nsec = round * 7919 % 1000 * 1000;
+		nanosleep(&moment, NULL);
+		CHECK(!kill(child, SIGKILL));
+		EQ(waitpid(child, &status, 0), child);
+		while (receive(&bob, &recv, 0) == 0)
+			EQ(free_offset(&bob, recv.msg.offset), 0);
+		for (int i = 0; i < 10; i++) {
+			send_to_bob(3);
+			EQ(take_one(bob.fd, bob.pool), 3);
+			EQ(take_one(bob.fd, bob.pool), -EAGAIN);
+		}
+		EQ(readiness(bob.fd) & POLLIN, 0);
+	}
+}
+
 /* The end of a connection, and of its bus. */
 CASE(the_end)
 {
