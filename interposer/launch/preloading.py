@@ -30,5 +30,7 @@ def preloadable() -> str | None:
 
 def preload_also(path: str) -> None:
     """Programs that this process executes from now on are started with the library at `path`, too."""
-    given = os.environb.get(_VARIABLE)
-    os.environb[_VARIABLE] = given + b":" + os.fsencode(path) if given else os.fsencode(path)
+    given = os.environb.get(_VARIABLE, b"")
+    name = os.fsencode(path)
+    if name not in given.replace(b" ", b":").split(b":"):
+        os.environb[_VARIABLE] = given + b":" + name if given else name

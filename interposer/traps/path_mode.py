@@ -64,6 +64,7 @@ _RESOLVES = (
     RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
 )
 _AT_SYMLINK_NOFOLLOW, _AT_EACCESS, _AT_EMPTY_PATH = 0x100, 0x200, 0x1000
+_FLAGS_OF_STAT = _AT_SYMLINK_NOFOLLOW | 0x800 | _AT_EMPTY_PATH  # AT_NO_AUTOMOUNT
 _IN_ONLYDIR = 0x01000000
 _LOOKS_ALREADY_DONE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECTORY
 
@@ -293,9 +294,12 @@ class PathCalls:
 
     def _stat(self, call: Notification, name: str, directory: int, path: int, buffer: int, flags: int) -> None:
         def act(found: Located, caller: TargetCaller) -> int:
+            if flags & ~_FLAGS_OF_STAT:
+                return -errno.EINVAL
             caller.write(buffer, pack_stat(call.architecture, name, _status(found, caller)))
             return 0
 
+        flags &= 0xFFFFFFFF
         self._serve_or_continue(call, directory, path, not flags & _AT_SYMLINK_NOFOLLOW, act)
 
     def _statx(self, call: Notification) -> None:
@@ -404,6 +408,8 @@ class PathCalls:
         def act(found: Located, caller: TargetCaller) -> int | None:
             if mask & _IN_ONLYDIR and not stat.S_ISDIR(os.fstat(found.descriptor).st_mode):
                 return -errno.ENOTDIR
+            if signed32(inotify) < 0:
+                return -errno.EBADF
 
             try:
                 instance = caller.file(inotify & 0xFFFFFFFF)
