@@ -260,6 +260,10 @@ def _bystanders(context: Context) -> Iterator[Task]:
             yield Task(column, measure)
 
 
+_STARTS = 9
+"""How often a program is started that reports its first message."""
+
+
 def _start(context: Context) -> Iterator[Task]:
     execution, seconds = context.execution, context.settings.seconds
     first_call = str(execution.program("kdbus-hold"))
@@ -275,6 +279,14 @@ def _start(context: Context) -> Iterator[Task]:
             return row, column
 
         yield _task(context, column, "spawn", ["start", 4 * seconds, *command], place=place)
+
+    def first_message() -> Iterator[Sample]:
+        command = execution.run_under_kdbus(str(execution.program("kdbus-first")))
+        for _ in range(_STARTS):
+            for row, number in parse_samples(execution.run(command)):
+                yield row, UNDER_KDBUS, number
+
+    yield Task(UNDER_KDBUS, first_message)
 
 
 def _memory(context: Context) -> Iterator[Task]:

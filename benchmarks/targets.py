@@ -119,6 +119,13 @@ TARGETS = (
         1_000_000,
         " ms",
     ),
+    Target(
+        "first message after the exec",
+        70_000_000,
+        ("start", "first message", UNDER_KDBUS),
+        scale=1_000_000,
+        unit=" ms",
+    ),
     Target("an idle connection", 8 * KIB, ("memory", "idle connection", "supervisor"), scale=KIB, unit=" KiB"),
 )
 

@@ -453,7 +453,7 @@ def _supervise(launched: Launched, signals: _Signals, options: RunOptions) -> in
     status = None if needed else _wait_for_end_or_trap(launched)
     if status is None:
         with lasting_objects():
-            from interposer.supervisor.supervisor import run
+            from interposer.supervisor.start import run
 
         status = run(launched, options)
     return status

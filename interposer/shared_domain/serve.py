@@ -72,11 +72,13 @@ from interposer.shared_domain.admission import Offered, check
 from interposer.shared_domain.domain_socket import Message
 from interposer.shared_domain.readiness import Readiness, passed_socket
 from interposer.supervisor.control import Control
+from interposer.supervisor.loop import serve as serve_supervisor
 from interposer.supervisor.supervisor import Supervisor
 from interposer.supervisor.tree import Tree
 from interposer.target.budget import Budget, Charge, OverBudget, use_descriptors
 from interposer.target.ids import own_namespace, parent_namespace
 from interposer.traps.traps import MountedDomain
+from interposer.watching import places
 from native.notification import Listener
 
 _PRESENT = (("control",),)
@@ -128,7 +130,9 @@ class Server:
         except BaseException:
             self._leave_nothing()
             raise
-        self._control = Control(self._supervisor, {"serves": "serve", "socket": os.path.abspath(self._path)})
+        self._place = places.make()
+        about: dict[str, object] = {"serves": "serve", "socket": os.path.abspath(self._path)}
+        self._control = Control(self._supervisor, about, self._place)
 
     def _begin(self, folders: view.SharedMounts | PrivateFolder, options: RunOptions) -> None:
         """Show the domain's nodes in `folders`, and listen."""
@@ -167,7 +171,7 @@ class Server:
         async with trio.open_nursery() as nursery:
             ends = heeded(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             with trio.open_signal_receiver(*ends) as signals:
-                nursery.start_soon(self._supervisor.serve)
+                nursery.start_soon(serve_supervisor, self._supervisor)
                 nursery.start_soon(self._control.serve)
                 nursery.start_soon(self._accept, nursery)
                 self._readiness.ready(
@@ -307,7 +311,8 @@ class Server:
     def close(self) -> None:
         """Leave nothing behind."""
         self._listening.close()
-        self._control.close()
+        if self._place is not None:
+            self._place.close()
         with suppress(OSError):
             if self._inode is not None and os.lstat(self._path).st_ino == self._inode:
                 os.unlink(self._path)

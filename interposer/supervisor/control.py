@@ -81,21 +81,16 @@ _CREDENTIALS = struct.Struct("=3i")
 class Control:
     """The control socket of this process."""
 
-    def __init__(self, watched: Watched, about: dict[str, object]) -> None:
-        """`about`: what is told of this process besides. Without a place for a socket, there is none."""
+    def __init__(self, watched: Watched, about: dict[str, object], place: places.Place | None) -> None:
+        """`about`: what is told of this process besides. `place`: where to listen, which is closed by who made it;
+        None if there is none for a socket."""
         self._watched = watched
         self._about = {"pid": os.getpid(), "version": interposer.__version__, "since_ns": time.time_ns(), **about}
-        self._place = places.make()
+        self._place = place
         self._count = 0
         self._turn: trio.Lock | None = None
         self._tap: MessageTap | None = None
         self._tap_users = 0
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        if self._place is not None:
-            self._place.close()
-            self._place = None
 
     async def serve(self) -> None:
         """Serve until cancelled."""

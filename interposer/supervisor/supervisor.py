@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The supervisor: one loop that serves the traps of one or more trees of processes.
+"""The supervisor: serves the traps of one or more trees of processes.
 
-trio is for everything but traps: a hang-up, a deadline, a cancelled call, a signal, the end of the program. While it
-has nothing to do, traps are waited for, and the hot ones are served, without it (`interposer.supervisor.idle`). Once
-one arrives for the broker, the loop drains the listeners, and waits for more for a few milliseconds, as those mostly
-follow at once, and going through trio costs as much as serving a trap.
+It waits for nothing but traps, and for those only as long as it is asked to; when it is its turn, an event loop says
+(`interposer.supervisor.loop`), and before there is one `interposer.supervisor.start`. Once a call arrives for the
+broker, the listeners are drained, and more is waited for for a few milliseconds, as it mostly follows at once.
 
 In each round: hang-ups first, as a descriptor that was closed before a call must be gone when it is served; then the
 trap; then the calls that it woke, in whichever tree they wait. Deadlines are looked at whenever the loop comes up for
@@ -23,15 +22,12 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING
-
-import trio
 
 from broker.domain import Domain
 from broker.outside import Ids, NodeEvents
@@ -39,19 +35,15 @@ from broker.recognition import named
 from broker.send import Wait
 from interposer.handles.handles import HandleTable, OpenHandle
 from interposer.launch.guarantee import forced
-from interposer.launch.launch import Launched, Mode
-from interposer.launch.program import Program
 from interposer.launch.view import AttachFlagsMask
 from interposer.nodes.filesystem import NodeFiles
 from interposer.options import RunOptions
 from interposer.report import say, unexpected
 from interposer.shortage import errno_of_shortage
-from interposer.supervisor.control import Control
 from interposer.supervisor.flows import Flows
-from interposer.supervisor.idle import IdleWait
 from interposer.supervisor.tree import Shared, Tree
 from interposer.supervisor.waiting import WaitingCalls
-from interposer.target.budget import Budgets, use_descriptors
+from interposer.target.budget import Budgets
 from interposer.target.caller import TargetCaller
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.traps.exactly_once import Probe
@@ -98,9 +90,8 @@ class Supervisor:
         self._next: tuple[Tree, Notification] | None = None
         """A call that was received while trio slept: the broker's, and nothing is received before it is served."""
         self._sleep = -1
-        """What trio sleeps on, once it does."""
+        """What is waited for besides traps, see `attend`."""
         self._ended: Callable[[Tree], None] = lambda _: None
-        self._last_has_ended = trio.Event()
         handles = HandleTable(self._closing, Budgets())
         self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, mask.evidence)
         self._faults: Faults | None = None
@@ -124,6 +115,8 @@ class Supervisor:
         self.shared.namespaces.forgotten = self._flows.forget_origins
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
         self._news.register(handles.hang_ups_fileno(), select.EPOLLIN)
+        if self._probe is not None:
+            self._news.register(self._probe.fileno(), select.EPOLLIN)
 
     def trace(self, tracer: Tracer) -> None:
         """Show `tracer` every call from now on. The engine serves none until `untrace`."""
@@ -244,67 +237,31 @@ class Supervisor:
         """`ended` is called with each tree whose last process has ended, after it has been let go of."""
         self._ended = ended
 
-    async def last_has_ended(self) -> None:
-        """Wait until the last process of the last tree has ended."""
-        await self._last_has_ended.wait()
+    @property
+    def serves_anybody(self) -> bool:
+        """Whether there is a tree of which a process is left."""
+        return bool(self._trees)
 
-    async def serve(self) -> None:
-        """Serve until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch)
-            if self._probe is not None:
-                nursery.start_soon(self._learn, self._probe)
-            await self._serve()
+    @property
+    def has_received(self) -> bool:
+        """Whether a call was received that is still to be served."""
+        return self._next is not None
 
-    async def _learn(self, probe: Probe) -> None:
-        """Once the kernel is known to keep its promise, calls need no confirmation any more, and may be lent."""
-        await trio.lowlevel.wait_readable(probe.fileno())
-        if probe.works():
-            self._kernel_keeps_promise = True
-            for tree in self._trees.values():
-                tree.kernel_keeps_promise()
-            self._allow_flows()
+    def news_fileno(self) -> int:
+        """A descriptor that is readable when `housekeep` has news."""
+        return self._news.fileno()
 
-    async def _watch(self) -> None:
-        """Go through a round whenever there is news."""
-        while True:
-            await trio.lowlevel.wait_readable(self._news.fileno())
-            self._housekeep(news=True)
-            await trio.lowlevel.checkpoint()
+    def attend(self, descriptor: int) -> None:
+        """Waiting natively ends when this descriptor is readable (-1: none)."""
+        self._sleep = descriptor
+        self._flows.attend(descriptor)
 
-    async def _serve(self) -> None:
-        with closing(IdleWait(self._wait_natively)) as idle:
-            self._sleep = await idle.find_sleep()
-            self._flows.attend(self._sleep)
-            trio.lowlevel.add_instrument(idle)
-            try:
-                await self._serve_what_comes(idle)
-            finally:
-                trio.lowlevel.remove_instrument(idle)
-                self._flows.attend(-1)
-
-    async def _serve_what_comes(self, idle: IdleWait) -> None:
-        while True:
-            due = self._next_deadline_ns()
-            if self._next is not None:
-                await trio.lowlevel.checkpoint()
-            elif due is None:
-                # Most calls that find the supervisor idle find it here; leaving a cancel scope would cost each 7 us.
-                await idle.woken()
-            else:
-                with trio.move_on_after(max(0.0, (due - time.monotonic_ns()) / 1e9)):
-                    await idle.woken()
-            if self._mount_news():
-                # The poll of `_news` above has used them up, so the engine would not see them.
-                self._housekeep(news=True)
-            self._drain()
-            self._housekeep(news=False)
-
-    def _wait_natively(self, stop_ns: int) -> bool:
-        """Serve hot calls while trio has nothing to do; whether there is something for `_serve_what_comes`."""
+    def wait_natively(self, stop_ns: int) -> bool:
+        """Serve hot calls while nobody else has anything to do, until `stop_ns` (CLOCK_MONOTONIC) or until what is
+        attended to is readable; whether there is something for `serve_turn`."""
         if self._next is not None:
             return True
-        due = self._next_deadline_ns()
+        due = self.next_deadline_ns()
         served, begun = self._flows.served, time.monotonic_ns()
         try:
             notification = self._flows.receive(stop_ns if due is None else min(stop_ns, due), _TURN_NS)
@@ -315,7 +272,7 @@ class Supervisor:
             return True
         now = time.monotonic_ns()
         self._flows.look(now)
-        due = self._next_deadline_ns()
+        due = self.next_deadline_ns()
         # The engine has used up the news of mounts, so trio would not see them.
         if (due is not None and due <= now) or self._mount_news():
             return True
@@ -326,7 +283,7 @@ class Supervisor:
         news = [tree.mounts.has_news() for tree in self._trees.values()]
         return any(news)
 
-    def _next_deadline_ns(self) -> int | None:
+    def next_deadline_ns(self) -> int | None:
         """When the loop has to come up for air at the latest."""
         times = [mounted.domain.deadlines.next_ns() for mounted in self.shared.domains]
         times += [tree.waiting.next_look_ns() for tree in self._trees.values()]
@@ -334,17 +291,27 @@ class Supervisor:
         times.append(self._flows.deadline_ns())
         return min((due for due in times if due is not None), default=None)
 
-    def _drain(self) -> None:
-        """Serve the traps that are there, and those that follow at once, whatever trio has to do meanwhile."""
+    def serve_turn(self) -> None:
+        """Serve the traps that are there, and those that follow at once, whatever else there is to do meanwhile; and
+        what has ended."""
+        if self._mount_news():
+            # The poll of `news_fileno` has used them up, so the engine would not see them.
+            self.housekeep(news=True)
         self._flows.attend(-1)
         try:
-            self._take_turn()
+            self._take_turn(time.monotonic_ns() + _TURN_NS)
         finally:
             self._flows.attend(self._sleep)
+        self.housekeep(news=False)
 
-    def _take_turn(self) -> None:
-        due = self._next_deadline_ns()
-        stop = time.monotonic_ns() + _TURN_NS
+    def serve_what_waits(self, longest_ns: int) -> None:
+        """Serve the traps that wait by now, if there are any, and then those that follow within `longest_ns`."""
+        if self.wait_natively(0):
+            self._take_turn(time.monotonic_ns() + longest_ns)
+            self.housekeep(news=False)
+
+    def _take_turn(self, stop: int) -> None:
+        due = self.next_deadline_ns()
         if due is not None:
             stop = min(stop, due)
         while self._trees:
@@ -406,10 +373,8 @@ class Supervisor:
 
     def _end(self, tree: Tree) -> None:
         """The last process of a tree has ended."""
-        self._housekeep(news=True)
+        self.housekeep(news=True)
         self._remove(tree)
-        if not self._trees:
-            self._last_has_ended.set()
         self._ended(tree)
 
     def _give_up(self, tree: Tree) -> None:
@@ -418,11 +383,11 @@ class Supervisor:
         self._remove(tree)
         self._ended(tree)
 
-    def _housekeep(self, *, news: bool) -> None:
+    def housekeep(self, *, news: bool) -> None:
         """Hang-ups, deadlines, cancelled and interrupted calls, if there are any or if there is `news` of them."""
         now = time.monotonic_ns()
         self._flows.look(now)
-        due = self._next_deadline_ns()
+        due = self.next_deadline_ns()
         news = news or self._mount_news() or self.shared.handles.hang_up_waits()
         if not news and (due is None or due > now):
             return
@@ -435,6 +400,7 @@ class Supervisor:
     def _look_after_everything(self, now: int) -> None:
         trees = list(self._trees.values())
         self._flows.recall()
+        self._learn()
         for tree in trees:
             tree.detours.collect()
         self._collect_handles()
@@ -450,6 +416,18 @@ class Supervisor:
             for notification in tree.delayed.take_due(now):
                 self._serve_one(tree, notification)
 
+    def _learn(self) -> None:
+        """Once the kernel is known to keep its promise, calls need no confirmation any more, and may be lent."""
+        if self._probe is None or not self._probe.has_verdict():
+            return
+        self._news.unregister(self._probe.fileno())
+        probe, self._probe = self._probe, None
+        if probe.works():
+            self._kernel_keeps_promise = True
+            for tree in self._trees.values():
+                tree.kernel_keeps_promise()
+            self._allow_flows()
+
     def _collect_handles(self) -> None:
         """Close what has been closed for the last time, even if its owner died while it waited in a call."""
         if self.shared.handles.collect():
@@ -458,7 +436,7 @@ class Supervisor:
 
     def settle(self) -> None:
         """Take back what is lent, and see to what has ended: what the broker holds then is how it is."""
-        self._housekeep(news=True)
+        self.housekeep(news=True)
 
     def domains(self) -> list[Domain]:
         """The domains, each once; the first is the one that was there from the start."""
@@ -523,64 +501,3 @@ class Supervisor:
             self._probe.close()
         self.shared.namespaces.close()
 
-
-def run(launched: Launched, options: RunOptions) -> int:
-    """Serve `launched` until its program ends; returns the status as wait(2) gives it.
-
-    The calling process ignores terminal signals from now on, and may open many files.
-    """
-    use_descriptors()
-    program = Program(launched.pid)
-    mask = AttachFlagsMask(launched.parameters_directory)
-    os.close(launched.parameters_directory)
-    supervisor = Supervisor(options, mask, probe=launched.waits_killable)
-    about = {"serves": "run", "command": launched.command, "program": launched.pid, "mode": launched.mode.value}
-    control = Control(supervisor, about)
-    try:
-        files = NodeFiles(launched.kdbus_directory, (("control",),))
-        mounted = MountedDomain(supervisor.new_domain(files), files)
-        supervisor.shared.domains.append(mounted)
-        received = None if launched.caretaker is None else launched.caretaker.received
-        tree = supervisor.add(Listener(launched.listener, received), waits_killable=launched.waits_killable)
-        if launched.mode is Mode.MOUNT:
-            tree.mounts.follow(mounted, launched.pid)
-        else:
-            tree.show_folder(files, launched.kdbus_directory, launched.module_directory)
-        if options.buses:
-            supervisor.make_buses(mounted.domain, options.buses)
-            launched.execute()
-            launched.check_executed()
-        status = trio.run(_run, supervisor, control, program, options.linger)
-        if not options.linger:
-            supervisor.tell_who_is_left()
-        return status
-    finally:
-        control.close()
-        supervisor.close()
-        mask.close()
-
-
-async def _run(supervisor: Supervisor, control: Control, program: Program, linger: bool) -> int:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(supervisor.serve)
-        nursery.start_soon(control.serve)
-        status = await program.run()
-        if linger and not program.asked_too_late:
-            await _linger(supervisor)
-        supervisor.settle()  # what programs have closed by ending, before everything else is
-        nursery.cancel_scope.cancel()
-    return status
-
-
-async def _linger(supervisor: Supervisor) -> None:
-    """Serve on until the last process of the tree has ended, or a signal asks for the end."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_cancel_at_signal, nursery.cancel_scope)
-        await supervisor.last_has_ended()
-        nursery.cancel_scope.cancel()
-
-
-async def _cancel_at_signal(scope: trio.CancelScope) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT) as signals:
-        await anext(signals)
-        scope.cancel()

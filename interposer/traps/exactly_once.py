@@ -45,6 +45,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import signal
 import socket
 import threading
@@ -215,6 +216,12 @@ class Probe:
     def fileno(self) -> int:
         """A descriptor that is readable when the verdict is there."""
         return self._pipe
+
+    def has_verdict(self) -> bool:
+        """Whether the verdict is there."""
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        return bool(poll.poll(0))
 
     def works(self) -> bool:
         """Whether the flag is free of the hole; False also when that could not be found out. Once, and waits."""

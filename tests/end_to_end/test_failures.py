@@ -25,7 +25,7 @@ from tests.support.users import User, current_user
 _SECONDS = 20
 _SABOTAGE = "import sys\n{}\nfrom interposer.command_line import main\nsys.exit(main())\n"
 _BROKEN_COMMAND = "import broker.handle as h\ndef f(*a): raise {}\nh.ControlHandle.ioctl = f"
-_BROKEN_LOOP = "import interposer.supervisor.supervisor as s\ndef f(*a): raise {}\ns.Supervisor._drain = f"
+_BROKEN_LOOP = "import interposer.supervisor.supervisor as s\ndef f(*a): raise {}\ns.Supervisor.serve_turn = f"
 _ON_PURPOSE = "RuntimeError('on purpose')"
 
 

@@ -163,7 +163,7 @@ def _supervisor(receive: Callable[[int, int], Notification | None]) -> tuple[Sup
 def test_a_call_for_the_broker_is_kept_with_its_tree() -> None:
     call = Notification(1, 2, 16, 3, 4, (0, 0, 0, 0, 0, 0), 0)
     supervisor, tree = _supervisor(lambda _stop, _turn: call)
-    assert supervisor._wait_natively(time.monotonic_ns())
+    assert supervisor.wait_natively(time.monotonic_ns())
     assert supervisor._next == (cast(Tree, tree), call)
 
 
@@ -172,7 +172,7 @@ def test_no_call_is_received_while_another_one_is_kept() -> None:
     calls = [Notification(id, 2, 16, 3, 4, (0, 0, 0, 0, 0, 0), 0) for id in (3, 2, 1)]
     supervisor, tree = _supervisor(lambda _stop, _turn: calls.pop())
     for _ in range(3):
-        assert supervisor._wait_natively(time.monotonic_ns())
+        assert supervisor.wait_natively(time.monotonic_ns())
     assert supervisor._next is not None
     assert supervisor._next[0] is cast(Tree, tree) and supervisor._next[1].id == 1
     assert len(calls) == 2
@@ -184,7 +184,7 @@ def test_the_end_of_a_tree_is_for_the_loop(error: type[Exception]) -> None:
         raise error
 
     supervisor, _ = _supervisor(receive)
-    assert supervisor._wait_natively(time.monotonic_ns())
+    assert supervisor.wait_natively(time.monotonic_ns())
     assert supervisor._next is None
 
 
@@ -195,14 +195,14 @@ def test_a_deadline_ends_the_waiting() -> None:
         stops.append(stop)
 
     supervisor, tree = _supervisor(receive)
-    assert not supervisor._wait_natively(1 << 62), "nothing has come"
+    assert not supervisor.wait_natively(1 << 62), "nothing has come"
     tree.waiting.next_look_ns = lambda: 5
-    assert supervisor._wait_natively(1 << 62)
+    assert supervisor.wait_natively(1 << 62)
     assert stops == [1 << 62, 5]
 
 
 def test_news_of_mounts_that_were_used_up_by_looking_are_not_lost() -> None:
     supervisor, tree = _supervisor(lambda _stop, _turn: None)
-    assert not supervisor._wait_natively(1 << 62)
+    assert not supervisor.wait_natively(1 << 62)
     tree.mounts.has_news = lambda: True
-    assert supervisor._wait_natively(1 << 62)
+    assert supervisor.wait_natively(1 << 62)

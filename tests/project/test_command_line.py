@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -198,7 +199,7 @@ def test_signals_are_left_to_the_program(trapped_before: bool) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def _modules_after(*command: str) -> tuple[set[str], set[str]]:
+def _modules_after(*command: str, options: Sequence[str] = ()) -> tuple[set[str], set[str]]:
     """What `kdbus run` of `command` has imported at its end, and which of it the garbage collector still looks at."""
     code = (
         "import sys, gc; before = set(sys.modules);"
@@ -207,9 +208,8 @@ def _modules_after(*command: str) -> tuple[set[str], set[str]]:
         "looked_at = set(map(id, gc.get_objects()));"
         "print(*(name for name, module in sys.modules.items() if id(module) in looked_at))"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code, "run", "--", *command], capture_output=True, text=True, cwd=PROJECT, check=True
-    )
+    words = [sys.executable, "-c", code, "run", *options, "--", *command]
+    ended = subprocess.run(words, capture_output=True, text=True, cwd=PROJECT, check=True)
     first, second = ended.stdout.splitlines()
     status, collects, *imported = first.split()
     assert (status, collects) == ("0", "True")
@@ -223,8 +223,11 @@ def test_program_that_is_never_trapped_needs_no_supervisor() -> None:
     assert not imported & {"interposer.supervisor.supervisor", "trio", "dataclasses", "inspect", "pathlib"}
 
 
+_TRAPPED = (sys.executable, "-c", "import os; os.open('/dev/null', os.O_RDWR)")
+
+
 def test_collector_does_not_look_through_the_supervisor() -> None:
-    imported, looked_at = _modules_after(sys.executable, "-c", "import os; os.open('/dev/null', os.O_RDWR)")
+    imported, looked_at = _modules_after(*_TRAPPED, options=["--linger"])
     assert {"interposer.supervisor.supervisor", "broker.domain", "trio"} <= imported
     assert not looked_at & {"interposer.supervisor.supervisor", "broker.domain", "trio"}
     # Nobody traces.
