@@ -4,8 +4,8 @@
 //
 // A shelf is part of its connection's lent state: it is open only while the connection is lent, and before anything is
 // taken back, or a trapped RECV served, it is closed, which settles what its user has done. So neither the broker nor
-// the other code of the engine ever has to know of it, and what is done to queue, quota, replies and pool is done in the
-// same order, and by the same functions, as if each RECV and FREE had trapped. Only later: when the next message
+// the other code of the engine ever has to know of it, and what is done to queue, quota, replies and pool is done in
+// the same order, and by the same functions, as if each RECV and FREE had trapped. Only later: when the next message
 // comes for the connection, or whatever else its state is needed for.
 //
 // Nothing in that memory is trusted. What is on the shelf, the engine knows by itself; from the memory it takes how
@@ -17,11 +17,11 @@
 // Messages go there in the order of the queue, and only plain ones: without descriptors, in a pool of whole messages,
 // where nothing depends on who receives. What stands behind one that is not waits for a trapped RECV.
 //
-// Whether pollers see the descriptor readable is in the head as long as the shelf is open: its user takes the byte
-// out of the socket before it takes the last message, and says so with the same exchange. If a message has come
-// meanwhile, or the shelf was closed, that exchange fails, the byte is gone, and the user asks for another
-// (SHELF_SETTLE). The byte is written when the message lies there, as who is woken by it may run at once; a user that
-// comes before the byte finds none, and makes a call that traps, so that none is left over.
+// Whether pollers see the descriptor readable is in the head as long as the shelf is open: its user takes the byte out
+// of the socket before it takes the last message, and says so with the same exchange. If a message has come meanwhile,
+// or the shelf was closed, that exchange fails, the byte is gone, and the user asks for another (SHELF_SETTLE). The
+// byte is written when the message lies there, as who is woken by it may run at once; a user that comes before the byte
+// finds none, and makes a call that traps, so that none is left over.
 
 #include "hot_path.h"
 #include "shelf.h"

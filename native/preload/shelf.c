@@ -7,20 +7,20 @@
 // - It keeps no descriptor, touches no signal handler, allocates nothing but two mappings, and makes raw system calls,
 //   which are no cancellation points and leave errno alone.
 // - Whatever is not plainly served here traps, with the command as it was.
-// - A number is proved to be the connection's by the cookie of its socket, in each call: the program may have closed it,
-//   and got the number again for something else.
-// - Memory of the program that cannot be read or written is EFAULT, not a crash: the kernel is made to look at it first.
-//   rt_sigprocmask(2) with an operation that does not exist reads it and does nothing; the cookie is written to where
-//   a result will stand.
+// - A number is proved to be the connection's by the cookie of its socket, in each call: the program may have closed
+//   it, and got the number again for something else.
+// - Memory of the program that cannot be read or written is EFAULT, not a crash: the kernel is made to look at it
+//   first. rt_sigprocmask(2) with an operation that does not exist reads it and does nothing; the cookie is written to
+//   where a result will stand.
 // - A signal handler may run at any moment, call ioctl(2) itself, and never return. What it finds is a message that has
 //   been received, with all results written, or one that has not. Only while the last message is taken, which takes two
 //   steps, signals are blocked.
-// - After fork(2) the child knows nothing any more, and begins anew: what is known lies in memory that is wiped then, and
-//   shelves are not inherited.
+// - After fork(2) the child knows nothing any more, and begins anew: what is known lies in memory that is wiped then,
+//   and shelves are not inherited.
 //
 // The last message takes a byte out of the socket. Another thread might close the descriptor just before, and something
-// else, with data of its own, have the number then: so this is done only in a process that has one thread, as far as the
-// C library knows; with several, that call traps.
+// else, with data of its own, have the number then: so this is done only in a process that has one thread, as far as
+// the C library knows; with several, that call traps.
 
 #include "preload.h"
 
@@ -158,7 +158,8 @@ static int take_last(const struct known *known, int descriptor, uint64_t head)
         return 0;
     taken = is_connection(known, descriptor, &cookie);
     // A byte that has not come yet would be left over.
-    taken = taken && kdbus_trapped(SYS_recvfrom, descriptor, (long)discarded, sizeof(discarded), MSG_DONTWAIT, 0, 0) > 0;
+    taken = taken &&
+            kdbus_trapped(SYS_recvfrom, descriptor, (long)discarded, sizeof(discarded), MSG_DONTWAIT, 0, 0) > 0;
     if (taken) {
         taken = take(known->shelf, head, SHELF_OPEN);
         if (!taken)
@@ -379,7 +380,8 @@ static void get_to_know(int descriptor)
 
 __attribute__((constructor)) static void prepare(void)
 {
-    long memory = kdbus_trapped(SYS_mmap, 0, sizeof(struct table), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    long memory = kdbus_trapped(SYS_mmap, 0, sizeof(struct table), PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     if (memory < 0 && memory > -4096)
         return;

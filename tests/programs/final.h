@@ -146,7 +146,8 @@ static inline int free_offset(const struct connection *connection, __u64 offset)
 	return command(connection->fd, KDBUS_CMD_FREE, &give_back);
 }
 
-static inline int add_match(const struct connection *connection, __u64 cookie, __u64 type, const void *rule, size_t size)
+static inline int add_match(const struct connection *connection, __u64 cookie, __u64 type, const void *rule,
+			    size_t size)
 {
 	struct buffer buffer;
 	struct kdbus_cmd_match *match = begin(&buffer, sizeof(*match));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * What a receiver may do to the memory that it shares with the supervisor (native/shelf.h): everything. It harms its own
- * connection at most; that is shown by a pair of others, which goes on talking, and by senders, who are answered.
+ * What a receiver may do to the memory that it shares with the supervisor (native/shelf.h): everything. It harms its
+ * own connection at most; that is shown by a pair of others, which goes on talking, and by senders, who are answered.
  */
 #include "final.h"
 
