@@ -213,6 +213,90 @@ CASE(number_reused)
 	EQ(take_one(saved, bob.pool), 3);
 }
 
+/* The number under which bob is received from, what else it is by turns, and bob under a number that stays. */
+static int shifting, precious, others_end, kept;
+static int exchange_count;
+
+static void prepare_exchange(void)
+{
+	int ends[2];
+
+	begin_traffic();
+	EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+	precious = ends[0];
+	others_end = ends[1];
+	EQ(write(others_end, "precious", 8), 8);
+	shifting = bob.fd;
+	kept = dup(bob.fd);
+	CHECK(kept >= 0);
+}
+
+static void exchange(int unused)
+{
+	(void)unused;
+	if (dup2(__atomic_add_fetch(&exchange_count, 1, __ATOMIC_SEQ_CST) % 2 ? precious : kept, shifting) < 0)
+		abort();
+}
+
+static void *exchange_on(void *stop)
+{
+	while (!__atomic_load_n((int *)stop, __ATOMIC_SEQ_CST))
+		exchange(0);
+	return NULL;
+}
+
+/* Receives under that number until it was exchanged often; nothing is lost, and what is precious is there. */
+static void receive_meanwhile(void)
+{
+	int sent = 0, received = 0;
+	char text[9] = "";
+
+	while (__atomic_load_n(&exchange_count, __ATOMIC_SEQ_CST) < 1500 || received < 1500) {
+		struct kdbus_cmd_recv recv = { .size = sizeof(recv) };
+		int result;
+
+		if (sent == received) {
+			send_to_bob((__u64)sent++);
+			if (sent % 3 == 0)
+				send_to_bob((__u64)sent++);
+		}
+		result = command(shifting, KDBUS_CMD_RECV, &recv);
+		if (result == -ENOTTY)
+			continue;
+		EQ(result, 0);
+		EQ(((const struct kdbus_msg *)(bob.pool + recv.msg.offset))->cookie, (__u64)received);
+		received++;
+		bob.fd = kept;
+		EQ(free_offset(&bob, recv.msg.offset), 0);
+	}
+	EQ(recv(precious, text, 8, MSG_DONTWAIT), 8);
+	SAME(text, "precious");
+	EQ(readiness(kept) & POLLIN, sent == received ? 0 : POLLIN);
+}
+
+CASE(number_exchanged_by_a_handler)
+{
+	struct sigaction action = { .sa_handler = exchange, .sa_flags = SA_RESTART };
+	struct itimerval often = { { 0, 200 }, { 0, 200 } };
+
+	prepare_exchange();
+	CHECK(!sigaction(SIGALRM, &action, NULL));
+	CHECK(!setitimer(ITIMER_REAL, &often, NULL));
+	receive_meanwhile();
+}
+
+CASE(number_exchanged_by_a_thread)
+{
+	pthread_t thread;
+	int stop = 0;
+
+	prepare_exchange();
+	EQ(pthread_create(&thread, NULL, exchange_on, &stop), 0);
+	receive_meanwhile();
+	__atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+	EQ(pthread_join(thread, NULL), 0);
+}
+
 /* Other connections under the number of one that was closed. */
 CASE(connections_one_after_the_other)
 {
