@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // The shelf of a connection: memory that its receiver shares with the engine, so that it can take plain messages and
-// free them without a trap. shelf.c has the engine's side, and says what is trusted; preload/shelf.c the receiver's.
+// free them without a trap. shelf.c has the engine's side, and says what is trusted; preload/taking.c the receiver's.
 //
 // `head` says which messages lie ready. One word, so that who takes one and who withdraws them agree on each: how many
 // have been taken since the beginning, how many have been put there, and whether the shelf is open at all. Message
