@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -29,10 +30,12 @@ from bridge import stream as streams
 from bridge.driver import Driver
 from bridge.failures import ACCESS_DENIED, LIMITS_EXCEEDED, NOT_SUPPORTED, UNKNOWN_METHOD
 from bridge.framing import Framing
+from bridge.guard import Guards
 from bridge.inward import Inward, own_matches
 from bridge.limits import DEFAULTS, Limits
 from bridge.onward import Onward
 from bridge.queries import PEER
+from bridge.rules import Policy
 from bridge.sasl import Authentication, Refused
 from bridge.stream import Stream
 from bridge.threads import compute
@@ -56,7 +59,8 @@ class Terms:
     """What holds for all clients of a socket.
 
     `bus` and `endpoint` as for `kdbus.connect`; `guid`: the socket's, 32 hexadecimal digits; `anonymous`: the mechanism
-    ANONYMOUS is allowed; `other_users`: clients of other users are.
+    ANONYMOUS is allowed; `other_users`: clients of other users are; `policy`: what clients may do, and which users may
+    have clients. Without, clients may do what this process may.
     """
 
     bus: str
@@ -64,17 +68,28 @@ class Terms:
     limits: Limits = DEFAULTS
     anonymous: bool = False
     other_users: bool = False
+    policy: Policy | None = None
+
+
+class House:
+    """What the clients of a socket share: the guards that a policy asks for, and how many of each user there are."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.guards = None if terms.policy is None else Guards(terms.policy)
+        self.users: Counter[int] = Counter()
 
 
 class Client:
     """Serves one connected socket. `said_hello`: it has come so far."""
 
-    def __init__(self, connection: socket.socket, terms: Terms) -> None:
+    def __init__(self, connection: socket.socket, terms: Terms, house: House) -> None:
         """The socket is closed when it is served."""
         self.said_hello = trio.Event()
         self._terms = terms
+        self._house = house
         self._limits = terms.limits
         self._process, self._user, self._group = streams.who(connection)
+        self._groups = streams.groups(connection, self._group)
         self._label = streams.security_label(connection)
         self._stream = Stream(connection, terms.limits.descriptors)
         self._framing = Framing(terms.limits.message, terms.limits.descriptors)
@@ -87,8 +102,13 @@ class Client:
             with trio.move_on_after(self._limits.login_seconds):
                 peer = await self._log_in()
             if peer is not None:
-                with peer:
-                    await self._work(peer)
+                try:
+                    with peer:
+                        await self._work(peer)
+                finally:
+                    self._house.users[self._user] -= 1
+                    if self._house.guards is not None:
+                        self._house.guards.remove(peer.id)
         except* (Refused, DBusError) as reasons:
             _LOG.info("process %d was cut off: %s", self._process, _first(reasons))
         except* (Disconnected, OSError) as reasons:
@@ -101,8 +121,7 @@ class Client:
 
     async def _log_in(self) -> kdbus.trio.Connection | None:
         """The client's connection of kdbus; None if it went before."""
-        if self._user not in (0, os.geteuid()) and not self._terms.other_users:
-            raise Refused(f"clients of the user {self._user} are not accepted")
+        self._check_user()
         authentication = Authentication(self._user, self._terms.guid, anonymous=self._terms.anonymous)
         while not authentication.done:
             data, descriptors = await self._stream.read()
@@ -122,6 +141,16 @@ class Client:
             if not await self._read():
                 return None
 
+    def _check_user(self) -> None:
+        """Raises Refused if clients of this user are not accepted."""
+        if self._terms.policy is None:
+            accepted, reason = self._user in (0, os.geteuid()) or self._terms.other_users, ""
+        else:
+            decision = self._terms.policy.may_connect(self._user, self._groups, os.geteuid())
+            accepted, reason = decision.allowed, f", by {decision.rule or 'no rule that allows it'}"
+        if not accepted:
+            raise Refused(f"clients of the user {self._user} are not accepted{reason}")
+
     async def _hello(self, call: Message) -> kdbus.trio.Connection | None:
         """Take the first message, or the next one: a connection for Hello, or else an error for an answer."""
         _close(self._framing.claim(call.descriptors))
@@ -129,6 +158,10 @@ class Client:
         if not is_hello or call.interface not in (None, DRIVER):
             reason = ErrorReply(
                 ACCESS_DENIED, "Client tried to send a message other than Hello without being registered"
+            )
+        elif self._house.users[self._user] >= self._limits.clients_of_user:
+            reason = ErrorReply(
+                LIMITS_EXCEEDED, f"The maximum number of active connections for UID {self._user} has been reached"
             )
         else:
             try:
@@ -172,9 +205,15 @@ class Client:
         return peer
 
     def _first_words(self, peer: kdbus.trio.Connection, hello: Message) -> None:
-        self._inward = Inward(peer, self._stream, self._limits, passes_descriptors=self._passes_descriptors)
-        self._onward = Onward(peer, self._inward)
-        self._driver = Driver(peer, self._inward, self._limits)
+        self._house.users[self._user] += 1
+        claims: set[str] = set()
+        guards = self._house.guards
+        self._guard = None if guards is None else guards.add(peer, self._user, self._groups, claims)
+        self._inward = Inward(
+            peer, self._stream, self._limits, self._guard, passes_descriptors=self._passes_descriptors
+        )
+        self._onward = Onward(peer, self._inward, self._guard)
+        self._driver = Driver(peer, self._inward, self._limits, self._guard, claims)
         if hello.expects_reply:
             self._inward.say(method_return(hello, "s", (self._inward.name,)))
         self._inward.greet()
@@ -252,6 +291,8 @@ class Client:
                 f'Method "{message.member}" with signature "{message.signature}" on interface '
                 f'"{message.interface or "(null)"}" doesn\'t exist\n',
             )
+        if self._guard is not None and message.destination is not None:
+            self._guard.check_driver_call(message)
         try:
             signature, body = self._driver.answer(message)
         finally:

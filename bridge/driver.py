@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import kdbus.trio
 from bridge.driver_words import PROPERTIES, introspection
 from bridge.failures import (
+    ACCESS_DENIED,
     FAILED,
     INVALID_ARGS,
     LIMITS_EXCEEDED,
@@ -24,6 +25,7 @@ from bridge.failures import (
     UNKNOWN_METHOD,
     not_sent,
 )
+from bridge.guard import Guard
 from bridge.inward import Inward
 from bridge.limits import Limits
 from bridge.queries import PEER, Queries
@@ -53,12 +55,16 @@ class _Method(NamedTuple):
 class Driver:
     """Answers one client, whose connection of kdbus is `peer`."""
 
-    def __init__(self, peer: kdbus.trio.Connection, inward: Inward, limits: Limits) -> None:
+    def __init__(
+        self, peer: kdbus.trio.Connection, inward: Inward, limits: Limits, guard: Guard | None, claims: set[str]
+    ) -> None:
+        """`claims`: is filled with the names that the client owns or waits for."""
+        self._guard = guard
+        self._claims = claims
         self._peer = peer
         self._inward = inward
         self._limits = limits
         self._cookies: list[tuple[Rule, int]] = []
-        self._claims: set[str] = set()
         self._queries = queries = Queries(peer)
         self._methods: dict[str, dict[str, _Method]] = {
             DRIVER: {
@@ -130,6 +136,12 @@ class Driver:
                 INVALID_ARGS,
                 f'Connection "{self._inward.name}" is not allowed to own the service "{name}" because it is reserved '
                 "for D-Bus' use only",
+            )
+        if self._guard is not None and not self._guard.may_own(name):
+            raise ErrorReply(
+                ACCESS_DENIED,
+                f'Connection "{self._inward.name}" is not allowed to own the service "{name}" due to security policies '
+                "in the configuration file",
             )
         if name not in self._claims and len(self._claims) >= self._limits.names:
             raise ErrorReply(LIMITS_EXCEEDED, f'Connection "{self._inward.name}" has as many names as it may have')

@@ -29,11 +29,12 @@ import trio
 
 import kdbus.trio
 from bridge.failures import NOT_SUPPORTED, gone
+from bridge.guard import Guard
 from bridge.limits import Limits
 from bridge.stream import Stream
 from bridge.threads import compute
 from kdbus.dbus import names, version1, version2
-from kdbus.dbus.errors import DBusError, Malformed
+from kdbus.dbus.errors import DBusError, ErrorReply, Malformed
 from kdbus.dbus.kernel import DRIVER, DRIVER_PATH, message_of
 from kdbus.dbus.message import Flag, Message, MessageType, error
 from kdbus.dbus.rule import Rule
@@ -72,9 +73,16 @@ class Inward:
     """Takes what a client's connection of kdbus receives, and gives it to the client."""
 
     def __init__(
-        self, peer: kdbus.trio.Connection, stream: Stream, limits: Limits, *, passes_descriptors: bool
+        self,
+        peer: kdbus.trio.Connection,
+        stream: Stream,
+        limits: Limits,
+        guard: Guard | None,
+        *,
+        passes_descriptors: bool,
     ) -> None:
         """`passes_descriptors`: the client takes them."""
+        self._guard = guard
         self._passes_descriptors = passes_descriptors
         self.name = names.unique_name(peer.id)
         self.rules: list[Rule] = []
@@ -117,7 +125,8 @@ class Inward:
         """Send the client something of the driver's."""
         self._serial = self._serial % _LARGEST_SERIAL + 1
         said = replace(message, cookie=self._serial, sender=DRIVER, destination=message.destination or self.name)
-        self._stream.put(version1.build(said), answer=True)
+        if self._guard is None or self._guard.may_hear(said):
+            self._stream.put(version1.build(said), answer=True)
 
     def cookie_of(self, sender: int, serial: int) -> int:
         """The cookie of the call that the client knows by that sender and serial."""
@@ -140,21 +149,17 @@ class Inward:
                 return True
             try:
                 large = sum(map(len, origin.views)) > self._limits.on_loop
-                data = await compute(large, self._translate, origin)
-                if data and origin.descriptors and not self._passes_descriptors:
-                    self._refuse(origin)
-                    return True
-                descriptors = [Descriptor(each.take()) for each in origin.descriptors] if data else []
+                message = await compute(large, self._read, origin)
+                if message is not None and self._is_welcome(origin, message):
+                    data = await compute(large, version1.build, message)
+                    self._stream.put(data, [Descriptor(each.take()) for each in origin.descriptors])
             except (DBusError, Error) as error:
                 _LOG.debug("%s: ignored: %s", self.name, error)
-            else:
-                if data:
-                    self._stream.put(data, descriptors)
         return True
 
-    def _translate(self, origin: Received) -> bytes | None:
-        """The message in the bytes of the first version; None if the client does not want it. Raises DBusError or Error
-        for what is no message."""
+    def _read(self, origin: Received) -> Message | None:
+        """The message as the client is to see it; None if no match rule asks for it. Raises DBusError or Error for what
+        is no message."""
         if origin.payload_type != PAYLOAD_DBUS:
             raise Malformed(f"a payload of the type {origin.payload_type:#x}")
         message = version2.parse(origin.payload, sender=names.unique_name(origin.sender))
@@ -163,21 +168,29 @@ class Inward:
         if (message.reply_cookie or 0) != origin.reply_to:
             raise Malformed(f"a {message.type.name} which is for kdbus a reply to {origin.reply_to}")
         if origin.is_broadcast:
-            owned = frozenset(each.name for each in origin.metadata.names)
-            wanted = message.type == MessageType.SIGNAL and any(rule.fits(message, owned) for rule in self.rules)
+            wanted = message.type == MessageType.SIGNAL and any(
+                rule.fits(message, _owned(origin)) for rule in self.rules
+            )
             if not wanted:
                 return None
         elif message.destination is None:
             message = replace(message, destination=self.name)
         serial = self._serial_of(origin)
-        return version1.build(message if message.cookie == serial else replace(message, cookie=serial))
+        return message if message.cookie == serial else replace(message, cookie=serial)
 
-    def _refuse(self, origin: Received) -> None:
-        """Answer a message that has descriptors for a client that takes none, as dbus-daemon would. Raises Error."""
+    def _is_welcome(self, origin: Received, message: Message) -> bool:
+        """Whether the client may, and can, have the message. If not, who waits for a reply is told. Raises Error."""
+        if origin.descriptors and not self._passes_descriptors:
+            reason = ErrorReply(NOT_SUPPORTED, _NO_DESCRIPTORS)
+        elif self._guard is not None and not self._guard.may_receive(message, origin.sender, _owned(origin)):
+            reason = self._guard.denied(message, "receive")
+        else:
+            return True
         if origin.expects_reply:
-            call = replace(version2.parse(origin.payload), sender=names.unique_name(origin.sender))
-            told = replace(error(call, NOT_SUPPORTED, _NO_DESCRIPTORS), cookie=origin.cookie)
+            call = replace(message, cookie=origin.cookie)
+            told = replace(error(call, reason.name, reason.text), cookie=origin.cookie)
             self._peer.answer(origin.sender, origin.cookie, version2.build(told), cookie=origin.cookie)
+        return False
 
     def _serial_of(self, origin: Received) -> int:
         """The serial for a message."""
@@ -202,7 +215,7 @@ class Inward:
         name, old, new = told.body
         if isinstance(notification, NameChange) and old == self.name:
             self._say_of_name("NameLost", name)
-        if any(rule.fits(told) for rule in self.rules):
+        if any(rule.fits(told) for rule in self.rules) and (self._guard is None or self._guard.may_hear(told)):
             self._serial = self._serial % _LARGEST_SERIAL + 1
             self._stream.put(version1.build(replace(told, cookie=self._serial)))
         if isinstance(notification, NameChange) and new == self.name:
@@ -224,3 +237,8 @@ class Inward:
     def greet(self) -> None:
         """Tell the client that it has its unique name."""
         self._say_of_name("NameAcquired", self.name)
+
+
+def _owned(origin: Received) -> frozenset[str]:
+    """The names that the sender of a message had."""
+    return frozenset(each.name for each in origin.metadata.names)

@@ -13,6 +13,8 @@ class Limits:
 
     clients: int = 2048
     """Connected at a time (max_completed_connections)."""
+    clients_of_user: int = 2048
+    """Of these, so many of one user (max_connections_per_user, which is 256 there: but most sockets are one user's)."""
     unauthenticated: int = 64
     """Of these, so many that have not said Hello (max_incomplete_connections)."""
     login_seconds: float = 30.0

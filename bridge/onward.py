@@ -21,6 +21,7 @@ from typing import Final
 
 import kdbus.trio
 from bridge.failures import no_such_name, not_sent
+from bridge.guard import Guard
 from bridge.inward import Inward
 from bridge.threads import compute
 from kdbus.dbus import names
@@ -43,7 +44,8 @@ _LOG = logging.getLogger("bridge")
 class Onward:
     """Sends what a client says."""
 
-    def __init__(self, peer: kdbus.trio.Connection, inward: Inward) -> None:
+    def __init__(self, peer: kdbus.trio.Connection, inward: Inward, guard: Guard | None) -> None:
+        self._guard = guard
         self._peer = peer
         self._inward = inward
 
@@ -55,27 +57,44 @@ class Onward:
         if message.flags & Flag.NO_AUTO_START:
             options["flags"] = MessageFlag.NO_AUTO_START
         try:
-            if message.destination is None:
-                self._peer.signal(b"".join(parts), bloom=self._bloom(message), **options)
-            elif len(parts.body) < MEMFD_FROM:
-                self._send(message, message.destination, [b"".join(parts)], options)
+            if message.destination is None or len(parts.body) < MEMFD_FROM:
+                self._allowed(message, [b"".join(parts)], options)
             else:
                 with await compute(large, Memfd, parts.body) as memfd:
-                    self._send(message, message.destination, [parts.head, memfd, parts.tail], options)
+                    self._allowed(message, [parts.head, memfd, parts.tail], options)
         except Error as error:
             starts = not message.flags & Flag.NO_AUTO_START
             raise not_sent(error, message.destination or "everybody", auto_start=starts) from error
 
-    def _send(self, message: Message, destination: str, payload: list[Payload], options: Options) -> None:
+    def _allowed(self, message: Message, payload: list[Payload], options: Options) -> None:
+        """Send it if the policy lets it through. Raises Error, and ErrorReply."""
+
+        def send(owner: int | None) -> None:
+            if message.destination is None:
+                self._peer.signal(*payload, bloom=self._bloom(message), **options)
+            else:
+                self._send(message, message.destination, owner, payload, options)
+
+        if self._guard is None:
+            send(None)
+        else:
+            self._guard.send(message, send)
+
+    def _send(
+        self, message: Message, destination: str, owner: int | None, payload: list[Payload], options: Options
+    ) -> None:
+        """Send it to one receiver. `owner`: the one that must have the destination's name; None: whoever has it."""
         try:
             to: int | str = names.connection_id(destination) or destination
         except InvalidName:
             raise no_such_name(destination, auto_start=not message.flags & Flag.NO_AUTO_START) from None
         if message.type == MessageType.METHOD_CALL:
+            if owner is not None and isinstance(to, str):
+                options["owner"] = owner
             self._peer.send(to, *payload, timeout=NEVER if message.expects_reply else None, **options)
             return
         if isinstance(to, str):
-            to = self._peer.info(to, Attach.NONE).id
+            to = owner or self._peer.info(to, Attach.NONE).id
         if message.reply_cookie is None:
             self._peer.signal(*payload, bloom=self._bloom(message), destination=to, **options)
             return

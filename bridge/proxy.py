@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from bridge.client import Client, Terms
+from bridge.client import Client, House, Terms
 
 _LOG = logging.getLogger("bridge")
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -32,6 +32,7 @@ class Proxy:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
+        self._house = House(terms)
         self._clients = 0
         self._strangers = 0
 
@@ -57,7 +58,7 @@ class Proxy:
                     nursery.start_soon(self._serve, connection)
 
     async def _serve(self, connection: trio.socket.SocketType) -> None:
-        client = Client(socket.socket(fileno=connection.detach()), self._terms)
+        client = Client(socket.socket(fileno=connection.detach()), self._terms, self._house)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._know, client)
             try:

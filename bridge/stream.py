@@ -27,6 +27,9 @@ _READ: Final = 64 << 10
 _TOGETHER: Final = 64
 """Messages that are written with one call at most."""
 _CREDENTIALS: Final = 12
+_SO_PEERGROUPS: Final = 59
+_MOST_GROUPS: Final = 65536
+"""NGROUPS_MAX."""
 
 
 class Stream:
@@ -155,6 +158,14 @@ def who(connection: socket.socket) -> tuple[int, int, int]:
     content = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS)
     process, user, group = array.array("i", content)
     return process, user & 0xFFFFFFFF, group & 0xFFFFFFFF
+
+
+def groups(connection: socket.socket, group: int) -> tuple[int, ...]:
+    """All groups of the client, `group` first, as the kernel noted them when it connected (SO_PEERGROUPS)."""
+    numbers = array.array("I")
+    with suppress(OSError):
+        numbers.frombytes(connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS * numbers.itemsize))
+    return tuple(dict.fromkeys((group, *numbers)))
 
 
 def security_label(connection: socket.socket) -> str | None:

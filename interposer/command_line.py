@@ -77,6 +77,10 @@ _CHECK_OPTIONS = {
     **dict.fromkeys(("--ignore", "--error", "--junit", "--json", "--recording"), True),
 }
 _SHOW_OPTIONS = {**_VIEW_OPTIONS, "--perfetto": False, "--pcapng": False}
+_REPLAY_OPTIONS = {
+    **dict.fromkeys(("--play", "--mask", "--patience", "--mode", "--make-bus", "--revision"), True),
+    "--timing": False,
+}
 _SERVE_OPTIONS = {"--socket": True, "--ready-fd": True, **_SERVICE_OPTIONS}
 _DOCTOR_OPTIONS = {"--json": False}
 _WHICH_OPTIONS = {"--domain": True, "-p": True, "--pid": True, "--bus": True}
@@ -86,7 +90,7 @@ _MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
 _TOP_OPTIONS = {**_WHICH_OPTIONS, "--interval": True, "--light": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 _PROXY_OPTIONS = {
-    **dict.fromkeys(("--bus", "--listen", "--ready-fd"), True),
+    **dict.fromkeys(("--bus", "--listen", "--ready-fd", "--config"), True),
     **dict.fromkeys(("--exec", "--anonymous", "--all-users"), False),
     **_VERBOSE_OPTIONS,
 }
@@ -276,6 +280,14 @@ def _show(given: Given, words: list[str]) -> int:
     from interposer import show
 
     return show.run(given, words)
+
+
+def _replay(given: Given, words: list[str]) -> int:
+    from interposer.replaying.replay import Replay
+    from interposer.show import feed
+
+    command, tracer = Replay(given, words).prepare(feed)
+    return _end_like(_run_traced(given, command, tracer))
 
 
 def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
@@ -652,6 +664,7 @@ _SUBCOMMANDS = {
     "trace": _Subcommand(_trace, _TRACE_OPTIONS, runs_a_program=True),
     "record": _Subcommand(_record, _RECORD_OPTIONS, runs_a_program=True),
     "show": _Subcommand(_show, _SHOW_OPTIONS, words=1),
+    "replay": _Subcommand(_replay, _REPLAY_OPTIONS, runs_a_program=True),
     "check": _Subcommand(_check, _CHECK_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),

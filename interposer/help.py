@@ -18,6 +18,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus record [-o FILE] [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus show [OPTIONS] FILE
+       kdbus replay [OPTIONS] FILE [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus proxy --bus NAME [--listen unix:path=PATH] [--exec PROGRAM [ARGUMENTS...]]
        kdbus doctor [--json]
@@ -32,6 +33,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   trace        run PROGRAM likewise, and show every call on kdbus with what it says, and why it fails
   record       run PROGRAM likewise, and keep every call in a file
   show         show what was recorded, or convert it for Perfetto and Wireshark
+  replay       play recorded peers against PROGRAM, and tell where it does other things than when it was recorded
   check        run PROGRAM likewise, and report leaks, races, failures, and what only one revision has
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   proxy        let D-Bus programs speak on a bus of kdbus
@@ -60,6 +62,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --mode MODE    `mount`: show /sys/fs/kdbus in a mount namespace; `path`: answer calls that name a path in it, which
                  is slower and needs no privileges; without this option, the first of the two that can be had, also
                  with --domain, whose programs may differ in this
+  --no-preload   in path mode, leave LD_PRELOAD as it is: there a library stands that makes calls which have nothing to
+                 do with kdbus as fast as outside; all calls that name a path are then answered by the supervisor
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
   --die-with-parent
                  kill PROGRAM, though not what it has started, if this command ends before it, killed for instance;
@@ -210,6 +214,38 @@ Such as:
 Ends with 125 if the recording is damaged or cut off; what is before that is shown.
 """
 
+_REPLAY = """\
+Play peers of a recording against PROGRAM: recorded clients against a service, or a recorded service against a client.
+Tell, with a diff, where PROGRAM calls otherwise than when it was recorded.
+
+usage: kdbus replay [OPTIONS] FILE [--] PROGRAM [ARGUMENTS...]
+
+  --play WHO[,WHO...]
+                 who is played (may be repeated): a well-known name, the id of a connection (or BUS/ID), or the name of
+                 a process, for all its connections; without this option all but the process that is called as PROGRAM
+                 is. PROGRAM is to be everybody else
+  --timing       in recorded time: each played call as long after what came before it as when it was recorded; without
+                 this option as soon as what came before it has happened
+  --patience SECONDS
+                 how long to wait for what PROGRAM did when it was recorded, and for its end (5)
+  --mask REGEX   do not compare what fits REGEX (Python's), in a line of the diff (may be repeated)
+  --mode MODE    as for `kdbus run`
+  --make-bus NAME
+                 as for `kdbus run`; buses that were there from the start when it was recorded are so now as well
+  --revision R   as for `kdbus run`
+  -h, --help     print this
+
+What differs by nature is not compared: ids, cookies, times, addresses, messages of the bus itself, and what PROGRAM
+only asks, receives or frees. Peers that have sent memfds or descriptors, or payloads that were not recorded whole,
+cannot be played. Such as:
+
+  kdbus record -o talk -- sh -c './service & ./client'
+  kdbus replay talk -- ./service
+  kdbus replay --play org.example.Service --mask '20[0-9-]+' talk -- ./client
+
+Ends with 1 if PROGRAM has differed and ended with 0, else as `kdbus run` does.
+"""
+
 _CHECK = """\
 Run PROGRAM, and all that it starts, with a kdbus at /sys/fs/kdbus, and report on stderr what is wrong with its use of
 it: leaks, races, lost messages, failures, and what only one revision has.
@@ -287,8 +323,10 @@ usage: kdbus proxy --bus NAME [OPTIONS] --listen unix:path=PATH
                  where D-Bus programs connect: unix:path=PATH; not needed with --exec, or where a service manager
                  passes a socket (LISTEN_FDS, with ListenStream= in the unit)
   --exec         run the program that follows, with DBUS_SESSION_BUS_ADDRESS in its environment, and end when it ends
+  --config FILE  heed the policies and limits in a configuration file of dbus-daemon, and in those that it includes: who
+                 may connect, own which names, send and receive what
   --all-users    serve clients of other users, too, in their names, which the owner of the bus may do; they have the
-                 rights that this process has on the bus, as there are no policies of dbus-daemon's kind yet
+                 rights that this process has on the bus. With --config, that says which users may connect
   --anonymous    allow the mechanism ANONYMOUS as well; who the client is, the kernel tells in any case
   --ready-fd N   write a newline to descriptor N, and close it, when programs can connect
   -v, --verbose  tell on stderr which clients are cut off, and why
@@ -445,6 +483,7 @@ PAGES: Mapping[str, str] = {
     "check": _CHECK,
     "record": _RECORD,
     "show": _SHOW,
+    "replay": _REPLAY,
     "serve": _SERVE,
     "proxy": _PROXY,
     "doctor": _DOCTOR,

@@ -17,11 +17,13 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from urllib.parse import quote, unquote_to_bytes
 
 import trio
 
 import kdbus.trio
+from bridge.busconfig import Configuration, ConfigurationError, read
 from bridge.client import Terms
 from bridge.proxy import Proxy, new_guid
 from bridge.service import offered
@@ -49,6 +51,8 @@ def proxy(given: Given, command: Sequence[str]) -> int:
     verbose = given.keys() & {"-v", "--verbose"}
     logging.basicConfig(format="kdbus: %(message)s", level=logging.INFO if verbose else logging.WARNING)
     terms = Terms(bus_name(bus), new_guid(), anonymous="--anonymous" in given, other_users="--all-users" in given)
+    if (file := given.last("--config")) is not None:
+        terms = _configured(terms, file)
     _try_out(terms.bus)
     with ExitStack() as stack:
         passed = passed_socket(socket.SOCK_STREAM)
@@ -61,10 +65,30 @@ def proxy(given: Given, command: Sequence[str]) -> int:
                 folder = tempfile.mkdtemp(prefix="kdbus-proxy-")
                 stack.callback(shutil.rmtree, folder, ignore_errors=True)
                 path = f"{folder}/bus"
-            listening = domain_socket.listen(path, 0o666 if terms.other_users else 0o600, socket.SOCK_STREAM)
+            mode = 0o666 if terms.other_users or terms.policy else 0o600
+            listening = domain_socket.listen(path, mode, socket.SOCK_STREAM)
             stack.callback(_unlink, path, os.lstat(path).st_ino)
         stack.callback(listening.close)
         return trio.run(_serve, terms, listening, f"{address_of(path)},guid={terms.guid}", command, readiness)
+
+
+def configuration_in(file: str) -> Configuration:
+    """What a configuration file of dbus-daemon says. Raises UsageError."""
+    try:
+        return read(file)
+    except ConfigurationError as error:
+        raise UsageError(f"reading the configuration {quoted(file)}", str(error), "see dbus-daemon(1)") from error
+
+
+def _configured(terms: Terms, file: str) -> Terms:
+    """The terms with the policy and limits in a file. Raises UsageError."""
+    if terms.other_users:
+        raise UsageError(_ATTEMPT, "--all-users beside --config", '<allow user="*"/> in that file says the same')
+    found = configuration_in(file)
+    for warning in found.warnings:
+        logging.getLogger("bridge").warning("%s", warning)
+    anonymous = terms.anonymous or found.anonymous
+    return replace(terms, limits=found.limits, anonymous=anonymous, policy=found.policy)
 
 
 def bus_name(given: str) -> str:

@@ -97,4 +97,4 @@ def _filtered(records: Iterable[Record], chosen: Filter) -> Iterator[Record]:
 def _pieces(option: str, records: Iterator[Record]) -> Iterator[bytes]:
     if option == "--pcapng":
         return capture.blocks(records)
-    return (line.encode("ascii") for line in timeline.lines(records))
+    return timeline.pieces(records)

@@ -41,6 +41,11 @@ def runs_a_program(page: Page) -> bool:
     return "PROGRAM" in page.usage[0]
 
 
+def begins_with_a_file(page: Page) -> bool:
+    """Whether a file stands in front of the program."""
+    return " FILE [--] PROGRAM" in page.usage[0]
+
+
 def takes_a_file(page: Page) -> bool:
     """Whether a file follows the options."""
     return page.usage[0].endswith(" FILE")
@@ -61,7 +66,7 @@ def _bash(pages: dict[str, Page]) -> str:
     lines = [
         *(_HEAD + "_kdbus()\n{").split("\n"),
         "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} options= values=",
-        "    local runs= files= at",
+        "    local runs= files= first= at",
         "    if ((COMP_CWORD == 1)); then",
         f'        COMPREPLY=($(compgen -W "{" ".join((*summaries(), *_options(overview())))}" -- "$current"))',
         "        return",
@@ -71,7 +76,8 @@ def _bash(pages: dict[str, Page]) -> str:
     for name, page in pages.items():
         takes = " ".join(option for option, _ in _values(page))
         runs = " runs=1" if runs_a_program(page) else " files=1" if takes_a_file(page) else ""
-        lines.append(f'    {name}) options="{" ".join(_options(page))}" values="{takes}"{runs} ;;')
+        first = " first=1" if begins_with_a_file(page) else ""
+        lines.append(f'    {name}) options="{" ".join(_options(page))}" values="{takes}"{runs}{first} ;;')
     lines += [f'    help) options="{" ".join(pages)}" ;;', "    *) return ;;", "    esac"]
     lines += [
         "    for ((at = 2; at < COMP_CWORD; at++)); do",
@@ -81,6 +87,16 @@ def _bash(pages: dict[str, Page]) -> str:
         "        *) break ;;",
         "        esac",
         "    done",
+        "    if [[ -n $first ]]; then",
+        "        if ((at == COMP_CWORD)) && [[ $current != -* ]]; then",
+        '            COMPREPLY=($(compgen -f -- "$current"))',
+        "            return",
+        "        fi",
+        "        if ((at < COMP_CWORD)); then",
+        "            ((at++))",
+        "            if ((at < COMP_CWORD)) && [[ ${COMP_WORDS[at]} == -- ]]; then ((at++)); fi",
+        "        fi",
+        "    fi",
         "    if [[ -n $runs ]] && { ((at < COMP_CWORD)) ||",
         "        { ((at == COMP_CWORD)) && [[ $current != -* || ${COMP_WORDS[at - 1]} == -- ]]; }; }; then",
         "        if declare -F _command_offset >/dev/null; then",
@@ -134,6 +150,8 @@ def _zsh(pages: dict[str, Page]) -> str:
                 lines.append(f"        {_quoted(f'*{option}[{text}]{value}')} \\")
         rest = "'1:file:_files'" if takes_a_file(page) else "'*: :'"
         last = "'(-)1: :_command_names -e' '*::program:_normal'" if runs_a_program(page) else rest
+        if begins_with_a_file(page):
+            last = "'(-)1:file:_files' '2: :_command_names -e' '*::program:_normal'"
         lines += [f"        {last}", "    ;;"]
     lines += ["help)", "    _describe command subcommands", "    ;;", "esac"]
     return "\n".join(lines) + "\n"
@@ -160,8 +178,9 @@ def _fish(pages: dict[str, Page]) -> str:
             names = " ".join(_fish_option(option) for option in entry.options)
             lines.append(f"complete -c kdbus {seen} {names}{takes} -d {_quoted(_short(entry.text))}")
         if runs_a_program(page):
-            lines.append(f"complete -c kdbus {seen} -x -a '(__fish_complete_subcommand --fcs-skip=2)'")
-        if takes_a_file(page):
+            skipped = 3 if begins_with_a_file(page) else 2
+            lines.append(f"complete -c kdbus {seen} -x -a '(__fish_complete_subcommand --fcs-skip={skipped})'")
+        if takes_a_file(page) or begins_with_a_file(page):
             lines.append(f"complete -c kdbus {seen} -F")
     lines.append(f"complete -c kdbus -n '__fish_seen_subcommand_from help' -a {_quoted(' '.join(pages))}")
     return "\n".join(lines) + "\n"

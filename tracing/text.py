@@ -79,6 +79,10 @@ class TextWriter:
         notes = "".join(f"\n    {self._dim('# ' + harmless(note))}" for note in record.notes)
         return line + notes + "\n"
 
+    def value(self, value: Value | Item, name: str = "") -> str:
+        """A decoded value, as it stands in a line; `name`: of the member."""
+        return self._value(value, name)
+
     def _dim(self, text: str) -> str:
         return f"{_DIM}{text}{_PLAIN}" if self._style.colour else text
 

@@ -16,7 +16,6 @@
 
 #include "preload.h"
 
-#include <linux/openat2.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -70,23 +69,6 @@ bool kdbus_is_ours(const char *name)
     return !strcmp(name, "kdbus") || !strcmp(name, "fs") || !strcmp(name, "module") || !strcmp(name, "sys");
 }
 
-// Whether a component of the path is one of the names that the supervisor answers for.
-static bool names_ours(const char *path)
-{
-    return strstr(path, "kdbus") || strstr(path, "fs") || strstr(path, "module") || strstr(path, "sys");
-}
-
-// Whether no link is on the way to where a path ends that the kernel does not find.
-static bool has_no_link(int directory, const char *path)
-{
-    struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS };
-    long found = untrapped(SYS_openat2, directory, (long)path, (long)&how, sizeof(how), 0, 0);
-
-    if (found >= 0)
-        kdbus_trapped(SYS_close, found, 0, 0, 0, 0, 0);
-    return found == -ENOENT;
-}
-
 bool kdbus_may_lead_here(int directory, const char *path, int error)
 {
     char copy[LONGEST_PATH];
@@ -100,9 +82,6 @@ bool kdbus_may_lead_here(int directory, const char *path, int error)
         return false;
     if (length == sizeof(copy))
         return true;
-    // Most have neither, and need no closer look.
-    if (!names_ours(path) && has_no_link(directory, path))
-        return false;
     memcpy(copy, path, length + 1);
     // Up to the deepest folder that exists; `name` is what is missing in it.
     while ((parent = parent_of(copy, length, &name))) {

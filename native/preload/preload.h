@@ -13,7 +13,8 @@
 // - The library is in every dynamic program, so it needs nothing: it is linked with no other library, and what it uses
 //   of the C library is found weakly, by name alone, whichever C library of whatever version that is. It starts
 //   no thread, catches no signal, allocates nothing but what the wrapped function itself returns.
-// - Its data are written once, by the constructor; wrappers of system calls are safe in signal handlers and after vfork.
+// - Its data are written once, by the constructor; wrappers of system calls may be called in signal handlers and after
+//   vfork.
 // - A wrapper looks at no memory of its caller that the kernel has not read before: a bad address is EFAULT, no crash.
 // - In doubt a call is trapped. Where the page is not there, the next definition of the function is called.
 

@@ -24,8 +24,12 @@ _SECONDS = 120
 
 @pytest.fixture(scope="session")
 def folder(open_folder: Path) -> Path:
-    """A folder, which every user can read, with the programs for this in it as modules."""
-    found = open_folder / "proxy"
+    """A folder with the programs for this."""
+    return with_programs(open_folder / "proxy")
+
+
+def with_programs(found: Path) -> Path:
+    """A new folder, which every user can read, with the programs of D-Bus in it as modules."""
     target = found / "tests" / "programs"
     target.mkdir(parents=True)
     (target.parent / "__init__.py").touch()
@@ -47,9 +51,9 @@ def needed(program: str, package: str) -> None:
 
 
 @contextmanager
-def daemon(user: User, folder: Path) -> Iterator[str]:
+def daemon(user: User, folder: Path, configuration: str = "--session") -> Iterator[str]:
     """The address of a dbus-daemon that runs as the user."""
-    command = ["dbus-daemon", "--session", "--nofork", "--print-address=1", "--address=unix:tmpdir=/tmp"]
+    command = ["dbus-daemon", configuration, "--nofork", "--print-address=1", "--address=unix:tmpdir=/tmp"]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

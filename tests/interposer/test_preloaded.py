@@ -81,9 +81,10 @@ def test_nothing_else_is_given(given: Preloaded, path: bytes) -> None:
     ("before", "after"), [(None, b"/a.so"), (b"", b"/a.so"), (b"/b.so c.so", b"/b.so c.so:/a.so"), (b"/a.so", b"/a.so")]
 )
 def test_it_comes_last(monkeypatch: pytest.MonkeyPatch, before: bytes | None, after: bytes) -> None:
-    monkeypatch.delenv("LD_PRELOAD", raising=False)
-    if before is not None:
-        monkeypatch.setenv("LD_PRELOAD", os.fsdecode(before))
+    # Set in any case, so that it is put right afterwards.
+    monkeypatch.setenv("LD_PRELOAD", os.fsdecode(before or b""))
+    if before is None:
+        monkeypatch.delenv("LD_PRELOAD")
     preloading.preload_also("/a.so")
     assert os.environb[b"LD_PRELOAD"] == after
 

@@ -269,7 +269,8 @@ static void spared(const char *path)
 #undef CALL
 }
 
-#define FORBID(number) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | FORBIDDEN)
+#define FORBID(number) \
+	BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | FORBIDDEN)
 
 /* Forbids what path mode traps, unless it comes from the page. */
 static void forbid(void)

@@ -70,7 +70,15 @@ def test_fish(folder: Path, words: list[str], offered: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "start", [["run"], ["run", "--"], ["run", "--domain", "x", "--linger"], ["trace", "-o", "x", "--"]]
+    "start",
+    [
+        ["run"],
+        ["run", "--"],
+        ["run", "--domain", "x", "--linger"],
+        ["trace", "-o", "x", "--"],
+        ["replay", "talk"],
+        ["replay", "--timing", "talk", "--"],
+    ],
 )
 def test_bash_completes_the_program(folder: Path, start: list[str]) -> None:
     """By the names of commands, and then by its own completion, or files without bash-completion."""
@@ -81,6 +89,10 @@ def test_bash_completes_the_program(folder: Path, start: list[str]) -> None:
         'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _kdbus; echo "${COMPREPLY[@]}"'
     )
     assert run("bash", script, folder, "bash", "kdbus", *start, "ls", "--co") == [f"offset {1 + len(start)}"]
+
+
+def test_bash_completes_the_recording(folder: Path) -> None:
+    assert bash(folder, "replay", "--timing", "file-o") == ["file-one"]
 
 
 def test_fish_completes_the_program(folder: Path) -> None:

@@ -47,6 +47,7 @@ FLOORS = (
     "traps",
     "watching",
     "checking",
+    "replaying",
     "supervisor",
     "shared_domain",
 )
