@@ -43,13 +43,9 @@ FAILURE = InterposerError.exit_status
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
-_SELF_SERVE_OPTIONS = {"--self-serve": False, "--no-self-serve": False}
 _SERVICE_OPTIONS = {
-    "--no-flows": False,
-    "--statistics": False,
-    "--make-bus": True,
-    "--revision": True,
-    **_SELF_SERVE_OPTIONS,
+    **dict.fromkeys(("--no-flows", "--self-serve", "--no-self-serve", "--statistics"), False),
+    **dict.fromkeys(("--make-bus", "--revision", "--activate"), True),
 }
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
 _OWN_OPTIONS = {
@@ -90,8 +86,13 @@ _MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
 _TOP_OPTIONS = {**_WHICH_OPTIONS, "--interval": True, "--light": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 _PROXY_OPTIONS = {
-    **dict.fromkeys(("--bus", "--listen", "--ready-fd", "--config"), True),
+    **dict.fromkeys(("--bus", "--listen", "--ready-fd", "--activate", "--config"), True),
     **dict.fromkeys(("--exec", "--anonymous", "--all-users"), False),
+    **_VERBOSE_OPTIONS,
+}
+_ACTIVATE_OPTIONS = {
+    **dict.fromkeys(("--bus", "--from", "--ready-fd"), True),
+    "--exec": False,
     **_VERBOSE_OPTIONS,
 }
 
@@ -296,7 +297,7 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", see_help("run"))
     mode, domain = _mode(given.last("--mode")), given.last("--domain")
-    of_server = [name for name in ("--make-bus", "--revision") if name in given]
+    of_server = [name for name in ("--make-bus", "--revision", "--activate") if name in given]
     if domain is not None and of_server:
         raise UsageError(
             "reading the options of `kdbus run`",
@@ -321,6 +322,10 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
             "faults are injected where calls are served, and those of --domain are by its server",
             "run the program without --domain",
         )
+    if "--activate" in given:
+        from interposer.activating import around, folders_by_bus
+
+        command = around(command, folders_by_bus("run", given))
     wanted = "tracing" if tracer is not None else "injecting faults into" if options.faults else ""
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), wanted=wanted)
     if domain is not None:
@@ -418,13 +423,25 @@ def _serve(given: Given, _rest: list[str]) -> int:
     with lasting_objects():
         from interposer.shared_domain.serve import serve
 
-    return serve(given.last("--socket"), _run_options("serve", given), given.last("--ready-fd"))
+    activating = []
+    if "--activate" in given:
+        from interposer.activating import commands_of, folders_by_bus
+
+        activating = commands_of(folders_by_bus("serve", given))
+    return serve(given.last("--socket"), _run_options("serve", given), given.last("--ready-fd"), activating)
 
 
 def _proxy(given: Given, command: list[str]) -> int:
     from interposer.proxying import proxy
 
     status = proxy(given, command)
+    return status if status >= 0 else _die_of(-status)
+
+
+def _activate(given: Given, command: list[str]) -> int:
+    from interposer.activating import activate
+
+    status = activate(given, command)
     return status if status >= 0 else _die_of(-status)
 
 
@@ -668,6 +685,7 @@ _SUBCOMMANDS = {
     "check": _Subcommand(_check, _CHECK_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
+    "activate": _Subcommand(_activate, _ACTIVATE_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),
     "list": _Subcommand(_watching("list"), _WATCH_OPTIONS),

@@ -21,6 +21,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus replay [OPTIONS] FILE [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus proxy --bus NAME [--listen unix:path=PATH] [--exec PROGRAM [ARGUMENTS...]]
+       kdbus activate --bus NAME --from DIR [--exec PROGRAM [ARGUMENTS...]]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
        kdbus list | tree | policy [OPTIONS]
@@ -37,6 +38,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   check        run PROGRAM likewise, and report leaks, races, failures, and what only one revision has
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   proxy        let D-Bus programs speak on a bus of kdbus
+  activate     start programs on a bus of kdbus when somebody sends to their names
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
   list         list the connections of a kdbus that runs: ids, processes, names, queues, pools
@@ -73,6 +75,9 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front. Such as: kdbus run --make-bus system --make-bus user --
                  busctl --address=kernel:path=/sys/fs/kdbus/0-system/bus list
+  --activate [BUS=]DIR
+                 start programs when somebody sends to their names, as the .service and .busname files in the folder say
+                 (may be repeated); BUS is one of --make-bus, if there are several; see `kdbus activate --help`
   --revision R   take every program to speak that revision of kdbus: 2, 3, 219, 4 or final; without this option it
                  is recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
@@ -294,6 +299,9 @@ usage: kdbus serve --socket PATH [OPTIONS]
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front
+  --activate [BUS=]DIR
+                 start programs when somebody sends to their names, as the .service and .busname files in the folder say
+                 (may be repeated); BUS is one of --make-bus, if there are several; see `kdbus activate --help`
   --revision R   take every program to speak that revision of kdbus: 2, 3, 219, 4 or final; without this option it
                  is recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
@@ -323,6 +331,9 @@ usage: kdbus proxy --bus NAME [OPTIONS] --listen unix:path=PATH
                  where D-Bus programs connect: unix:path=PATH; not needed with --exec, or where a service manager
                  passes a socket (LISTEN_FDS, with ListenStream= in the unit)
   --exec         run the program that follows, with DBUS_SESSION_BUS_ADDRESS in its environment, and end when it ends
+  --activate DIR
+                 start programs when somebody sends to their names, as the .service and .busname files in the folder say
+                 (may be repeated), with DBUS_SESSION_BUS_ADDRESS in their environment; see `kdbus activate --help`
   --config FILE  heed the policies and limits in a configuration file of dbus-daemon, and in those that it includes: who
                  may connect, own which names, send and receive what
   --all-users    serve clients of other users, too, in their names, which the owner of the bus may do; they have the
@@ -337,6 +348,30 @@ the same user, and of root, without --all-users. With --exec it ends as PROGRAM 
 
 examples: kdbus run --make-bus user -- kdbus proxy --bus user --exec busctl --user list
           kdbus run --make-bus user -- kdbus proxy --bus user --listen unix:path=/tmp/bus
+"""
+
+_ACTIVATE = """\
+Start programs on a bus of kdbus when somebody sends to their names.
+
+usage: kdbus activate --bus NAME --from DIR [OPTIONS]
+       kdbus activate --bus NAME --from DIR [OPTIONS] --exec PROGRAM [ARGUMENTS...]
+
+  --bus NAME     the bus, as `kdbus run --make-bus NAME` names it: `system` is 0-system, `user` is UID-user, and any
+                 other name gets the user's id in front; or the path of an endpoint's node
+  --from DIR     a folder with D-Bus's .service files, and systemd's .busname units with the .service units that they
+                 name (may be repeated); of several files for a name the first counts
+  --exec         run the program that follows, and end when it ends
+  --ready-fd N   write a newline to descriptor N, and close it, when the names can be called
+  -v, --verbose  tell on stderr what is started
+  -h, --help     print this
+
+It is a program that speaks kdbus itself, so it runs where there is one, such as under `kdbus run`; --activate of
+`kdbus run`, `kdbus serve` and `kdbus proxy` is short for it. The bus has to be of the same user. What a program has not
+read when it ends comes back, and starts it again. When it cannot be started, ends with a failure before it has its
+name, or does not take it within 25 s, those who wait for a reply get none. What was started ends with this command.
+
+examples: kdbus run --make-bus user -- kdbus activate --bus user --from ./services --exec ./client
+          kdbus run --make-bus user --activate ./services -- ./client
 """
 
 _DOCTOR = """\
@@ -486,6 +521,7 @@ PAGES: Mapping[str, str] = {
     "replay": _REPLAY,
     "serve": _SERVE,
     "proxy": _PROXY,
+    "activate": _ACTIVATE,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,
     "list": _LIST,
