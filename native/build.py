@@ -47,6 +47,7 @@ SOURCES = (
     "caretaker.c",
     "memory.c",
     "pool.c",
+    "deputy.c",
     "identity.c",
     "namespace.c",
     "credentials.c",
@@ -68,6 +69,7 @@ SOURCES = (
     "hot_broadcast.c",
     "hot_receive.c",
     "hot_path.c",
+    "hot_stall.c",
     "shares.c",
     "loop.c",
 )
@@ -101,7 +103,7 @@ CONSTANTS = """
 """.split()
 """Constants of the kernel's headers that the Python face offers; their values come from the compiler."""
 
-BASE_FLAGS = ("-std=gnu11", "-O2")
+BASE_FLAGS = ("-std=gnu11", "-O2", "-pthread")
 WARNING_FLAGS = ("-Wall", "-Wextra", "-Werror")
 
 REQUIREMENTS = (
@@ -164,9 +166,11 @@ def make_builder(folder: Path, module: str = "native._helper") -> FFI:
         '#include "helper.h"\n',
         sources=[str(folder / name) for name in SOURCES],
         include_dirs=[str(folder)],
-        depends=[str(folder / name) for name in ("helper.h", "flow.h", "hot_path.h", "shelf.h", "shares.h")],
+        depends=[
+            str(folder / name) for name in ("helper.h", "deputy.h", "flow.h", "hot_path.h", "shelf.h", "shares.h")
+        ],
         extra_compile_args=[*BASE_FLAGS, *warnings, *extra],
-        extra_link_args=extra,
+        extra_link_args=["-pthread", *extra],
     )
     return builder
 
