@@ -90,6 +90,10 @@ _PROXY_OPTIONS = {
     **dict.fromkeys(("--exec", "--anonymous", "--all-users"), False),
     **_VERBOSE_OPTIONS,
 }
+_DBUS_POLICY_OPTIONS = {
+    **dict.fromkeys(("--config", "--user", "--group", "--bus", "--ready-fd"), True),
+    **dict.fromkeys(("--at-console", "--json"), False),
+}
 _ACTIVATE_OPTIONS = {
     **dict.fromkeys(("--bus", "--from", "--ready-fd"), True),
     "--exec": False,
@@ -438,6 +442,12 @@ def _proxy(given: Given, command: list[str]) -> int:
     return status if status >= 0 else _die_of(-status)
 
 
+def _dbus_policy(given: Given, words: list[str]) -> int:
+    from interposer.dbus_policy import dbus_policy
+
+    return dbus_policy(given, words, _print, _complain)
+
+
 def _activate(given: Given, command: list[str]) -> int:
     from interposer.activating import activate
 
@@ -685,6 +695,7 @@ _SUBCOMMANDS = {
     "check": _Subcommand(_check, _CHECK_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
+    "dbus-policy": _Subcommand(_dbus_policy, _DBUS_POLICY_OPTIONS, words=20),
     "activate": _Subcommand(_activate, _ACTIVATE_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),

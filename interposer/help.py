@@ -21,6 +21,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus replay [OPTIONS] FILE [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus proxy --bus NAME [--listen unix:path=PATH] [--exec PROGRAM [ARGUMENTS...]]
+       kdbus dbus-policy --config FILE [OPTIONS] QUESTION
        kdbus activate --bus NAME --from DIR [--exec PROGRAM [ARGUMENTS...]]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
@@ -38,6 +39,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   check        run PROGRAM likewise, and report leaks, races, failures, and what only one revision has
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   proxy        let D-Bus programs speak on a bus of kdbus
+  dbus-policy  tell what a configuration of dbus-daemon allows, and which rule says so; turn it into kdbus's policy
   activate     start programs on a bus of kdbus when somebody sends to their names
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
@@ -350,6 +352,39 @@ examples: kdbus run --make-bus user -- kdbus proxy --bus user --exec busctl --us
           kdbus run --make-bus user -- kdbus proxy --bus user --listen unix:path=/tmp/bus
 """
 
+_DBUS_POLICY = """\
+Tell whether a configuration of dbus-daemon allows something, and which rule of which file decides; or what the policy
+of kdbus can say of it.
+
+usage: kdbus dbus-policy --config FILE [OPTIONS] connect
+       kdbus dbus-policy --config FILE [OPTIONS] own NAME
+       kdbus dbus-policy --config FILE [OPTIONS] send KEY=VALUE...
+       kdbus dbus-policy --config FILE [OPTIONS] receive KEY=VALUE...
+       kdbus dbus-policy --config FILE [--json] kdbus
+       kdbus dbus-policy --config FILE --bus NAME [--ready-fd N] hold
+
+  --config FILE  the configuration, which may include others
+  --user USER    who asks: a name or an id; without it, you
+  --group GROUP  one of the groups that USER is in (may be repeated); without it, those that the system says
+  --at-console   USER is at the console of the machine
+  --bus NAME     with hold: the bus, as `kdbus run --make-bus NAME` names it, or the path of an endpoint's node
+  --ready-fd N   with hold: write a newline to descriptor N, and close it, when the policies hold
+  --json         answer as one JSON object
+  -h, --help     print this
+
+A message is told by its type (method_call unless said otherwise), destination, sender, path, interface, member and
+error, by fds, the number of its descriptors, and by names: those that the other side owns, with commas between them.
+Without these, it owns the name that is the destination, or with `receive` the sender. What is not said, the message has
+not: a call needs at least path and member.
+
+The exit status is 0 if it is allowed, and 1 if it is denied. `kdbus` prints name, access and whom it is granted to, and
+what kdbus cannot say. `hold` brings these policies to a bus, whose owner one has to be, until a signal ends it.
+
+examples: kdbus dbus-policy --config /usr/share/dbus-1/system.conf --user nobody own org.example.Printer
+          kdbus dbus-policy --config bus.conf send destination=org.example.Printer path=/ interface=a.b member=Print
+          kdbus dbus-policy --config /usr/share/dbus-1/system.conf kdbus
+"""
+
 _ACTIVATE = """\
 Start programs on a bus of kdbus when somebody sends to their names.
 
@@ -521,6 +556,7 @@ PAGES: Mapping[str, str] = {
     "replay": _REPLAY,
     "serve": _SERVE,
     "proxy": _PROXY,
+    "dbus-policy": _DBUS_POLICY,
     "activate": _ACTIVATE,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,
