@@ -312,7 +312,9 @@ def build(architecture: Architecture, traps: Sequence[Trap]) -> list[Instruction
     return build_for([(architecture, traps)])
 
 
-def build_for(parts: Sequence[tuple[Architecture, Sequence[Trap]]], untrapped: int | None = None) -> list[Instruction]:
+def build_for(
+    parts: Sequence[tuple[Architecture, Sequence[Trap]]], untrapped: int | None = None
+) -> list[Instruction]:
     """Compile the traps of some architectures into a classic-BPF program for seccomp(2), SECCOMP_SET_MODE_FILTER.
 
     The program returns SECCOMP_RET_USER_NOTIF for a trapped call and SECCOMP_RET_ALLOW for all others. Traps of

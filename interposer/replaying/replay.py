@@ -23,7 +23,8 @@ _COMM = 15
 
 
 class Replay:
-    """One replay: `script` is to be fed with the recording, then `command` is what is to be run, watched by `tracer`."""
+    """One replay: `script` is to be fed with the recording, then `command` is what is to be run, watched by `tracer`.
+    """
 
     def __init__(self, given: Given, words: list[str]) -> None:
         """Raises UsageError."""

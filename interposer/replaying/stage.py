@@ -164,7 +164,8 @@ class _Stage:
     # ---- waiting
 
     def _catch_up(self, before: str, but: str = "") -> None:
-        """Wait until the live side has done what it had done by now when it was recorded. `but`: what does not count."""
+        """Wait until the live side has done what it had done by now when it was recorded. `but`: what does not count.
+        """
         while self._hear(0):
             pass
         deadline = time.monotonic() + self._play.patience_s

@@ -27,7 +27,8 @@ class Readiness:
         self._descriptor = -1 if number is None else _opened(number)
 
     def ready(self, line: str) -> None:
-        """Tell everybody that the server listens; a person at the terminal gets the line. Whoever has gone is not told."""
+        """Tell everybody that the server listens; a person at the terminal gets the line. Whoever has gone is not told.
+        """
         if self._descriptor >= 0:
             with suppress(OSError):
                 os.write(self._descriptor, b"\n")

@@ -352,7 +352,9 @@ async def _receive(connection: socket.socket) -> Message | None:
             continue
 
 
-def serve(path: str | None, options: RunOptions, ready_fd: str | None, activating: Sequence[Sequence[str]] = ()) -> int:
+def serve(
+    path: str | None, options: RunOptions, ready_fd: str | None, activating: Sequence[Sequence[str]] = ()
+) -> int:
     """`kdbus serve`: the exit status.
 
     `path`: where to listen; None: with the socket that a service manager has passed. `ready_fd`: as for `Readiness`;

@@ -61,7 +61,12 @@ from native.notification import Listener, Notification
 _PATH_LIMIT = 4096
 _HOW_SIZE = 24
 _RESOLVES = (
-    RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
+    RESOLVE_BENEATH
+    | RESOLVE_IN_ROOT
+    | RESOLVE_NO_XDEV
+    | RESOLVE_NO_SYMLINKS
+    | RESOLVE_NO_MAGICLINKS
+    | RESOLVE_CACHED
 )
 _AT_SYMLINK_NOFOLLOW, _AT_EACCESS, _AT_EMPTY_PATH = 0x100, 0x200, 0x1000
 _FLAGS_OF_STAT = _AT_SYMLINK_NOFOLLOW | 0x800 | _AT_EMPTY_PATH  # AT_NO_AUTOMOUNT
@@ -154,7 +159,9 @@ class PathCalls:
             return False
         caller = self._traps.caller(call)
         try:
-            found = self._lookup.locate(call.pid, directory, name, identity_of(caller), follow=follow, resolve=resolve)
+            found = self._lookup.locate(
+                call.pid, directory, name, identity_of(caller), follow=follow, resolve=resolve
+            )
         except OSError:
             return False
         if found is None:

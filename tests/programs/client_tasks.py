@@ -159,7 +159,9 @@ async def calls_fail_as_the_bus_says(scene: Scene) -> None:
 
 @task_case
 async def a_reply_that_has_no_room_is_not_waited_for(scene: Scene) -> None:
-    client = scene.stack.enter_context(kdbus.trio.connect(scene.bus.name, revision=scene.revision, pool_size=1 << 14))
+    client = scene.stack.enter_context(
+        kdbus.trio.connect(scene.bus.name, revision=scene.revision, pool_size=1 << 14)
+    )
     service = connect(scene)
     outcome: list[kdbus.Error] = []
 
