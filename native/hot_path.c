@@ -62,6 +62,7 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
     connection = binding ? binding->connection : NULL;
     if (!connection || !flow_is_lent(engine, connection))
         return 0;
+    flow_ring_begin(engine);
     if ((uint32_t)call->arguments[1] == connection->revision->recv) {
         shelf_close(engine, connection);
         result = serve_recv(engine, call, binding);

@@ -219,13 +219,14 @@ static void put(struct kdbus_engine *engine, struct flow_connection *connection,
     shelf->put = (shelf->put + 1) & SHELF_POSITIONS;
 }
 
-// The connection is lent, and no call on it is being served: its user may take what is in the queue.
+// The connection is lent, and no call on it is being served: its user may take what is in the queue, unless somebody
+// watches, who would not see that.
 void shelf_open(struct kdbus_engine *engine, struct flow_connection *connection)
 {
     struct flow_shelf *shelf = connection->shelf;
     const struct flow_entry *entry = connection->first;
 
-    if (!shelf || shelf->open || shelf->broken)
+    if (!shelf || shelf->open || shelf->broken || engine->ring)
         return;
     for (; entry && may_put(shelf, entry); entry = entry->next)
         put(engine, connection, entry);
@@ -242,6 +243,20 @@ void shelf_open_all(struct kdbus_engine *engine)
     for (size_t i = 0; i < engine->connection_room; i++)
         if (engine->connections[i] && engine->connections[i]->used && flow_is_lent(engine, engine->connections[i]))
             shelf_open(engine, engine->connections[i]);
+}
+
+// The head makes no sense: what was not settled yet counts as not done, and pollers are woken by each message.
+static void give_up(struct flow_connection *connection)
+{
+    struct flow_shelf *shelf = connection->shelf;
+
+    __atomic_store_n(&shelf->shared->head, 0, __ATOMIC_RELEASE);
+    for (uint32_t index = 0; index < WORDS; index++)
+        __atomic_store_n(word_at(shelf, index), 0, __ATOMIC_RELEASE);
+    memset(shelf->live, 0, sizeof(shelf->live));
+    shelf->open = 0;
+    shelf->broken = 1;
+    connection->readable = 0;
 }
 
 // `entry` is the last in the queue now; pollers see it. 0 if the shelf is not open.
@@ -270,9 +285,7 @@ int shelf_add(struct kdbus_engine *engine, struct flow_connection *connection, c
             send(connection->ours, "m", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
         return 1;
     }
-    shelf->broken = 1;
-    shelf_close(engine, connection);
-    connection->readable = 0; // whatever was said
+    give_up(connection);
     return 0;
 }
 
