@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""D-Bus programs on a bus of kdbus: what `kdbus proxy` does.
+"""D-Bus programs on a bus of kdbus, and activation there: what `kdbus proxy` and `kdbus activate` do.
 
 An ordinary kdbus program, made with the client library (`kdbus`): it listens at a socket as a D-Bus daemon does, and
 gives every client a connection of its own. From the ground up:
@@ -8,12 +8,26 @@ gives every client a connection of its own. From the ground up:
     sasl       the authentication of a client; bytes in, bytes out
     framing    messages in a stream of bytes and descriptors
     failures   what D-Bus calls the failures of kdbus
+    rules      dbus-daemon's policy: rules, and what they decide
+    rule_elements, busconfig
+               the configuration files that rules stand in
+    kdbus_policy
+               the same policy in kdbus's words, as far as these go
+    guard      the policy, applied to one client
     stream     the socket of a client: descriptors beside bytes, and a bounded queue of what it has not read yet
     onward     what a client sends, on its way to the bus
     inward     what comes from the bus, on its way to the client
     queries    what the driver is asked about names and connections
+    starting   what a client asks to be started
     driver     `org.freedesktop.DBus`, which is no connection on kdbus
     service    the same for programs that speak kdbus
     client     one client, from its first byte to its last
     proxy      all of them
+
+and of activation:
+
+    shell_words, service_file, unit_file   what a file says
+    activatable   which names there is a program for
+    activated     one of them: when it is started, and when no more
+    activation    all of them, on a bus
 """

@@ -294,11 +294,11 @@ class Client:
         if self._guard is not None and message.destination is not None:
             self._guard.check_driver_call(message)
         try:
-            signature, body = self._driver.answer(message)
+            answer = self._driver.answer(message)
         finally:
             await self._inward.drain()
-        if message.expects_reply:
-            self._inward.say(method_return(replace(message, sender=None), signature, body))
+        if message.expects_reply and answer is not None:
+            self._inward.say(method_return(replace(message, sender=None), *answer))
 
 
 def _is_call(message: Message) -> bool:

@@ -43,6 +43,7 @@ _ALLOW_REPLACEMENT, _REPLACE_EXISTING, _DO_NOT_QUEUE = 1, 2, 4
 _PRIMARY_OWNER, _IN_QUEUE, _EXISTS, _ALREADY_OWNER = 1, 2, 3, 4
 _RELEASED, _NON_EXISTENT, _NOT_OWNER = 1, 2, 3
 _INTROSPECTABLE: Final = "org.freedesktop.DBus.Introspectable"
+_UPDATE: Final = "UpdateActivationEnvironment"
 _PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 
 
@@ -50,6 +51,8 @@ class _Method(NamedTuple):
     takes: str
     gives: str
     run: Callable[..., Any]
+    asks: bool = False
+    """Its answer may come later: then it returns None. It gets the call in front of what that takes."""
 
 
 class Driver:
@@ -75,7 +78,8 @@ class Driver:
                 "ListNames": _Method("", "as", queries.list_names),
                 "ListActivatableNames": _Method("", "as", queries.list_activatable_names),
                 "NameHasOwner": _Method("s", "b", queries.name_has_owner),
-                "StartServiceByName": _Method("su", "u", queries.start_service_by_name),
+                "StartServiceByName": _Method("su", "u", inward.starting.start_service_by_name, asks=True),
+                _UPDATE: _Method("a{ss}", "", inward.starting.update_activation_environment, asks=True),
                 "GetNameOwner": _Method("s", "s", queries.get_name_owner),
                 "GetConnectionUnixUser": _Method("s", "u", queries.get_connection_unix_user),
                 "GetConnectionUnixProcessID": _Method("s", "u", queries.get_connection_unix_process_id),
@@ -98,10 +102,14 @@ class Driver:
             },
         }
 
-    def answer(self, call: Message) -> tuple[str, tuple[Any, ...]]:
-        """Signature and body of the reply to a method call. Raises ErrorReply."""
+    def answer(self, call: Message) -> tuple[str, tuple[Any, ...]] | None:
+        """Signature and body of the reply to a method call; None: it will come later. Raises ErrorReply."""
         at = self._at(call.path or "/")
         method = _found(at, call)
+        if method.asks and call.member == _UPDATE and call.path != DRIVER_PATH:
+            raise ErrorReply(
+                ACCESS_DENIED, f"Method '{_UPDATE}' is only available at the canonical object path '{DRIVER_PATH}'"
+            )
         if call.signature != method.takes:
             raise ErrorReply(
                 INVALID_ARGS, f"Call to {call.member} has wrong args ({call.signature}, expected {method.takes})\n"
@@ -110,9 +118,11 @@ class Driver:
             described = {name: {each: found[:2] for each, found in methods.items()} for name, methods in at.items()}
             return "s", (introspection(call.path or "/", described),)
         try:
-            result = method.run(*call.body)
+            result = method.run(call, *call.body) if method.asks else method.run(*call.body)
         except Error as error:
             raise not_sent(error, DRIVER) from error
+        if method.asks and result is None:
+            return None
         return method.gives, (result,) if method.gives else ()
 
     def _at(self, path: str) -> dict[str, dict[str, _Method]]:

@@ -28,9 +28,11 @@ from typing import Final
 import trio
 
 import kdbus.trio
-from bridge.failures import NOT_SUPPORTED, gone
+from bridge.activation import ACTIVATOR
+from bridge.failures import NOT_SUPPORTED
 from bridge.guard import Guard
 from bridge.limits import Limits
+from bridge.starting import Starting, is_ours
 from bridge.stream import Stream
 from bridge.threads import compute
 from kdbus.dbus import names, version1, version2
@@ -82,6 +84,7 @@ class Inward:
         passes_descriptors: bool,
     ) -> None:
         """`passes_descriptors`: the client takes them."""
+        self.starting = Starting(peer, self.say)
         self._guard = guard
         self._passes_descriptors = passes_descriptors
         self.name = names.unique_name(peer.id)
@@ -147,6 +150,9 @@ class Inward:
             if origin.notification is not None:
                 self._tell(origin.notification, origin.reply_to)
                 return True
+            if is_ours(origin.reply_to):
+                self.starting.take_reply(origin)
+                return True
             try:
                 large = sum(map(len, origin.views)) > self._limits.on_loop
                 message = await compute(large, self._read, origin)
@@ -173,6 +179,8 @@ class Inward:
             )
             if not wanted:
                 return None
+        elif message.type == MessageType.SIGNAL and _from_activator(origin) and self.starting.take_failed(message):
+            return None
         elif message.destination is None:
             message = replace(message, destination=self.name)
         serial = self._serial_of(origin)
@@ -210,9 +218,15 @@ class Inward:
         if told is None:
             return
         if not isinstance(notification, NameChange | IdChange):
-            self.say(replace(told, body=(gone().text,)))
+            if is_ours(reply_to):
+                self.starting.take_dead(reply_to)
+            else:
+                reason = self.starting.reason(reply_to)
+                self.say(replace(told, error_name=reason.name, body=(reason.text,)))
             return
         name, old, new = told.body
+        if isinstance(notification, NameChange):
+            self.starting.take_changed(notification)
         if isinstance(notification, NameChange) and old == self.name:
             self._say_of_name("NameLost", name)
         if any(rule.fits(told) for rule in self.rules) and (self._guard is None or self._guard.may_hear(told)):
@@ -242,3 +256,7 @@ class Inward:
 def _owned(origin: Received) -> frozenset[str]:
     """The names that the sender of a message had."""
     return frozenset(each.name for each in origin.metadata.names)
+
+
+def _from_activator(origin: Received) -> bool:
+    return ACTIVATOR in _owned(origin)

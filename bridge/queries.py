@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
-from dataclasses import replace
 from typing import Final
 
 import kdbus.trio
-from bridge.failures import FAILED, NO_OWNER, PREFIX, no_such_name
+from bridge.failures import FAILED, NO_OWNER, PREFIX
 from kdbus.dbus import names
 from kdbus.dbus.errors import ErrorReply, InvalidName
 from kdbus.dbus.kernel import DRIVER
-from kdbus.dbus.message import Flag, method_call
 from kdbus.dbus.values import Variant
-from kdbus.dbus.version2 import build
 from kdbus.errors import Error, NotFound
 from kdbus.flags import Attach, HelloFlag, ListFlag, NameFlag
 from kdbus.values import Credentials, Info, Metadata, Pids
 
-_STARTED, _ALREADY_RUNNING = 1, 2
 PEER: Final = "org.freedesktop.DBus.Peer"
 _CREDENTIALS: Final = Attach.CREDS | Attach.PIDS | Attach.AUXGROUPS | Attach.SECLABEL
 
@@ -74,16 +69,6 @@ class Queries:
 
     def name_has_owner(self, name: str) -> bool:
         return name == DRIVER or self.owner(name) is not None
-
-    def start_service_by_name(self, name: str, _flags: int) -> int:
-        if name not in self.list_activatable_names()[1:]:
-            raise no_such_name(name, auto_start=True)
-        if self.owner(name) is not None:
-            return _ALREADY_RUNNING
-        # Any message wakes up who waits behind an activator.
-        ping = method_call(name, "/", PEER, "Ping", flags=Flag.NO_REPLY_EXPECTED)
-        self._peer.send(name, build(replace(ping, cookie=1), order=sys.byteorder), cookie=1)
-        return _STARTED
 
     def get_name_owner(self, name: str) -> str:
         owner = None if name == DRIVER else self.owner(name)

@@ -12,17 +12,24 @@ this one waits for it.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import trio
+
+from bridge.activated import SPAWN_FAILED
 from bridge.driver_words import PROPERTIES
-from bridge.failures import NOT_SUPPORTED
-from bridge.queries import Queries
+from bridge.failures import NOT_SUPPORTED, no_such_name
+from bridge.queries import PEER, Queries
+from bridge.starting import ALREADY_RUNNING, STARTED
 from kdbus.abi.revision import FINAL
 from kdbus.dbus import service
-from kdbus.dbus.errors import ErrorReply
+from kdbus.dbus.errors import DBusError, ErrorReply
 from kdbus.dbus.kernel import DRIVER, DRIVER_PATH
-from kdbus.dbus.trio import connect
+from kdbus.dbus.message import MessageType, method_call
+from kdbus.dbus.rule import Rule
+from kdbus.dbus.trio import Connection, Subscription, connect
 from kdbus.dbus.values import Variant
 from kdbus.errors import Error
 from kdbus.flags import NameFlag
@@ -38,9 +45,10 @@ def _refused(member: str) -> ErrorReply:
 class Driver:
     """The object, for everybody."""
 
-    def __init__(self, queries: Queries, bus_id: str) -> None:
-        self._queries = queries
-        self._bus_id = bus_id
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._queries = Queries(connection.peer)
+        self._bus_id = connection.peer.bus_id.hex()
 
     @service.method("", "s")
     def Hello(self) -> str:
@@ -79,8 +87,35 @@ class Driver:
         return self._queries.name_has_owner(name)
 
     @service.method("su", "u")
-    def StartServiceByName(self, name: str, flags: int) -> int:
-        return self._queries.start_service_by_name(name, flags)
+    async def StartServiceByName(self, name: str, flags: int) -> int:
+        if name not in self._queries.list_activatable_names()[1:]:
+            raise no_such_name(name, auto_start=True)
+        wanted = Rule(type=MessageType.SIGNAL, sender=DRIVER, member="NameOwnerChanged", arguments=((0, name),))
+        with self._connection.subscribe(wanted) as changes:
+            if self._queries.owner(name) is not None:
+                return ALREADY_RUNNING
+            return await self._started(name, changes)
+
+    async def _started(self, name: str, changes: Subscription) -> int:
+        """Send the name something that starts a program, until somebody has it. Raises ErrorReply."""
+        failed = False
+        async with trio.open_nursery() as nursery:
+
+            async def ping() -> None:
+                nonlocal failed
+                try:
+                    await self._connection.call(method_call(name, "/", PEER, "Ping"), timeout=math.inf)
+                except (Error, DBusError):
+                    failed = self._queries.owner(name) is None
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(ping)
+            while not (await changes.receive()).body[2]:
+                pass
+            nursery.cancel_scope.cancel()
+        if failed:
+            raise ErrorReply(SPAWN_FAILED, f"Failed to activate service '{name}': it did not take the name")
+        return STARTED
 
     @service.method("s", "s")
     def GetNameOwner(self, name: str) -> str:
@@ -125,8 +160,7 @@ class Driver:
 async def offered(bus: str) -> AsyncIterator[None]:
     """Answer while the block runs. Where the name must not be owned, nobody answers. Raises Error."""
     async with connect(bus, revision=FINAL) as connection:
-        driver = Driver(Queries(connection.peer), connection.peer.bus_id.hex())
-        connection.objects.add(DRIVER_PATH, driver)
+        connection.objects.add(DRIVER_PATH, Driver(connection))
         try:
             connection.acquire_name(DRIVER, NameFlag.QUEUE)
         except Error as error:

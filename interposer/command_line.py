@@ -43,9 +43,16 @@ FAILURE = InterposerError.exit_status
 
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
-_SERVICE_OPTIONS = {"--no-flows": False, "--statistics": False, "--make-bus": True, "--revision": True}
+_SERVICE_OPTIONS = {
+    **dict.fromkeys(("--no-flows", "--statistics"), False),
+    **dict.fromkeys(("--make-bus", "--revision", "--activate"), True),
+}
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
-_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, "--die-with-parent": False, **_SERVICE_OPTIONS}
+_OWN_OPTIONS = {
+    **_JOIN_OPTIONS,
+    "--mode": True, "--no-preload": False, "--linger": False, "--die-with-parent": False,
+    **_SERVICE_OPTIONS,
+}
 _RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False, "--inject": True}
 _UNDER_TRACE_OPTIONS = {
     **dict.fromkeys(("--mode", "--make-bus", "--revision", "--inject"), True),
@@ -76,8 +83,17 @@ _MONITOR_OPTIONS = {**_WATCH_OPTIONS, **_FILTER_OPTIONS, "--count": True}
 _TOP_OPTIONS = {**_WHICH_OPTIONS, "--interval": True, "--light": False}
 _INCLUDE_DIR_OPTIONS = {"--revision": True}
 _PROXY_OPTIONS = {
-    **dict.fromkeys(("--bus", "--listen", "--ready-fd", "--config"), True),
+    **dict.fromkeys(("--bus", "--listen", "--ready-fd", "--activate", "--config"), True),
     **dict.fromkeys(("--exec", "--anonymous", "--all-users"), False),
+    **_VERBOSE_OPTIONS,
+}
+_DBUS_POLICY_OPTIONS = {
+    **dict.fromkeys(("--config", "--user", "--group", "--bus", "--ready-fd"), True),
+    **dict.fromkeys(("--at-console", "--json"), False),
+}
+_ACTIVATE_OPTIONS = {
+    **dict.fromkeys(("--bus", "--from", "--ready-fd"), True),
+    "--exec": False,
     **_VERBOSE_OPTIONS,
 }
 
@@ -281,14 +297,14 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     if not command:
         raise UsageError("reading the arguments of `kdbus run`", "there is no program", see_help("run"))
     mode, domain = _mode(given.last("--mode")), given.last("--domain")
-    of_server = [name for name in ("--make-bus", "--revision") if name in given]
+    of_server = [name for name in ("--make-bus", "--revision", "--activate") if name in given]
     if domain is not None and of_server:
         raise UsageError(
             "reading the options of `kdbus run`",
             f"{of_server[0]} with --domain: that is its server's business",
             f"give {of_server[0]} to `kdbus serve`",
         )
-    dies_with_us = "--die-with-parent" in given
+    dies_with_us, preload = "--die-with-parent" in given, "--no-preload" not in given
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
@@ -304,15 +320,19 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
             "faults are injected where calls are served, and those of --domain are by its server",
             "run the program without --domain",
         )
+    if "--activate" in given:
+        from interposer.activating import around, folders_by_bus
+
+        command = around(command, folders_by_bus("run", given))
     wanted = "tracing" if tracer is not None else "injecting faults into" if options.faults else ""
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), wanted=wanted)
     if domain is not None:
-        return _join(domain, command, mode, wait_s, dies_with_us=dies_with_us)
+        return _join(domain, command, mode, wait_s, dies_with_us=dies_with_us, preload=preload)
 
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us)
+    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us, preload=preload)
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -346,7 +366,9 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
         nested.run_nested(command, domain)
 
 
-def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool) -> int:
+def _join(
+    path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool, preload: bool
+) -> int:
     """Run `command` in the domain of a server, which may come up within `wait_s` seconds; its wait status."""
     from interposer.shared_domain.domain_socket import connect
     from interposer.shared_domain.join import join
@@ -354,7 +376,7 @@ def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *
     # While there is no program, signals end us.
     connection = connect(path, wait_s)
     signals = _Signals()
-    joined = join(path, connection, command, mode, dies_with_us=dies_with_us)
+    joined = join(path, connection, command, mode, dies_with_us=dies_with_us, preload=preload)
     signals.program_started(joined.launched.pid)
     joined.launched.check_executed()
     return joined.run()
@@ -364,13 +386,31 @@ def _serve(given: Given, _rest: list[str]) -> int:
     with lasting_objects():
         from interposer.shared_domain.serve import serve
 
-    return serve(given.last("--socket"), _run_options("serve", given), given.last("--ready-fd"))
+    activating = []
+    if "--activate" in given:
+        from interposer.activating import commands_of, folders_by_bus
+
+        activating = commands_of(folders_by_bus("serve", given))
+    return serve(given.last("--socket"), _run_options("serve", given), given.last("--ready-fd"), activating)
 
 
 def _proxy(given: Given, command: list[str]) -> int:
     from interposer.proxying import proxy
 
     status = proxy(given, command)
+    return status if status >= 0 else _die_of(-status)
+
+
+def _dbus_policy(given: Given, words: list[str]) -> int:
+    from interposer.dbus_policy import dbus_policy
+
+    return dbus_policy(given, words, _print, _complain)
+
+
+def _activate(given: Given, command: list[str]) -> int:
+    from interposer.activating import activate
+
+    status = activate(given, command)
     return status if status >= 0 else _die_of(-status)
 
 
@@ -614,6 +654,8 @@ _SUBCOMMANDS = {
     "check": _Subcommand(_check, _CHECK_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
+    "dbus-policy": _Subcommand(_dbus_policy, _DBUS_POLICY_OPTIONS, words=20),
+    "activate": _Subcommand(_activate, _ACTIVATE_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),
     "list": _Subcommand(_watching("list"), _WATCH_OPTIONS),

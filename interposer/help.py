@@ -21,6 +21,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus replay [OPTIONS] FILE [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus proxy --bus NAME [--listen unix:path=PATH] [--exec PROGRAM [ARGUMENTS...]]
+       kdbus dbus-policy --config FILE [OPTIONS] QUESTION
+       kdbus activate --bus NAME --from DIR [--exec PROGRAM [ARGUMENTS...]]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
        kdbus list | tree | policy [OPTIONS]
@@ -37,6 +39,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   check        run PROGRAM likewise, and report leaks, races, failures, and what only one revision has
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   proxy        let D-Bus programs speak on a bus of kdbus
+  dbus-policy  tell what a configuration of dbus-daemon allows, and which rule says so; turn it into kdbus's policy
+  activate     start programs on a bus of kdbus when somebody sends to their names
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
   list         list the connections of a kdbus that runs: ids, processes, names, queues, pools
@@ -62,6 +66,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --mode MODE    `mount`: show /sys/fs/kdbus in a mount namespace; `path`: answer calls that name a path in it, which
                  is slower and needs no privileges; without this option, the first of the two that can be had, also
                  with --domain, whose programs may differ in this
+  --no-preload   in path mode, leave LD_PRELOAD as it is: there a library stands that makes calls which have nothing to
+                 do with kdbus as fast as outside; all calls that name a path are then answered by the supervisor
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
   --die-with-parent
                  kill PROGRAM, though not what it has started, if this command ends before it, killed for instance;
@@ -71,6 +77,9 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front. Such as: kdbus run --make-bus system --make-bus user --
                  busctl --address=kernel:path=/sys/fs/kdbus/0-system/bus list
+  --activate [BUS=]DIR
+                 start programs when somebody sends to their names, as the .service and .busname files in the folder say
+                 (may be repeated); BUS is one of --make-bus, if there are several; see `kdbus activate --help`
   --revision R   take every program to speak that revision of kdbus: 2, 3, 219, 4 or final; without this option it
                  is recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
@@ -288,6 +297,9 @@ usage: kdbus serve --socket PATH [OPTIONS]
                  have a bus from the start, as long as the kdbus lives, which programs of the time expect the system to
                  have made (may be repeated): `system` is 0-system, open to all users, `user` is UID-user, and any other
                  name gets the user's id in front
+  --activate [BUS=]DIR
+                 start programs when somebody sends to their names, as the .service and .busname files in the folder say
+                 (may be repeated); BUS is one of --make-bus, if there are several; see `kdbus activate --help`
   --revision R   take every program to speak that revision of kdbus: 2, 3, 219, 4 or final; without this option it
                  is recognised, but 219 only late (docs/revisions.md)
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
@@ -313,6 +325,9 @@ usage: kdbus proxy --bus NAME [OPTIONS] --listen unix:path=PATH
                  where D-Bus programs connect: unix:path=PATH; not needed with --exec, or where a service manager
                  passes a socket (LISTEN_FDS, with ListenStream= in the unit)
   --exec         run the program that follows, with DBUS_SESSION_BUS_ADDRESS in its environment, and end when it ends
+  --activate DIR
+                 start programs when somebody sends to their names, as the .service and .busname files in the folder say
+                 (may be repeated), with DBUS_SESSION_BUS_ADDRESS in their environment; see `kdbus activate --help`
   --config FILE  heed the policies and limits in a configuration file of dbus-daemon, and in those that it includes: who
                  may connect, own which names, send and receive what
   --all-users    serve clients of other users, too, in their names, which the owner of the bus may do; they have the
@@ -327,6 +342,63 @@ the same user, and of root, without --all-users. With --exec it ends as PROGRAM 
 
 examples: kdbus run --make-bus user -- kdbus proxy --bus user --exec busctl --user list
           kdbus run --make-bus user -- kdbus proxy --bus user --listen unix:path=/tmp/bus
+"""
+
+_DBUS_POLICY = """\
+Tell whether a configuration of dbus-daemon allows something, and which rule of which file decides; or what the policy
+of kdbus can say of it.
+
+usage: kdbus dbus-policy --config FILE [OPTIONS] connect
+       kdbus dbus-policy --config FILE [OPTIONS] own NAME
+       kdbus dbus-policy --config FILE [OPTIONS] send KEY=VALUE...
+       kdbus dbus-policy --config FILE [OPTIONS] receive KEY=VALUE...
+       kdbus dbus-policy --config FILE [--json] kdbus
+       kdbus dbus-policy --config FILE --bus NAME [--ready-fd N] hold
+
+  --config FILE  the configuration, which may include others
+  --user USER    who asks: a name or an id; without it, you
+  --group GROUP  one of the groups that USER is in (may be repeated); without it, those that the system says
+  --at-console   USER is at the console of the machine
+  --bus NAME     with hold: the bus, as `kdbus run --make-bus NAME` names it, or the path of an endpoint's node
+  --ready-fd N   with hold: write a newline to descriptor N, and close it, when the policies hold
+  --json         answer as one JSON object
+  -h, --help     print this
+
+A message is told by its type (method_call unless said otherwise), destination, sender, path, interface, member and
+error, by fds, the number of its descriptors, and by names: those that the other side owns, with commas between them.
+Without these, it owns the name that is the destination, or with `receive` the sender. What is not said, the message has
+not: a call needs at least path and member.
+
+The exit status is 0 if it is allowed, and 1 if it is denied. `kdbus` prints name, access and whom it is granted to, and
+what kdbus cannot say. `hold` brings these policies to a bus, whose owner one has to be, until a signal ends it.
+
+examples: kdbus dbus-policy --config /usr/share/dbus-1/system.conf --user nobody own org.example.Printer
+          kdbus dbus-policy --config bus.conf send destination=org.example.Printer path=/ interface=a.b member=Print
+          kdbus dbus-policy --config /usr/share/dbus-1/system.conf kdbus
+"""
+
+_ACTIVATE = """\
+Start programs on a bus of kdbus when somebody sends to their names.
+
+usage: kdbus activate --bus NAME --from DIR [OPTIONS]
+       kdbus activate --bus NAME --from DIR [OPTIONS] --exec PROGRAM [ARGUMENTS...]
+
+  --bus NAME     the bus, as `kdbus run --make-bus NAME` names it: `system` is 0-system, `user` is UID-user, and any
+                 other name gets the user's id in front; or the path of an endpoint's node
+  --from DIR     a folder with D-Bus's .service files, and systemd's .busname units with the .service units that they
+                 name (may be repeated); of several files for a name the first counts
+  --exec         run the program that follows, and end when it ends
+  --ready-fd N   write a newline to descriptor N, and close it, when the names can be called
+  -v, --verbose  tell on stderr what is started
+  -h, --help     print this
+
+It is a program that speaks kdbus itself, so it runs where there is one, such as under `kdbus run`; --activate of
+`kdbus run`, `kdbus serve` and `kdbus proxy` is short for it. The bus has to be of the same user. What a program has not
+read when it ends comes back, and starts it again. When it cannot be started, ends with a failure before it has its
+name, or does not take it within 25 s, those who wait for a reply get none. What was started ends with this command.
+
+examples: kdbus run --make-bus user -- kdbus activate --bus user --from ./services --exec ./client
+          kdbus run --make-bus user --activate ./services -- ./client
 """
 
 _DOCTOR = """\
@@ -476,6 +548,8 @@ PAGES: Mapping[str, str] = {
     "replay": _REPLAY,
     "serve": _SERVE,
     "proxy": _PROXY,
+    "dbus-policy": _DBUS_POLICY,
+    "activate": _ACTIVATE,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,
     "list": _LIST,

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`kdbus proxy`: where `bridge` listens, for how long, and the program that it may be for.
+"""`kdbus proxy`: where `bridge` listens. What it has in common with others is in `interposer.companion`.
 
-The socket is made here, or comes from a service manager; `bridge` knows nothing of command lines. With --exec the proxy
-is there for one program, as dbus-run-session(1) is: it ends with it, and as it does. Otherwise SIGTERM, SIGINT or
-SIGHUP end it. The program gets the first and the last of these handed on; the terminal has sent it the other itself.
+The socket is made here, or comes from a service manager; `bridge` knows nothing of command lines.
 """
 
 from __future__ import annotations
@@ -11,24 +9,22 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from urllib.parse import quote, unquote_to_bytes
 
 import trio
 
-import kdbus.trio
 from bridge.busconfig import Configuration, ConfigurationError, read
 from bridge.client import Terms
 from bridge.proxy import Proxy, new_guid
 from bridge.service import offered
-from interposer.errors import DomainUnavailable, ProgramNotExecutable, ProgramNotFound, UsageError, quoted
-from interposer.heeded import heeded
+from interposer.activating import checked_folders, log, started
+from interposer.companion import accompany, bus_name, check_command, try_out
+from interposer.errors import DomainUnavailable, UsageError, quoted
 from interposer.options import Given, see_help
 from interposer.shared_domain import domain_socket
 from interposer.shared_domain.readiness import Readiness, passed_socket
@@ -42,14 +38,11 @@ def proxy(given: Given, command: Sequence[str]) -> int:
     bus, address = given.last("--bus"), given.last("--listen")
     if bus is None:
         raise UsageError(_ATTEMPT, "there is no --bus", "such as: kdbus proxy --bus user --listen unix:path=PATH")
-    if command and "--exec" not in given:
-        raise UsageError(_ATTEMPT, f"{quoted(command[0])} is too many", "--exec in front of it runs it")
-    if "--exec" in given and not command:
-        raise UsageError(_ATTEMPT, "--exec without a program", see_help("proxy"))
+    check_command("proxy", given, command)
+    folders = checked_folders("proxy", given.get("--activate", []))
     path = None if address is None else path_of(address)
     readiness = Readiness(given.last("--ready-fd"))
-    verbose = given.keys() & {"-v", "--verbose"}
-    logging.basicConfig(format="kdbus: %(message)s", level=logging.INFO if verbose else logging.WARNING)
+    log(given)
     terms = Terms(bus_name(bus), new_guid(), anonymous="--anonymous" in given, other_users="--all-users" in given)
     if (file := given.last("--config")) is not None:
         terms = _configured(terms, file)
@@ -69,7 +62,7 @@ def proxy(given: Given, command: Sequence[str]) -> int:
             listening = domain_socket.listen(path, mode, socket.SOCK_STREAM)
             stack.callback(_unlink, path, os.lstat(path).st_ino)
         stack.callback(listening.close)
-        return trio.run(_serve, terms, listening, f"{address_of(path)},guid={terms.guid}", command, readiness)
+        return trio.run(_serve, terms, listening, f"{address_of(path)},guid={terms.guid}", command, readiness, folders)
 
 
 def configuration_in(file: str) -> Configuration:
@@ -91,14 +84,6 @@ def _configured(terms: Terms, file: str) -> Terms:
     return replace(terms, limits=found.limits, anonymous=anonymous, policy=found.policy)
 
 
-def bus_name(given: str) -> str:
-    """The bus that is meant: a path stays one; names are those of `kdbus run --make-bus`."""
-    number, dash, _ = given.partition("-")
-    if "/" in given or (dash and number.isdigit()):
-        return given
-    return "0-system" if given == "system" else kdbus.own_name(given)
-
-
 def path_of(address: str) -> str:
     """The path in an address of D-Bus (D-Bus Specification, "Server Addresses"). Raises UsageError for others."""
     kind, _, words = address.partition(":")
@@ -115,18 +100,12 @@ def address_of(path: str) -> str:
 
 def _try_out(bus: str) -> None:
     """Raise what would become of every client."""
-    attempted = f"connecting to the bus {quoted(bus)}"
     try:
         import siphash24  # noqa: F401
     except ImportError:
-        raise DomainUnavailable(
-            attempted, "the package siphash24 is missing", "pip install 'kdbus-interposer[dbus]'"
-        ) from None
-    try:
-        kdbus.trio.connect(bus, revision=kdbus.FINAL).close()
-    except kdbus.Error as error:
-        advice = "run it in a kdbus that has that bus: kdbus run --make-bus user -- kdbus proxy --bus user ..."
-        raise DomainUnavailable(attempted, error.meaning, advice) from error
+        attempted, advice = f"connecting to the bus {quoted(bus)}", "pip install 'kdbus-interposer[dbus]'"
+        raise DomainUnavailable(attempted, "the package siphash24 is missing", advice) from None
+    try_out("proxy", bus)
 
 
 def _unlink(path: str, inode: int) -> None:
@@ -137,41 +116,33 @@ def _unlink(path: str, inode: int) -> None:
 
 
 async def _serve(
-    terms: Terms, listening: socket.socket, address: str, command: Sequence[str], readiness: Readiness
+    terms: Terms,
+    listening: socket.socket,
+    address: str,
+    command: Sequence[str],
+    readiness: Readiness,
+    folders: Sequence[str],
 ) -> int:
     """Serve until the program, or a signal, ends it."""
-    ends = heeded(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    environment = {"DBUS_SESSION_BUS_ADDRESS": address}
     async with offered(terms.bus):
-        with trio.open_signal_receiver(*ends) as signals:
-            # The socket listens already. Outside of the nursery, whose exceptions would come in groups.
-            process = await _start(command, address) if command else None
-            async with trio.open_nursery() as nursery:
+        with ExitStack() as stack:
+            active = None
+            if folders:
+                active = stack.enter_context(
+                    started(terms.bus, folders, {**environment, "DBUS_STARTER_ADDRESS": address})
+                )
+
+            def serve(nursery: trio.Nursery) -> None:
+                if active is not None:
+                    nursery.start_soon(active.run)
+                # The socket listens already.
                 nursery.start_soon(Proxy(terms).serve, trio.socket.from_stdlib_socket(listening))
-                readiness.ready(f"kdbus: D-Bus at {address}")
-                if process is None:
-                    await anext(signals)
-                    status = 0
-                else:
-                    nursery.start_soon(_hand_on, signals, process)
-                    status = await process.wait()
-                readiness.stopping()
-                nursery.cancel_scope.cancel()
-    return status
 
-
-async def _start(command: Sequence[str], address: str) -> trio.Process:
-    """Start the program. Raises ProgramNotFound or ProgramNotExecutable."""
-    environment = {**os.environ, "DBUS_SESSION_BUS_ADDRESS": address}
-    attempted = f"executing {quoted(command[0])}"
-    try:
-        return await trio.lowlevel.open_process(list(command), env=environment)
-    except FileNotFoundError as error:
-        raise ProgramNotFound(attempted, "there is no such program", "check its name and PATH") from error
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ProgramNotExecutable(attempted, str(error)) from error
-
-
-async def _hand_on(signals: AsyncIterator[int], process: trio.Process) -> None:
-    async for number in signals:
-        if number != signal.SIGINT:
-            process.send_signal(number)
+            return await accompany(
+                command,
+                environment,
+                serve,
+                ready=lambda: readiness.ready(f"kdbus: D-Bus at {address}"),
+                stopping=readiness.stopping,
+            )

@@ -34,7 +34,7 @@ struct kdbus_engine *kdbus_engine_create(int hang_ups, size_t descriptors)
 
     if (!engine)
         return NULL;
-    engine->listener = engine->timer = engine->attention = -1;
+    engine->listener = engine->timer = engine->attention = engine->interrupt = -1;
     engine->most_descriptors = descriptors;
     engine->generation = 1;
     error = flow_prepare_loop(engine, hang_ups);

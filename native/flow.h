@@ -6,7 +6,7 @@
 #ifndef KDBUS_NATIVE_FLOW_H
 #define KDBUS_NATIVE_FLOW_H
 
-#include "helper.h"
+#include "deputy.h"
 
 #include <time.h>
 
@@ -64,7 +64,7 @@ struct lent_slice {
 
 struct lent_pool {
     struct kdbus_pool memory;
-    const struct kdbus_pool *origin; // of `memory`, a copy; tells how much of it is usable
+    struct kdbus_pool *origin; // of `memory`, a copy; tells how much of it is usable
     uint64_t serial;
     uint64_t busy;
     uint64_t count;
@@ -225,7 +225,34 @@ struct flow_table {
     size_t used;
 };
 
+// A message that is being shown to its receiver.
+struct showing {
+    struct flow_connection *receiver;
+    const struct flow_entry *entry;
+    struct lent_slice *slice; // NULL for none
+};
+
+// What there is to undo of the present call while a copy from or to a target is under way (hot_stall.c).
+struct flight {
+    int socket;                     // a duplicate to be closed, -1 for none
+    struct flow_binding *foreseen;  // whose last message's addresses are tried
+    struct sending *send;           // that nobody has got yet
+    const struct flow_broadcast *broadcast;
+    struct delivery *made;          // of that broadcast, so many and one more perhaps
+    uint32_t made_count;
+    struct showing shown;
+    struct flow_reply *answering;   // whose call gets its results, which is not the present one
+    int finished;                   // nothing is left but the results and the answer
+};
+
 struct kdbus_engine {
+    struct kdbus_deputies *deputies; // NULL where whoever runs the engine does all by itself
+    struct deputy *deputy;           // that runs it now, NULL for none
+    struct flight flight;
+    struct kdbus_stall stall;
+    uint64_t *held; // users whose calls are not served
+    size_t held_count;
+    int interrupt; // eventfd: a signal has come to who waits for the deputy
     struct pollfd *pollers; // the listeners, and behind them the others
     struct kdbus_received **received; // of each listener, NULL where there is no caretaker
     size_t listener_count;

@@ -35,6 +35,7 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
     int socket;
     int result;
 
+    engine->flight = (struct flight){.socket = -1};
     if (call->architecture != OWN_ARCHITECTURE || call->number != SYS_ioctl || call->arguments[2] & 7)
         return 0;
     binding = flow_find_binding(engine, (uint64_t)call->pid << 32 | descriptor);
@@ -46,6 +47,7 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
         socket = hot_duplicate(engine, connection, binding);
         if (socket < 0)
             return 0;
+        engine->flight.socket = socket;
         result = hot_recv(engine, call, binding, socket);
         close(socket);
         return result;

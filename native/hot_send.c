@@ -59,7 +59,7 @@ struct flow_entry *sending_new_entry(const struct kdbus_engine *engine, const st
 
 // The results of a SEND that waited: `reply`, then `return_flags`. The address in between belongs to the caller, which
 // may have changed it while it waited.
-static int write_reply(const struct flow_reply *reply, uint64_t *results)
+static int write_reply(struct kdbus_engine *engine, const struct flow_reply *reply, uint64_t *results)
 {
     const struct kdbus_flow_revision *revision = reply->requester->revision;
     uint64_t address = reply->caller.arguments[2];
@@ -68,7 +68,7 @@ static int write_reply(const struct flow_reply *reply, uint64_t *results)
     struct iovec remote[2] = {{(void *)(address + 8 * revision->send_reply), 24},
                               {(void *)(address + 8 * revision->send_return_flags), 8}};
 
-    return process_vm_writev((pid_t)reply->caller.pid, local, 2, remote, 2, 0) == 32;
+    return deputy_write(engine->deputy, reply->caller.pid, local, 2, remote, 2);
 }
 
 // The answer to a waiting call: into its pool, its command, and out of its wait. 0 if that cannot be.
@@ -97,13 +97,17 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     results[0] = slice->offset;
     results[1] = slice->size;
     results[2] = 0;
-    if (!write_reply(reply, results)) {
+    engine->flight.shown = (struct showing){requester, entry, slice};
+    engine->flight.answering = reply;
+    if (!write_reply(engine, reply, results)) {
         incoming_undo(requester, entry, slice);
         return 0;
     }
     results[2] = incoming_install_files(reply->listener, caller, requester, slice, entry);
     if (results[2])
-        write_reply(reply, results);
+        write_reply(engine, reply, results);
+    engine->flight.shown.slice = NULL;
+    engine->flight.answering = NULL;
     slice->published = 1;
     slice->holders--;
     requester->dirty = LENT_CHANGED;
@@ -121,15 +125,19 @@ static int write_sent(const struct sending *send)
     const uint64_t zero = 0;
     uint64_t address = send->call->arguments[2];
 
-    return hot_write_back(send->call->pid, address, send->command, revision->send_return_flags, &zero, 1) &&
+    return hot_write_back(send->engine, send->call->pid, address, send->command, revision->send_return_flags, &zero,
+                          1) &&
            (!revision->writes_empty_reply ||
-            hot_write_back(send->call->pid, address, send->command, revision->send_reply, empty, 3));
+            hot_write_back(send->engine, send->call->pid, address, send->command, revision->send_reply, empty, 3));
 }
 
 void sending_finish(struct kdbus_engine *engine, const struct sending *send)
 {
-    int written = write_sent(send);
+    int written;
 
+    engine->flight.send = NULL;
+    engine->flight.finished = 1;
+    written = write_sent(send);
     kdbus_listener_respond(engine->listener, send->call->id, 0, written ? 0 : EFAULT);
 }
 
@@ -162,8 +170,8 @@ static int refuse_send(struct kdbus_engine *engine, struct sending *send)
     const uint64_t zero = 0;
 
     if (send->revision->writes_empty_reply && // it also says in `return_flags` that there is nothing to say
-        !hot_write_back(send->call->pid, send->call->arguments[2], send->command, send->revision->send_return_flags,
-                        &zero, 1))
+        !hot_write_back(engine, send->call->pid, send->call->arguments[2], send->command,
+                        send->revision->send_return_flags, &zero, 1))
         return give_up(send);
     if (send->entry->payload) {
         lent_pool_release(&send->receiver->pool, send->entry->payload);
@@ -180,7 +188,7 @@ static int refuse_send(struct kdbus_engine *engine, struct sending *send)
 // Reads the call, and finds out where it leads. 0 if it is the broker's.
 static int read_send(struct kdbus_engine *engine, struct sending *send)
 {
-    if (!outgoing_read(send->call, send->binding, send->command, &send->out) || !outgoing_parse(&send->out) ||
+    if (!outgoing_read(engine, send->call, send->binding, send->command, &send->out) || !outgoing_parse(&send->out) ||
         !outgoing_is_plain(send->source, send->command, &send->out))
         return 0;
     outgoing_foresee(send->binding, &send->out);
@@ -227,8 +235,8 @@ int sending_write_flags(const struct sending *send)
     const uint64_t expected[] = {SEND_SYNC_REPLY | FLAG_KERNEL, MSG_FLAGS | FLAG_KERNEL};
 
     return !send->revision->send_kernel_flags ||
-           hot_write_back(send->call->pid, send->call->arguments[2], send->command, send->revision->send_kernel_flags,
-                          expected, 2);
+           hot_write_back(send->engine, send->call->pid, send->call->arguments[2], send->command,
+                          send->revision->send_kernel_flags, expected, 2);
 }
 
 // Puts the message into the receiver's pool, and finds out what it costs (as quota_find says). Where it is refused, or
@@ -338,11 +346,14 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
 
     // Not what is read into, which is large.
     memset(&send, 0, offsetof(struct sending, command));
+    send.engine = engine;
     send.call = call;
     send.binding = binding;
     send.source = source;
     send.revision = source->revision;
     memset(send.command, 0, sizeof(send.command));
+    send.out.filling = NULL;
+    engine->flight.send = &send;
     if (!read_send(engine, &send))
         return 0;
     if (send.out.words[MSG_DST] == DST_BROADCAST)

@@ -56,6 +56,7 @@ import errno
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -63,11 +64,14 @@ import trio
 
 from interposer.errors import DomainUnavailable, InterposerError, UsageError, pack
 from interposer.heeded import heeded
+from interposer.itself import itself
 from interposer.launch import view
 from interposer.launch.private_folder import PrivateFolder
 from interposer.nodes.filesystem import NodeFiles, NodeMirrors
 from interposer.options import RunOptions, see_help
+from interposer.report import cause_of
 from interposer.shared_domain import domain_socket
+from interposer.shared_domain.activators import Activators
 from interposer.shared_domain.admission import Offered, check
 from interposer.shared_domain.domain_socket import Message
 from interposer.shared_domain.readiness import Readiness, passed_socket
@@ -109,14 +113,23 @@ class Server:
     """One domain, and the trees that have joined it."""
 
     def __init__(
-        self, path: str, options: RunOptions, readiness: Readiness, passed: socket.socket | None = None
+        self,
+        path: str,
+        options: RunOptions,
+        readiness: Readiness,
+        passed: socket.socket | None = None,
+        activating: Sequence[Sequence[str]] = (),
     ) -> None:
-        """Listen at `path`, or on `passed`. Moves this process into a mount namespace of its own, if it may.
+        """Listen at `path`, or on `passed`. `activating`: commands for `Activators`, to be run in the domain.
+
+        Moves this process into a mount namespace of its own, if it may.
 
         Raises DomainUnavailable, PrivateFolderUnavailable, SysUnavailable, ViewFailed.
         """
         self._path = path if passed is None else os.fsdecode(passed.getsockname())
         self._readiness = readiness
+        joining = [*itself(), "run", "--domain", os.path.abspath(self._path), "--"]
+        self._activators = Activators([[*joining, *command] for command in activating])
         self._passed = passed
         self._mounts: view.SharedMounts | None = None
         self._private: PrivateFolder | None = None
@@ -174,12 +187,14 @@ class Server:
                 nursery.start_soon(serve_supervisor, self._supervisor)
                 nursery.start_soon(self._control.serve)
                 nursery.start_soon(self._accept, nursery)
+                await self._activators.start(nursery)
                 self._readiness.ready(
                     f"kdbus: serving at {self._path}, until Ctrl+C; "
                     f"join it with: kdbus run --domain {self._path} -- PROGRAM"
                 )
                 await anext(signals)
                 self._readiness.stopping()
+                await self._activators.end()
                 self._end_domain()
                 nursery.cancel_scope.cancel()
 
@@ -199,12 +214,14 @@ class Server:
         """Let a program in, and keep its connection for as long as both sides live."""
         # Whoever breaks the rules is left alone.
         with connection, trio.CancelScope() as scope, suppress(OSError, ValueError), ExitStack() as charges:
-            user = domain_socket.peer_of(connection).user
+            peer = domain_socket.peer_of(connection)
+            user = peer.user
             try:
                 charges.callback(self._budget.charge(user, 1).give_back)
             except OverBudget:
                 domain_socket.send(connection, domain_socket.REFUSED, pack(self._too_many(user)))
                 return
+            await self._activators.let_in(peer.process)
             self._welcome(connection)
             message = await _receive(connection)
             if message is None:
@@ -335,11 +352,13 @@ async def _receive(connection: socket.socket) -> Message | None:
             continue
 
 
-def serve(path: str | None, options: RunOptions, ready_fd: str | None) -> int:
+def serve(
+    path: str | None, options: RunOptions, ready_fd: str | None, activating: Sequence[Sequence[str]] = ()
+) -> int:
     """`kdbus serve`: the exit status.
 
-    `path`: where to listen; None: with the socket that a service manager has passed. `ready_fd`: as for `Readiness`.
-    Raises UsageError, and what `Server` raises.
+    `path`: where to listen; None: with the socket that a service manager has passed. `ready_fd`: as for `Readiness`;
+    `activating`: as for `Server`. Raises UsageError, and what `Server` raises.
     """
     readiness = Readiness(ready_fd)
     passed = passed_socket(socket.SOCK_SEQPACKET)
@@ -349,9 +368,14 @@ def serve(path: str | None, options: RunOptions, ready_fd: str | None) -> int:
         reason = "the service manager has passed a socket, and --socket asks for another"
         raise UsageError("reading the options of `kdbus serve`", reason, "leave one out")
     use_descriptors()
-    server = Server(path or "", options, readiness, passed)
+    server = Server(path or "", options, readiness, passed, activating)
     try:
         trio.run(server.run)
+    except BaseExceptionGroup as group:
+        found = cause_of(group)
+        if isinstance(found, InterposerError):
+            raise found from found.__cause__
+        raise
     finally:
         server.close()
     return 0

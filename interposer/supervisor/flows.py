@@ -44,7 +44,8 @@ from interposer.target.budget import Charge, OverBudget
 from interposer.target.caller import TargetCaller
 from interposer.target.files import TargetFile
 from kdbus.abi.revision import REVISIONS
-from native.flow import Engine
+from native.deputies import Deputies
+from native.flow import Engine, Stall
 from native.notification import Listener, Notification
 from native.pool import Pool
 
@@ -129,9 +130,31 @@ class Flows:
         """What is waited for besides, see `Engine.attend`."""
         self._engine.attend(descriptor)
 
+    def employ(self, deputies: Deputies) -> None:
+        """Who touches the memory of targets from now on; closed after this."""
+        self._engine.employ(deputies)
+
     def receive(self, stop_ns: int, turn_ns: int) -> Notification | None:
-        """The next call for the broker, see `Engine.run`. Raises EndOfTargets, OSError."""
+        """The next call for the broker, see `Engine.run`; `stall` and `held` say more. Raises EndOfTargets, OSError."""
         return self._engine.run(stop_ns, turn_ns)
+
+    @property
+    def stall(self) -> Stall | None:
+        """What the last `receive` has left behind."""
+        return self._engine.stall
+
+    @property
+    def held(self) -> bool:
+        """Whether the last `receive` has returned a call of a user whose calls are held."""
+        return self._engine.held
+
+    def hold(self, user: int, held: bool) -> None:
+        """See `Engine.hold`."""
+        self._engine.hold(user, held)
+
+    def user_of(self, listener: Listener, notification: Notification) -> int:
+        """Whose call that is, see `Engine.user_of`."""
+        return self._engine.user_of(listener, notification)
 
     def put(self, listener: Listener, notification: Notification) -> None:
         """A call that was received from `listener` while another was served: it waits for its turn."""

@@ -54,7 +54,7 @@ FLOORS = (
 """The rooms of `interposer`, from the ground up. A module outside of them is a word to all (errors, options), or the
 command line."""
 
-COMMON = ("errors", "heeded", "lasting", "options", "report", "shortage")
+COMMON = ("errors", "heeded", "itself", "lasting", "options", "report", "shortage")
 """Modules of `interposer` that every room may import; they import only each other."""
 
 PURE_MODULES = frozenset(

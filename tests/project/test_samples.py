@@ -27,7 +27,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLES = REPOSITORY / "samples"
-ALL = ["service", "client", "broadcast", "sync-call", "memfd", "pass-fd", "name-list", "monitor"]
+ALL = ["service", "client", "broadcast", "sync-call", "memfd", "pass-fd", "name-list", "monitor", "idle"]
 UID = os.geteuid()
 SERVING = f"serving org.example.Sample on {UID}-sample"
 
