@@ -214,9 +214,9 @@ def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) ->
 def _run(given: Given, command: list[str]) -> int:
     tracer = None
     if given.keys() & {"--trace", "--explain"}:
-        from interposer.trace_options import session_of_run
+        from interposer.trace_options import relayed, session_of_run
 
-        tracer = session_of_run(given)
+        tracer = relayed(session_of_run(given))
     return _end_like(_run_traced(given, command, tracer))
 
 
@@ -225,9 +225,9 @@ def _trace(given: Given, command: list[str]) -> int:
         return _trace_running(given, command)
     if not command:
         raise UsageError("reading the arguments of `kdbus trace`", "there is no program", see_help("trace"))
-    from interposer.trace_options import session
+    from interposer.trace_options import relayed, session
 
-    return _end_like(_run_traced(given, command, session(given)))
+    return _end_like(_run_traced(given, command, relayed(session(given))))
 
 
 def _trace_running(given: Given, rest: list[str]) -> int:
@@ -252,9 +252,9 @@ def _trace_running(given: Given, rest: list[str]) -> int:
 def _record(given: Given, command: list[str]) -> int:
     if not command:
         raise UsageError("reading the arguments of `kdbus record`", "there is no program", see_help("record"))
-    from interposer.trace_options import recorder
+    from interposer.trace_options import recorder, relayed
 
-    return _end_like(_run_traced(given, command, recorder(given)))
+    return _end_like(_run_traced(given, command, relayed(recorder(given))))
 
 
 def _check(given: Given, command: list[str]) -> int:

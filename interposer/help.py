@@ -155,9 +155,9 @@ Such as, to see which sends are refused and why, and to see what a service hears
   kdbus trace -Z -e SEND -- ./client
   kdbus trace -y -e name=org.example.Service -o trace.txt -- sh -c './service & ./client'
 
-Times are those that the broker took for a call, or that it waited. Every call is served by the broker, which is slower
-than `kdbus run` mostly is. The trace never holds the program up for more than 10 ms a call: if its reader is slower,
-records are dropped and counted. Ends as `kdbus run` does.
+Times are those that a call took to be served, or that it waited. The trace never holds the program up for more than 10
+ms a call: if its reader is slower, records are dropped and counted. Into a file, it is written by a process of its own.
+Ends as `kdbus run` does, once all is written.
 """
 
 _RECORD = """\

@@ -70,6 +70,7 @@ SOURCES = (
     "hot_path.c",
     "hot_stall.c",
     "shares.c",
+    "ring.c",
     "loop.c",
 )
 

@@ -64,6 +64,7 @@ void kdbus_engine_destroy(struct kdbus_engine *engine)
     flow_table_clear(&engine->broadcasts);
     flow_table_clear(&engine->origins);
     flow_table_clear(&engine->exports);
+    flow_forget_ring(engine);
     free(engine->out.data);
     flow_end_loop(engine);
     free(engine);

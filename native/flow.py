@@ -44,7 +44,20 @@ class Engine:
     Raises OSError: EMFILE or ENFILE, ENOMEM.
     """
 
-    __slots__ = ("_buffer", "_engine", "_listener", "_notification", "_pools", "_stall", "_words", "held", "stall")
+    __slots__ = (
+        "_buffer",
+        "_data",
+        "_engine",
+        "_listener",
+        "_notification",
+        "_pools",
+        "_records",
+        "_size",
+        "_stall",
+        "_words",
+        "held",
+        "stall",
+    )
 
     def __init__(self, hang_ups: int, descriptors: int) -> None:
         self._engine = lib.kdbus_engine_create(hang_ups, descriptors)
@@ -54,6 +67,9 @@ class Engine:
         self._buffer = ffi.buffer(self._notification)
         self._words = ffi.new("const uint64_t **")
         self._listener = ffi.new("int *", -1)
+        self._records = ffi.new("const struct kdbus_call_record **")
+        self._data = ffi.new("const char **")
+        self._size = ffi.new("size_t *")
         self._stall = ffi.new("struct kdbus_stall *")
         self._pools: dict[int, Pool] = {}
         self.stall: Stall | None = None
@@ -222,6 +238,23 @@ class Engine:
         facts.origin, facts.shows_timestamp, facts.items_end = origin, shows_timestamp, items_end
         result = lib.kdbus_engine_learn_export(self._engine, facts, items, len(items), evidence, len(evidence))
         self._check(result, "learn what is shown of an origin")
+
+    def watch(self, payload: int, most: int) -> None:
+        """Keep a record of each call that is served from now on, with so many bytes of its payload, or none if that is
+        negative. `run` ends when there are `most` records.
+
+        What `take_records` has not taken is lost. Raises OSError(ENOMEM).
+        """
+        self._check(lib.kdbus_engine_watch(self._engine, payload, most), "watch what is served")
+
+    def take_records(self) -> tuple[bytes, bytes]:
+        """The records since the last time (`tracing.native_calls` knows their form), and the bytes that they are
+        about. To be called after each `run`, which ends when there is no room for more."""
+        count = lib.kdbus_engine_take_records(self._engine, self._records, self._data, self._size)
+        if not count:
+            return b"", b""
+        records = ffi.buffer(self._records[0], count * ffi.sizeof("struct kdbus_call_record"))
+        return bytes(records), bytes(ffi.buffer(self._data[0], self._size[0]))
 
     def forget_origins(self) -> None:
         """Forget all that was learnt. Raises OSError(EBUSY) while anything is lent."""

@@ -59,11 +59,14 @@ int hot_broadcast(struct kdbus_engine *engine, struct sending *send)
 
     // A memfd would need a duplicate for each receiver.
     if (!broadcast || send->out.part_count != send->out.vector_count ||
-        (kind.attach_flags && !sending_find_origin(engine, send, &kind)) || !sending_write_flags(send))
+        (kind.attach_flags && !sending_find_origin(engine, send, &kind)) ||
+        (!broadcast->count && !flow_ring_foresee(engine, send)) || !sending_write_flags(send))
         return 0;
     made = calloc(broadcast->count + 1, sizeof(*made)); // may be nobody
-    if (!made)
+    if (!made) {
+        sending_restore_flags(send);
         return 0;
+    }
     engine->flight.broadcast = broadcast;
     engine->flight.made = made;
     while (count < broadcast->count && deliver(engine, send, &broadcast->listeners[count], &made[count]))
@@ -71,6 +74,7 @@ int hot_broadcast(struct kdbus_engine *engine, struct sending *send)
     engine->flight.made = NULL;
     if (count < broadcast->count) {
         broadcast_undo(broadcast, made, count);
+        sending_restore_flags(send);
         return 0;
     }
     for (uint32_t i = 0; i < count; i++) {
@@ -81,6 +85,7 @@ int hot_broadcast(struct kdbus_engine *engine, struct sending *send)
     }
     free(made);
     sending_count(engine, send);
+    flow_ring_sent(engine, send);
     sending_finish(engine, send);
     return 1;
 }

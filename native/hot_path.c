@@ -42,6 +42,7 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
     connection = binding ? binding->connection : NULL;
     if (!connection || !flow_is_lent(engine, connection))
         return 0;
+    flow_ring_begin(engine);
     if (empties_queue(call, connection)) {
         // The duplicate also proves that the descriptor is the connection's.
         socket = hot_duplicate(engine, connection, binding);

@@ -126,9 +126,15 @@ class Tree:
         """Whether hot calls may be served natively: each arrives once, and an answer needs no confirmation."""
         return self._answers.guarantee is Guarantee.KERNEL
 
-    def resume(self, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int) -> None:
-        """Take over a call that waits, from the native side. `look_ns`: when to look at its thread."""
-        self.waiting.add(notification, resume(self._traps.caller(notification)), look_ns)
+    def resume(
+        self, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int, began_ns: int
+    ) -> None:
+        """Take over a call that waits, from the native side. `look_ns`: when to look at its thread; `began_ns`: when
+        it began, 0 if nobody watched."""
+        wait = resume(self._traps.caller(notification))
+        if self._shared.tap is not None:
+            self._shared.tap.given_back(wait, notification, began_ns)
+        self.waiting.add(notification, wait, look_ns)
 
     def left(self, stall: Stall) -> None:
         """The engine has left a call behind."""
