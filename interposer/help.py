@@ -274,8 +274,9 @@ usage: kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  as for `kdbus run`
   -h, --help     print this
 
-The rules are slice-leak, an error; unanswered-request, unread-messages, lost-messages, name-race and padding, which are
-warnings; failed-call, errno-differs, one-revision, names-left, matches-left and not-judged, which are notes.
+The rules are slice-leak, an error; unanswered-request, unread-messages, lost-messages, name-race, padding, foreign-item
+and descriptors-left, which are warnings; failed-call, errno-differs, one-revision, names-left, matches-left and
+not-judged, which are notes.
 docs/check.md has an example of each. Such as, to look at two programs, and, in CI, to have leaks and races fail:
 
   kdbus check -- sh -c './service & ./client'
