@@ -83,6 +83,11 @@ _PROXY_OPTIONS = {
     **dict.fromkeys(("--exec", "--anonymous", "--all-users"), False),
     **_VERBOSE_OPTIONS,
 }
+_BRIDGE_OPTIONS = {
+    **dict.fromkeys(("--bus", "--to", "--ready-fd"), True),
+    **dict.fromkeys(("--exec", "--all-users"), False),
+    **_VERBOSE_OPTIONS,
+}
 _ACTIVATE_OPTIONS = {
     **dict.fromkeys(("--bus", "--from", "--ready-fd"), True),
     "--exec": False,
@@ -398,6 +403,13 @@ def _activate(given: Given, command: list[str]) -> int:
     return status if status >= 0 else _die_of(-status)
 
 
+def _bridge(given: Given, command: list[str]) -> int:
+    from interposer.bridging import bridge
+
+    status = bridge(given, command)
+    return status if status >= 0 else _die_of(-status)
+
+
 def _mode(word: str | None) -> Mode | None:
     if word is None:
         return None
@@ -638,6 +650,7 @@ _SUBCOMMANDS = {
     "check": _Subcommand(_check, _CHECK_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
+    "bridge": _Subcommand(_bridge, _BRIDGE_OPTIONS, runs_a_program=True),
     "activate": _Subcommand(_activate, _ACTIVATE_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),
