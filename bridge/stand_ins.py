@@ -27,7 +27,7 @@ import trio
 
 import kdbus.trio
 from bridge.daemon import Daemon, Ended
-from bridge.failures import ACCESS_DENIED, NOT_SUPPORTED, gone
+from bridge.failures import NOT_SUPPORTED, gone
 from bridge.limits import Limits
 from bridge.onward import Onward
 from bridge.threads import compute
@@ -40,10 +40,13 @@ from kdbus.errors import Malformed as Contradictory
 from kdbus.flags import PAYLOAD_DBUS, NameFlag
 from kdbus.received import Descriptor
 from kdbus.received import Message as Received
-from kdbus.values import ReplyDead, ReplyTimeout
+from kdbus.values import Credentials, ReplyDead, ReplyTimeout
 
 _IN_QUEUE: Final = 2
 _LOG = logging.getLogger("bridge")
+
+
+Finder = Callable[[int, Credentials | None], Awaitable["OnDaemon"]]
 
 
 class OnDaemon:
@@ -126,12 +129,13 @@ class _Same:
 
 
 class OnBus:
-    """Stands on the bus for the client `name` of the daemon. `other` finds the stand-in of a connection of kdbus, and
-    raises ErrorReply where there cannot be one. `scope` is to end it."""
+    """Stands on the bus for the client `name` of the daemon, on a connection that is told creds.
 
-    def __init__(
-        self, peer: kdbus.trio.Connection, name: str, limits: Limits, other: Callable[[int], Awaitable[OnDaemon]]
-    ) -> None:
+    `other` finds the stand-in of a connection of kdbus, of which these may be known, and raises ErrorReply where there
+    cannot be one. `scope` is to end it.
+    """
+
+    def __init__(self, peer: kdbus.trio.Connection, name: str, limits: Limits, other: Finder) -> None:
         self.name = name
         self.scope = trio.CancelScope()
         self.id = peer.id
@@ -171,9 +175,9 @@ class OnBus:
         if isinstance(origin.notification, ReplyDead | ReplyTimeout):
             called = self._calls.pop(origin.reply_to, None)
             if called is not None:
-                stand_in = await self._other(called)
-                reason = gone()
-                stand_in.daemon.send(_failure(origin.reply_to, self.name, reason))
+                with suppress(ErrorReply):
+                    stand_in = await self._other(called, None)
+                    stand_in.daemon.send(_failure(origin.reply_to, self.name, gone()))
             return
         if origin.notification is not None:
             return
@@ -193,7 +197,7 @@ class OnBus:
         if (message.reply_cookie or 0) != origin.reply_to:
             raise Malformed(f"a {message.type.name} which is for kdbus a reply to {origin.reply_to}")
         self._calls.pop(origin.reply_to, None)
-        stand_in = await self._other(origin.sender)
+        stand_in = await self._other(origin.sender, origin.metadata.creds)
         descriptors = [Descriptor(each.take()) for each in origin.descriptors]
         await stand_in.say(replace(message, cookie=origin.cookie), descriptors, self)
 
@@ -257,8 +261,3 @@ def read(origin: Received) -> Message:
     if message.descriptors != len(origin.descriptors):
         raise Malformed(f"{len(origin.descriptors)} descriptors where {message.descriptors} were announced")
     return message
-
-
-def refused(what: str) -> ErrorReply:
-    """Of somebody that the bridge does not speak for."""
-    return ErrorReply(ACCESS_DENIED, f"the bridge does not speak for {what} (--all-users)")

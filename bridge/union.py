@@ -32,9 +32,9 @@ import trio
 import kdbus.trio
 from bridge.activation import ACTIVATOR
 from bridge.daemon import Daemon, Ended, Unreachable, connect
-from bridge.failures import LIMITS_EXCEEDED
+from bridge.failures import ACCESS_DENIED, LIMITS_EXCEEDED
 from bridge.limits import DEFAULTS, Limits
-from bridge.stand_ins import OnBus, OnDaemon, read, refused
+from bridge.stand_ins import OnBus, OnDaemon, read
 from kdbus.abi.revision import FINAL
 from kdbus.dbus.errors import DBusError, ErrorReply
 from kdbus.dbus.kernel import DRIVER
@@ -78,7 +78,7 @@ class Union:
         """
         self._ear = await self._connect()
         self._asker = await self._connect()
-        with kdbus.trio.connect(self._bus, revision=FINAL) as self._hub:
+        with kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS) as self._hub:
             self._own_ids.add(self._hub.id)
             try:
                 async with trio.open_nursery() as self._nursery:
@@ -214,8 +214,7 @@ class Union:
             # It has gone, and has left a message.
             _LOG.debug("%s: %s", name, reason.text)
         user = found["UnixUserID"].value if "UnixUserID" in found else None
-        if not self._speaks_for(user):
-            raise refused(f"uid {user}")
+        self._check(user)
         process = found["ProcessID"].value if "ProcessID" in found else 0
         groups = found["UnixGroupIDs"].value if "UnixGroupIDs" in found else []
         try:
@@ -231,10 +230,13 @@ class Union:
         if user is not None:
             creds = Credentials(user, user, user, user, group, group, group, group)
             try:
-                return kdbus.trio.connect(self._bus, revision=FINAL, creds=creds, pids=Pids(process, process, 0))
+                pids = Pids(process, process, 0)
+                return kdbus.trio.connect(
+                    self._bus, revision=FINAL, attach_receive=Attach.CREDS, creds=creds, pids=pids
+                )
             except Denied:
                 pass
-        return kdbus.trio.connect(self._bus, revision=FINAL)
+        return kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS)
 
     async def _serve_on_bus(self, stand_in: OnBus) -> None:
         try:
@@ -283,7 +285,7 @@ class Union:
         elif change is None and origin.is_broadcast and origin.sender not in self._own_ids:
             message = read(origin)
             if message.type == MessageType.SIGNAL:
-                stand_in = await self._of_connection(origin.sender)
+                stand_in = await self._of_connection(origin.sender, origin.metadata.creds)
                 await stand_in.say(message, (), None)
 
     async def _owned_on_bus(self, name: str, old: int, new: int) -> None:
@@ -294,7 +296,7 @@ class Union:
             self._on_daemon[old].release_name(name)
         if new and new not in self._own_ids:
             try:
-                (await self._of_connection(new)).request_name(name)
+                (await self._of_connection(new, None)).request_name(name)
             except ErrorReply as reason:
                 _LOG.warning("%s is not to be had of the daemon: %s", name, reason.text)
 
@@ -308,19 +310,17 @@ class Union:
         if identifier in self._on_daemon:
             self._on_daemon[identifier].scope.cancel()
 
-    async def _of_connection(self, identifier: int) -> OnDaemon:
-        """The stand-in at the daemon. Raises ErrorReply."""
+    async def _of_connection(self, identifier: int, creds: Credentials | None) -> OnDaemon:
+        """The stand-in at the daemon. `creds`: of the connection, if a message has told. Raises ErrorReply."""
         async with self._making:
             if identifier not in self._on_daemon:
                 present = True
-                user = None
                 try:
-                    creds = self._hub.info(identifier, Attach.CREDS).metadata.creds
-                    user = None if creds is None else creds.euid
+                    # Messages do not have those that are claimed, as by a proxy for its clients.
+                    creds = self._hub.info(identifier, Attach.CREDS).metadata.creds or creds
                 except Error:
                     present = False
-                if not self._speaks_for(user):
-                    raise refused(f"uid {user}")
+                self._check(None if creds is None else creds.euid)
                 try:
                     daemon = await self._connect()
                 except Unreachable as error:
@@ -349,8 +349,9 @@ class Union:
         self._on_daemon.pop(stand_in.id, None)
         stand_in.daemon.close()
 
-    def _speaks_for(self, user: int | None) -> bool:
-        """Whether we do for somebody of that user; None: it has gone before it could be asked."""
-        if self._all_users:
-            return True
-        return os.geteuid() != 0 if user is None else user in (0, os.geteuid())
+    def _check(self, user: int | None) -> None:
+        """Raise ErrorReply if we do not speak for somebody of that user; None: nobody knows, as it has gone. On the bus
+        of an ordinary user it cannot be of another, but for root."""
+        if not self._all_users and (os.geteuid() == 0 if user is None else user not in (0, os.geteuid())):
+            who = "somebody who went before it could be asked" if user is None else f"uid {user}"
+            raise ErrorReply(ACCESS_DENIED, f"the bridge does not speak for {who} (--all-users)")
