@@ -22,7 +22,19 @@ STABLE_ABI = not (hasattr(sys, "gettotalrefcount") or sysconfig.get_config_var("
 
 
 class BuildModules(build_py):
-    """Leaves out the module that builds the extension, which is of no use without the C files."""
+    """Leaves out the module that builds the extension, which is of no use without the C files.
+
+    Builds the preloaded library, too (`native/build.py`), in the checkout if the project is used from there.
+    """
+
+    def run(self):
+        """Copy the modules, and compile."""
+        super().run()
+        sys.path.insert(0, str(Path(__file__).parent))
+        from native.build import build_preloaded
+
+        source = Path(__file__).parent / "native"
+        build_preloaded(source, source if self.editable_mode else Path(self.build_lib, *PRIVATE.split("."), "native"))
 
     def find_package_modules(self, package, package_dir):
         """(package, module, file) of each module to install."""

@@ -48,7 +48,11 @@ _SERVICE_OPTIONS = {
     **dict.fromkeys(("--make-bus", "--revision", "--activate"), True),
 }
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
-_OWN_OPTIONS = {**_JOIN_OPTIONS, "--mode": True, "--linger": False, "--die-with-parent": False, **_SERVICE_OPTIONS}
+_OWN_OPTIONS = {
+    **_JOIN_OPTIONS,
+    "--mode": True, "--no-preload": False, "--linger": False, "--die-with-parent": False,
+    **_SERVICE_OPTIONS,
+}
 _RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False, "--inject": True}
 _UNDER_TRACE_OPTIONS = {
     **dict.fromkeys(("--mode", "--make-bus", "--revision", "--inject"), True),
@@ -87,6 +91,10 @@ _BRIDGE_OPTIONS = {
     **dict.fromkeys(("--bus", "--to", "--ready-fd"), True),
     **dict.fromkeys(("--exec", "--all-users"), False),
     **_VERBOSE_OPTIONS,
+}
+_DBUS_POLICY_OPTIONS = {
+    **dict.fromkeys(("--config", "--user", "--group", "--bus", "--ready-fd"), True),
+    **dict.fromkeys(("--at-console", "--json"), False),
 }
 _ACTIVATE_OPTIONS = {
     **dict.fromkeys(("--bus", "--from", "--ready-fd"), True),
@@ -211,9 +219,9 @@ def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) ->
 def _run(given: Given, command: list[str]) -> int:
     tracer = None
     if given.keys() & {"--trace", "--explain"}:
-        from interposer.trace_options import session_of_run
+        from interposer.trace_options import relayed, session_of_run
 
-        tracer = session_of_run(given)
+        tracer = relayed(session_of_run(given))
     return _end_like(_run_traced(given, command, tracer))
 
 
@@ -222,9 +230,9 @@ def _trace(given: Given, command: list[str]) -> int:
         return _trace_running(given, command)
     if not command:
         raise UsageError("reading the arguments of `kdbus trace`", "there is no program", see_help("trace"))
-    from interposer.trace_options import session
+    from interposer.trace_options import relayed, session
 
-    return _end_like(_run_traced(given, command, session(given)))
+    return _end_like(_run_traced(given, command, relayed(session(given))))
 
 
 def _trace_running(given: Given, rest: list[str]) -> int:
@@ -249,9 +257,9 @@ def _trace_running(given: Given, rest: list[str]) -> int:
 def _record(given: Given, command: list[str]) -> int:
     if not command:
         raise UsageError("reading the arguments of `kdbus record`", "there is no program", see_help("record"))
-    from interposer.trace_options import recorder
+    from interposer.trace_options import recorder, relayed
 
-    return _end_like(_run_traced(given, command, recorder(given)))
+    return _end_like(_run_traced(given, command, relayed(recorder(given))))
 
 
 def _check(given: Given, command: list[str]) -> int:
@@ -301,7 +309,7 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
             f"{of_server[0]} with --domain: that is its server's business",
             f"give {of_server[0]} to `kdbus serve`",
         )
-    dies_with_us = "--die-with-parent" in given
+    dies_with_us, preload = "--die-with-parent" in given, "--no-preload" not in given
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
@@ -324,12 +332,12 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     wanted = "tracing" if tracer is not None else "injecting faults into" if options.faults else ""
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), wanted=wanted)
     if domain is not None:
-        return _join(domain, command, mode, wait_s, dies_with_us=dies_with_us)
+        return _join(domain, command, mode, wait_s, dies_with_us=dies_with_us, preload=preload)
 
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us)
+    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us, preload=preload)
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -363,7 +371,9 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
         nested.run_nested(command, domain)
 
 
-def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool) -> int:
+def _join(
+    path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool, preload: bool
+) -> int:
     """Run `command` in the domain of a server, which may come up within `wait_s` seconds; its wait status."""
     from interposer.shared_domain.domain_socket import connect
     from interposer.shared_domain.join import join
@@ -371,7 +381,7 @@ def _join(path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *
     # While there is no program, signals end us.
     connection = connect(path, wait_s)
     signals = _Signals()
-    joined = join(path, connection, command, mode, dies_with_us=dies_with_us)
+    joined = join(path, connection, command, mode, dies_with_us=dies_with_us, preload=preload)
     signals.program_started(joined.launched.pid)
     joined.launched.check_executed()
     return joined.run()
@@ -394,6 +404,12 @@ def _proxy(given: Given, command: list[str]) -> int:
 
     status = proxy(given, command)
     return status if status >= 0 else _die_of(-status)
+
+
+def _dbus_policy(given: Given, words: list[str]) -> int:
+    from interposer.dbus_policy import dbus_policy
+
+    return dbus_policy(given, words, _print, _complain)
 
 
 def _activate(given: Given, command: list[str]) -> int:
@@ -651,6 +667,7 @@ _SUBCOMMANDS = {
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
     "bridge": _Subcommand(_bridge, _BRIDGE_OPTIONS, runs_a_program=True),
+    "dbus-policy": _Subcommand(_dbus_policy, _DBUS_POLICY_OPTIONS, words=20),
     "activate": _Subcommand(_activate, _ACTIVATE_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),

@@ -22,6 +22,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus proxy --bus NAME [--listen unix:path=PATH] [--exec PROGRAM [ARGUMENTS...]]
        kdbus bridge --bus NAME --to ADDRESS [--exec PROGRAM [ARGUMENTS...]]
+       kdbus dbus-policy --config FILE [OPTIONS] QUESTION
        kdbus activate --bus NAME --from DIR [--exec PROGRAM [ARGUMENTS...]]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
@@ -40,6 +41,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   proxy        let D-Bus programs speak on a bus of kdbus
   bridge       make a bus of kdbus and the bus of a D-Bus daemon one
+  dbus-policy  tell what a configuration of dbus-daemon allows, and which rule says so; turn it into kdbus's policy
   activate     start programs on a bus of kdbus when somebody sends to their names
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
@@ -66,6 +68,8 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --mode MODE    `mount`: show /sys/fs/kdbus in a mount namespace; `path`: answer calls that name a path in it, which
                  is slower and needs no privileges; without this option, the first of the two that can be had, also
                  with --domain, whose programs may differ in this
+  --no-preload   in path mode, leave LD_PRELOAD as it is: there a library stands that makes calls which have nothing to
+                 do with kdbus as fast as outside; all calls that name a path are then answered by the supervisor
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
   --die-with-parent
                  kill PROGRAM, though not what it has started, if this command ends before it, killed for instance;
@@ -153,9 +157,9 @@ Such as, to see which sends are refused and why, and to see what a service hears
   kdbus trace -Z -e SEND -- ./client
   kdbus trace -y -e name=org.example.Service -o trace.txt -- sh -c './service & ./client'
 
-Times are those that the broker took for a call, or that it waited. Every call is served by the broker, which is slower
-than `kdbus run` mostly is. The trace never holds the program up for more than 10 ms a call: if its reader is slower,
-records are dropped and counted. Ends as `kdbus run` does.
+Times are those that a call took to be served, or that it waited. The trace never holds the program up for more than 10
+ms a call: if its reader is slower, records are dropped and counted. Into a file, it is written by a process of its own.
+Ends as `kdbus run` does, once all is written.
 """
 
 _RECORD = """\
@@ -366,6 +370,39 @@ examples: kdbus run --make-bus user -- kdbus bridge --bus user --to session --ex
           kdbus run --domain /run/kdbus -- kdbus bridge --bus system --to system
 """
 
+_DBUS_POLICY = """\
+Tell whether a configuration of dbus-daemon allows something, and which rule of which file decides; or what the policy
+of kdbus can say of it.
+
+usage: kdbus dbus-policy --config FILE [OPTIONS] connect
+       kdbus dbus-policy --config FILE [OPTIONS] own NAME
+       kdbus dbus-policy --config FILE [OPTIONS] send KEY=VALUE...
+       kdbus dbus-policy --config FILE [OPTIONS] receive KEY=VALUE...
+       kdbus dbus-policy --config FILE [--json] kdbus
+       kdbus dbus-policy --config FILE --bus NAME [--ready-fd N] hold
+
+  --config FILE  the configuration, which may include others
+  --user USER    who asks: a name or an id; without it, you
+  --group GROUP  one of the groups that USER is in (may be repeated); without it, those that the system says
+  --at-console   USER is at the console of the machine
+  --bus NAME     with hold: the bus, as `kdbus run --make-bus NAME` names it, or the path of an endpoint's node
+  --ready-fd N   with hold: write a newline to descriptor N, and close it, when the policies hold
+  --json         answer as one JSON object
+  -h, --help     print this
+
+A message is told by its type (method_call unless said otherwise), destination, sender, path, interface, member and
+error, by fds, the number of its descriptors, and by names: those that the other side owns, with commas between them.
+Without these, it owns the name that is the destination, or with `receive` the sender. What is not said, the message has
+not: a call needs at least path and member.
+
+The exit status is 0 if it is allowed, and 1 if it is denied. `kdbus` prints name, access and whom it is granted to, and
+what kdbus cannot say. `hold` brings these policies to a bus, whose owner one has to be, until a signal ends it.
+
+examples: kdbus dbus-policy --config /usr/share/dbus-1/system.conf --user nobody own org.example.Printer
+          kdbus dbus-policy --config bus.conf send destination=org.example.Printer path=/ interface=a.b member=Print
+          kdbus dbus-policy --config /usr/share/dbus-1/system.conf kdbus
+"""
+
 _ACTIVATE = """\
 Start programs on a bus of kdbus when somebody sends to their names.
 
@@ -538,6 +575,7 @@ PAGES: Mapping[str, str] = {
     "serve": _SERVE,
     "proxy": _PROXY,
     "bridge": _BRIDGE,
+    "dbus-policy": _DBUS_POLICY,
     "activate": _ACTIVATE,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,

@@ -20,6 +20,9 @@ Environment variables: ``CC`` chooses the compiler; ``KDBUS_WERROR=1`` turns on 
 ``KDBUS_CFLAGS`` holds further flags for compiling and linking, separated as in a shell (``-fsanitize=address``,
 ``--coverage -O0``).
 
+The same way builds the library that is preloaded into programs (``native/preload/preload.h``), which is no extension
+of Python's and is linked with nothing; on machines for which there is none, nothing.
+
 Weakness: changes of flags are not noticed by setuptools, which compiles again only when a source is newer; the direct
 way always compiles everything, in about three seconds.
 """
@@ -44,6 +47,7 @@ SOURCES = (
     "caretaker.c",
     "memory.c",
     "pool.c",
+    "deputy.c",
     "identity.c",
     "namespace.c",
     "credentials.c",
@@ -64,9 +68,15 @@ SOURCES = (
     "hot_broadcast.c",
     "hot_receive.c",
     "hot_path.c",
+    "hot_stall.c",
     "shares.c",
+    "ring.c",
     "loop.c",
 )
+
+PRELOADED = "kdbus-before-libasan.so"
+"""The preloaded library. gcc's AddressSanitizer refuses programs in which another library comes before its own, and
+recognises that by `libasan.so` in its path; where it is at work the library does nothing."""
 
 CONSTANTS = """
     SECCOMP_FILTER_FLAG_TSYNC SECCOMP_FILTER_FLAG_LOG SECCOMP_FILTER_FLAG_SPEC_ALLOW SECCOMP_FILTER_FLAG_NEW_LISTENER
@@ -93,7 +103,7 @@ CONSTANTS = """
 """.split()
 """Constants of the kernel's headers that the Python face offers; their values come from the compiler."""
 
-BASE_FLAGS = ("-std=gnu11", "-O2")
+BASE_FLAGS = ("-std=gnu11", "-O2", "-pthread")
 WARNING_FLAGS = ("-Wall", "-Wextra", "-Werror")
 
 REQUIREMENTS = (
@@ -156,11 +166,38 @@ def make_builder(folder: Path, module: str = "native._helper") -> FFI:
         '#include "helper.h"\n',
         sources=[str(folder / name) for name in SOURCES],
         include_dirs=[str(folder)],
-        depends=[str(folder / name) for name in ("helper.h", "flow.h", "hot_path.h")],
+        depends=[str(folder / name) for name in ("helper.h", "deputy.h", "flow.h", "hot_path.h")],
         extra_compile_args=[*BASE_FLAGS, *warnings, *extra],
-        extra_link_args=extra,
+        extra_link_args=["-pthread", *extra],
     )
     return builder
+
+
+PRELOADED_FLAGS = (
+    *("-fPIC", "-shared", "-nostdlib", "-fvisibility=hidden", "-fno-stack-protector", "-U_FORTIFY_SOURCE"),
+    *("-Wl,-z,relro", "-Wl,-z,noexecstack", "-Wl,-soname,kdbus-preload.so"),
+)
+"""It must not need anything of the library that it is put before, and is not instrumented (`KDBUS_CFLAGS`) as it is in
+programs that are not."""
+
+
+def build_preloaded(folder: Path, to: Path) -> Path | None:
+    """Compile `native/preload` into `to` (a folder like `native`, where it is looked for); its path.
+
+    None where there is none for this machine. Raises SystemExit if it cannot be compiled.
+    """
+    if os.uname().machine != "x86_64":
+        return None
+    target = to / "preload" / PRELOADED
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_suffix(".new")
+    warnings = WARNING_FLAGS if os.environ.get("KDBUS_WERROR") == "1" else ()
+    sources = sorted(str(path) for path in (folder / "preload").glob("*.c"))
+    command = [*compiler_command(), *BASE_FLAGS, *warnings, *PRELOADED_FLAGS, *sources, "-o", str(fresh)]
+    if subprocess.run(command, check=False).returncode != 0:
+        raise SystemExit(f"kdbus: cannot build the preloaded library: {shlex.join(command)} failed")
+    fresh.rename(target)
+    return target
 
 
 def module_suffix() -> str:
@@ -189,8 +226,9 @@ def build_in_place(folder: Path) -> Path:
 
 def main() -> None:
     """Compiles in place; ends the process with one line on stderr when that cannot be."""
+    folder = Path(__file__).resolve().parent
     try:
-        module = build_in_place(Path(__file__).resolve().parent)
+        module = build_in_place(folder)
     except ModuleNotFoundError as error:
         # From Python 3.12 on there is no distutils of its own, and a virtual environment has no setuptools either.
         if error.name not in ("setuptools", "distutils"):
@@ -199,6 +237,9 @@ def main() -> None:
             "kdbus: building the native helper needs setuptools: install it with `pip install setuptools`"
         ) from None
     print(f"built {module}")
+    preloaded = build_preloaded(folder, folder)
+    if preloaded is not None:
+        print(f"built {preloaded}")
 
 
 _missing = missing_requirement() if __name__ in ("__main__", "__cffi__") else None

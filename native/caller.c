@@ -11,33 +11,33 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-int hot_read(uint32_t pid, uint64_t address, void *buffer, size_t size)
+int hot_read(struct kdbus_engine *engine, uint32_t pid, uint64_t address, void *buffer, size_t size)
 {
     struct iovec local = {buffer, size};
     struct iovec remote = {(void *)address, size};
 
-    return process_vm_readv((pid_t)pid, &local, 1, &remote, 1, 0) == (ssize_t)size;
+    return deputy_read(engine->deputy, pid, &local, 1, &remote, 1);
 }
 
 // `count` words at word number `first` of the structure at `address`, unless they stand there already.
-int hot_write_back(uint32_t pid, uint64_t address, const uint64_t *seen, size_t first, const uint64_t *words,
-                   size_t count)
+int hot_write_back(struct kdbus_engine *engine, uint32_t pid, uint64_t address, const uint64_t *seen, size_t first,
+                   const uint64_t *words, size_t count)
 {
     struct iovec local = {(void *)words, 8 * count};
     struct iovec remote = {(void *)(address + 8 * first), 8 * count};
 
     if (!memcmp(seen + first, words, 8 * count))
         return 1;
-    return process_vm_writev((pid_t)pid, &local, 1, &remote, 1, 0) == (ssize_t)(8 * count);
+    return deputy_write(engine->deputy, pid, &local, 1, &remote, 1);
 }
 
 // One word of the structure at `address`, in place of what was written there before.
-void hot_correct(uint32_t pid, uint64_t address, size_t place, uint64_t word)
+void hot_correct(struct kdbus_engine *engine, uint32_t pid, uint64_t address, size_t place, uint64_t word)
 {
     struct iovec local = {&word, sizeof(word)};
     struct iovec remote = {(void *)(address + 8 * place), sizeof(word)};
 
-    process_vm_writev((pid_t)pid, &local, 1, &remote, 1, 0);
+    deputy_write(engine->deputy, pid, &local, 1, &remote, 1);
 }
 
 // A duplicate of a descriptor of the binding's thread, or -errno.

@@ -34,7 +34,7 @@ struct kdbus_engine *kdbus_engine_create(int hang_ups, size_t descriptors)
 
     if (!engine)
         return NULL;
-    engine->listener = engine->timer = engine->attention = -1;
+    engine->listener = engine->timer = engine->attention = engine->interrupt = -1;
     engine->most_descriptors = descriptors;
     engine->generation = 1;
     error = flow_prepare_loop(engine, hang_ups);
@@ -64,6 +64,7 @@ void kdbus_engine_destroy(struct kdbus_engine *engine)
     flow_table_clear(&engine->broadcasts);
     flow_table_clear(&engine->origins);
     flow_table_clear(&engine->exports);
+    flow_forget_ring(engine);
     free(engine->out.data);
     flow_end_loop(engine);
     free(engine);

@@ -6,7 +6,7 @@
 #ifndef KDBUS_NATIVE_FLOW_H
 #define KDBUS_NATIVE_FLOW_H
 
-#include "helper.h"
+#include "deputy.h"
 
 #include <time.h>
 
@@ -64,7 +64,7 @@ struct lent_slice {
 
 struct lent_pool {
     struct kdbus_pool memory;
-    const struct kdbus_pool *origin; // of `memory`, a copy; tells how much of it is usable
+    struct kdbus_pool *origin; // of `memory`, a copy; tells how much of it is usable
     uint64_t serial;
     uint64_t busy;
     uint64_t count;
@@ -99,6 +99,7 @@ struct flow_reply {
     struct kdbus_notification caller; // of a waiting call
     int listener;                     // that it came from
     uint64_t look_ns; // when its thread has to be looked at (CLOCK_MONOTONIC)
+    uint64_t began_ns; // when the call began, if that is in the ring or known to who reads it, else 0
     uint64_t command[LENT_COMMAND]; // its argument, as it was read
 };
 
@@ -225,7 +226,37 @@ struct flow_table {
     size_t used;
 };
 
+// A message that is being shown to its receiver.
+struct showing {
+    struct flow_connection *receiver;
+    const struct flow_entry *entry;
+    struct lent_slice *slice; // NULL for none
+};
+
+// What there is to undo of the present call while a copy from or to a target is under way (hot_stall.c).
+struct flight {
+    int socket;                     // a duplicate to be closed, -1 for none
+    struct flow_binding *foreseen;  // whose last message's addresses are tried
+    struct sending *send;           // that nobody has got yet
+    const struct flow_broadcast *broadcast;
+    struct delivery *made;          // of that broadcast, so many and one more perhaps
+    uint32_t made_count;
+    struct showing shown;
+    struct flow_reply *answering;   // whose call gets its results, which is not the present one
+    int finished;                   // nothing is left but the results and the answer
+};
+
+struct flow_ring; // ring.c
+
 struct kdbus_engine {
+    struct flow_ring *ring; // NULL while nobody watches
+    struct kdbus_deputies *deputies; // NULL where whoever runs the engine does all by itself
+    struct deputy *deputy;           // that runs it now, NULL for none
+    struct flight flight;
+    struct kdbus_stall stall;
+    uint64_t *held; // users whose calls are not served
+    size_t held_count;
+    int interrupt; // eventfd: a signal has come to who waits for the deputy
     struct pollfd *pollers; // the listeners, and behind them the others
     struct kdbus_received **received; // of each listener, NULL where there is no caretaker
     size_t listener_count;
@@ -290,6 +321,8 @@ void flow_table_clear(struct flow_table *table);
 enum { CHARGE_NONE = -1, CHARGE_REFUSED = -2, CHARGE_OF_BROKER = -3 };
 int quota_of_user(const struct flow_connection *receiver, uint64_t user);
 int quota_find(const struct flow_connection *receiver, uint64_t user, uint64_t size);
+void quota_explain(const struct flow_connection *receiver, uint64_t user, uint64_t size,
+                   struct kdbus_refusal *refusal);
 void quota_charge(struct flow_connection *receiver, struct flow_entry *entry, int charge, uint64_t user);
 void quota_give_back(struct flow_connection *receiver, struct flow_entry *entry);
 
@@ -297,6 +330,12 @@ void quota_give_back(struct flow_connection *receiver, struct flow_entry *entry)
 void flow_close_files(struct flow_entry *entry);
 void flow_forget_state(struct kdbus_engine *engine, struct flow_connection *connection);
 void flow_forget_replies(struct kdbus_engine *engine);
+
+// ring.c, but for what is told of single calls (hot_path.h)
+void flow_forget_ring(struct kdbus_engine *engine);
+int flow_ring_is_full(const struct kdbus_engine *engine);
+void flow_ring_begin(struct kdbus_engine *engine);
+uint64_t flow_ring_start(const struct kdbus_engine *engine);
 
 // loop.c: 0 or -errno, with `flow_end_loop` still to be called.
 int flow_prepare_loop(struct kdbus_engine *engine, int hang_ups);

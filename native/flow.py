@@ -11,13 +11,27 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from errno import EINTR, EINVAL, ENOMEM
 
+from native.deputies import Deputies
 from native.library import failure, ffi, lib
 from native.notification import EndOfTargets, Listener, Notification, pack_into, unpack
 from native.pool import Pool
 
 NEVER = (1 << 64) - 1
+STALL_CALL, STALL_ANSWER, STALL_OTHER = int(lib.STALL_CALL), int(lib.STALL_ANSWER), int(lib.STALL_OTHER)
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A call in which a deputy was left behind, see `struct kdbus_stall`. `kind`: one of `lib.STALL_*`."""
+
+    ticket: int
+    user: int
+    listener: int
+    call: Notification
+    kind: int
 
 
 class Engine:
@@ -30,7 +44,20 @@ class Engine:
     Raises OSError: EMFILE or ENFILE, ENOMEM.
     """
 
-    __slots__ = ("_buffer", "_engine", "_listener", "_notification", "_words")
+    __slots__ = (
+        "_buffer",
+        "_data",
+        "_engine",
+        "_listener",
+        "_notification",
+        "_pools",
+        "_records",
+        "_size",
+        "_stall",
+        "_words",
+        "held",
+        "stall",
+    )
 
     def __init__(self, hang_ups: int, descriptors: int) -> None:
         self._engine = lib.kdbus_engine_create(hang_ups, descriptors)
@@ -40,7 +67,28 @@ class Engine:
         self._buffer = ffi.buffer(self._notification)
         self._words = ffi.new("const uint64_t **")
         self._listener = ffi.new("int *", -1)
+        self._records = ffi.new("const struct kdbus_call_record **")
+        self._data = ffi.new("const char **")
+        self._size = ffi.new("size_t *")
+        self._stall = ffi.new("struct kdbus_stall *")
+        self._pools: dict[int, Pool] = {}
+        self.stall: Stall | None = None
+        """What the last `run` has left behind."""
         self.listen(())
+
+    def employ(self, deputies: Deputies) -> None:
+        """Have the engine run by these from now on. They are closed after it."""
+        lib.kdbus_engine_employ(self._engine, deputies.description())
+
+    def user_of(self, listener: Listener, notification: Notification) -> int:
+        """The number of the user whose call that is; all ones for nobody's."""
+        pack_into(self._buffer, notification)
+        return int(lib.kdbus_engine_user(self._engine, listener.fileno(), self._notification))
+
+    def hold(self, user: int, held: bool) -> None:
+        """From now on, or no longer, calls of that user are not served, but returned by `run` with `held` set. Raises
+        OSError(ENOMEM)."""
+        self._check(lib.kdbus_engine_hold(self._engine, user, held), "hold a user's calls")
 
     @property
     def served(self) -> int:
@@ -85,11 +133,13 @@ class Engine:
         index = lib.kdbus_engine_add_connection(self._engine, facts)
         if index < 0:
             raise failure(index, f"make connection {id} known to the flow engine")
+        self._pools[index] = pool
         return int(index)
 
     def remove(self, index: int) -> None:
         """Forget a connection. Raises OSError(EBUSY) while it is lent."""
         self._check(lib.kdbus_engine_remove_connection(self._engine, index), "forget a connection")
+        del self._pools[index]
 
     def bind(self, index: int, thread: int, descriptor: int) -> None:
         """Remember under which number a thread has the connection; proved again with each call."""
@@ -189,6 +239,23 @@ class Engine:
         result = lib.kdbus_engine_learn_export(self._engine, facts, items, len(items), evidence, len(evidence))
         self._check(result, "learn what is shown of an origin")
 
+    def watch(self, payload: int, most: int) -> None:
+        """Keep a record of each call that is served from now on, with so many bytes of its payload, or none if that is
+        negative. `run` ends when there are `most` records.
+
+        What `take_records` has not taken is lost. Raises OSError(ENOMEM).
+        """
+        self._check(lib.kdbus_engine_watch(self._engine, payload, most), "watch what is served")
+
+    def take_records(self) -> tuple[bytes, bytes]:
+        """The records since the last time (`tracing.native_calls` knows their form), and the bytes that they are
+        about. To be called after each `run`, which ends when there is no room for more."""
+        count = lib.kdbus_engine_take_records(self._engine, self._records, self._data, self._size)
+        if not count:
+            return b"", b""
+        records = ffi.buffer(self._records[0], count * ffi.sizeof("struct kdbus_call_record"))
+        return bytes(records), bytes(ffi.buffer(self._data[0], self._size[0]))
+
     def forget_origins(self) -> None:
         """Forget all that was learnt. Raises OSError(EBUSY) while anything is lent."""
         self._check(lib.kdbus_engine_forget_origins(self._engine), "forget origins")
@@ -262,10 +329,18 @@ class Engine:
         """Receive and serve until there is a call for the broker, or something else to do, or `stop_ns` has come
         (CLOCK_MONOTONIC; at once if it is over); at the latest `turn_ns` after the first call that was served.
 
-        Raises EndOfTargets, and OSError as `Listener.receive` does: `listener` tells whose.
+        A call in which a deputy was left behind is in `stall`; where `held` is set, the result is a call of a user
+        whose calls are held. Raises EndOfTargets, and OSError as `Listener.receive` does: `listener` tells whose.
         """
+        self.stall, self.held = None, False
         result = lib.kdbus_engine_run(self._engine, stop_ns, turn_ns, self._notification, self._listener)
         if result == 1:
+            return unpack(self._buffer)
+        if result in (3, 4):
+            self._look_at_stall()
+            return unpack(self._buffer) if result == 4 else None
+        if result == 5:
+            self.held = True
             return unpack(self._buffer)
         if result == 2:
             raise EndOfTargets
@@ -273,6 +348,13 @@ class Engine:
             # A signal: its Python handler runs when this returns.
             return None
         raise failure(result, f"receive from seccomp listener {self.listener}")
+
+    def _look_at_stall(self) -> None:
+        lib.kdbus_engine_stall(self._engine, self._stall)
+        call = unpack(ffi.buffer(ffi.addressof(self._stall.call)))
+        self.stall = Stall(self._stall.ticket, self._stall.user, self._stall.listener, call, self._stall.kind)
+        for pool in self._pools.values():
+            pool.look()
 
     def _check(self, result: int, attempt: str) -> None:
         if result < 0:

@@ -176,6 +176,34 @@ void kdbus_pool_destroy(struct kdbus_pool *pool);
 int kdbus_pool_copy_from_process(const struct kdbus_pool *pool, int pid, uint64_t offset,
                                  const struct kdbus_piece *pieces, size_t count);
 
+// -- deputy.c: threads that touch the memory of targets, and may be left behind with it ------------------------------
+
+struct kdbus_deputies;
+
+// NULL with errno set when there is no memory or descriptor.
+struct kdbus_deputies *kdbus_deputies_create(void);
+void kdbus_deputies_destroy(struct kdbus_deputies *deputies);
+
+// Readable when somebody who was left behind is back.
+int kdbus_deputies_fileno(const struct kdbus_deputies *deputies);
+
+// The number of whoever was left behind last.
+uint64_t kdbus_deputies_ticket(const struct kdbus_deputies *deputies);
+
+// Somebody who is back: 1 with its number, and 0 or -errno for what it was left in; 0 if there is none.
+int kdbus_deputies_next(struct kdbus_deputies *deputies, uint64_t *ticket, int *result);
+
+// The functions of memory.c and pool.c, by a deputy. -EINPROGRESS: it was left behind, and what it was given has to stay
+// until it is back; but the pool has moved.
+int kdbus_deputies_read(struct kdbus_deputies *deputies, int pid, uint64_t address, void *buffer, size_t size);
+int kdbus_deputies_read_pieces(struct kdbus_deputies *deputies, int pid, const struct kdbus_piece *pieces, size_t count,
+                               void *buffer, size_t capacity);
+int64_t kdbus_deputies_read_string(struct kdbus_deputies *deputies, int pid, uint64_t address, void *buffer,
+                                   size_t limit);
+int kdbus_deputies_write(struct kdbus_deputies *deputies, int pid, uint64_t address, const void *data, size_t size);
+int kdbus_deputies_copy(struct kdbus_deputies *deputies, struct kdbus_pool *pool, int pid, uint64_t offset,
+                        const struct kdbus_piece *pieces, size_t count);
+
 // -- identity.c: which file a descriptor of another process is -----------------------------------------------------
 
 // 1 if `descriptor` of the thread `pid` is the file that was registered in `epoll` under the number `target`.
@@ -292,7 +320,7 @@ struct kdbus_flow_connection {
     int epoll;       // set that holds the target's end
     int target;      // as that number
     uint64_t cookie; // of the target's end
-    const struct kdbus_pool *pool;
+    struct kdbus_pool *pool;
 };
 
 // The broker's answer for plain messages from one connection to another.
@@ -369,7 +397,80 @@ int kdbus_engine_take(struct kdbus_engine *engine, int listener, struct kdbus_no
 void kdbus_engine_attend(struct kdbus_engine *engine, int descriptor);
 int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
                      struct kdbus_notification *notification, int *listener);
+
+// What a call has been left in.
+enum kdbus_stall_kind {
+    STALL_CALL,   // it has had no effect, and is to be served once the copy is over
+    STALL_ANSWER, // it has succeeded, which is to be answered then, or EFAULT if the copy has failed
+    STALL_OTHER,  // its caller, who waits for a reply, has not got the results; the broker serves the reply
+    STALL_NOBODY, // the copy has nothing to do with it: it is to be served
+};
+
+struct kdbus_stall {
+    uint64_t ticket;
+    uint64_t user; // whose call it is, all ones for nobody
+    struct kdbus_notification call;
+    int listener;
+    int kind; // enum kdbus_stall_kind
+};
+
+// What was said by the last kdbus_engine_run that has left a deputy behind.
+void kdbus_engine_stall(const struct kdbus_engine *engine, struct kdbus_stall *stall);
+uint64_t kdbus_engine_user(struct kdbus_engine *engine, int listener, const struct kdbus_notification *call);
+
+// From now on (`held`), or no longer, calls of that user are not served: kdbus_engine_run returns 5 with them. -ENOMEM.
+int kdbus_engine_hold(struct kdbus_engine *engine, uint64_t user, int held);
+
+// Have the engine run by deputies from now on; NULL: by whoever calls kdbus_engine_run.
+void kdbus_engine_employ(struct kdbus_engine *engine, struct kdbus_deputies *deputies);
 uint64_t kdbus_engine_served(const struct kdbus_engine *engine);
+
+// ring.c: what was served, for whoever watches. Each has the argument of the call as it was, and as it is now.
+enum {
+    KDBUS_CALL_WHOLE,
+    KDBUS_CALL_WAITS,
+    KDBUS_CALL_RESUMED
+};
+
+// What is too much: messages of the user, bytes of all that wait, or bytes of the user and those of the message.
+enum {
+    KDBUS_REFUSED_COUNT,
+    KDBUS_REFUSED_ALL,
+    KDBUS_REFUSED_SIZE
+};
+
+struct kdbus_refusal {
+    uint64_t kind;
+    uint64_t used;
+    uint64_t limit;
+    uint64_t size;
+};
+
+struct kdbus_call_record {
+    uint64_t start_ns; // CLOCK_MONOTONIC
+    uint64_t end_ns;
+    uint64_t address; // third argument
+    uint64_t peer;    // id of who gets the message, or has sent it; 0 for nobody in particular
+    uint64_t data;    // where its bytes begin: of the message, of the payload, and ids of senders
+    uint64_t payload_size; // all of it
+    uint32_t message_kept; // bytes
+    uint32_t payload_kept;
+    uint32_t senders; // of messages in the queue that is full
+    uint32_t kind;
+    uint32_t tid;
+    uint32_t descriptor;
+    uint32_t connection; // index
+    uint32_t request;
+    uint32_t error;
+    uint32_t padding;
+    struct kdbus_refusal refusal;
+    uint64_t before[9];
+    uint64_t after[9];
+};
+
+int kdbus_engine_watch(struct kdbus_engine *engine, int64_t payload, size_t most);
+size_t kdbus_engine_take_records(struct kdbus_engine *engine, const struct kdbus_call_record **records,
+                                 const char **data, size_t *size);
 
 // -- seccomp.c: what a target is started with ----------------------------------------------------------------------
 

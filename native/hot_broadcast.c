@@ -35,7 +35,17 @@ static int deliver(struct kdbus_engine *engine, struct sending *send, const stru
     if (made->charge != CHARGE_OF_BROKER && made->charge != CHARGE_REFUSED)
         return 1;
     sending_undo(receiver, made->entry);
+    made->entry = NULL;
     return 0;
+}
+
+// As if nobody had got anything: `count` deliveries, and perhaps one more that was being made.
+void broadcast_undo(const struct flow_broadcast *broadcast, struct delivery *made, uint32_t count)
+{
+    for (uint32_t i = 0; i <= count; i++)
+        if (made[i].entry)
+            sending_undo(broadcast->listeners[i].connection, made[i].entry);
+    free(made);
 }
 
 // 1 if the broadcast was served, 0 if it is the broker's.
@@ -49,15 +59,22 @@ int hot_broadcast(struct kdbus_engine *engine, struct sending *send)
 
     // A memfd would need a duplicate for each receiver.
     if (!broadcast || send->out.part_count != send->out.vector_count ||
-        (kind.attach_flags && !sending_find_origin(engine, send, &kind)) || !sending_write_flags(send))
+        (kind.attach_flags && !sending_find_origin(engine, send, &kind)) ||
+        (!broadcast->count && !flow_ring_foresee(engine, send)) || !sending_write_flags(send))
         return 0;
     made = calloc(broadcast->count + 1, sizeof(*made)); // may be nobody
-    while (made && count < broadcast->count && deliver(engine, send, &broadcast->listeners[count], &made[count]))
-        count++;
-    if (!made || count < broadcast->count) {
-        while (count--)
-            sending_undo(broadcast->listeners[count].connection, made[count].entry);
-        free(made);
+    if (!made) {
+        sending_restore_flags(send);
+        return 0;
+    }
+    engine->flight.broadcast = broadcast;
+    engine->flight.made = made;
+    while (count < broadcast->count && deliver(engine, send, &broadcast->listeners[count], &made[count]))
+        engine->flight.made_count = ++count;
+    engine->flight.made = NULL;
+    if (count < broadcast->count) {
+        broadcast_undo(broadcast, made, count);
+        sending_restore_flags(send);
         return 0;
     }
     for (uint32_t i = 0; i < count; i++) {
@@ -68,6 +85,7 @@ int hot_broadcast(struct kdbus_engine *engine, struct sending *send)
     }
     free(made);
     sending_count(engine, send);
+    flow_ring_sent(engine, send);
     sending_finish(engine, send);
     return 1;
 }

@@ -35,17 +35,20 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
     int socket;
     int result;
 
+    engine->flight = (struct flight){.socket = -1};
     if (call->architecture != OWN_ARCHITECTURE || call->number != SYS_ioctl || call->arguments[2] & 7)
         return 0;
     binding = flow_find_binding(engine, (uint64_t)call->pid << 32 | descriptor);
     connection = binding ? binding->connection : NULL;
     if (!connection || !flow_is_lent(engine, connection))
         return 0;
+    flow_ring_begin(engine);
     if (empties_queue(call, connection)) {
         // The duplicate also proves that the descriptor is the connection's.
         socket = hot_duplicate(engine, connection, binding);
         if (socket < 0)
             return 0;
+        engine->flight.socket = socket;
         result = hot_recv(engine, call, binding, socket);
         close(socket);
         return result;

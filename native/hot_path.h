@@ -47,6 +47,9 @@ enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_C
 // A message as it was read, and what its items say.
 struct outgoing {
     const struct kdbus_flow_revision *revision; // of the sender
+    struct deputy *deputy; // who reads it
+    struct lent_slice *filling; // by a copy that is under way, NULL for none
+    struct flow_connection *filled; // whose slice that is
     uint64_t items_end; // without the padding of the last one, from the start of the message
     uint64_t words[LENT_MESSAGE_SIZE / 8];
     struct iovec remote[LENT_PARTS]; // of the vectors among the parts
@@ -64,10 +67,10 @@ struct outgoing {
 };
 
 // caller.c
-int hot_read(uint32_t pid, uint64_t address, void *buffer, size_t size);
-int hot_write_back(uint32_t pid, uint64_t address, const uint64_t *seen, size_t first, const uint64_t *words,
-                   size_t count);
-void hot_correct(uint32_t pid, uint64_t address, size_t place, uint64_t word);
+int hot_read(struct kdbus_engine *engine, uint32_t pid, uint64_t address, void *buffer, size_t size);
+int hot_write_back(struct kdbus_engine *engine, uint32_t pid, uint64_t address, const uint64_t *seen, size_t first,
+                   const uint64_t *words, size_t count);
+void hot_correct(struct kdbus_engine *engine, uint32_t pid, uint64_t address, size_t place, uint64_t word);
 int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int descriptor);
 int hot_duplicate(struct kdbus_engine *engine, const struct flow_connection *connection, struct flow_binding *binding);
 void hot_wake(struct flow_connection *connection);
@@ -96,6 +99,7 @@ struct lent_slice *whole_write(const struct kdbus_notification *call, struct out
 
 // A SEND on its way: what was read, what it leads to, and what came of it.
 struct sending {
+    struct kdbus_engine *engine;
     const struct kdbus_notification *call;
     struct flow_binding *binding;
     const struct kdbus_flow_revision *revision; // of the sender
@@ -120,6 +124,7 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
 int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_connection *owner);
 int sending_find_origin(struct kdbus_engine *engine, struct sending *send, const struct flow *flow);
 int sending_write_flags(const struct sending *send);
+void sending_restore_flags(const struct sending *send);
 struct flow_entry *sending_new_entry(const struct kdbus_engine *engine, const struct sending *send);
 int sending_place(struct sending *send, struct flow_connection *receiver, struct flow_entry *entry,
                   const struct flow_export *shown, int free_of_charge);
@@ -129,11 +134,28 @@ void sending_count(struct kdbus_engine *engine, struct sending *send);
 void sending_finish(struct kdbus_engine *engine, const struct sending *send);
 
 // hot_broadcast.c
+struct delivery;
 int hot_broadcast(struct kdbus_engine *engine, struct sending *send);
+void broadcast_undo(const struct flow_broadcast *broadcast, struct delivery *made, uint32_t count);
+
+// hot_stall.c
+int hot_abandon(struct kdbus_engine *engine, const struct kdbus_notification *call);
+int stall_holds(struct kdbus_engine *engine, int listener, const struct kdbus_notification *call);
+
+// ring.c
+int flow_ring_foresee(struct kdbus_engine *engine, struct sending *send);
+void flow_ring_sent(struct kdbus_engine *engine, const struct sending *send);
+void flow_ring_failed(struct kdbus_engine *engine, int error);
+void flow_ring_waits(struct kdbus_engine *engine, const struct sending *send);
+void flow_ring_refused(struct kdbus_engine *engine, const struct sending *send);
+void flow_ring_answered(struct kdbus_engine *engine, const struct flow_reply *reply, const uint64_t *results);
+void flow_ring_over(struct kdbus_engine *engine, const struct kdbus_notification *call,
+                    const struct flow_connection *connection, const uint64_t *before, const uint64_t *after,
+                    const struct lent_slice *slice, int error);
 
 // outgoing.c
-int outgoing_read(const struct kdbus_notification *call, struct flow_binding *binding, uint64_t *command,
-                  struct outgoing *out);
+int outgoing_read(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding,
+                  uint64_t *command, struct outgoing *out);
 void outgoing_foresee(struct flow_binding *binding, const struct outgoing *out);
 int outgoing_parse(struct outgoing *out);
 int outgoing_is_plain(const struct flow_connection *source, const uint64_t *command, const struct outgoing *out);

@@ -12,8 +12,8 @@
 // The results of a RECV. What cannot be stored keeps `return_flags` from being stored, so that comes last; unless all
 // are in one page, when they are one piece with the caller's own priority in between as it was read a moment ago, which
 // takes less time.
-static int write_received(const struct kdbus_notification *call, const struct kdbus_flow_revision *revision,
-                          uint64_t *results)
+static int write_received(struct kdbus_engine *engine, const struct kdbus_notification *call,
+                          const struct kdbus_flow_revision *revision, uint64_t *results)
 {
     // `kernel_flags`, where there are any, and `return_flags` stand before the priority; then the others.
     uint32_t first = revision->recv_kernel_flags ? revision->recv_kernel_flags : revision->recv_return_flags;
@@ -23,29 +23,28 @@ static int write_received(const struct kdbus_notification *call, const struct kd
                              {results + first, 8 * (revision->recv_priority - first)}};
     struct iovec remote[2] = {{(void *)(address + 8 * revision->recv_dropped), 32},
                               {(void *)(address + 8 * first), local[1].iov_len}};
-    ssize_t both = (ssize_t)(local[0].iov_len + local[1].iov_len);
 
     if (address / PAGE != (address + size - 1) / PAGE)
-        return process_vm_writev((pid_t)call->pid, local, 2, remote, 2, 0) == both;
+        return deputy_write(engine->deputy, call->pid, local, 2, remote, 2);
     local[1].iov_len = remote[1].iov_len = size - 8 * first;
-    return process_vm_writev((pid_t)call->pid, local + 1, 1, remote + 1, 1, 0) == (ssize_t)remote[1].iov_len;
+    return deputy_write(engine->deputy, call->pid, local + 1, 1, remote + 1, 1);
 }
 
 // There is no message: what is stored then. 0 if it cannot be.
-static int write_no_message(const struct kdbus_notification *call, const struct flow_connection *receiver,
-                            const uint64_t *command, uint64_t *results)
+static int write_no_message(struct kdbus_engine *engine, const struct kdbus_notification *call,
+                            const struct flow_connection *receiver, const uint64_t *command, uint64_t *results)
 {
     const struct kdbus_flow_revision *revision = receiver->revision;
 
     if (revision->recv_kernel_flags)
-        return hot_write_back(call->pid, call->arguments[2], command, revision->recv_kernel_flags,
+        return hot_write_back(engine, call->pid, call->arguments[2], command, revision->recv_kernel_flags,
                               results + revision->recv_kernel_flags, 1);
     results[revision->recv_return_flags] = 0;
     results[revision->recv_dropped] = 0;
     memset(results + revision->recv_message, 0, 24);
     if (revision->empty_is_pool_size)
         results[revision->recv_message] = receiver->pool.memory.size;
-    return !memcmp(command, results, 8 * revision->recv_words) || write_received(call, revision, results);
+    return !memcmp(command, results, 8 * revision->recv_words) || write_received(engine, call, revision, results);
 }
 
 // The first message of the queue has been received.
@@ -81,7 +80,7 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
     struct lent_slice *slice;
 
     receiver->receiving = call->pid;
-    if (!hot_read(call->pid, call->arguments[2], command, 8 * revision->recv_words))
+    if (!hot_read(engine, call->pid, call->arguments[2], command, 8 * revision->recv_words))
         return 0;
     if (command[0] != 8 * revision->recv_words || command[revision->recv_flags])
         return 0;
@@ -89,9 +88,10 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
     if (revision->recv_kernel_flags)
         results[revision->recv_kernel_flags] = RECV_FLAGS | FLAG_KERNEL;
     if (!entry) {
-        if (!write_no_message(call, receiver, command, results))
+        if (!write_no_message(engine, call, receiver, command, results))
             return 0;
         hot_calm(receiver, socket);
+        flow_ring_over(engine, call, receiver, command, results, NULL, EAGAIN);
         kdbus_listener_respond(engine->listener, call->id, 0, EAGAIN);
         return 1;
     }
@@ -108,18 +108,22 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
     message[0] = slice->offset;
     message[1] = slice->size;
     message[2] = 0;
-    if (!write_received(call, revision, results)) {
+    engine->flight.shown = (struct showing){receiver, entry, slice};
+    if (!write_received(engine, call, revision, results)) {
         incoming_undo(receiver, entry, slice);
         return 0;
     }
+    engine->flight.shown.slice = NULL;
     message[2] = incoming_install_files(engine->listener, call->id, receiver, slice, entry);
-    if (message[2])
-        hot_correct(call->pid, call->arguments[2], revision->recv_message + 2, message[2]);
     slice->published = 1;
     slice->holders--;
     dequeue(engine, receiver);
     if (!receiver->first)
         hot_calm(receiver, socket);
+    flow_ring_over(engine, call, receiver, command, results, slice, 0);
+    engine->flight.finished = 1;
+    if (message[2])
+        hot_correct(engine, call->pid, call->arguments[2], revision->recv_message + 2, message[2]);
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
     return 1;
 }
@@ -132,20 +136,25 @@ int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call,
     // `return_flags` stand behind `kernel_flags`, where there are any.
     int skipped = !revision->free_kernel_flags;
     uint64_t command[LENT_COMMAND];
+    uint64_t results[LENT_COMMAND];
     struct lent_slice *slice;
 
-    if (!hot_read(call->pid, call->arguments[2], command, 8 * revision->free_words))
+    if (!hot_read(engine, call->pid, call->arguments[2], command, 8 * revision->free_words))
         return 0;
     if (command[0] != 8 * revision->free_words || command[revision->free_flags])
         return 0;
     slice = lent_pool_find(&owner->pool, command[revision->free_offset]);
     if (!slice || !slice->published)
         return 0;
-    if (!hot_write_back(call->pid, call->arguments[2], command, revision->free_return_flags - 1 + (uint32_t)skipped,
-                        expected + skipped, (size_t)(2 - skipped)))
+    if (!hot_write_back(engine, call->pid, call->arguments[2], command,
+                        revision->free_return_flags - 1 + (uint32_t)skipped, expected + skipped,
+                        (size_t)(2 - skipped)))
         return 0;
     lent_pool_unpublish(&owner->pool, slice);
     owner->dirty = LENT_CHANGED;
+    memcpy(results, command, 8 * revision->free_words);
+    memcpy(results + revision->free_return_flags - 1 + skipped, expected + skipped, 8 * (size_t)(2 - skipped));
+    flow_ring_over(engine, call, owner, command, results, NULL, 0);
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
     return 1;
 }

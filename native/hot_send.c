@@ -59,7 +59,7 @@ struct flow_entry *sending_new_entry(const struct kdbus_engine *engine, const st
 
 // The results of a SEND that waited: `reply`, then `return_flags`. The address in between belongs to the caller, which
 // may have changed it while it waited.
-static int write_reply(const struct flow_reply *reply, uint64_t *results)
+static int write_reply(struct kdbus_engine *engine, const struct flow_reply *reply, uint64_t *results)
 {
     const struct kdbus_flow_revision *revision = reply->requester->revision;
     uint64_t address = reply->caller.arguments[2];
@@ -68,17 +68,18 @@ static int write_reply(const struct flow_reply *reply, uint64_t *results)
     struct iovec remote[2] = {{(void *)(address + 8 * revision->send_reply), 24},
                               {(void *)(address + 8 * revision->send_return_flags), 8}};
 
-    return process_vm_writev((pid_t)reply->caller.pid, local, 2, remote, 2, 0) == 32;
+    return deputy_write(engine->deputy, reply->caller.pid, local, 2, remote, 2);
 }
 
-// The answer to a waiting call: into its pool, its command, and out of its wait. 0 if that cannot be.
-static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, const struct flow_entry *entry)
+// The answer to a waiting call: into its pool, its command (three words, `results`), and out of its wait. 0 if that
+// cannot be.
+static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, const struct flow_entry *entry,
+                       uint64_t *results)
 {
     struct flow_connection *requester = reply->requester;
     uint64_t caller = reply->caller.id;
     const struct flow_export *shown = NULL;
     struct lent_slice *slice;
-    uint64_t results[3];
 
     if (incoming_has_metadata(entry) && !requester->revision->whole) {
         struct flow_binding *binding =
@@ -97,13 +98,17 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     results[0] = slice->offset;
     results[1] = slice->size;
     results[2] = 0;
-    if (!write_reply(reply, results)) {
+    engine->flight.shown = (struct showing){requester, entry, slice};
+    engine->flight.answering = reply;
+    if (!write_reply(engine, reply, results)) {
         incoming_undo(requester, entry, slice);
         return 0;
     }
     results[2] = incoming_install_files(reply->listener, caller, requester, slice, entry);
     if (results[2])
-        write_reply(reply, results);
+        write_reply(engine, reply, results);
+    engine->flight.shown.slice = NULL;
+    engine->flight.answering = NULL;
     slice->published = 1;
     slice->holders--;
     requester->dirty = LENT_CHANGED;
@@ -121,15 +126,21 @@ static int write_sent(const struct sending *send)
     const uint64_t zero = 0;
     uint64_t address = send->call->arguments[2];
 
-    return hot_write_back(send->call->pid, address, send->command, revision->send_return_flags, &zero, 1) &&
+    return hot_write_back(send->engine, send->call->pid, address, send->command, revision->send_return_flags, &zero,
+                          1) &&
            (!revision->writes_empty_reply ||
-            hot_write_back(send->call->pid, address, send->command, revision->send_reply, empty, 3));
+            hot_write_back(send->engine, send->call->pid, address, send->command, revision->send_reply, empty, 3));
 }
 
 void sending_finish(struct kdbus_engine *engine, const struct sending *send)
 {
-    int written = write_sent(send);
+    int written;
 
+    engine->flight.send = NULL;
+    engine->flight.finished = 1;
+    written = write_sent(send);
+    if (!written)
+        flow_ring_failed(engine, EFAULT);
     kdbus_listener_respond(engine->listener, send->call->id, 0, written ? 0 : EFAULT);
 }
 
@@ -152,6 +163,8 @@ void sending_undo(struct flow_connection *receiver, struct flow_entry *entry)
 static int give_up(struct sending *send)
 {
     sending_undo(send->receiver, send->entry);
+    send->entry = NULL;
+    sending_restore_flags(send);
     return 0;
 }
 
@@ -161,10 +174,13 @@ static int refuse_send(struct kdbus_engine *engine, struct sending *send)
 {
     const uint64_t zero = 0;
 
-    if (send->revision->writes_empty_reply && // it also says in `return_flags` that there is nothing to say
-        !hot_write_back(send->call->pid, send->call->arguments[2], send->command, send->revision->send_return_flags,
-                        &zero, 1))
+    if (!flow_ring_foresee(engine, send))
         return give_up(send);
+    if (send->revision->writes_empty_reply && // it also says in `return_flags` that there is nothing to say
+        !hot_write_back(engine, send->call->pid, send->call->arguments[2], send->command,
+                        send->revision->send_return_flags, &zero, 1))
+        return give_up(send);
+    flow_ring_refused(engine, send);
     if (send->entry->payload) {
         lent_pool_release(&send->receiver->pool, send->entry->payload);
         send->receiver->dirty = LENT_CHANGED;
@@ -180,7 +196,7 @@ static int refuse_send(struct kdbus_engine *engine, struct sending *send)
 // Reads the call, and finds out where it leads. 0 if it is the broker's.
 static int read_send(struct kdbus_engine *engine, struct sending *send)
 {
-    if (!outgoing_read(send->call, send->binding, send->command, &send->out) || !outgoing_parse(&send->out) ||
+    if (!outgoing_read(engine, send->call, send->binding, send->command, &send->out) || !outgoing_parse(&send->out) ||
         !outgoing_is_plain(send->source, send->command, &send->out))
         return 0;
     outgoing_foresee(send->binding, &send->out);
@@ -227,8 +243,21 @@ int sending_write_flags(const struct sending *send)
     const uint64_t expected[] = {SEND_SYNC_REPLY | FLAG_KERNEL, MSG_FLAGS | FLAG_KERNEL};
 
     return !send->revision->send_kernel_flags ||
-           hot_write_back(send->call->pid, send->call->arguments[2], send->command, send->revision->send_kernel_flags,
-                          expected, 2);
+           hot_write_back(send->engine, send->call->pid, send->call->arguments[2], send->command,
+                          send->revision->send_kernel_flags, expected, 2);
+}
+
+// Undoes sending_write_flags, as the call is the broker's after all, who looks at what its caller has passed.
+void sending_restore_flags(const struct sending *send)
+{
+    uint32_t first = send->revision->send_kernel_flags;
+    uint64_t written[LENT_COMMAND];
+
+    if (!first)
+        return;
+    written[first] = SEND_SYNC_REPLY | FLAG_KERNEL;
+    written[first + 1] = MSG_FLAGS | FLAG_KERNEL;
+    hot_write_back(send->engine, send->call->pid, send->call->arguments[2], written, first, send->command + first, 2);
 }
 
 // Puts the message into the receiver's pool, and finds out what it costs (as quota_find says). Where it is refused, or
@@ -255,11 +284,16 @@ int sending_place(struct sending *send, struct flow_connection *receiver, struct
 // The message as an entry in the receiver's pool, which nothing refers to yet. 0 if the call is the broker's.
 static int make_entry(struct kdbus_engine *engine, struct sending *send)
 {
-    if (!sending_write_flags(send) || !outgoing_fetch_files(engine, send->binding, &send->out))
+    if (!sending_write_flags(send))
         return 0;
+    if (!outgoing_fetch_files(engine, send->binding, &send->out)) {
+        sending_restore_flags(send);
+        return 0;
+    }
     send->entry = sending_new_entry(engine, send);
     if (!send->entry) {
         outgoing_close_files(&send->out, send->out.part_count);
+        sending_restore_flags(send);
         return 0;
     }
     send->charge = sending_place(send, send->receiver, send->entry, send->shown,
@@ -274,9 +308,12 @@ static int make_entry(struct kdbus_engine *engine, struct sending *send)
 static int answer_wait(struct kdbus_engine *engine, struct sending *send)
 {
     struct flow_entry *entry = send->entry;
+    uint64_t results[3];
 
-    if (!finish_wait(engine, send->answered, entry))
+    if (!finish_wait(engine, send->answered, entry, results))
         return give_up(send);
+    flow_ring_sent(engine, send);
+    flow_ring_answered(engine, send->answered, results);
     if (entry->payload)
         lent_pool_release(&send->receiver->pool, entry->payload);
     flow_close_files(entry);
@@ -311,6 +348,7 @@ static struct flow_reply *expect_reply(struct kdbus_engine *engine, struct sendi
         reply->caller = *send->call;
         reply->listener = engine->listener;
         reply->look_ns = flow_now_ns() + LENT_PATIENCE_NS;
+        reply->began_ns = flow_ring_start(engine);
         memcpy(reply->command, send->command, sizeof(reply->command));
     }
     return reply;
@@ -338,11 +376,14 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
 
     // Not what is read into, which is large.
     memset(&send, 0, offsetof(struct sending, command));
+    send.engine = engine;
     send.call = call;
     send.binding = binding;
     send.source = source;
     send.revision = source->revision;
     memset(send.command, 0, sizeof(send.command));
+    send.out.filling = NULL;
+    engine->flight.send = &send;
     if (!read_send(engine, &send))
         return 0;
     if (send.out.words[MSG_DST] == DST_BROADCAST)
@@ -365,7 +406,11 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
     sending_count(engine, &send);
     waits = send.entry->reply && send.entry->reply->sync;
     sending_enqueue(send.receiver, send.entry);
-    if (!waits)
-        sending_finish(engine, &send);
+    if (waits) {
+        flow_ring_waits(engine, &send);
+        return 1;
+    }
+    flow_ring_sent(engine, &send);
+    sending_finish(engine, &send);
     return 1;
 }

@@ -42,6 +42,7 @@ int lent_pool_load(struct lent_pool *pool, const uint64_t *words, size_t count)
         return -EINVAL;
     pool->serial = words[0];
     pool->busy = words[1];
+    pool->memory.memory = pool->origin->memory;
     pool->memory.usable = pool->origin->usable;
     for (const uint64_t *word = words + 3; word < words + count; word += 4) {
         struct lent_slice *slice = calloc(1, sizeof(*slice));

@@ -15,16 +15,17 @@
 // be broken off like any; one that is over by its turn is not served. A hang-up is looked for before each call that is
 // served, which is later than when that call was received, so what was closed before is seen.
 
-#include "flow.h"
+#include "hot_path.h"
 #include "shares.h"
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 // Behind the listeners in `pollers`.
-enum { HANG_UPS, TIMER, ATTENTION, OTHERS };
+enum { HANG_UPS, TIMER, ATTENTION, INTERRUPT, OTHERS };
 
 #define LOOK_EVERY 4 // calls, for others that wait
 #define AT_ONCE 64   // calls are received of one listener, before one is served
@@ -39,6 +40,9 @@ int flow_prepare_loop(struct kdbus_engine *engine, int hang_ups)
     engine->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (engine->timer < 0)
         return -errno;
+    engine->interrupt = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (engine->interrupt < 0)
+        return -errno;
     return kdbus_engine_listen(engine, NULL, NULL, 0);
 }
 
@@ -46,9 +50,12 @@ void flow_end_loop(struct kdbus_engine *engine)
 {
     if (engine->timer >= 0)
         close(engine->timer);
+    if (engine->interrupt >= 0)
+        close(engine->interrupt);
     kdbus_shares_destroy(engine->shares);
     free(engine->pollers);
     free(engine->received);
+    free(engine->held);
 }
 
 // The listeners that kdbus_engine_run receives from; they stay the caller's. Of one that is left out, no call may wait
@@ -73,6 +80,7 @@ int kdbus_engine_listen(struct kdbus_engine *engine, const int *listeners, struc
     pollers[count + HANG_UPS] = (struct pollfd){.fd = engine->hang_ups, .events = POLLIN};
     pollers[count + TIMER] = (struct pollfd){.fd = engine->timer, .events = POLLIN};
     pollers[count + ATTENTION] = (struct pollfd){.fd = engine->attention, .events = POLLIN};
+    pollers[count + INTERRUPT] = (struct pollfd){.fd = engine->interrupt, .events = POLLIN};
     free(engine->pollers);
     free(engine->received);
     engine->pollers = pollers;
@@ -229,13 +237,16 @@ static int set_timer(const struct kdbus_engine *engine, uint64_t stop_ns)
     return !timerfd_settime(engine->timer, TFD_TIMER_ABSTIME, &stop, NULL);
 }
 
-// Receives calls, and serves what it can: returns 1 with a call for the broker, 0 when there is none until `stop_ns`
-// (CLOCK_MONOTONIC) or something else to do, 2 at the end of the targets of a listener, or -errno; `*listener` is the
-// one that it is about. When `stop_ns` is over, what waits is served, one call; and once one has been served,
-// `turn_ns` later at the latest, as it may have made a deadline. A call that follows a hang-up is the broker's, which
-// has to look after that first.
-int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
-                     struct kdbus_notification *notification, int *listener)
+// A signal has come, in whose stead the interrupt was; it is not told again.
+static int was_interrupted(struct kdbus_engine *engine, const struct pollfd *poller)
+{
+    uint64_t count;
+
+    return poller->revents && read(engine->interrupt, &count, sizeof(count)) == sizeof(count);
+}
+
+static int run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
+               struct kdbus_notification *notification, int *listener)
 {
     uint64_t now = flow_now_ns();
     int over = stop_ns <= now || !set_timer(engine, stop_ns);
@@ -250,11 +261,14 @@ int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t tur
         if (poll(engine->pollers, engine->listener_count + OTHERS, over || shares_waiting(engine->shares) ? 0 : -1) < 0)
             return 0; // a signal, or no memory: no listener is to blame
         hung_up = others[HANG_UPS].revents;
-        over = over || others[TIMER].revents || others[ATTENTION].revents;
+        over = was_interrupted(engine, &others[INTERRUPT]) || over || others[TIMER].revents ||
+               others[ATTENTION].revents;
         result = next_call(engine, notification, listener);
         if (result != 1)
             return result;
         engine->listener = *listener;
+        if (engine->held_count && stall_holds(engine, *listener, notification))
+            return 5;
         if (!engine->lent_any || hung_up || !flow_serve(engine, notification))
             return 1;
         engine->served++;
@@ -262,6 +276,53 @@ int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t tur
             may_linger = 0;
             over = over || !set_timer(engine, flow_now_ns() + turn_ns);
         }
-    } while (!over);
+    } while (!over && !flow_ring_is_full(engine));
     return 0;
+}
+
+// What a deputy is to do.
+struct turn {
+    struct kdbus_engine *engine;
+    uint64_t stop_ns;
+    uint64_t turn_ns;
+    struct kdbus_notification *notification;
+    int *listener;
+    int result;
+};
+
+static void run_turn(struct deputy *self, void *argument)
+{
+    struct turn *turn = argument;
+
+    turn->engine->deputy = self;
+    turn->result = run(turn->engine, turn->stop_ns, turn->turn_ns, turn->notification, turn->listener);
+    turn->engine->deputy = NULL;
+}
+
+// Receives calls, and serves what it can: returns 1 with a call for the broker, 0 when there is none until `stop_ns`
+// (CLOCK_MONOTONIC) or something else to do (as to take records, ring.c), 2 at the end of the targets of a listener, 3
+// when it has left a deputy behind (kdbus_engine_stall), 4 when so and there is a call for the broker, 5 with a call of
+// somebody whose calls are held, or -errno; `*listener` is the one that it is about. When `stop_ns` is over, what waits
+// is served, one call; and once one has been served, `turn_ns` later at the latest, as it may have made a deadline. A
+// call that follows a hang-up is the broker's, which has to look after that first.
+//
+// As long as nothing is lent, no memory of a target is touched here, and no deputy needed.
+int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
+                     struct kdbus_notification *notification, int *listener)
+{
+    struct turn turn = {engine, stop_ns, turn_ns, notification, listener, 0};
+    int result = -EAGAIN;
+
+    if (engine->deputies && engine->lent_any)
+        result = deputies_do(engine->deputies, run_turn, &turn, engine->interrupt);
+    if (result == -EINPROGRESS) {
+        *listener = engine->listener;
+        return hot_abandon(engine, notification);
+    }
+    return result ? run(engine, stop_ns, turn_ns, notification, listener) : turn.result;
+}
+
+void kdbus_engine_employ(struct kdbus_engine *engine, struct kdbus_deputies *deputies)
+{
+    engine->deputies = deputies;
 }

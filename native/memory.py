@@ -15,6 +15,8 @@ Errors common to all functions, as OSError:
     ESRCH: there is no such process, or `pid` is not positive;
     EPERM: it may not be traced;
     EFAULT: a byte is not mapped, not readable or not writable.
+
+Where deputies are employed (`native.deputies`) all of them may also raise Stalled.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from native.deputies import present
 from native.library import failure, ffi, lib
 
 if TYPE_CHECKING:
@@ -37,7 +40,11 @@ def read(pid: int, address: int, size: int) -> bytes:
     """`size` bytes from `address` of the process or thread `pid`; EFAULT beyond the end of all memory."""
     _check(address)
     buffer = _new_bytes("char[]", size)
-    result = lib.kdbus_memory_read(pid, address, buffer, size)
+    deputies = present()
+    if deputies is None:
+        result = lib.kdbus_memory_read(pid, address, buffer, size)
+    else:
+        result = deputies.read(pid, address, buffer, size)
     if result < 0:
         raise failure(result, f"read {size} bytes at {address:#x} of process {pid}")
     return ffi.unpack(buffer, size)
@@ -47,7 +54,11 @@ def read_pieces(pid: int, pieces: Sequence[tuple[int, int]]) -> list[bytes]:
     """The (address, size) `pieces`, in order, all in one system call (one per 1024 pieces)."""
     total = sum(size for _, size in pieces)
     buffer = _new_bytes("char[]", total)
-    result = lib.kdbus_memory_read_pieces(pid, pieces_array(pieces), len(pieces), buffer, total)
+    array, deputies = pieces_array(pieces), present()
+    if deputies is None:
+        result = lib.kdbus_memory_read_pieces(pid, array, len(pieces), buffer, total)
+    else:
+        result = deputies.read_pieces(pid, array, buffer, total)
     if result < 0:
         raise failure(result, f"read {len(pieces)} pieces, {total} bytes, of process {pid}")
     whole = ffi.unpack(buffer, total)
@@ -66,7 +77,11 @@ def read_string(pid: int, address: int, limit: int) -> bytes:
     the zero are never touched. Raises OSError: ENAMETOOLONG if there is no zero within `limit`.
     """
     buffer = _new_bytes("char[]", limit)
-    length = lib.kdbus_memory_read_string(pid, address, buffer, limit)
+    deputies = present()
+    if deputies is None:
+        length = lib.kdbus_memory_read_string(pid, address, buffer, limit)
+    else:
+        length = deputies.read_string(pid, address, buffer, limit)
     if length < 0:
         raise failure(length, f"read a string of at most {limit} bytes at {address:#x} of process {pid}")
     return ffi.unpack(buffer, length)
@@ -75,7 +90,11 @@ def read_string(pid: int, address: int, limit: int) -> bytes:
 def write(pid: int, address: int, data: bytes) -> None:
     """Puts `data` at `address` of the process or thread `pid`; EFAULT beyond the end of all memory."""
     _check(address)
-    result = lib.kdbus_memory_write(pid, address, ffi.from_buffer(data), len(data))
+    deputies = present()
+    if deputies is None:
+        result = lib.kdbus_memory_write(pid, address, ffi.from_buffer(data), len(data))
+    else:
+        result = deputies.write(pid, address, data)
     if result < 0:
         raise failure(result, f"write {len(data)} bytes at {address:#x} of process {pid}")
 

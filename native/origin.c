@@ -113,9 +113,15 @@ int flow_open_thread(struct kdbus_engine *engine, struct flow_binding *binding, 
 static int holds(struct kdbus_engine *engine, struct flow_binding *binding, int listener, uint64_t id,
                  const char *evidence, size_t size)
 {
-    if (flow_open_thread(engine, binding, listener, id) &&
-        kdbus_evidence_holds(binding->directory, binding->status, evidence, size))
-        return 1;
+    if (flow_open_thread(engine, binding, listener, id)) {
+        int found;
+
+        deputy_leaves(engine->deputy);
+        found = kdbus_evidence_holds(binding->directory, binding->status, evidence, size);
+        deputy_is_back(engine->deputy, 0);
+        if (found)
+            return 1;
+    }
     flow_forget_descriptors(engine, binding); // perhaps of a thread that has ended
     return 0;
 }

@@ -18,13 +18,15 @@
 // As process_vm_readv(2) of up to FORESEEN_PIECES pieces, of which those that lie close to each other are read as one:
 // each further piece costs a fifth of the call. What lies in between is in the pages of the pieces, as it is shorter
 // than a page, so reading it along never makes the call fail.
-static ssize_t read_pieces(pid_t pid, const struct iovec *local, const struct iovec *remote, size_t count)
+static ssize_t read_pieces(struct deputy *deputy, pid_t pid, const struct iovec *local, const struct iovec *remote,
+                           size_t count)
 {
     char room[FORESEEN_ROOM];
     struct iovec whole[FORESEEN_PIECES], runs[FORESEEN_PIECES];
     size_t order[FORESEEN_PIECES], run_of[FORESEEN_PIECES];
     size_t run_count = 0;
     size_t length = 0;
+    ssize_t got;
 
     for (size_t i = 0; i < count; i++) {
         size_t at = i;
@@ -51,7 +53,7 @@ static ssize_t read_pieces(pid_t pid, const struct iovec *local, const struct io
             whole[i] = (struct iovec){room + length, runs[i].iov_len};
             length += runs[i].iov_len;
         }
-        if (process_vm_readv(pid, whole, run_count, runs, run_count, 0) == (ssize_t)length) {
+        if (deputy_read(deputy, (uint32_t)pid, whole, run_count, runs, run_count)) {
             length = 0;
             for (size_t i = 0; i < count; i++) {
                 size_t reach = (size_t)((char *)remote[i].iov_base - (char *)runs[run_of[i]].iov_base);
@@ -62,12 +64,15 @@ static ssize_t read_pieces(pid_t pid, const struct iovec *local, const struct io
             return (ssize_t)length;
         }
     }
-    return process_vm_readv(pid, local, count, remote, count, 0);
+    deputy_leaves(deputy);
+    got = process_vm_readv(pid, local, count, remote, count, 0);
+    deputy_is_back(deputy, 0);
+    return got;
 }
 
 // Command and message, and a short payload, in one crossing if they are where they were the last time.
-int outgoing_read(const struct kdbus_notification *call, struct flow_binding *binding, uint64_t *command,
-                  struct outgoing *out)
+int outgoing_read(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding,
+                  uint64_t *command, struct outgoing *out)
 {
     const struct kdbus_flow_revision *revision = binding->connection->revision;
     const size_t command_bytes = 8 * revision->send_words;
@@ -80,9 +85,12 @@ int outgoing_read(const struct kdbus_notification *call, struct flow_binding *bi
     ssize_t got;
 
     out->revision = revision;
+    out->deputy = engine->deputy;
     remote[1].iov_base = (void *)binding->message_address;
     local[2].iov_len = binding->payload.iov_len;
-    got = read_pieces((pid_t)call->pid, local, remote, count);
+    engine->flight.foreseen = count > 1 ? binding : NULL;
+    got = read_pieces(out->deputy, (pid_t)call->pid, local, remote, count);
+    engine->flight.foreseen = NULL;
     if (got < (ssize_t)command_bytes || command[0] != command_bytes || command[revision->send_address] & 7)
         return 0;
     address = command[revision->send_address];
@@ -94,9 +102,9 @@ int outgoing_read(const struct kdbus_notification *call, struct flow_binding *bi
         out->words[MSG_SIZE] <= (uint64_t)(got < FORESEEN_BYTES ? got : FORESEEN_BYTES))
         return out->words[MSG_SIZE] >= HEADER_BYTES;
     out->foreseen.iov_len = 0;
-    if (!address || !hot_read(call->pid, address, &size, sizeof(size)))
+    if (!address || !hot_read(engine, call->pid, address, &size, sizeof(size)))
         return 0;
-    if (size < HEADER_BYTES || size > sizeof(out->words) || !hot_read(call->pid, address, out->words, size))
+    if (size < HEADER_BYTES || size > sizeof(out->words) || !hot_read(engine, call->pid, address, out->words, size))
         return 0;
     binding->message_address = address;
     return out->words[MSG_SIZE] == size;
@@ -211,8 +219,7 @@ int outgoing_copy_payload(const struct kdbus_notification *call, struct outgoing
         memcpy(local.iov_base, out->payload, out->payload_size);
         return 1;
     }
-    return process_vm_readv((pid_t)call->pid, &local, 1, out->remote, out->vector_count, 0) ==
-           (ssize_t)out->payload_size;
+    return deputy_read(out->deputy, call->pid, &local, 1, out->remote, out->vector_count);
 }
 
 // A slice with the payload, of which there is some; NULL where the broker has to look.
@@ -223,10 +230,13 @@ struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, 
     struct lent_slice *slice = out->payload_size < remaining && out->payload_size > remaining / 2
                 ? NULL
                                    : lent_pool_allocate(&receiver->pool, out->payload_size);
+    out->filling = slice;
+    out->filled = receiver;
     if (slice && !outgoing_copy_payload(call, out, (char *)receiver->pool.memory.memory + slice->offset)) {
         lent_pool_undo(&receiver->pool, slice);
         slice = NULL;
     }
+    out->filling = NULL;
     return slice;
 }
 

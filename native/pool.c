@@ -3,7 +3,7 @@
 // The memory of one pool: a memfd that this process writes through a mapping made before the file was sealed, and
 // that nobody can write in any other way, see memfd_create(2) and fcntl(2), F_SEAL_FUTURE_WRITE.
 
-#include "helper.h"
+#include "deputy.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -81,6 +81,33 @@ void kdbus_pool_destroy(struct kdbus_pool *pool)
     pool->memory = NULL;
     pool->size = 0;
     pool->read_only_descriptor = -1;
+}
+
+int pool_move_away(struct kdbus_pool *pool, void **sink)
+{
+    const int anonymous = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    void *old = pool->memory;
+    void *moved = mremap(old, pool->size, pool->size, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+
+    // Before 5.13, no file's memory stays mapped meanwhile; nobody else maps anything in between.
+    if (moved == MAP_FAILED && errno == EINVAL) {
+        void *place = mmap(NULL, pool->size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+        moved = place == MAP_FAILED ? place : mremap(old, pool->size, pool->size, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+        if (moved == MAP_FAILED && place != MAP_FAILED)
+            munmap(place, pool->size);
+    }
+    if (moved == MAP_FAILED)
+        return -errno;
+    if (mmap(old, pool->size, PROT_READ | PROT_WRITE, anonymous, -1, 0) == MAP_FAILED) {
+        int result = -errno;
+
+        munmap(moved, pool->size);
+        return result;
+    }
+    pool->memory = moved;
+    *sink = old;
+    return 0;
 }
 
 int kdbus_pool_copy_from_process(const struct kdbus_pool *pool, int pid, uint64_t offset,

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from native.deputies import Stalled, present
 from native.library import failure, ffi, lib
 from native.memory import pieces_array
 
@@ -106,13 +107,26 @@ class Pool:
         """Copies the (address, size) `pieces` of the process or thread `pid`, one after the other, to `offset`.
 
         A piece at address 0 is that many zeros. Raises OSError: EFAULT if any byte cannot be read (what comes before it
-        may have been written to the pool by then), ESRCH, EPERM as in `native.memory`.
+        may have been written to the pool by then), ESRCH, EPERM; Stalled; as in `native.memory`.
         """
         total = sum(size for _, size in pieces)
         self._check(offset, total)
-        result = lib.kdbus_pool_copy_from_process(self._pool, pid, offset, pieces_array(pieces), len(pieces))
+        array, deputies = pieces_array(pieces), present()
+        if deputies is None:
+            result = lib.kdbus_pool_copy_from_process(self._pool, pid, offset, array, len(pieces))
+        else:
+            try:
+                result = deputies.copy(self._pool, pid, offset, array)
+            except Stalled:
+                self.look()
+                raise
         if result < 0:
             raise failure(result, f"copy {len(pieces)} pieces, {total} bytes, of process {pid} into a pool")
+
+    def look(self) -> None:
+        """A copy into the pool was left behind, so its memory may be elsewhere."""
+        self._view.release()
+        self._view = memoryview(ffi.buffer(self._pool.memory, self.size))
 
     def description(self) -> CData:
         """C's structure of this pool, valid until `close`."""

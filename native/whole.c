@@ -72,10 +72,15 @@ struct lent_slice *whole_write(const struct kdbus_notification *call, struct out
     if (!slice)
         return NULL;
     message = (char *)receiver->pool.memory.memory + slice->offset;
+    out->filling = slice;
+    out->filled = receiver;
     if (!outgoing_copy_payload(call, out, message + whole->payload_at)) {
         lent_pool_undo(&receiver->pool, slice);
-        return NULL;
+        slice = NULL;
     }
+    out->filling = NULL;
+    if (!slice)
+        return NULL;
     memset(message + whole->payload_at + out->payload_size, 0, whole->size - whole->payload_at - out->payload_size);
     memcpy(message, entry->header, HEADER_BYTES);
     memcpy(message, &whole->message_size, sizeof(whole->message_size));

@@ -47,6 +47,7 @@ from interposer.handles import stand_ins
 from interposer.handles.stand_ins import SupervisorsEnd, TargetsEnd
 from interposer.report import unexpected
 from interposer.target.budget import HANDLE_DESCRIPTORS, Budgets, Charge
+from interposer.target.process import open_thread
 from native import identity
 
 
@@ -59,7 +60,7 @@ def status_of(thread: int, descriptor: int) -> os.stat_result:
     try:
         return os.stat(f"/proc/{thread}/fd/{descriptor}")
     except PermissionError:
-        pidfd = identity.pidfd_open(thread, identity.PIDFD_THREAD)
+        pidfd = open_thread(thread)
     try:
         fetched = identity.pidfd_getfd(pidfd, descriptor)
     finally:

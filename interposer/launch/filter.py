@@ -22,6 +22,10 @@ The entries, and why:
 - On i386, with their own numbers, also `mmap2`, which is what mmap is there, the old `mmap`, whose arguments are in
   memory (so always; it is long out of use), and `umount`, which is `umount2` without flags.
 
+What comes from one page at a fixed address is let through (`untrapped`): there a library that is preloaded into
+dynamic programs makes the calls of which it knows that they have nothing to do with kdbus (`native/preload`). That is
+looked at last, since the kernel keeps an answer in its bitmap only if nothing but the number decided it.
+
 Rules of the program: the architecture is checked first, since a number means another call on another
 architecture. An x86-64 machine runs i386 programs as well, so the program has a part for each; the structs of kdbus
 are the same on both. Calls of any other architecture are let through untouched, and so are x32 calls, whose numbers
@@ -48,6 +52,7 @@ Instruction = tuple[int, int, int, int]
 
 LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+JUMP = 0x05  # BPF_JMP | BPF_JA
 AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
 RETURN = 0x06  # BPF_RET | BPF_K
 
@@ -59,6 +64,7 @@ NOTIFY = 0x7FC00000  # SECCOMP_RET_USER_NOTIF
 # struct seccomp_data: int nr; u32 arch; u64 instruction_pointer; u64 args[6]
 OFFSET_NUMBER = 0
 OFFSET_ARCHITECTURE = 4
+OFFSET_INSTRUCTION_POINTER = 8
 OFFSET_ARGUMENTS = 16
 
 KDBUS_IOCTL_MAGIC = 0x95
@@ -306,17 +312,21 @@ def build(architecture: Architecture, traps: Sequence[Trap]) -> list[Instruction
     return build_for([(architecture, traps)])
 
 
-def build_for(parts: Sequence[tuple[Architecture, Sequence[Trap]]]) -> list[Instruction]:
+def build_for(
+    parts: Sequence[tuple[Architecture, Sequence[Trap]]], untrapped: int | None = None
+) -> list[Instruction]:
     """Compile the traps of some architectures into a classic-BPF program for seccomp(2), SECCOMP_SET_MODE_FILTER.
 
     The program returns SECCOMP_RET_USER_NOTIF for a trapped call and SECCOMP_RET_ALLOW for all others. Traps of
     calls that an architecture does not have are left out. A chain of comparisons is enough: for a call whose number
     decides alone, the kernel (5.11 and newer) computes the answer once and keeps it in a bitmap.
 
+    `untrapped`: the address of a page from which all calls of the first architecture are let through.
+
     Raises ValueError if the traps of one architecture take more than the 255 instructions that a jump can span.
     """
     program: list[Instruction] = [(LOAD_WORD, 0, 0, OFFSET_ARCHITECTURE)]
-    for architecture, traps in parts:
+    for index, (architecture, traps) in enumerate(parts):
         part: list[Instruction] = [(LOAD_WORD, 0, 0, OFFSET_NUMBER)]
         for trap in traps:
             number = architecture.system_calls.get(trap.system_call)
@@ -324,11 +334,29 @@ def build_for(parts: Sequence[tuple[Architecture, Sequence[Trap]]]) -> list[Inst
                 decision = _decide(trap.conditions)
                 part += [(JUMP_IF_EQUAL, 0, len(decision), number), *decision]
         part.append((RETURN, 0, 0, ALLOW))
+        if untrapped is not None and index == 0:
+            part = _unless_from(untrapped, part)
         if len(part) > LONGEST_JUMP:
             raise ValueError(f"{len(part)} instructions for {architecture.machine}, the limit is {LONGEST_JUMP}")
         program += [(JUMP_IF_EQUAL, 0, len(part), architecture.audit), *part]
     program.append((RETURN, 0, 0, ALLOW))
     return program
+
+
+def _unless_from(page: int, part: list[Instruction]) -> list[Instruction]:
+    """`part`, but what it traps is let through if it comes from that page."""
+    end = len(part)
+    trapped = (RETURN, 0, 0, NOTIFY)
+    return [
+        *((JUMP, 0, 0, end - place - 1) if each == trapped else each for place, each in enumerate(part)),
+        (LOAD_WORD, 0, 0, OFFSET_INSTRUCTION_POINTER),
+        (AND, 0, 0, ~(SMALLEST_PAGE - 1) & 0xFFFFFFFF),
+        (JUMP_IF_EQUAL, 0, 3, page & 0xFFFFFFFF),
+        (LOAD_WORD, 0, 0, OFFSET_INSTRUCTION_POINTER + 4),
+        (JUMP_IF_EQUAL, 0, 1, page >> 32),
+        (RETURN, 0, 0, ALLOW),
+        trapped,
+    ]
 
 
 def _decide(conditions: Sequence[Condition]) -> list[Instruction]:

@@ -67,8 +67,10 @@ from interposer.errors import (
 from interposer.launch import filter as seccomp_filter
 from interposer.launch import view
 from interposer.launch.guarantee import forced
+from interposer.launch.preloading import preload_also, preloadable
 from native import namespace, seccomp
 from native.caretaker import Caretaker
+from native.preloaded import STUB_ADDRESS
 
 if TYPE_CHECKING:
     from interposer.launch.private_folder import PrivateFolder
@@ -234,12 +236,18 @@ class Launched:
 
 
 def launch(
-    command: Sequence[str], mode: Mode | None = None, *, held: bool = False, dies_with_us: bool = False
+    command: Sequence[str],
+    mode: Mode | None = None,
+    *,
+    held: bool = False,
+    dies_with_us: bool = False,
+    preload: bool = True,
 ) -> Launched:
     """Start `command` (the program, looked up in PATH as execvp(3) does, and its arguments), to be supervised by us.
 
     `mode` None: the first of the two that can be had here. `held`: it is not executed before `Launched.execute`.
-    `dies_with_us`: see `Launched`.
+    `dies_with_us`: see `Launched`. `preload`: in path mode, the program gets the library that spares it traps
+    (`interposer.launch.preloading`).
     Where the program needs a user namespace, the calling process joins it, for good, and has all capabilities in
     it, which making nodes in the read-only folder of kdbusfs takes; so the caller must then have one thread.
     Raises what `launch_held` raises.
@@ -254,7 +262,7 @@ def launch(
 
     folder = PrivateFolder()
     try:
-        launched = _launch(command, Mode.PATH, None, folder)
+        launched = _launch(command, Mode.PATH, None, folder, preload=preload)
     except BaseException:
         folder.remove()
         raise
@@ -289,9 +297,12 @@ def launch_held(command: Sequence[str], mirror: view.Mirror | None) -> Launched:
     return _launch(command, Mode.MOUNT, mirror, None)
 
 
-def launch_held_in_path_mode(command: Sequence[str]) -> Launched:
-    """As `launch_held`, but in path mode, with the private folder of a server, which is not needed here."""
-    return _launch(command, Mode.PATH, None, None)
+def launch_held_in_path_mode(command: Sequence[str], *, preload: bool = True) -> Launched:
+    """As `launch_held`, but in path mode, with the private folder of a server, which is not needed here.
+
+    `preload`: see `launch`.
+    """
+    return _launch(command, Mode.PATH, None, None, preload=preload)
 
 
 def _need_proc(program: str) -> None:
@@ -303,7 +314,14 @@ def _need_proc(program: str) -> None:
         )
 
 
-def _launch(command: Sequence[str], mode: Mode, mirror: view.Mirror | None, folder: PrivateFolder | None) -> Launched:
+def _launch(
+    command: Sequence[str],
+    mode: Mode,
+    mirror: view.Mirror | None,
+    folder: PrivateFolder | None,
+    *,
+    preload: bool = False,
+) -> Launched:
     """`mirror` is for mount mode, `folder` for path mode; it stays the caller's if this raises."""
     architectures = seccomp_filter.this_architecture().all
     _need_proc(command[0])
@@ -315,7 +333,8 @@ def _launch(command: Sequence[str], mode: Mode, mirror: view.Mirror | None, fold
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _become(command, architectures, theirs, ignores_children, mirror, mounts=mode is Mode.MOUNT)
+        library = preloadable() if preload else None
+        _become(command, architectures, theirs, ignores_children, mirror, library, mounts=mode is Mode.MOUNT)
     theirs.close()
     for mount in mirror or ():
         os.close(mount)
@@ -402,9 +421,10 @@ def _become(
     report: socket.socket,
     ignores_children: bool,
     mirror: view.Mirror | None,
+    preloaded: str | None,
     mounts: bool,
 ) -> NoReturn:
-    """The child's whole life."""
+    """The child's whole life. `preloaded`: the library that the program is to be started with."""
     try:
         launcher = os.getppid()
         _restore_inherited_state(ignores_children)
@@ -426,7 +446,9 @@ def _become(
         else:
             traps = seccomp_filter.mount_mode_traps
         listener, waits_killable = install_filter(
-            seccomp_filter.build_for([(each, traps(each)) for each in architectures])
+            seccomp_filter.build_for(
+                [(each, traps(each)) for each in architectures], STUB_ADDRESS if preloaded else None
+            )
         )
         flags = (_KILLABLE if waits_killable else b"") + (_USER_NAMESPACE if own else b"")
         socket.send_fds(report, [_DESCRIPTORS + flags], [listener, *own, *built])
@@ -436,6 +458,8 @@ def _become(
             seccomp.set_parent_death_signal(signal.SIGKILL)
         if told not in (_GO, _GO_AND_DIE_WITH_US) or os.getppid() != launcher:
             raise LaunchFailed("preparing the program's process", "whoever launched it has ended")
+        if preloaded:
+            preload_also(preloaded)
         report.send(_NOT_EXECUTED + _execute(candidates, command))
     except InterposerError as error:
         report.send(_ERROR + pack(error))

@@ -93,16 +93,22 @@ async def _let_through(descriptor: int) -> None:
 
 
 def join(
-    path: str, connection: socket.socket, command: Sequence[str], mode: Mode | None, *, dies_with_us: bool
+    path: str,
+    connection: socket.socket,
+    command: Sequence[str],
+    mode: Mode | None,
+    *,
+    dies_with_us: bool,
+    preload: bool = True,
 ) -> Joined:
     """Start `command` in the domain of the server at `path`; see `interposer.launch.launch.launch_held` for the rest.
 
     `connection`: to that server, owned from now on. `mode` None: the first of the two that can be had here.
-    `dies_with_us`: see `interposer.launch.launch.Launched`. Raises DomainUnavailable, and what `launch_held` raises;
-    then no child is left.
+    `dies_with_us`: see `interposer.launch.launch.Launched`; `preload`: `launch` there. Raises DomainUnavailable, and
+    what `launch_held` raises; then no child is left.
     """
     try:
-        launched = _launch(path, command, connection, mode, dies_with_us)
+        launched = _launch(path, command, connection, mode, dies_with_us, preload)
     except BaseException:
         connection.close()
         raise
@@ -110,7 +116,12 @@ def join(
 
 
 def _launch(
-    path: str, command: Sequence[str], connection: socket.socket, mode: Mode | None, dies_with_us: bool
+    path: str,
+    command: Sequence[str],
+    connection: socket.socket,
+    mode: Mode | None,
+    dies_with_us: bool,
+    preload: bool,
 ) -> Launched:
     welcome = _expect(path, connection, domain_socket.WELCOME)
     try:
@@ -125,7 +136,7 @@ def _launch(
         welcome.close()
     if mode is None and mirror is None and domain_socket.peer_of(connection).user != os.geteuid():
         mode = Mode.PATH
-    launched = _launch_held(command, mirror, mode)
+    launched = _launch_held(command, mirror, mode, preload)
     try:
         _offer(connection, launched)
         _expect(path, connection, domain_socket.ACCEPTED).close()
@@ -138,18 +149,18 @@ def _launch(
     return launched
 
 
-def _launch_held(command: Sequence[str], mirror: Mirror | None, mode: Mode | None) -> Launched:
+def _launch_held(command: Sequence[str], mirror: Mirror | None, mode: Mode | None, preload: bool) -> Launched:
     """`mirror` is closed in any case. Raises what `launch_held` raises."""
     if mode is Mode.PATH:
         for mount in mirror or ():
             os.close(mount)
-        return launch_held_in_path_mode(command)
+        return launch_held_in_path_mode(command, preload=preload)
     try:
         return launch_held(command, mirror)
     except NO_VIEW:
         if mode is Mode.MOUNT:
             raise
-    return launch_held_in_path_mode(command)
+    return launch_held_in_path_mode(command, preload=preload)
 
 
 def _offer(connection: socket.socket, launched: Launched) -> None:

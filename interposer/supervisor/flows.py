@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import Protocol
 
 from broker.behaviour import Behaviour
 from broker.connection import Connection
@@ -44,7 +45,8 @@ from interposer.target.budget import Charge, OverBudget
 from interposer.target.caller import TargetCaller
 from interposer.target.files import TargetFile
 from kdbus.abi.revision import REVISIONS
-from native.flow import Engine
+from native.deputies import Deputies
+from native.flow import Engine, Stall
 from native.notification import Listener, Notification
 from native.pool import Pool
 
@@ -58,6 +60,8 @@ _SLICES_PER_UNIT = 16
 """How many pieces of a pool cost as much to hand out and take back as a message."""
 _MOST_ITEMS = 16384
 """Bytes of metadata items that the engine repeats."""
+_RECORDS = 1024
+"""How many calls are told of at a time."""
 _NATIVE_NS = 20_000
 """What a SEND takes that is served natively, or a little more."""
 
@@ -66,9 +70,35 @@ Parameter = Callable[[], tuple[int, bytes] | None]
 """The file of the module parameter: a descriptor of ours, and what it held when it was last read; None if an earlier
 value counts."""
 
-Later = Callable[[int, Notification, Callable[[TargetCaller], Wait], int], None]
-"""Takes over a waiting call: the number of its listener, its notification, what makes the wait for its caller, and when
-to look at its thread (ns, CLOCK_MONOTONIC)."""
+Later = Callable[[int, Notification, Callable[[TargetCaller], Wait], int, int], None]
+"""Takes over a waiting call: the number of its listener, its notification, what makes the wait for its caller, when to
+look at its thread, and when it began (ns, CLOCK_MONOTONIC; 0 if nobody watched)."""
+
+
+class Watcher(Protocol):
+    """Who is told of calls that the engine serves (`interposer.traps.tap.Tap`)."""
+
+    @property
+    def payload_limit(self) -> int:
+        """How many bytes of a payload are wanted."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether being told of a call may take long, so that each is to be told of before the next one is served."""
+        ...
+
+    def served_natively(self, records: bytes, data: bytes, handles: Mapping[int, OpenHandle]) -> None:
+        """Calls that were served, in order; their form is that of `tracing.native_calls`."""
+        ...
+
+    def began_ns(self, wait: Wait) -> int:
+        """When the call began that waits, 0 if it was not seen."""
+        ...
+
+    def lent(self, wait: Wait) -> None:
+        """It waits in the engine from now on."""
+        ...
 
 
 class Flows:
@@ -110,6 +140,7 @@ class Flows:
         """The thread that received last, of those whose RECV the broker has served."""
         self._lent = False
         self._served = 0
+        self._watcher: Watcher | None = None
 
     @property
     def served(self) -> int:
@@ -129,9 +160,47 @@ class Flows:
         """What is waited for besides, see `Engine.attend`."""
         self._engine.attend(descriptor)
 
+    def employ(self, deputies: Deputies) -> None:
+        """Who touches the memory of targets from now on; closed after this."""
+        self._engine.employ(deputies)
+
     def receive(self, stop_ns: int, turn_ns: int) -> Notification | None:
-        """The next call for the broker, see `Engine.run`. Raises EndOfTargets, OSError."""
-        return self._engine.run(stop_ns, turn_ns)
+        """The next call for the broker, see `Engine.run`; `stall` and `held` say more. Raises EndOfTargets, OSError."""
+        if self._watcher is None:
+            return self._engine.run(stop_ns, turn_ns)
+        try:
+            return self._engine.run(stop_ns, turn_ns)
+        finally:
+            records, data = self._engine.take_records()
+            if records:
+                self._watcher.served_natively(records, data, self._handles)
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """From now on, tell `watcher` of what is served natively; None: nobody. Raises OSError(ENOMEM)."""
+        self._watcher = None
+        if watcher is None:
+            self._engine.watch(-1, 0)
+        else:
+            self._engine.watch(watcher.payload_limit, 1 if watcher.waits else _RECORDS)
+        self._watcher = watcher
+
+    @property
+    def stall(self) -> Stall | None:
+        """What the last `receive` has left behind."""
+        return self._engine.stall
+
+    @property
+    def held(self) -> bool:
+        """Whether the last `receive` has returned a call of a user whose calls are held."""
+        return self._engine.held
+
+    def hold(self, user: int, held: bool) -> None:
+        """See `Engine.hold`."""
+        self._engine.hold(user, held)
+
+    def user_of(self, listener: Listener, notification: Notification) -> int:
+        """Whose call that is, see `Engine.user_of`."""
+        return self._engine.user_of(listener, notification)
 
     def put(self, listener: Listener, notification: Notification) -> None:
         """A call that was received from `listener` while another was served: it waits for its turn."""
@@ -178,11 +247,12 @@ class Flows:
         for connection in returned.used:
             self._busy.used(self._indices[connection])
         for wait in returned.waits:
-            id, pid, flags, number, architecture, pointer, listener, a, b, c, d, e, f, look_ns = wait.notification
+            id, pid, flags, number, architecture, pointer, listener, *rest = wait.notification
+            a, b, c, d, e, f, look_ns, began_ns = rest
             notification = Notification(id, pid, number, architecture, pointer, (a, b, c, d, e, f), flags)
             broker = self._handles[self._indices[wait.connection]].broker
             assert isinstance(broker, EndpointHandle)
-            self._later(listener, notification, partial(broker.resume, wait.reply, c, wait.command), look_ns)
+            self._later(listener, notification, partial(broker.resume, wait.reply, c, wait.command), look_ns, began_ns)
 
     def _waiting_on(self, index: int) -> int:
         """What goes with a connection: its messages and replies, and the pieces of its pool in units of as much."""
@@ -203,7 +273,8 @@ class Flows:
                 if found is not None:
                     call, wait, look_ns = found
                     facts = call.id, call.pid, call.flags, call.number, call.architecture, call.instruction_pointer
-                    waits[reply] = LentWait(wait, (*facts, listener, *call.arguments, look_ns))
+                    began_ns = 0 if self._watcher is None else self._watcher.began_ns(wait)
+                    waits[reply] = LentWait(wait, (*facts, listener, *call.arguments, look_ns, began_ns))
                     keepers[reply] = waiting
         return waits, keepers
 
@@ -474,6 +545,8 @@ class Flows:
         for reply, waiting in keepers.items():
             if reply.requester in lent_now:
                 waiting.gone(reply)
+                if self._watcher is not None:
+                    self._watcher.lent(waits[reply].wait)
         if not self._engine.lend(words):
             self._take_back(words)
             self._busy.refused()

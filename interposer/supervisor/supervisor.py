@@ -44,10 +44,12 @@ from interposer.supervisor.flows import Flows
 from interposer.supervisor.tree import Shared, Tree
 from interposer.supervisor.waiting import WaitingCalls
 from interposer.target.budget import Budgets
-from interposer.target.caller import TargetCaller
+from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
+from interposer.target.stalls import Stalls
 from interposer.traps.exactly_once import Probe
 from interposer.traps.traps import MountedDomain, failure_of
+from native.deputies import Deputies, Stalled, employ
 from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Listener, Notification
 
@@ -94,30 +96,38 @@ class Supervisor:
         self._ended: Callable[[Tree], None] = lambda _: None
         handles = HandleTable(self._closing, Budgets())
         self._flows = Flows(self._news.fileno(), handles, self._waiting, self._resume, mask.evidence)
+        deputies = Deputies()
+        employ(deputies)
+        self._flows.employ(deputies)
+        self._stalls = Stalls(deputies, self._flows.hold)
         self._faults: Faults | None = None
         if options.faults:
             from interposer.traps.faults import Faults
 
             self._faults = Faults(options.faults)
         self._tap: Tap | None = None
-        self.shared = Shared(handles, UserNamespaces(), self._flows, mask, self._mounted, faults=self._faults)
+        self.shared = Shared(
+            handles, UserNamespaces(), self._flows, self._stalls, mask, self._mounted, faults=self._faults
+        )
         if options.tracer is not None:
             self.trace(options.tracer)
         handles.node_of = self._node_of
         self.shared.namespaces.forgotten = self._flows.forget_origins
         self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
         self._news.register(handles.hang_ups_fileno(), select.EPOLLIN)
+        self._news.register(self._stalls.fileno(), select.EPOLLIN)
         if self._probe is not None:
             self._news.register(self._probe.fileno(), select.EPOLLIN)
 
     def trace(self, tracer: Tracer) -> None:
-        """Show `tracer` every call from now on. The engine serves none until `untrace`."""
+        """Show `tracer` every call from now on. Raises OSError(ENOMEM)."""
         if self._tap is None:
             from interposer.traps.tap import Tap
 
             self._use_tap(Tap(list if self._faults is None else self._faults.told))
         assert self._tap is not None
         self._tap.tracers[tracer] = None
+        self._flows.watch(self._tap)
 
     def untrace(self, tracer: Tracer) -> None:
         """Show it nothing any more."""
@@ -125,6 +135,7 @@ class Supervisor:
         del self._tap.tracers[tracer]
         if not self._tap.tracers:
             self._use_tap(None)
+        self._flows.watch(self._tap)
 
     def _use_tap(self, tap: Tap | None) -> None:
         self._flows.recall()
@@ -212,15 +223,19 @@ class Supervisor:
         """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
-        # What is served natively, no tap sees, and no fault hits.
-        watched = self._tap is not None or self._faults is not None
-        possible = self._options.flows and not watched and can_compare() and can_fetch()
+        # What is served natively, no fault hits.
+        possible = self._options.flows and self._faults is None and can_compare() and can_fetch()
         self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
 
     def _resume(
-        self, listener: int, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int
+        self,
+        listener: int,
+        notification: Notification,
+        resume: Callable[[TargetCaller], Wait],
+        look_ns: int,
+        began_ns: int,
     ) -> None:
-        self._trees[listener].resume(notification, resume, look_ns)
+        self._trees[listener].resume(notification, resume, look_ns, began_ns)
 
     def _waiting(self) -> Iterator[tuple[int, WaitingCalls]]:
         return ((listener, tree.waiting) for listener, tree in self._trees.items())
@@ -256,7 +271,7 @@ class Supervisor:
         due = self.next_deadline_ns()
         served, begun = self._flows.served, time.monotonic_ns()
         try:
-            notification = self._flows.receive(stop_ns if due is None else min(stop_ns, due), _TURN_NS)
+            notification = self._next_call(stop_ns if due is None else min(stop_ns, due))
         except (EndOfTargets, OSError):
             return True  # it will be told once more
         if notification is not None:
@@ -269,7 +284,8 @@ class Supervisor:
         if (due is not None and due <= now) or self._mount_news():
             return True
         # Tasks have something to do as well: those who make calls are to get a whole turn.
-        return self._flows.served != served and now - begun < _TURN_NS
+        # And whoever sends on what a tap has been told of.
+        return self._flows.served != served and (self._tap is not None or now - begun < _TURN_NS)
 
     def _mount_news(self) -> bool:
         news = [tree.mounts.has_news() for tree in self._trees.values()]
@@ -321,7 +337,7 @@ class Supervisor:
             (tree, notification), self._next = self._next, None
             return tree, notification
         try:
-            received = self._flows.receive(stop_ns, _TURN_NS)
+            received = self._next_call(stop_ns)
         except EndOfTargets:
             tree = self._trees[self._flows.listener]
             self._end(tree)
@@ -332,6 +348,18 @@ class Supervisor:
             return tree, None
         return (None, None) if received is None else (self._trees[self._flows.listener], received)
 
+    def _next_call(self, stop_ns: int) -> Notification | None:
+        """The next call for the broker, None if there is none until `stop_ns`, or something else to do. Raises
+        EndOfTargets, OSError."""
+        notification = self._flows.receive(stop_ns, _TURN_NS)
+        stall = self._flows.stall
+        if stall is not None:
+            self._trees[stall.listener].left(stall)
+        if notification is not None and self._flows.held:
+            self._trees[self._flows.listener].hold(notification)
+            return None
+        return notification
+
     def _serve_one(self, tree: Tree, notification: Notification) -> None:
         self._calls_for_broker += 1
         try:
@@ -340,6 +368,7 @@ class Supervisor:
                 return
             self._flows.recall()
             self._collect_handles()
+            self._collect_stalls()
             for each in self._trees.values():
                 each.mounts.collect()
             begun = time.monotonic_ns()
@@ -349,6 +378,8 @@ class Supervisor:
             for each in self._trees.values():
                 each.waiting.finish_ready()
             self._flows.consider()
+        except (Stalled, MemoryStalled) as stalled:
+            tree.put_aside(notification, stalled.ticket)
         except Exception as error:
             self._fail(tree, notification, error)
 
@@ -396,6 +427,7 @@ class Supervisor:
         for tree in trees:
             tree.detours.collect()
         self._collect_handles()
+        self._collect_stalls()
         for tree in trees:
             tree.mounts.collect()
         for mounted in self.shared.domains:
@@ -425,6 +457,11 @@ class Supervisor:
         if self.shared.handles.collect():
             for tree in self._trees.values():
                 tree.waiting.forget_gone()
+
+    def _collect_stalls(self) -> None:
+        """Go on with calls whose memory has come."""
+        if self._stalls:
+            self._stalls.collect()
 
     def settle(self) -> None:
         """Take back what is lent, and see to what has ended: what the broker holds then is how it is."""
@@ -486,6 +523,7 @@ class Supervisor:
             print(f"kdbus: {by_broker} calls served by the broker, {natively} natively", file=sys.stderr)
             print(f"kdbus: revisions spoken: {', '.join(spoken) or 'none'}", file=sys.stderr)
         self._flows.close()
+        self._stalls.close()
         self._news.close()
         if self._probe is not None:
             self._probe.close()

@@ -15,7 +15,9 @@ module has no answer for is left to the kernel.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,10 +33,12 @@ from interposer.supervisor.flows import Flows
 from interposer.supervisor.waiting import WaitingCalls
 from interposer.target.caller import TargetCaller
 from interposer.target.ids import UserNamespaces
+from interposer.target.stalls import PostedWrites, Stalls
 from interposer.traps.exactly_once import Answers
 from interposer.traps.mounts import Mounts
 from interposer.traps.path_mode import PathCalls
 from interposer.traps.traps import MountedDomain, Traps
+from native.flow import STALL_ANSWER, STALL_CALL, STALL_OTHER, Stall
 from native.notification import Listener, Notification
 
 if TYPE_CHECKING:
@@ -51,6 +55,7 @@ class Shared:
     handles: HandleTable
     namespaces: UserNamespaces
     flows: Flows
+    stalls: Stalls
     parameter: AttachFlagsMask
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
     tap: Tap | None = None
@@ -66,11 +71,13 @@ class Tree:
         """Takes over `listener`. `waits_killable`: see `interposer.launch.launch.Launched`. Raises
         OSError."""
         self._path_calls: PathCalls | None = None
+        self._closed = False
         self._shared = shared
         self.listener = listener
         self._pump = partial(shared.flows.put, listener)
         self.waiting = WaitingCalls(self.listener, self._finish, self._interrupted)
         self._answers = Answers(self.listener, _guarantee(waits_killable), self._pump)
+        self._posted = PostedWrites(self.listener, shared.stalls, partial(shared.flows.user_of, self.listener))
         self._traps = Traps(
             self.listener,
             self._answers,
@@ -81,6 +88,7 @@ class Tree:
             self._pump,
             self._served,
             shared.parameter,
+            self._posted,
             shared.faults,
         )
         self._traps.tap = shared.tap
@@ -105,6 +113,7 @@ class Tree:
         """
         self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self._pump)
         self._mostly_elsewhere |= _by_number(self._path_calls.handlers())
+        self.mounts.on_mount = self._path_calls.preloaded.mounted
 
     def kernel_keeps_promise(self) -> None:
         """This kernel is known to be free of the hole (`interposer.traps.exactly_once`): answers need no
@@ -117,9 +126,51 @@ class Tree:
         """Whether hot calls may be served natively: each arrives once, and an answer needs no confirmation."""
         return self._answers.guarantee is Guarantee.KERNEL
 
-    def resume(self, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int) -> None:
-        """Take over a call that waits, from the native side. `look_ns`: when to look at its thread."""
-        self.waiting.add(notification, resume(self._traps.caller(notification)), look_ns)
+    def resume(
+        self, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int, began_ns: int
+    ) -> None:
+        """Take over a call that waits, from the native side. `look_ns`: when to look at its thread; `began_ns`: when
+        it began, 0 if nobody watched."""
+        wait = resume(self._traps.caller(notification))
+        if self._shared.tap is not None:
+            self._shared.tap.given_back(wait, notification, began_ns)
+        self.waiting.add(notification, wait, look_ns)
+
+    def left(self, stall: Stall) -> None:
+        """The engine has left a call behind."""
+        call = stall.call
+        if stall.kind == STALL_OTHER:
+            self._posted.begun(call, stall.ticket)
+        elif stall.kind == STALL_ANSWER:
+            self._shared.stalls.wait(stall.ticket, stall.user, partial(self._answer_late, call))
+        elif stall.kind == STALL_CALL:
+            self.put_aside(call, stall.ticket, stall.user)
+        else:
+            self._pump(call)
+
+    def put_aside(self, notification: Notification, ticket: int, user: int | None = None) -> None:
+        """Serve a call once that copy is over."""
+        if user is None:
+            user = self._shared.flows.user_of(self.listener, notification)
+        self._shared.stalls.wait(ticket, user, lambda _error: self._put_back(notification))
+
+    def hold(self, notification: Notification) -> None:
+        """Serve a call once its user's calls are not held any more."""
+        user = self._shared.flows.user_of(self.listener, notification)
+        self._shared.stalls.hold(user, partial(self._put_back, notification))
+
+    def _put_back(self, notification: Notification) -> None:
+        if not self._closed:
+            self._pump(notification)
+
+    def _answer_late(self, notification: Notification, error: int) -> None:
+        if self._closed:
+            return
+        with suppress(OSError):
+            if error:
+                self.listener.respond_error(notification.id, errno.EFAULT)
+            else:
+                self.listener.respond_value(notification.id, 0)
 
     def serve_elsewhere(self, notification: Notification) -> bool:
         """Serve a call on a path or file that is none of kdbus's, as most are, while the broker's state may be lent.
@@ -166,6 +217,7 @@ class Tree:
 
     def close(self) -> None:
         """End the domains that were mounted here, and let go of everything. Nothing is lent."""
+        self._closed = True
         self.waiting.close()
         self.detours.close()
         self.mounts.close()

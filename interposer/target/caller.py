@@ -40,7 +40,9 @@ from interposer.target.files import HandleRegistry, TargetFile
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.target.process import TargetProcess
 from interposer.target.reopened import reopen
+from interposer.target.stalls import PostedWrites
 from native import memory
+from native.deputies import Stalled
 from native.identity import PIDFD_THREAD, can_fetch, pidfd_getfd, pidfd_open
 from native.notification import Listener, Notification
 from native.pool import Pool
@@ -48,6 +50,15 @@ from native.pool import Pool
 # EIO: a page that cannot be read in, ESRCH: the thread is gone, EINVAL: a length that no address space can hold.
 BAD_MEMORY = frozenset({errno.EFAULT, errno.EIO, errno.ESRCH, errno.EINVAL})
 NO_MEMORY = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EMFILE, errno.ENFILE})
+
+
+class MemoryStalled(CallerGone):
+    """The caller's memory does not come (`Stalled`). To the broker it is gone: what it asked for is undone, and asked
+    for again."""
+
+    def __init__(self, ticket: int) -> None:
+        super().__init__()
+        self.ticket = ticket
 
 
 class TargetCaller:
@@ -67,7 +78,11 @@ class TargetCaller:
         namespaces: UserNamespaces,
         handles: HandleRegistry,
         budgets: Budgets,
+        posted: PostedWrites | None = None,
     ) -> None:
+        """`posted`: takes what is written, and does it later where it has to; None: it is written directly."""
+        self._posted = posted
+        self._stalled: MemoryStalled | None = None
         self._budgets = budgets
         self._listener = listener
         self._notification = notification
@@ -103,10 +118,15 @@ class TargetCaller:
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes of the caller's memory. Raises BadAddress, CallerGone."""
+        if self._stalled is not None:
+            raise self._stalled
         try:
             data = memory.read(self._notification.pid, address, size)
         except OSError as error:
             raise self._as_bad_address(error) from error
+        except Stalled as stalled:
+            self._stalled = MemoryStalled(stalled.ticket)
+            raise self._stalled from stalled
         self._check_memory()
         return data
 
@@ -115,8 +135,13 @@ class TargetCaller:
         written.
         """
         self._check_memory()
+        if self._stalled is not None:
+            return  # it is going to be undone
         try:
-            memory.write(self._notification.pid, address, data)
+            if self._posted is None:
+                memory.write(self._notification.pid, address, data)
+            else:
+                self._posted.write(self._notification, address, data)
         except OSError as error:
             raise self._as_bad_address(error) from error
 
@@ -131,6 +156,9 @@ class TargetCaller:
             pool.copy_from_process(self._notification.pid, offset, pieces)
         except OSError as error:
             raise self._as_bad_address(error) from error
+        except Stalled as stalled:
+            self._stalled = MemoryStalled(stalled.ticket)
+            raise self._stalled from stalled
         self._check_memory()
 
     def file(self, descriptor: int) -> TargetFile:

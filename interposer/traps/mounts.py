@@ -71,6 +71,8 @@ class Mounts:
         self._domains = domains
         self._new_domain = new_domain
         self._watch = MountWatch()
+        self.on_mount: Callable[[], None] = lambda: None
+        """Called before a program is told that what it has mounted is there."""
         self._held: dict[int, int] = {}
         """By device: a descriptor of the mounter's user namespace, so that its identity is not given to another."""
 
@@ -208,6 +210,7 @@ class Mounts:
             if held >= 0:
                 os.close(held)
             raise
+        self.on_mount()
         self._domains.append(mounted)
         self._held[files.device] = held
         if not self._watch.add(files.device, thread):

@@ -44,6 +44,7 @@ from interposer.nodes.resolve import AT_FDCWD
 from interposer.target.caller import TargetCaller
 from interposer.target.ids import own_namespace
 from interposer.traps.exactly_once import Interrupted
+from interposer.traps.preloaded import Preloaded
 from interposer.traps.traps import NODE_OPEN_FLAGS, Traps, identity_of, signed32
 from native import memory
 from native.credentials import borrowed_identity
@@ -68,6 +69,7 @@ _RESOLVES = (
     | RESOLVE_CACHED
 )
 _AT_SYMLINK_NOFOLLOW, _AT_EACCESS, _AT_EMPTY_PATH = 0x100, 0x200, 0x1000
+_FLAGS_OF_STAT = _AT_SYMLINK_NOFOLLOW | 0x800 | _AT_EMPTY_PATH  # AT_NO_AUTOMOUNT
 _IN_ONLYDIR = 0x01000000
 _LOOKS_ALREADY_DONE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_DIRECTORY
 
@@ -98,6 +100,12 @@ class PathCalls:
         self._pump = pump
         self._device = os.fstat(kdbus).st_dev
         self._lookup = Lookup(kdbus, module, lambda device, inode: files.find(device, inode) is not None)
+        self._preloaded = Preloaded(self._device, os.fstat(module).st_dev)
+
+    @property
+    def preloaded(self) -> Preloaded:
+        """What the programs' preloaded libraries are answered."""
+        return self._preloaded
 
     def handlers(self) -> dict[str, Callable[[Notification], None]]:
         """By the name of the call in `interposer.launch.filter`."""
@@ -144,9 +152,8 @@ class PathCalls:
         `injects`: `act` may have the caller do something itself. `resolve`: RESOLVE_* of openat2(2).
         """
         directory = signed32(directory)
-        try:
-            name = memory.read_string(call.pid, path, _PATH_LIMIT)
-        except OSError:
+        name = _name_at(call, path)
+        if name is None:
             return False
         if self._lookup.leads_elsewhere(call.pid, directory, name, follow=follow, resolve=resolve):
             return False
@@ -200,6 +207,8 @@ class PathCalls:
 
     def _open(self, call: Notification, directory: int, path: int, flags: int, resolve: int = 0) -> None:
         flags &= 0xFFFFFFFF
+        if self._open_for_preloaded(call, path, flags):
+            return
         follow = not flags & os.O_NOFOLLOW and flags & (os.O_CREAT | os.O_EXCL) != os.O_CREAT | os.O_EXCL
 
         def act(found: Located, caller: TargetCaller) -> int | None:
@@ -215,6 +224,21 @@ class PathCalls:
         else:
             self._listener.respond_continue(call.id)
 
+    def _open_for_preloaded(self, call: Notification, path: int, flags: int) -> bool:
+        """Serve an open by the preloaded library, or of it; False, and nothing has happened, if it is any other."""
+        name = _name_at(call, path)
+        try:
+            opened = self._preloaded.open(name, call.architecture) if name else None
+        except OSError:
+            return False
+        if opened is None:
+            return False
+        try:
+            self._traps.answer(call, lambda: self._give(call, opened, close_on_exec=bool(flags & os.O_CLOEXEC)))
+        finally:
+            os.close(opened)
+        return True
+
     def _open_located(self, call: Notification, found: Located, caller: TargetCaller, flags: int) -> int | None:
         if found.descriptor < 0:
             return -errno.EACCES if found.creatable and flags & os.O_CREAT else -found.error
@@ -226,7 +250,8 @@ class PathCalls:
         if flags & os.O_PATH:
             if flags & os.O_DIRECTORY and not is_folder:
                 return -errno.ENOTDIR
-            self._lookup.entered |= is_folder
+            if is_folder:
+                self._hand_out_folder()
             outcome = self._inject(call, found, caller, open_path(flags), with_text=True)
             return outcome if outcome is None else self._open_instead_of_path(call, found, caller, flags)
         if flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL:
@@ -246,10 +271,16 @@ class PathCalls:
                 number = self._traps.install_node(call, status, flags)
                 if number is not None:
                     return number
-            self._lookup.entered |= is_folder
+            if is_folder:
+                self._hand_out_folder()
             return self._give(call, opened, close_on_exec=bool(flags & os.O_CLOEXEC))
         finally:
             os.close(opened)
+
+    def _hand_out_folder(self) -> None:
+        """From now on a program may hold one of ours."""
+        self._lookup.entered = True
+        self._preloaded.entered()
 
     def _open_instead_of_path(self, call: Notification, found: Located, caller: TargetCaller, flags: int) -> int:
         """What an O_PATH open yields where nothing can be injected: a descriptor that can do more."""
@@ -270,9 +301,12 @@ class PathCalls:
 
     def _stat(self, call: Notification, name: str, directory: int, path: int, buffer: int, flags: int) -> None:
         def act(found: Located, caller: TargetCaller) -> int:
+            if flags & ~_FLAGS_OF_STAT:
+                return -errno.EINVAL
             caller.write(buffer, pack_stat(call.architecture, name, _status(found, caller)))
             return 0
 
+        flags &= 0xFFFFFFFF
         self._serve_or_continue(call, directory, path, not flags & _AT_SYMLINK_NOFOLLOW, act)
 
     def _statx(self, call: Notification) -> None:
@@ -333,7 +367,7 @@ class PathCalls:
             with identity_of(caller):
                 if not _may(found.descriptor, os.X_OK):
                     return -errno.EACCES
-            self._lookup.entered = True
+            self._hand_out_folder()
             return self._inject(call, found, caller, change_folder)
 
         self._serve_or_continue(call, AT_FDCWD, call.arguments[0], True, act, injects=True)
@@ -381,6 +415,8 @@ class PathCalls:
         def act(found: Located, caller: TargetCaller) -> int | None:
             if mask & _IN_ONLYDIR and not stat.S_ISDIR(os.fstat(found.descriptor).st_mode):
                 return -errno.ENOTDIR
+            if signed32(inotify) < 0:
+                return -errno.EBADF
 
             try:
                 instance = caller.file(inotify & 0xFFFFFFFF)
@@ -418,6 +454,15 @@ class PathCalls:
     def close(self) -> None:
         """Let go of the folder."""
         os.close(self._module)
+        self._preloaded.close()
+
+
+def _name_at(call: Notification, address: int) -> bytes | None:
+    """The path at an address of the caller; None if it cannot be read."""
+    try:
+        return memory.read_string(call.pid, address, _PATH_LIMIT)
+    except OSError:
+        return None
 
 
 def _reopen(descriptor: int, flags: int) -> int:

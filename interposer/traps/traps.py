@@ -23,7 +23,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -43,14 +43,16 @@ from interposer.nodes.resolve import AT_FDCWD, StartingPoints, resolve
 from interposer.report import unexpected
 from interposer.shortage import errno_of_shortage, tell_once
 from interposer.target.budget import OverBudget
-from interposer.target.caller import TargetCaller
+from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import UserNamespaces, own_namespace
+from interposer.target.stalls import PostedWrites
 from interposer.traps.delayed import Delayed
 from interposer.traps.exactly_once import Answers, HeldCaller, Interrupted
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import REVISIONS
 from native import memory
 from native.credentials import borrowed_identity
+from native.deputies import Stalled
 from native.notification import Listener, Notification
 from native.pool import Pool
 
@@ -101,18 +103,20 @@ class Traps:
         pump: Callable[[Notification], None],
         served: Callable[[Notification, OpenHandle, TargetCaller], None],
         parameter: AttachFlagsMask,
+        posted: PostedWrites,
         faults: Faults | None = None,
     ) -> None:
         """`later` takes over a waiting call; `pump` gets notifications that arrive while a mapping is injected.
 
         `served` is told of each ioctl that the broker has served on a handle. `parameter`: the module parameter.
-        `faults`: what is injected.
+        `posted`: what is written to callers. `faults`: what is injected.
         """
         self.tap: Tap | None = None
         """Who is shown what is asked for and answered."""
         self._faults = faults
         self.delayed = Delayed()
         self._parameter = parameter
+        self._posted = posted
         self._served = served
         self._listener = listener
         self._answers = answers
@@ -130,13 +134,14 @@ class Traps:
         kind = HeldCaller if self._answers.holds(notification) else TargetCaller
         if self.tap is not None:
             kind = self.tap.watched(kind)
-        return kind(self._listener, notification, self._namespaces, self._handles, self._handles.budgets)
+        return kind(self._listener, notification, self._namespaces, self._handles, self._handles.budgets, self._posted)
 
     def answer(self, notification: Notification, serve: Callable[[], int | None], *, may_wait: bool = False) -> bool:
         """Run `serve` and answer with its value, or with the error that it raises; None: it has answered itself.
 
         False, and nothing has happened, if the call is over already. `may_wait`: see `Answers.begin`. Raises
-        BrokerNeeded within `without_broker`, as all that the broker does is done here.
+        BrokerNeeded within `without_broker`, as all that the broker does is done here, and Stalled where the caller's
+        memory does not come: then nothing has happened, and the call is to be served again.
         """
         if self._without_broker:
             raise BrokerNeeded
@@ -144,21 +149,40 @@ class Traps:
             return False
         try:
             value = serve()
+        except (Stalled, MemoryStalled):
+            self._answers.leave()
+            raise
         except KdbusError as error:
-            self._answers.error(notification, errno_of(error))
+            self._give(notification, error=errno_of(error))
         except Interrupted:
             self._answers.leave()
         except ProcessLookupError:
             # The caller is gone, and with it the need for an answer; should it live, the kernel has the errno.
-            self._answers.error(notification, errno.ESRCH)
+            self._give(notification, error=errno.ESRCH)
         except Exception as error:
-            self._answers.error(notification, failure_of(notification, error))
+            self._give(notification, error=failure_of(notification, error))
         else:
             if value is None:
                 self._answers.leave()
             else:
-                self._answers.value(notification, value)
+                self._give(notification, value)
         return True
+
+    def _give(self, notification: Notification, value: int = 0, error: int = 0) -> None:
+        """Answer a call that was begun; later, if results of it are still being written."""
+
+        def give_late(written: bool) -> None:
+            failure = error or (0 if written else errno.EFAULT)
+            with suppress(OSError):
+                if self._answers.begin(notification):
+                    self._give(notification, value, failure)
+
+        if self._posted.defer(notification, give_late):
+            self._answers.leave()
+        elif error:
+            self._answers.error(notification, error)
+        else:
+            self._answers.value(notification, value)
 
     def without_broker(self, serve: Callable[[Notification], None], notification: Notification) -> bool:
         """Serve a call while the broker's state is lent; False, and nothing has happened, if the broker is needed."""

@@ -82,10 +82,10 @@ def conversation(samples: Path, user: User) -> list[str]:
     return ["sh", "-c", f"{samples}/service {bus} & {samples}/client {bus} && wait $!"]
 
 
-@pytest.mark.parametrize("mode", ["mount", "path"])
+@pytest.mark.parametrize("mode", ["mount", "path", "path --no-preload"])
 def test_calls_say_the_same_in_both_modes(mode: str, user: User, open_folder: Path) -> None:
     program = str(compiled(CALLS, open_folder))
-    outcome = user.run(user.kdbus("run", "--mode", mode, "--", program, *cases(CALLS, user)))
+    outcome = user.run(user.kdbus("run", "--mode", *mode.split(), "--", program, *cases(CALLS, user)))
     check(outcome.output, outcome.status)
     assert len(re.findall("^ok ", outcome.output, re.MULTILINE)) == len(cases(CALLS, user))
 

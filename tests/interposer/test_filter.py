@@ -62,6 +62,8 @@ def interpret(program: list[tuple[int, int, int, int]], data: bytes) -> int:
             accumulator = struct.unpack_from("<I", data, operand)[0]
         elif code == 0x15:  # jeq #k
             position += if_true if accumulator == operand else if_false
+        elif code == 0x05:  # ja k
+            position += operand
         elif code == 0x54:  # and #k
             accumulator &= operand
         elif code == 0x06:  # ret #k
@@ -246,3 +248,48 @@ def test_unknown_machine_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "host", "6.1", "#1", "sparc64")))
     with pytest.raises(UnsupportedMachine, match="sparc64"):
         seccomp_filter.this_architecture()
+
+
+@pytest.mark.parametrize(
+    ("pointer", "expected"),
+    [
+        (0x5500_0000_0000, ALLOW),
+        (0x5500_0000_0FFF, ALLOW),
+        (0x5500_0000_1000, NOTIFY),
+        (0x54FF_FFFF_FFFF, NOTIFY),
+        (0x5501_0000_0000, NOTIFY),
+        (0, NOTIFY),
+    ],
+)
+def test_what_comes_from_the_page_is_let_through(pointer: int, expected: int) -> None:
+    page = 0x5500_0000_0000
+    parts = [(each, seccomp_filter.path_mode_traps(each)) for each in seccomp_filter.X86_64.all]
+    program = seccomp_filter.build_for(parts, page)
+
+    def decision(audit: int, number: int, *arguments: int) -> int:
+        padded = [*arguments, 0, 0, 0, 0, 0, 0][:6]
+        return interpret(program, struct.pack("<iIQ6Q", number, audit, pointer, *padded))
+
+    for number, _ in PATH_CALLS.values():
+        assert decision(AUDIT_X86_64, number) == expected
+    assert decision(AUDIT_X86_64, X86["ioctl"], 3, 0x40089500) == expected
+    assert decision(AUDIT_X86_64, X86["ioctl"], 3, 0x5401) == ALLOW
+    assert decision(AUDIT_I386, I386["openat"]) == NOTIFY, "a page of 64-bit code"
+
+
+def test_what_the_number_decides_does_not_look_at_the_page() -> None:
+    """The kernel keeps such answers in a bitmap: of a call that is not trapped at all, nothing else is loaded."""
+    program = seccomp_filter.build_for(
+        [(seccomp_filter.X86_64, seccomp_filter.path_mode_traps(seccomp_filter.X86_64))], 0x5500_0000_0000
+    )
+    not_trapped = struct.pack("<iI", 0, AUDIT_X86_64)
+    position = 0
+    while program[position][0] != 0x06:
+        code, if_true, if_false, operand = program[position]
+        position += 1
+        if code == 0x20:
+            assert operand < len(not_trapped)
+            accumulator = struct.unpack_from("<I", not_trapped, operand)[0]
+        elif code == 0x15:
+            position += if_true if accumulator == operand else if_false
+    assert program[position] == (0x06, 0, 0, ALLOW)

@@ -95,6 +95,8 @@ def test_wheel_collides_with_nobody(wheel: Path) -> None:
     assert not [name for name in names if name.endswith((".c", "helper.h", "native/build.py"))]
     application = {name.split("/")[2] for name in names if name.startswith("kdbus/_application/")}
     assert application == set(PACKAGES) - {"kdbus", "pytest_kdbus"}
+    if os.uname().machine == "x86_64":
+        assert "kdbus/_application/native/preload/kdbus-before-libasan.so" in names
     assert {"2", "3", "219", "4", "final"} == {name.split("/")[-3] for name in names if name.endswith("kdbus.h")}
     assert {name for name in _files(PROJECT / "interposer") if name.endswith(".json")} <= {
         name.removeprefix("kdbus/_application/interposer/") for name in names

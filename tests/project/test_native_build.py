@@ -85,6 +85,19 @@ def test_the_c_code_is_clean(source: str, tmp_path: Path) -> None:
     )
 
 
+def test_the_preloaded_library_needs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever program it comes into: no other library, and nothing that some C library may not have."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("there is none for this machine")
+    monkeypatch.setenv("KDBUS_WERROR", "1")
+    built = runpy.run_path(str(BUILD))["build_preloaded"](NATIVE, tmp_path)
+    dynamic = subprocess.check_output(["readelf", "-dW", str(built)], text=True)
+    assert "(NEEDED)" not in dynamic and "(SONAME)" in dynamic
+    symbols = subprocess.check_output(["nm", "-D", str(built)], text=True)
+    everywhere = {"memcmp", "memcpy", "memmove", "strcmp", "strlen", "strnlen", "strstr"}
+    assert set(re.findall(r" U (\w+)", symbols)) <= everywhere
+
+
 def test_types_are_declared_for_every_function() -> None:
     module = runpy.run_path(str(BUILD))
     declared = set(re.findall(r"\b(kdbus_\w+)\(", module["declarations"]((NATIVE / "helper.h").read_text())))

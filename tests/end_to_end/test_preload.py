@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The library that is preloaded in path mode: programs that have nothing to do with kdbus cannot tell it is there.
+
+`tests/programs/spared.c` makes every call that names a path; what it says must not depend on who answers: the kernel
+outside of `kdbus run`, the kernel by way of the library, or the supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from native.preloaded import library
+from tests.support.compiling import compile_program
+from tests.support.users import User, current_user
+
+LIBRARY = library()
+
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason="there is no preloaded library for this machine")
+
+Folder = Callable[[User], Path]
+
+
+def run_in(user: User, *command: str, preload: bool = True) -> list[str]:
+    """The command that runs `command` in path mode."""
+    return user.kdbus("run", "--mode", "path", *([] if preload else ["--no-preload"]), "--", *command)
+
+
+@pytest.fixture(scope="module")
+def program(open_folder: Path) -> Path:
+    return compile_program("spared", open_folder, "-O2")
+
+
+@pytest.fixture
+def folder(open_folder: Path) -> Iterator[Folder]:
+    """Makes the folder that the program works in, which is the user's."""
+    place = open_folder / "spared-folder"
+
+    def make(user: User) -> Path:
+        if place.exists():
+            (place / "secret").chmod(0o700)
+            shutil.rmtree(place)
+        (place / "inner").mkdir(parents=True)
+        for name in ("file", "inner/file"):
+            (place / name).write_text("hello\n")
+        links = {"link": "file", "folder-link": "inner", "slash-link": "inner/", "dangling": "absent"}
+        links |= {"dangling-deep": "dangling/x", "loop": "loop", "absolute": str(place / "inner")}
+        for name, to in links.items():
+            (place / name).symlink_to(to)
+        (place / "secret").mkdir(0)
+        if user.identity is not None:
+            for path in (place, *place.rglob("*")):
+                os.chown(path, user.identity, user.identity, follow_symlinks=False)
+        return place
+
+    yield make
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def test_calls_are_not_trapped(user: User, program: Path, folder: Folder) -> None:
+    outcome = user.run(run_in(user, str(program), str(folder(user)), "spared"))
+    assert (outcome.status, outcome.output) == (0, "done\n")
+
+
+def test_calls_are_trapped_without_it(user: User, program: Path, folder: Folder) -> None:
+    """So the test above can fail."""
+    outcome = user.run(run_in(user, str(program), str(folder(user)), "spared", preload=False))
+    assert outcome.output.count("not spared: ") > 50
+
+
+def outcomes(output: str) -> list[str]:
+    """What a call said, each with its path in front."""
+    said: list[str] = []
+    path = ""
+    for line in output.splitlines():
+        if line.startswith("--- "):
+            path = line
+        else:
+            said.append(f"{path}: {line}")
+    return said
+
+
+def test_calls_say_what_they_say_outside(user: User, program: Path, folder: Folder) -> None:
+    def said(*, inside: bool) -> list[str]:
+        command = [str(program), str(folder(user)), "outcomes"]
+        outcome = user.run(run_in(user, *command) if inside else command)
+        assert outcome.status == 0, outcome.output
+        return [line for line in outcomes(outcome.output) if "/sys/fs/kdbus" not in line]
+
+    outside = said(inside=False)
+    assert len(outside) > 2500
+    assert said(inside=True) == outside
+
+
+def test_calls_say_the_same_trapped(user: User, program: Path, folder: Folder) -> None:
+    """Below the mount point as well. creat(2) under its own number is not trapped."""
+
+    def said(*, preload: bool) -> list[str]:
+        outcome = user.run(run_in(user, str(program), str(folder(user)), "outcomes", preload=preload))
+        assert outcome.status == 0, outcome.output
+        return [line for line in outcomes(outcome.output) if "creat" not in line]
+
+    assert said(preload=True) == said(preload=False)
+
+
+def test_no_call_is_broken_off(user: User, program: Path, folder: Folder) -> None:
+    outcome = user.run(run_in(user, str(program), str(folder(user)), "timer"))
+    assert (outcome.status, outcome.output) == (0, "0 failed\n")
+
+
+def test_what_is_given_by_LD_PRELOAD_comes_first(user: User, open_folder: Path) -> None:
+    own = open_folder / "own.so"
+    source = "int access(const char *path, int mode) { (void)path; (void)mode; return 0; }"
+    command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(own)]
+    subprocess.run(command, input=source, text=True, check=True)
+    own.chmod(0o755)
+    wrapped = User(user.name, user.identity, user.python, {**user.environment, "LD_PRELOAD": str(own)})
+    code = "import os; print(os.environ['LD_PRELOAD'], os.access('/nothing', os.R_OK))"
+    outcome = wrapped.run(run_in(wrapped, user.python, "-c", code))
+    # The ordinary user's may be a copy.
+    assert LIBRARY is not None
+    assert re.fullmatch(rf"{own}:/\S+/{Path(LIBRARY).name} True\n", outcome.output)
+
+
+def test_it_is_not_there_unless_it_is_wanted(user: User) -> None:
+    for options in (["--mode", "path", "--no-preload"], ["--mode", "mount"]):
+        outcome = user.run(user.kdbus("run", *options, "--", "sh", "-c", "echo ${LD_PRELOAD:-none}"))
+        assert outcome.output == f"{user.environment.get('LD_PRELOAD', 'none')}\n"
+
+
+@pytest.mark.parametrize("flags", [["-static"], ["-m32"], ["-fsanitize=address"], ["-fsanitize=thread"]])
+def test_programs_that_go_on_trapped(user: User, flags: list[str], open_folder: Path) -> None:
+    """Nobody complains, and kdbus is there."""
+    source = "#include <unistd.h>\nint main(void) { return access(\"/sys/fs/kdbus/control\", F_OK); }\n"
+    program = open_folder / "odd"
+    command = ["gcc", "-x", "c", "-", *flags, "-o", str(program)]
+    built = subprocess.run(command, input=source, text=True, check=False, capture_output=True)
+    if built.returncode:
+        pytest.skip(f"cannot be built here: {built.stderr}")
+    try:
+        outcome = user.run(run_in(user, str(program)))
+        if outcome.status:
+            outside = user.run([str(program)])
+            assert outcome.output == outside.output
+    finally:
+        program.unlink()
+    assert (outcome.status, outcome.output) == (0, "")
+
+
+def test_nobody_complains_in_a_chroot(open_folder: Path) -> None:
+    """Where the library's path leads nowhere: the supervisor has it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to change the root")
+    root = open_folder / "chroot"
+    needed = re.findall(r"(/\S+) \(0x", subprocess.check_output(["ldd", "/bin/sh"], text=True))
+    for path in ("/bin/sh", *needed):
+        (root / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, root / path[1:])
+    user = current_user()
+    script = "[ -e /sys/fs/kdbus/control ] && echo $LD_PRELOAD"
+    outcome = user.run(run_in(user, "chroot", str(root), "/bin/sh", "-c", script))
+    assert (outcome.status, outcome.output) == (0, f"{LIBRARY}\n")
+
+
+def test_nobody_complains_as_another_user() -> None:
+    """Who may not enter the folder that the library is in."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    user = current_user()
+    script = """if True:
+        import os, subprocess
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        maps = subprocess.check_output(['cat', '/proc/self/maps'], stderr=subprocess.STDOUT, text=True)
+        print('libasan.so' in maps and 'ERROR' not in maps)
+        """
+    outcome = user.run(run_in(user, user.python, "-c", script))
+    assert (outcome.status, outcome.output) == (0, "True\n")
