@@ -30,6 +30,7 @@
 #define LENT_BINDINGS 8192 // descriptors of threads that are remembered
 #define LENT_ORIGINS 1024 // records, and as many of what receivers are shown
 #define LENT_FLOWS 8192 // those of former lendings among them, which only take room
+#define LENT_NAMES 16384
 #define LENT_BROADCASTS 1024 // as many kinds of broadcasts
 #define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
 #define LENT_PAYLOAD (2U << 20)
@@ -81,6 +82,7 @@ void lent_pool_release(struct lent_pool *pool, struct lent_slice *slice);
 void lent_pool_unpublish(struct lent_pool *pool, struct lent_slice *slice);
 
 struct flow_connection;
+struct flow_shelf;
 
 // A reply that is expected (broker/reply.py). `holders` counts the link, the request in a queue, and the waiting call.
 struct flow_reply {
@@ -162,6 +164,7 @@ struct flow_connection {
     struct flow_entry *last;
     struct flow_charge charges[LENT_USERS];
     uint64_t waiting_bytes; // of all messages that are charged, where memory is shared
+    struct flow_shelf *shelf; // what its receiver may take by itself, NULL if it does not
 };
 
 struct flow_binding {
@@ -178,11 +181,17 @@ struct flow {
     uint64_t key;
     uint64_t generation;
     struct flow_connection *destination;
-    uint64_t name_id;
     uint64_t attach_flags;
     uint64_t credentials;
     int talks;
-    char name[LENT_NAME];
+};
+
+// A name, see names.c.
+struct flow_name {
+    uint64_t key;
+    uint64_t owner; // serial
+    struct kdbus_name_facts facts;
+    char name[];
 };
 
 // Who gets one kind of broadcast.
@@ -276,6 +285,7 @@ struct kdbus_engine {
     uint64_t last_reply;
     uint64_t sequences[LENT_COUNTERS];
     uint64_t served;
+    uint64_t self_served; // calls that receivers have served by themselves, as far as they were settled
     uint64_t files_left; // how many may still be fetched from senders, see kdbus_engine_allow_files
     int lent_any;
     struct flow_connection **connections;
@@ -284,6 +294,7 @@ struct kdbus_engine {
     size_t descriptors; // of all bindings
     size_t most_descriptors; // but for the few of one binding
     struct flow_table flows;
+    struct flow_table names;
     struct flow_table broadcasts;
     struct flow_table origins;
     struct flow_table exports;
@@ -331,6 +342,17 @@ void flow_close_files(struct flow_entry *entry);
 void flow_forget_state(struct kdbus_engine *engine, struct flow_connection *connection);
 void flow_forget_replies(struct kdbus_engine *engine);
 
+// shelf.c: what receivers take by themselves.
+void shelf_open(struct kdbus_engine *engine, struct flow_connection *connection);
+void shelf_open_all(struct kdbus_engine *engine);
+void shelf_close(struct kdbus_engine *engine, struct flow_connection *connection);
+void shelf_close_all(struct kdbus_engine *engine);
+void shelf_collect(struct kdbus_engine *engine, struct flow_connection *connection);
+int shelf_add(struct kdbus_engine *engine, struct flow_connection *connection, const struct flow_entry *entry);
+void shelf_hold(struct kdbus_engine *engine, struct flow_connection *connection, const struct lent_slice *slice);
+void shelf_forget(struct flow_connection *connection, uint64_t offset);
+void shelf_end(struct flow_connection *connection);
+
 // ring.c, but for what is told of single calls (hot_path.h)
 void flow_forget_ring(struct kdbus_engine *engine);
 int flow_ring_is_full(const struct kdbus_engine *engine);
@@ -347,8 +369,10 @@ int flow_is_lent(const struct kdbus_engine *engine, const struct flow_connection
 void flow_forget_descriptors(struct kdbus_engine *engine, struct flow_binding *binding);
 void flow_forget_all_descriptors(struct kdbus_engine *engine);
 struct flow_binding *flow_find_binding(const struct kdbus_engine *engine, uint64_t key);
-struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source, uint64_t destination_id,
-                       const char *name);
+struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source,
+                       uint64_t destination_id);
+const struct flow_connection *flow_owner_of(const struct kdbus_engine *engine, uint64_t bus, const char *name,
+                                            uint64_t *name_id);
 const struct flow_broadcast *flow_find_broadcast(const struct kdbus_engine *engine,
                                                  const struct flow_connection *source, const char *filter, size_t size);
 struct flow_reply *flow_new_reply(struct kdbus_engine *engine);

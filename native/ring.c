@@ -7,9 +7,9 @@
 //
 // Records are of one size; the bytes that they are about (a message, its payload as far as it was asked for) are behind
 // each other in a second piece of memory. Both are fetched by the thread that fills them, so the loop ends when the
-// largest record might not fit any more (flow_ring_is_full), and nothing is lost; a bounded buffer that is emptied whole
-// needs no end that chases its beginning. The broker does nothing in the meantime, so its records and these have one
-// order.
+// largest record might not fit any more (flow_ring_is_full), and nothing is lost; a bounded buffer that is emptied
+// whole needs no end that chases its beginning. The broker does nothing in the meantime, so its records and these have
+// one order.
 //
 // While nobody watches there is no ring, and each function is one comparison.
 
@@ -47,6 +47,7 @@ int kdbus_engine_watch(struct kdbus_engine *engine, int64_t payload, size_t most
     flow_forget_ring(engine);
     if (payload < 0)
         return 0;
+    shelf_close_all(engine); // what is taken from there would not be seen
     ring = calloc(1, sizeof(*ring));
     if (!ring)
         return -ENOMEM;

@@ -110,6 +110,8 @@ class OpenHandle:
     hung_up: bool = False
     readable: bool = False
     """Whether a byte waits at the target's end."""
+    shelves: int = 0
+    """How often it was asked for a shelf (`interposer.traps.shelves`)."""
 
     @property
     def connection(self) -> Connection | None:
@@ -126,6 +128,11 @@ class OpenHandle:
         if not self.hung_up and self.readable:
             with suppress(OSError):
                 self.readable = not self.ours.make_unreadable(*self.location)
+
+    def settle(self) -> None:
+        """Wake pollers if there is a message, whatever they were taken to see."""
+        if not self.hung_up and self.connection is not None and len(self.connection.queue):
+            self.readable = self.ours.make_readable() or self.readable
 
     def disconnected(self) -> None:
         """Hang up: close the supervisor's end. Idempotent."""
