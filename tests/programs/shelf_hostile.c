@@ -369,11 +369,18 @@ static void spoil(void)
 	}
 }
 
+/* At once, or with a little time for the others to go on with what they find. */
 static void *spoil_on(void *unused)
 {
+	struct timespec pause = { 0, 0 };
+
 	(void)unused;
-	while (!__atomic_load_n(&over, __ATOMIC_SEQ_CST))
+	while (!__atomic_load_n(&over, __ATOMIC_SEQ_CST)) {
 		spoil();
+		pause.tv_nsec = (long)(any() % 50000);
+		if (any() % 2)
+			nanosleep(&pause, NULL);
+	}
 	return NULL;
 }
 
@@ -407,6 +414,11 @@ CASE(nonsense_while_traffic_runs)
 			bob = hello();
 			/* The other thread may still write to the old one. */
 			__atomic_store_n(&shelf, ask(bob.fd), __ATOMIC_SEQ_CST);
+			for (int busy = 0; busy < WARM_UP && !(head() & SHELF_OPEN); busy++) {
+				EQ(send_to(&bob, 1), 0);
+				if (!receive(&bob, &recv, 0))
+					free_offset(&bob, recv.msg.offset);
+			}
 		}
 	}
 	__atomic_store_n(&over, 1, __ATOMIC_SEQ_CST);
