@@ -728,6 +728,30 @@ CASE(quota_and_pool)
 	}
 }
 
+/* Of pieces of the same size, the one that was freed first is used first. */
+CASE(room_in_the_order_in_which_it_was_freed)
+{
+	static const int order[][3] = { { 1, 3, 5 }, { 5, 3, 1 }, { 3, 1, 5 }, { 5, 1, 3 } };
+
+	begin_traffic();
+	for (unsigned int round = 0; round < 40; round++) {
+		__u64 offsets[7];
+
+		for (int i = 0; i < 7; i++)
+			send_to_bob((__u64)i);
+		for (int i = 0; i < 7; i++)
+			offsets[i] = offset_in(&bob, get_message(&bob));
+		for (int i = 0; i < 3; i++)
+			EQ(free_offset(&bob, offsets[order[round % 4][i]]), 0);
+		for (int i = 0; i < 3; i++) {
+			send_to_bob(9);
+			EQ(offset_in(&bob, get_message(&bob)), offsets[order[round % 4][i]]);
+		}
+		for (int i = 0; i < 7; i++)
+			EQ(free_offset(&bob, offsets[i]), 0);
+	}
+}
+
 /* Answers to synchronous calls, and asynchronous ones; both ends free what they got. */
 CASE(calls)
 {

@@ -149,6 +149,27 @@ CASE(as_it_is_meant)
 	others_go_on();
 }
 
+/* A message that comes when the byte for the one before has been taken is announced when that is told. */
+CASE(byte_taken_too_early)
+{
+	char byte[8];
+
+	begin_traffic();
+	for (int round = 0; round < 20; round++) {
+		EQ(send_to(&bob, 1), 0);
+		EQ(recv(bob.fd, byte, sizeof(byte), MSG_DONTWAIT), 1);
+		EQ(send_to(&bob, 2), 0);
+		EQ(readiness(bob.fd) & POLLIN, 0);
+		EQ(ioctl(bob.fd, SHELF_SETTLE), 0);
+		EQ(readiness(bob.fd) & POLLIN, POLLIN);
+		EQ(take_one(&bob), 1);
+		EQ(readiness(bob.fd) & POLLIN, POLLIN);
+		EQ(take_one(&bob), 2);
+		EQ(readiness(bob.fd) & POLLIN, 0);
+		get_busy();
+	}
+}
+
 /* Messages that nobody frees: there is room on the shelf for others. */
 CASE(held_for_long)
 {
