@@ -85,6 +85,10 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
+  --self-serve   let programs of the final revision receive and free plain messages without the supervisor, by a library
+                 that they are started with (docs/limits.md): calls take less time
+  --no-self-serve
+                 do not, whatever else was said
   --trace        show every call on stderr, as `kdbus trace` does; with --trace=FILE in that file
   --explain      show only the calls that fail, with the reason; with --trace=FILE there
   --inject FAULT
@@ -305,6 +309,10 @@ usage: kdbus serve --socket PATH [OPTIONS]
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
+  --self-serve   let programs that were started with that option, too, receive and free plain messages without the
+                 server
+  --no-self-serve
+                 do not, whatever else was said
   -h, --help     print this
 
 A server that root starts serves all users, an ordinary user's serves that user. Who joins trusts the server.

@@ -81,6 +81,7 @@ void lent_pool_release(struct lent_pool *pool, struct lent_slice *slice);
 void lent_pool_unpublish(struct lent_pool *pool, struct lent_slice *slice);
 
 struct flow_connection;
+struct flow_shelf;
 
 // A reply that is expected (broker/reply.py). `holders` counts the link, the request in a queue, and the waiting call.
 struct flow_reply {
@@ -162,6 +163,7 @@ struct flow_connection {
     struct flow_entry *last;
     struct flow_charge charges[LENT_USERS];
     uint64_t waiting_bytes; // of all messages that are charged, where memory is shared
+    struct flow_shelf *shelf; // what its receiver may take by itself, NULL if it does not
 };
 
 struct flow_binding {
@@ -276,6 +278,7 @@ struct kdbus_engine {
     uint64_t last_reply;
     uint64_t sequences[LENT_COUNTERS];
     uint64_t served;
+    uint64_t self_served; // calls that receivers have served by themselves, as far as they were settled
     uint64_t files_left; // how many may still be fetched from senders, see kdbus_engine_allow_files
     int lent_any;
     struct flow_connection **connections;
@@ -330,6 +333,17 @@ void quota_give_back(struct flow_connection *receiver, struct flow_entry *entry)
 void flow_close_files(struct flow_entry *entry);
 void flow_forget_state(struct kdbus_engine *engine, struct flow_connection *connection);
 void flow_forget_replies(struct kdbus_engine *engine);
+
+// shelf.c: what receivers take by themselves.
+void shelf_open(struct kdbus_engine *engine, struct flow_connection *connection);
+void shelf_open_all(struct kdbus_engine *engine);
+void shelf_close(struct kdbus_engine *engine, struct flow_connection *connection);
+void shelf_close_all(struct kdbus_engine *engine);
+void shelf_collect(struct kdbus_engine *engine, struct flow_connection *connection);
+int shelf_add(struct kdbus_engine *engine, struct flow_connection *connection, const struct flow_entry *entry);
+void shelf_hold(struct kdbus_engine *engine, struct flow_connection *connection, const struct lent_slice *slice);
+void shelf_forget(struct flow_connection *connection, uint64_t offset);
+void shelf_end(struct flow_connection *connection);
 
 // ring.c, but for what is told of single calls (hot_path.h)
 void flow_forget_ring(struct kdbus_engine *engine);

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from errno import EINTR, EINVAL, ENOMEM
+from errno import EINTR, EINVAL, ENOMEM, EOPNOTSUPP
 
 from native.deputies import Deputies
 from native.library import failure, ffi, lib
@@ -94,6 +94,20 @@ class Engine:
     def served(self) -> int:
         """How many calls have been served here since the beginning."""
         return int(lib.kdbus_engine_served(self._engine))
+
+    @property
+    def self_served(self) -> int:
+        """How many calls receivers have served by themselves, of those that are known by now."""
+        return int(lib.kdbus_engine_self_served(self._engine))
+
+    def share(self, index: int) -> int | None:
+        """A descriptor of a new shelf of a connection that is not lent (`shelf.c`), the caller's; None if messages of
+        its revision have none. Raises OSError: ENOMEM, EMFILE, ENFILE."""
+        descriptor = int(lib.kdbus_engine_share(self._engine, index))
+        if descriptor == -EOPNOTSUPP:
+            return None
+        self._check(descriptor, "make a shelf")
+        return descriptor
 
     def speak(self, revision: Mapping[str, int]) -> int:
         """Make a revision of the ABI known; its number here. `revision`: the members of `kdbus_flow_revision`

@@ -235,6 +235,7 @@ int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words)
     *words = NULL;
     if (!engine->lent_any)
         return 0;
+    shelf_close_all(engine);
     engine->out.count = 0;
     result = store_all(engine, &engine->out);
     if (result)
@@ -433,6 +434,8 @@ int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t
         if (result) {
             give_files_away(engine);
             forget_all(engine);
+        } else {
+            shelf_open_all(engine);
         }
     }
     return result;

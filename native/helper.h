@@ -424,6 +424,8 @@ int kdbus_engine_hold(struct kdbus_engine *engine, uint64_t user, int held);
 // Have the engine run by deputies from now on; NULL: by whoever calls kdbus_engine_run.
 void kdbus_engine_employ(struct kdbus_engine *engine, struct kdbus_deputies *deputies);
 uint64_t kdbus_engine_served(const struct kdbus_engine *engine);
+int kdbus_engine_share(struct kdbus_engine *engine, uint32_t index);
+uint64_t kdbus_engine_self_served(const struct kdbus_engine *engine);
 
 // ring.c: what was served, for whoever watches. Each has the argument of the call as it was, and as it is now.
 enum {
@@ -502,6 +504,9 @@ int kdbus_listener_take(const struct pollfd *poller, struct kdbus_received *rece
 
 // Notes that the call `id` has been received; `received` may be NULL.
 void kdbus_note_received(struct kdbus_received *received, uint64_t id);
+
+// A new memfd, close-on-exec, to be sealed; or -errno.
+int kdbus_memory_file(const char *name);
 
 // As kdbus_same_file, for a caller that knows its own thread id, `self`.
 int kdbus_same_file_as(int self, int pid, int descriptor, int epoll, int target);

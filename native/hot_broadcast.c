@@ -21,7 +21,10 @@ static int deliver(struct kdbus_engine *engine, struct sending *send, const stru
     const struct flow kind = {.destination = receiver, .attach_flags = listener->attach_flags};
     const struct flow_export *shown = NULL;
 
-    if (!receiver->used || !flow_is_lent(engine, receiver) || receiver->message_count >= LENT_MESSAGES)
+    if (!receiver->used || !flow_is_lent(engine, receiver))
+        return 0;
+    shelf_collect(engine, receiver);
+    if (receiver->message_count >= LENT_MESSAGES)
         return 0;
     if (receiver->revision->whole && listener->attach_flags) {
         shown = flow_export_to(engine, &kind, send->origin->facts.origin);
@@ -81,7 +84,7 @@ int hot_broadcast(struct kdbus_engine *engine, struct sending *send)
         struct flow_connection *receiver = broadcast->listeners[i].connection;
 
         quota_charge(receiver, made[i].entry, made[i].charge, send->source->user);
-        sending_enqueue(receiver, made[i].entry);
+        sending_enqueue(engine, receiver, made[i].entry);
     }
     free(made);
     sending_count(engine, send);

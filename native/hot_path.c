@@ -21,10 +21,31 @@
 #include <unistd.h>
 
 // A RECV after which nothing waits any more needs a duplicate of the descriptor, to make it unreadable.
-static int empties_queue(const struct kdbus_notification *call, const struct flow_connection *connection)
+static int empties_queue(const struct flow_connection *connection)
 {
-    return (uint32_t)call->arguments[1] == connection->revision->recv && connection->readable &&
-           connection->message_count <= 1;
+    return connection->readable && connection->message_count <= 1;
+}
+
+static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding)
+{
+    struct flow_connection *connection = binding->connection;
+    int socket;
+    int result;
+
+    if (empties_queue(connection)) {
+        // The duplicate also proves that the descriptor is the connection's.
+        socket = hot_duplicate(engine, connection, binding);
+        if (socket < 0)
+            return 0;
+        engine->flight.socket = socket;
+        result = hot_recv(engine, call, binding, socket);
+        close(socket);
+        return result;
+    }
+    if (kdbus_same_file_as(engine->self, (int)call->pid, (int)call->arguments[0], connection->epoll,
+                           connection->target) != 1)
+        return 0;
+    return hot_recv(engine, call, binding, -1);
 }
 
 int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *call)
@@ -32,7 +53,6 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
     uint32_t descriptor = (uint32_t)call->arguments[0];
     struct flow_binding *binding;
     struct flow_connection *connection;
-    int socket;
     int result;
 
     engine->flight = (struct flight){.socket = -1};
@@ -43,23 +63,20 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
     if (!connection || !flow_is_lent(engine, connection))
         return 0;
     flow_ring_begin(engine);
-    if (empties_queue(call, connection)) {
-        // The duplicate also proves that the descriptor is the connection's.
-        socket = hot_duplicate(engine, connection, binding);
-        if (socket < 0)
-            return 0;
-        engine->flight.socket = socket;
-        result = hot_recv(engine, call, binding, socket);
-        close(socket);
+    if ((uint32_t)call->arguments[1] == connection->revision->recv) {
+        shelf_close(engine, connection);
+        result = serve_recv(engine, call, binding);
+        if (result)
+            shelf_open(engine, connection);
         return result;
     }
     if (kdbus_same_file_as(engine->self, (int)call->pid, (int)descriptor, connection->epoll, connection->target) != 1)
         return 0;
     if ((uint32_t)call->arguments[1] == connection->revision->send)
         return hot_send(engine, call, binding);
-    if ((uint32_t)call->arguments[1] == connection->revision->recv)
-        return hot_recv(engine, call, binding, -1);
-    if ((uint32_t)call->arguments[1] == connection->revision->free)
+    if ((uint32_t)call->arguments[1] == connection->revision->free) {
+        shelf_collect(engine, connection);
         return hot_free(engine, call, connection);
+    }
     return 0;
 }

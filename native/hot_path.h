@@ -123,6 +123,7 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
 int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding,
              int socket);
 int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_connection *owner);
+void hot_dequeue(struct kdbus_engine *engine, struct flow_connection *receiver);
 int sending_find_origin(struct kdbus_engine *engine, struct sending *send, const struct flow *flow);
 int sending_write_flags(const struct sending *send);
 void sending_restore_flags(const struct sending *send);
@@ -130,7 +131,7 @@ struct flow_entry *sending_new_entry(const struct sending *send);
 int sending_place(struct sending *send, struct flow_connection *receiver, struct flow_entry *entry,
                   const struct flow_export *shown, int free_of_charge);
 void sending_undo(struct flow_connection *receiver, struct flow_entry *entry);
-void sending_enqueue(struct flow_connection *receiver, struct flow_entry *entry);
+void sending_enqueue(struct kdbus_engine *engine, struct flow_connection *receiver, struct flow_entry *entry);
 void sending_count(struct kdbus_engine *engine, struct sending *send);
 void sending_finish(struct kdbus_engine *engine, const struct sending *send);
 

@@ -48,7 +48,7 @@ static int write_no_message(struct kdbus_engine *engine, const struct kdbus_noti
 }
 
 // The first message of the queue has been received.
-static void dequeue(struct kdbus_engine *engine, struct flow_connection *receiver)
+void hot_dequeue(struct kdbus_engine *engine, struct flow_connection *receiver)
 {
     struct flow_entry *entry = receiver->first;
 
@@ -117,7 +117,7 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
     message[2] = incoming_install_files(engine->listener, call->id, receiver, slice, entry);
     slice->published = 1;
     slice->holders--;
-    dequeue(engine, receiver);
+    hot_dequeue(engine, receiver);
     if (!receiver->first)
         hot_calm(receiver, socket);
     flow_ring_over(engine, call, receiver, command, results, slice, 0);
@@ -150,6 +150,7 @@ int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call,
                         revision->free_return_flags - 1 + (uint32_t)skipped, expected + skipped,
                         (size_t)(2 - skipped)))
         return 0;
+    shelf_forget(owner, slice->offset);
     lent_pool_unpublish(&owner->pool, slice);
     owner->dirty = LENT_CHANGED;
     memcpy(results, command, 8 * revision->free_words);

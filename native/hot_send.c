@@ -111,6 +111,7 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     engine->flight.answering = NULL;
     slice->published = 1;
     slice->holders--;
+    shelf_hold(engine, requester, slice);
     requester->dirty = LENT_CHANGED;
     // Whether it is still there to hear the answer is no longer anybody's business.
     kdbus_listener_respond(reply->listener, caller, 0, 0);
@@ -207,6 +208,7 @@ static int read_send(struct kdbus_engine *engine, struct sending *send)
     if (!send->flow || !flow_is_lent(engine, send->flow->destination))
         return 0;
     send->receiver = send->flow->destination;
+    shelf_collect(engine, send->receiver);
     return 1;
 }
 
@@ -355,7 +357,7 @@ static struct flow_reply *expect_reply(struct kdbus_engine *engine, struct sendi
 }
 
 // The message is the last in the queue now, and pollers see it.
-void sending_enqueue(struct flow_connection *receiver, struct flow_entry *entry)
+void sending_enqueue(struct kdbus_engine *engine, struct flow_connection *receiver, struct flow_entry *entry)
 {
     if (receiver->last)
         receiver->last->next = entry;
@@ -364,7 +366,8 @@ void sending_enqueue(struct flow_connection *receiver, struct flow_entry *entry)
     receiver->last = entry;
     receiver->message_count++;
     receiver->dirty = LENT_CHANGED;
-    hot_wake(receiver);
+    if (!shelf_add(engine, receiver, entry))
+        hot_wake(receiver);
 }
 
 // 1 if the SEND was served, 0 if it is the broker's.
@@ -406,7 +409,7 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
     quota_charge(send.receiver, send.entry, send.charge, source->user);
     sending_count(engine, &send);
     waits = send.entry->reply && send.entry->reply->sync;
-    sending_enqueue(send.receiver, send.entry);
+    sending_enqueue(engine, send.receiver, send.entry);
     if (waits) {
         flow_ring_waits(engine, &send);
         return 1;

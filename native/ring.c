@@ -47,6 +47,7 @@ int kdbus_engine_watch(struct kdbus_engine *engine, int64_t payload, size_t most
     flow_forget_ring(engine);
     if (payload < 0)
         return 0;
+    shelf_close_all(engine); // what is taken from there would not be seen
     ring = calloc(1, sizeof(*ring));
     if (!ring)
         return -ENOMEM;

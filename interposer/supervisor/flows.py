@@ -28,7 +28,7 @@ from typing import Protocol
 from broker.behaviour import Behaviour
 from broker.connection import Connection
 from broker.domain import MessageCounter
-from broker.flow import GROUPS, broadcast, flow, is_lendable, layout, lendable
+from broker.flow import GROUPS, broadcast, flow, is_lendable, is_native, layout, lendable
 from broker.handle import EndpointHandle
 from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
 from broker.message import Message
@@ -148,6 +148,11 @@ class Flows:
         return self._engine.served
 
     @property
+    def self_served(self) -> int:
+        """How many calls receivers have served by themselves, of those that are known by now."""
+        return self._engine.self_served
+
+    @property
     def listener(self) -> int:
         """The listener that the last result or error of `receive` is about."""
         return self._engine.listener
@@ -236,7 +241,7 @@ class Flows:
             return
         words = self._engine.recall()
         self._lent = False
-        served, self._served = self._engine.served - self._served, self._engine.served
+        served, self._served = self.served + self.self_served - self._served, self.served + self.self_served
         self._busy.returned(served)
         self._take_back(words)
 
@@ -310,6 +315,17 @@ class Flows:
         else:
             charge = self._charges.pop(descriptor, None)
         return TargetFile(descriptor, self._files, charge)
+
+    def share(self, handle: OpenHandle) -> int | None:
+        """A descriptor of a new shelf of that connection, for its receiver, to be closed by who asks; nothing is lent.
+
+        None if it can have none (`native/shelf.c`). Raises OSError.
+        """
+        connection = handle.connection
+        if connection is None or not is_native(connection.behaviour):
+            return None
+        index = self._index(connection, handle)
+        return None if index is None else self._engine.share(index)
 
     def note(self, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> None:
         """The broker has served this ioctl on `handle`: if it was a hot call, remember whatever could be repeated."""

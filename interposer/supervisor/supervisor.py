@@ -108,7 +108,14 @@ class Supervisor:
         self._tap: Tap | None = None
         self._message_watcher: Watcher | None = None
         self.shared = Shared(
-            handles, UserNamespaces(), self._flows, self._stalls, mask, self._mounted, faults=self._faults
+            handles,
+            UserNamespaces(),
+            self._flows,
+            self._stalls,
+            mask,
+            self._mounted,
+            faults=self._faults,
+            self_serve=options.self_serve,
         )
         if options.tracer is not None:
             self.trace(options.tracer)
@@ -531,6 +538,8 @@ class Supervisor:
         if self._options.statistics:
             by_broker, natively, spoken = self.served()
             print(f"kdbus: {by_broker} calls served by the broker, {natively} natively", file=sys.stderr)
+            if self._options.self_serve:
+                print(f"kdbus: {self._flows.self_served} calls served by receivers themselves", file=sys.stderr)
             print(f"kdbus: revisions spoken: {', '.join(spoken) or 'none'}", file=sys.stderr)
         self._flows.close()
         self._stalls.close()
@@ -538,4 +547,3 @@ class Supervisor:
         if self._probe is not None:
             self._probe.close()
         self.shared.namespaces.close()
-

@@ -60,6 +60,8 @@ class Shared:
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
     tap: Tap | None = None
     faults: Faults | None = None
+    self_serve: bool = False
+    """Whether receivers may serve themselves."""
     domains: list[MountedDomain] = field(default_factory=list)
     """Every file system that shows the nodes of a domain; a domain may be shown by several."""
 
@@ -90,6 +92,7 @@ class Tree:
             shared.parameter,
             self._posted,
             shared.faults,
+            shared.flows.share if shared.self_serve else None,
         )
         self._traps.tap = shared.tap
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
