@@ -244,6 +244,8 @@ class Client:
         """Show the client what passes, until it goes. Raises Refused if it says something."""
         self._house.watchers.append(monitor)
         try:
+            # Not before: who knows that it is a monitor knows that it is on the bus no more.
+            self._stream.flush()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stream.write_all)
                 nursery.start_soon(monitor.pass_all_on)
@@ -261,7 +263,6 @@ class Client:
             while (data := self._framing.next()) is not None:
                 await self._take(data)
                 if self._driver.monitor is not None:
-                    self._stream.flush()
                     return
                 taken += 1
                 if taken % _AT_ONCE == 0:

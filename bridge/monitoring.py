@@ -24,7 +24,7 @@ from bridge.limits import Limits
 from bridge.stream import Stream
 from kdbus.abi.revision import FINAL
 from kdbus.dbus import names, version1, version2
-from kdbus.dbus.errors import DBusError, Malformed
+from kdbus.dbus.errors import DBusError, InvalidName, Malformed
 from kdbus.dbus.kernel import message_of
 from kdbus.dbus.message import Message
 from kdbus.dbus.rule import Rule
@@ -116,5 +116,21 @@ class Monitor:
 
     def _put(self, message: Message, owned: frozenset[str], descriptors: Sequence[Descriptor]) -> None:
         """Queue it if a rule fits."""
-        if not self._rules or any(rule.fits(message, owned) for rule in self._rules):
+        if not self._rules or any(self._fits(rule, message, owned) for rule in self._rules):
             self._stream.put(version1.build(message), descriptors)
+
+    def _fits(self, rule: Rule, message: Message, owned: frozenset[str]) -> bool:
+        """Whether a rule fits, also if it calls the receiver by another of its names than the message does."""
+        if None not in (rule.destination, message.destination) and rule.destination != message.destination:
+            to = self._owner(message.destination or "")
+            if to is None or to != self._owner(rule.destination or ""):
+                return False
+            rule = replace(rule, destination=None)
+        return rule.fits(message, owned)
+
+    def _owner(self, name: str) -> int | None:
+        """The id of a name's owner, if there is one."""
+        try:
+            return names.connection_id(name) or self._peer.info(name, Attach.NONE).id
+        except (Error, InvalidName):
+            return None

@@ -133,6 +133,18 @@ def test_busctl(user: User) -> None:
     assert outcome.status == 0 and outcome.output.startswith("u "), outcome.output
 
 
+def test_dbus_monitor(user: User) -> None:
+    needed("dbus-monitor", "dbus-bin")
+    needed("dbus-send", "dbus-bin")
+    script = (
+        'exec 3< <(exec dbus-monitor --session "member=\'Seen\'"); dbus-send --session --dest=org.freedesktop.DBus '
+        "--print-reply / org.freedesktop.DBus.GetId >&2 || exit 3; "
+        "while ! grep -q Seen <(timeout 1 head -n 5 <&3); do dbus-send --session / a.b.Seen; done; kill $!"
+    )
+    outcome = proxied(user, "bash", "-c", script)
+    assert outcome.status == 0, outcome.output
+
+
 def test_dbus_test_tool(user: User) -> None:
     needed("dbus-test-tool", "dbus-tests")
     needed("gdbus", "libglib2.0-bin")
