@@ -137,9 +137,9 @@ def test_dbus_monitor(user: User) -> None:
     needed("dbus-monitor", "dbus-bin")
     needed("dbus-send", "dbus-bin")
     script = (
-        'exec 3< <(exec dbus-monitor --session "member=\'Seen\'"); dbus-send --session --dest=org.freedesktop.DBus '
-        "--print-reply / org.freedesktop.DBus.GetId >&2 || exit 3; "
-        "while ! grep -q Seen <(timeout 1 head -n 5 <&3); do dbus-send --session / a.b.Seen; done; kill $!"
+        "exec 3< <(exec dbus-monitor --session \"member='Seen'\"); monitor=$!; "
+        "while dbus-send --session / a.b.Seen; do while read -r -t 0.2 -u 3 line; do case $line in "
+        "*member=Seen*) kill $monitor; exit 0;; esac; done; done; exit 3"
     )
     outcome = proxied(user, "bash", "-c", script)
     assert outcome.status == 0, outcome.output
