@@ -85,6 +85,10 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
+  --self-serve   let programs of the final revision receive and free plain messages without the supervisor, by a library
+                 that they are started with (docs/limits.md): calls take less time
+  --no-self-serve
+                 do not, whatever else was said
   --trace        show every call on stderr, as `kdbus trace` does; with --trace=FILE in that file
   --explain      show only the calls that fail, with the reason; with --trace=FILE there
   --inject FAULT
@@ -155,9 +159,9 @@ Such as, to see which sends are refused and why, and to see what a service hears
   kdbus trace -Z -e SEND -- ./client
   kdbus trace -y -e name=org.example.Service -o trace.txt -- sh -c './service & ./client'
 
-Times are those that the broker took for a call, or that it waited. Every call is served by the broker, which is slower
-than `kdbus run` mostly is. The trace never holds the program up for more than 10 ms a call: if its reader is slower,
-records are dropped and counted. Ends as `kdbus run` does.
+Times are those that a call took to be served, or that it waited. The trace never holds the program up for more than 10
+ms a call: if its reader is slower, records are dropped and counted. Into a file, it is written by a process of its own.
+Ends as `kdbus run` does, once all is written.
 """
 
 _RECORD = """\
@@ -305,6 +309,10 @@ usage: kdbus serve --socket PATH [OPTIONS]
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
+  --self-serve   let programs that were started with that option, too, receive and free plain messages without the
+                 server
+  --no-self-serve
+                 do not, whatever else was said
   -h, --help     print this
 
 A server that root starts serves all users, an ordinary user's serves that user. Who joins trusts the server.
