@@ -8,11 +8,10 @@
 // two ticks, it is left behind, with that copy; a new one takes its place, and nothing that the old one was about to do
 // is done by it: whoever gave it the work takes that back, and once the copy is over, its thread ends.
 //
-// The flow engine runs as a whole in a deputy, as handing over each copy would cost three times the copy; so a
-// copy there costs two atomic operations on a counter: odd while the deputy is away. What the broker
-// copies is handed over one by one. There is no clock and no system call in a copy: it is who waits that looks at the
-// counter, every few milliseconds, as long as it moves, and without a tick when it has rested; then the next copy
-// rings.
+// The flow engine runs as a whole in a deputy, as handing over each copy would cost three times the copy; so a copy
+// there costs two atomic operations on a counter: odd while the deputy is away. What the broker copies is handed over
+// one by one. There is no clock and no system call in a copy: it is who waits that looks at the counter, every few
+// milliseconds, as long as it moves, and without a tick when it has rested; then the next copy rings.
 //
 // A deputy that does not run for lack of a processor is not left behind: its state has to say that it sleeps.
 //
