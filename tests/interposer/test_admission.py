@@ -89,3 +89,24 @@ def test_oneself_may_be_inspected() -> None:
     assert yama_scope() in (None, "0", "1", "2", "3")
     with pytest.raises(ProcessLookupError):
         try_to_inspect(0)
+
+
+def test_faults_are_told_apart_from_flags() -> None:
+    """Letters in them are no flags."""
+
+    def body() -> Any:
+        seccomp.set_no_new_privileges()
+        offer = offered(os.getpid(), b"K\0SEND:errno=EPERM\0RECV:lost:name=org.example.FUP")
+        return offer.path_mode, offer.waits_killable, [fault.text for fault in offer.faults]
+
+    assert in_child(body) == (False, True, ["SEND:errno=EPERM", "RECV:lost:name=org.example.FUP"])
+
+
+def test_nonsense_instead_of_faults() -> None:
+    def body() -> Any:
+        seccomp.set_no_new_privileges()
+        with pytest.raises(ValueError):
+            offered(os.getpid(), b"K\0SEND")
+        return True
+
+    assert in_child(body)
