@@ -47,7 +47,7 @@ from interposer.target.budget import Budgets
 from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.target.stalls import Stalls
-from interposer.traps.exactly_once import Probe
+from interposer.traps.probe import Probe
 from interposer.traps.traps import MountedDomain, failure_of
 from native.deputies import Deputies, Stalled, employ
 from native.identity import can_compare, can_fetch
