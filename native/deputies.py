@@ -77,6 +77,24 @@ class Deputies:
         result = lib.kdbus_deputies_copy(self._deputies, pool, pid, offset, pieces, len(pieces))
         return self._checked(result, pieces)
 
+    def open(self, directory: int, path: bytes, flags: int, resolve: int) -> int:
+        """As `kdbus_openat2`."""
+        result = lib.kdbus_deputies_open(self._deputies, directory, path, flags, resolve)
+        return self._checked(result, path)
+
+    def read_link(self, directory: int, path: bytes, buffer: CData, size: int) -> int:
+        """As readlinkat(2)."""
+        result = lib.kdbus_deputies_read_link(self._deputies, directory, path, buffer, size)
+        return self._checked(result, path, buffer)
+
+    def read_file(self, path: bytes, size: int) -> bytes:
+        """The first `size` bytes of a file. Raises OSError."""
+        buffer = ffi.new("char[]", size)
+        result = self._checked(lib.kdbus_deputies_read_file(self._deputies, path, buffer, size), path, buffer)
+        if result < 0:
+            raise failure(result, f"read {path!r}")
+        return ffi.unpack(buffer, result)
+
     def _checked(self, result: int, *kept: object) -> int:
         if result != -EINPROGRESS:
             return result

@@ -31,6 +31,7 @@ from interposer.handles.handles import HandleTable, OpenHandle
 from interposer.target.budget import OverBudget
 from interposer.target.ids import lines_of
 from native.identity import PIDFD_THREAD, can_fetch, pidfd_getfd, pidfd_open, socket_cookie
+from native.namespace import AT_FDCWD, known_status
 from native.notification import Listener, Notification
 
 _OFFSETS = 1 << 62
@@ -52,7 +53,7 @@ class PlainFile:
     @classmethod
     def at(cls, thread: int, descriptor: int) -> PlainFile:
         """What that descriptor is open on. Raises OSError."""
-        status = os.stat(f"/proc/{thread}/fd/{descriptor}")
+        status = known_status(AT_FDCWD, f"/proc/{thread}/fd/{descriptor}")
         return cls(thread, descriptor, status.st_dev, status.st_ino, _information(thread, descriptor)[b"flags"])
 
     @property
