@@ -61,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--revision", choices=REVISIONS, default="final", help="of the kdbus API that is measured; default: final"
     )
+    serve = "let receivers of kdbus serve themselves (`kdbus run --self-serve`)"
+    parser.add_argument("--self-serve", action="store_true", help=serve)
     parser.set_defaults(names=names)
     return parser
 
@@ -92,11 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     before = machine.others_share()
     run = _Run(options, _settings(options), machine.describe())
-    run.facts["kdbus API"] = f"revision {options.revision}"
+    receivers = ", receivers serve themselves" if options.self_serve else ""
+    run.facts["kdbus API"] = f"revision {options.revision}{receivers}"
     groups = [group for group in GROUPS if not options.groups or group.name in options.groups]
     interrupted = False
     try:
-        _measure(groups, run, options.kdbus, options.revision)
+        _measure(groups, run, options)
     except KeyboardInterrupt:
         _progress("interrupted, this is what was measured before")
         interrupted = True
@@ -177,11 +180,11 @@ def _settings(options: argparse.Namespace) -> Settings:
     return settings
 
 
-def _measure(groups: Sequence[Group], run: _Run, kdbus: Sequence[str] | None, revision: str) -> None:
+def _measure(groups: Sequence[Group], run: _Run, options: argparse.Namespace) -> None:
     # What was started has sessions of its own, so whoever ends this process does not reach it: we have to.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
-        programs = stack.enter_context(execution(kdbus, revision))
+        programs = stack.enter_context(execution(options.kdbus, options.revision, self_serve=options.self_serve))
         buses = {}
         if any(group.uses_buses for group in groups):
             for name, found in stack.enter_context(message_buses(programs)).items():

@@ -65,11 +65,14 @@ class Execution:
     environment: Mapping[str, str]
     revision: str = "final"
     """Of the kdbus API that programs are built for."""
+    self_serve: bool = False
+    """Whether their receivers serve themselves."""
     _built: dict[str, Path | CannotRun] = field(default_factory=dict)
 
     def run_under_kdbus(self, *command: str | Path) -> list[str]:
         """The command that runs `command` under `kdbus run`."""
-        return [*self.kdbus, "run", "--", *map(str, command)]
+        options = ["--self-serve"] if self.self_serve else []
+        return [*self.kdbus, "run", *options, "--", *map(str, command)]
 
     def program(self, name: str) -> Path:
         """The program built from `programs/NAME.c`, built at the first time. Raises CannotRun, each time."""
@@ -210,13 +213,15 @@ def _text(file: IO[bytes]) -> str:
 
 
 @contextmanager
-def execution(kdbus: Sequence[str] | None = None, revision: str = "final") -> Iterator[Execution]:
+def execution(
+    kdbus: Sequence[str] | None = None, revision: str = "final", *, self_serve: bool = False
+) -> Iterator[Execution]:
     """An `Execution` in a new folder that everybody may read, gone afterwards. `kdbus` None: that of this project."""
     with tempfile.TemporaryDirectory(prefix="kdbus-benchmarks-") as name:
         os.chmod(name, 0o755)
         environment = _environment(Path(name))
         subprocess.run([sys.executable, "-c", _IMPORT_EVERYTHING], check=False, capture_output=True, env=environment)
-        yield Execution(Path(name), kdbus or [sys.executable, "-m", "interposer"], environment, revision)
+        yield Execution(Path(name), kdbus or [sys.executable, "-m", "interposer"], environment, revision, self_serve)
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -8,6 +8,12 @@ gives every client a connection of its own. From the ground up:
     sasl       the authentication of a client; bytes in, bytes out
     framing    messages in a stream of bytes and descriptors
     failures   what D-Bus calls the failures of kdbus
+    rules      dbus-daemon's policy: rules, and what they decide
+    rule_elements, busconfig
+               the configuration files that rules stand in
+    kdbus_policy
+               the same policy in kdbus's words, as far as these go
+    guard      the policy, applied to one client
     stream     the socket of a client: descriptors beside bytes, and a bounded queue of what it has not read yet
     onward     what a client sends, on its way to the bus
     inward     what comes from the bus, on its way to the client

@@ -214,10 +214,13 @@ class Policy:
 
     def may_connect(self, user: int, groups: Collection[int], owner: int) -> Decision:
         """Whether a user may connect. Without rules about that, `owner` may, whose process this is."""
-        scopes = (Scope.DEFAULT, Scope.MANDATORY)
-        rules = [rule for scope in scopes for rule in self._of(scope) if rule.kind in (Kind.USER, Kind.GROUP)]
-        decision = decided(about_user(reversed(rules), user, groups))
+        decision = decided(about_user(reversed(self.about_connecting()), user, groups))
         return Decision(user == owner, None) if decision.rule is None else decision
+
+    def about_connecting(self) -> list[Rule]:
+        """The rules about who may connect, in the order in which they count."""
+        rows = (self._of(Scope.DEFAULT), self._of(Scope.MANDATORY))
+        return [rule for row in rows for rule in row if rule.kind in (Kind.USER, Kind.GROUP)]
 
     def for_client(self, user: int, groups: Sequence[int], *, at_console: bool = False) -> ClientRules:
         """The rules for a client. Those of its groups come in the order in which the groups are given."""

@@ -28,7 +28,7 @@ from broker.send import Wait
 from kdbus.abi.layout import U64, signed64
 
 LENT_COUNTERS = 16
-_NOTIFICATION_WORDS = 14
+_NOTIFICATION_WORDS = 15
 _COMMAND_WORDS = 9
 
 
@@ -36,7 +36,7 @@ _COMMAND_WORDS = 9
 class LentWait:
     """A synchronous SEND that waits, and may do so elsewhere.
 
-    `notification`: 14 words that name the waiting call, and mean nothing here.
+    `notification`: 15 words that name the waiting call, and mean nothing here.
     """
 
     wait: Wait
@@ -154,7 +154,7 @@ def _entry_words(
 class ReturnedWait:
     """A synchronous SEND that waited when it was taken back.
 
-    `notification`: 14 words that name the waiting call; `command`: its argument's bytes.
+    `notification`: 15 words that name the waiting call; `command`: its argument's bytes.
     """
 
     connection: Connection

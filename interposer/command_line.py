@@ -44,13 +44,16 @@ FAILURE = InterposerError.exit_status
 _HELP_OPTIONS = {"-h": False, "--help": False}
 _VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
 _SERVICE_OPTIONS = {
-    **dict.fromkeys(("--no-flows", "--statistics"), False),
+    **dict.fromkeys(("--no-flows", "--self-serve", "--no-self-serve", "--statistics"), False),
     **dict.fromkeys(("--make-bus", "--revision", "--activate"), True),
 }
 _JOIN_OPTIONS = {"--domain": True, "--wait": True}
 _OWN_OPTIONS = {
     **_JOIN_OPTIONS,
-    "--mode": True, "--no-preload": False, "--linger": False, "--die-with-parent": False,
+    "--mode": True,
+    "--no-preload": False,
+    "--linger": False,
+    "--die-with-parent": False,
     **_SERVICE_OPTIONS,
 }
 _RUN_OPTIONS = {**_OWN_OPTIONS, **_VERBOSE_OPTIONS, "--trace": None, "--explain": False, "--inject": True}
@@ -86,6 +89,10 @@ _PROXY_OPTIONS = {
     **dict.fromkeys(("--bus", "--listen", "--ready-fd", "--activate", "--config"), True),
     **dict.fromkeys(("--exec", "--anonymous", "--all-users"), False),
     **_VERBOSE_OPTIONS,
+}
+_DBUS_POLICY_OPTIONS = {
+    **dict.fromkeys(("--config", "--user", "--group", "--bus", "--ready-fd"), True),
+    **dict.fromkeys(("--at-console", "--json"), False),
 }
 _ACTIVATE_OPTIONS = {
     **dict.fromkeys(("--bus", "--from", "--ready-fd"), True),
@@ -198,6 +205,7 @@ def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) ->
         faults = faults_of(given, subcommand)
     return RunOptions(
         flows="--no-flows" not in given,
+        self_serve="--self-serve" in given and "--no-self-serve" not in given,
         linger="--linger" in given,
         statistics="--statistics" in given,
         buses=tuple(given.get("--make-bus", [])),
@@ -210,9 +218,9 @@ def _run_options(subcommand: str, given: Given, tracer: Tracer | None = None) ->
 def _run(given: Given, command: list[str]) -> int:
     tracer = None
     if given.keys() & {"--trace", "--explain"}:
-        from interposer.trace_options import session_of_run
+        from interposer.trace_options import relayed, session_of_run
 
-        tracer = session_of_run(given)
+        tracer = relayed(session_of_run(given))
     return _end_like(_run_traced(given, command, tracer))
 
 
@@ -221,9 +229,9 @@ def _trace(given: Given, command: list[str]) -> int:
         return _trace_running(given, command)
     if not command:
         raise UsageError("reading the arguments of `kdbus trace`", "there is no program", see_help("trace"))
-    from interposer.trace_options import session
+    from interposer.trace_options import relayed, session
 
-    return _end_like(_run_traced(given, command, session(given)))
+    return _end_like(_run_traced(given, command, relayed(session(given))))
 
 
 def _trace_running(given: Given, rest: list[str]) -> int:
@@ -248,9 +256,9 @@ def _trace_running(given: Given, rest: list[str]) -> int:
 def _record(given: Given, command: list[str]) -> int:
     if not command:
         raise UsageError("reading the arguments of `kdbus record`", "there is no program", see_help("record"))
-    from interposer.trace_options import recorder
+    from interposer.trace_options import recorder, relayed
 
-    return _end_like(_run_traced(given, command, recorder(given)))
+    return _end_like(_run_traced(given, command, relayed(recorder(given))))
 
 
 def _check(given: Given, command: list[str]) -> int:
@@ -301,6 +309,8 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
             f"give {of_server[0]} to `kdbus serve`",
         )
     dies_with_us, preload = "--die-with-parent" in given, "--no-preload" not in given
+    if options.self_serve:
+        _need_preloading(preload=preload)
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
@@ -323,12 +333,27 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     wanted = "tracing" if tracer is not None else "injecting faults into" if options.faults else ""
     _replace_if_nested(command, domain, verbose=bool(given.keys() & _VERBOSE_OPTIONS.keys()), wanted=wanted)
     if domain is not None:
-        return _join(domain, command, mode, wait_s, dies_with_us=dies_with_us, preload=preload)
+        return _join(
+            domain,
+            command,
+            mode,
+            wait_s,
+            dies_with_us=dies_with_us,
+            preload=preload,
+            self_serve=options.self_serve,
+        )
 
     from interposer.launch.launch import launch
 
     signals = _Signals()
-    launched = launch(command, mode, held=bool(options.buses), dies_with_us=dies_with_us, preload=preload)
+    launched = launch(
+        command,
+        mode,
+        held=bool(options.buses),
+        dies_with_us=dies_with_us,
+        preload=preload,
+        self_serve=options.self_serve,
+    )
     try:
         status = _supervise(launched, signals, options)
     finally:
@@ -362,8 +387,28 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
         nested.run_nested(command, domain)
 
 
+def _need_preloading(*, preload: bool) -> None:
+    """Receivers serve themselves by means of a library that they are started with. Raises UsageError."""
+    from interposer.launch.preloading import preloadable
+
+    if not preload or preloadable() is None:
+        raise UsageError(
+            "reading the options of `kdbus run`",
+            "--self-serve is done by a library that programs are started with, and "
+            + ("there is none with --no-preload" if not preload else "there is none that can be here"),
+            "leave out " + ("one of the two" if not preload else "--self-serve"),
+        )
+
+
 def _join(
-    path: str, command: Sequence[str], mode: Mode | None, wait_s: float, *, dies_with_us: bool, preload: bool
+    path: str,
+    command: Sequence[str],
+    mode: Mode | None,
+    wait_s: float,
+    *,
+    dies_with_us: bool,
+    preload: bool,
+    self_serve: bool,
 ) -> int:
     """Run `command` in the domain of a server, which may come up within `wait_s` seconds; its wait status."""
     from interposer.shared_domain.domain_socket import connect
@@ -372,7 +417,7 @@ def _join(
     # While there is no program, signals end us.
     connection = connect(path, wait_s)
     signals = _Signals()
-    joined = join(path, connection, command, mode, dies_with_us=dies_with_us, preload=preload)
+    joined = join(path, connection, command, mode, dies_with_us=dies_with_us, preload=preload, self_serve=self_serve)
     signals.program_started(joined.launched.pid)
     joined.launched.check_executed()
     return joined.run()
@@ -395,6 +440,12 @@ def _proxy(given: Given, command: list[str]) -> int:
 
     status = proxy(given, command)
     return status if status >= 0 else _die_of(-status)
+
+
+def _dbus_policy(given: Given, words: list[str]) -> int:
+    from interposer.dbus_policy import dbus_policy
+
+    return dbus_policy(given, words, _print, _complain)
 
 
 def _activate(given: Given, command: list[str]) -> int:
@@ -644,6 +695,7 @@ _SUBCOMMANDS = {
     "check": _Subcommand(_check, _CHECK_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
+    "dbus-policy": _Subcommand(_dbus_policy, _DBUS_POLICY_OPTIONS, words=20),
     "activate": _Subcommand(_activate, _ACTIVATE_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),
     "include-dir": _Subcommand(_include_dir, _INCLUDE_DIR_OPTIONS),

@@ -21,6 +21,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
        kdbus replay [OPTIONS] FILE [--] PROGRAM [ARGUMENTS...]
        kdbus serve --socket PATH [OPTIONS]
        kdbus proxy --bus NAME [--listen unix:path=PATH] [--exec PROGRAM [ARGUMENTS...]]
+       kdbus dbus-policy --config FILE [OPTIONS] QUESTION
        kdbus activate --bus NAME --from DIR [--exec PROGRAM [ARGUMENTS...]]
        kdbus doctor [--json]
        kdbus include-dir [--revision R]
@@ -38,6 +39,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   check        run PROGRAM likewise, and report leaks, races, failures, and what only one revision has
   serve        keep a kdbus that programs join with `kdbus run --domain PATH`
   proxy        let D-Bus programs speak on a bus of kdbus
+  dbus-policy  tell what a configuration of dbus-daemon allows, and which rule says so; turn it into kdbus's policy
   activate     start programs on a bus of kdbus when somebody sends to their names
   doctor       tell whether that works here, how, and what would make it better
   include-dir  print the folder of linux/kdbus.h, to build kdbus programs with
@@ -83,6 +85,10 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
+  --self-serve   let programs of the final revision receive and free plain messages without the supervisor, by a library
+                 that they are started with (docs/limits.md): calls take less time
+  --no-self-serve
+                 do not, whatever else was said
   --trace        show every call on stderr, as `kdbus trace` does; with --trace=FILE in that file
   --explain      show only the calls that fail, with the reason; with --trace=FILE there
   --inject FAULT
@@ -153,9 +159,9 @@ Such as, to see which sends are refused and why, and to see what a service hears
   kdbus trace -Z -e SEND -- ./client
   kdbus trace -y -e name=org.example.Service -o trace.txt -- sh -c './service & ./client'
 
-Times are those that the broker took for a call, or that it waited. Every call is served by the broker, which is slower
-than `kdbus run` mostly is. The trace never holds the program up for more than 10 ms a call: if its reader is slower,
-records are dropped and counted. Ends as `kdbus run` does.
+Times are those that a call took to be served, or that it waited. The trace never holds the program up for more than 10
+ms a call: if its reader is slower, records are dropped and counted. Into a file, it is written by a process of its own.
+Ends as `kdbus run` does, once all is written.
 """
 
 _RECORD = """\
@@ -303,6 +309,10 @@ usage: kdbus serve --socket PATH [OPTIONS]
   --statistics   tell on stderr, at the end, how many calls were served, and how, and
                  which revisions of kdbus were spoken
   --no-flows     serve every call in the broker, none natively: slower, to compare and to debug
+  --self-serve   let programs that were started with that option, too, receive and free plain messages without the
+                 server
+  --no-self-serve
+                 do not, whatever else was said
   -h, --help     print this
 
 A server that root starts serves all users, an ordinary user's serves that user. Who joins trusts the server.
@@ -340,6 +350,39 @@ the same user, and of root, without --all-users. With --exec it ends as PROGRAM 
 
 examples: kdbus run --make-bus user -- kdbus proxy --bus user --exec busctl --user list
           kdbus run --make-bus user -- kdbus proxy --bus user --listen unix:path=/tmp/bus
+"""
+
+_DBUS_POLICY = """\
+Tell whether a configuration of dbus-daemon allows something, and which rule of which file decides; or what the policy
+of kdbus can say of it.
+
+usage: kdbus dbus-policy --config FILE [OPTIONS] connect
+       kdbus dbus-policy --config FILE [OPTIONS] own NAME
+       kdbus dbus-policy --config FILE [OPTIONS] send KEY=VALUE...
+       kdbus dbus-policy --config FILE [OPTIONS] receive KEY=VALUE...
+       kdbus dbus-policy --config FILE [--json] kdbus
+       kdbus dbus-policy --config FILE --bus NAME [--ready-fd N] hold
+
+  --config FILE  the configuration, which may include others
+  --user USER    who asks: a name or an id; without it, you
+  --group GROUP  one of the groups that USER is in (may be repeated); without it, those that the system says
+  --at-console   USER is at the console of the machine
+  --bus NAME     with hold: the bus, as `kdbus run --make-bus NAME` names it, or the path of an endpoint's node
+  --ready-fd N   with hold: write a newline to descriptor N, and close it, when the policies hold
+  --json         answer as one JSON object
+  -h, --help     print this
+
+A message is told by its type (method_call unless said otherwise), destination, sender, path, interface, member and
+error, by fds, the number of its descriptors, and by names: those that the other side owns, with commas between them.
+Without these, it owns the name that is the destination, or with `receive` the sender. What is not said, the message has
+not: a call needs at least path and member.
+
+The exit status is 0 if it is allowed, and 1 if it is denied. `kdbus` prints name, access and whom it is granted to, and
+what kdbus cannot say. `hold` brings these policies to a bus, whose owner one has to be, until a signal ends it.
+
+examples: kdbus dbus-policy --config /usr/share/dbus-1/system.conf --user nobody own org.example.Printer
+          kdbus dbus-policy --config bus.conf send destination=org.example.Printer path=/ interface=a.b member=Print
+          kdbus dbus-policy --config /usr/share/dbus-1/system.conf kdbus
 """
 
 _ACTIVATE = """\
@@ -513,6 +556,7 @@ PAGES: Mapping[str, str] = {
     "replay": _REPLAY,
     "serve": _SERVE,
     "proxy": _PROXY,
+    "dbus-policy": _DBUS_POLICY,
     "activate": _ACTIVATE,
     "doctor": _DOCTOR,
     "include-dir": _INCLUDE_DIR,

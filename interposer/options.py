@@ -28,6 +28,8 @@ class RunOptions(NamedTuple):
 
     flows: bool = True
     """Serve hot calls natively; off for comparison, and to debug."""
+    self_serve: bool = False
+    """Let receivers take and free plain messages by themselves."""
     linger: bool = False
     """Serve until the last process of the tree has ended, instead of ending with the program."""
     statistics: bool = False

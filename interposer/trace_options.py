@@ -14,6 +14,8 @@ from interposer.errors import OutputFailed, UsageError, quoted
 from interposer.options import Given, see_help
 from tracing.faults import BadFault, Fault, parse
 from tracing.filters import BadFilter, Filter
+from tracing.record import Tracer
+from tracing.relay import Relay
 from tracing.session import Recorder, Session, Split, Wishes
 from tracing.text import Style
 
@@ -56,10 +58,20 @@ def session(given: Given, subcommand: str = "trace") -> Session | Split:
     return Split(wishes) if split else Session(wishes, descriptor)
 
 
-def session_of_run(given: Given) -> Session | None:
-    """The trace that `kdbus run` is asked for by --trace and --explain; None for none. Raises OutputFailed."""
-    if not given.keys() & {"--trace", "--explain"}:
-        return None
+def relayed(tracer: Session | Split | Recorder) -> Tracer:
+    """What is shown every call: `tracer`, or a process of its own that has it, where nobody looks at lines before the
+    program goes on. Raises OutputFailed."""
+    if not tracer.may_lag:
+        return tracer
+    try:
+        return Relay(tracer, tracer.path)
+    except OSError as error:
+        reason, advice = os.strerror(error.errno or 0), "free some memory, or end other programs"
+        raise OutputFailed("starting a process that writes the trace", reason, advice) from error
+
+
+def session_of_run(given: Given) -> Session:
+    """The trace that `kdbus run` is asked for by --trace and --explain. Raises OutputFailed."""
     path = given.last("--trace") or None
     descriptor = _open(path, 2)
     style = Style(names=True, brackets=path is None, colour=_colour(given, descriptor, "run"))

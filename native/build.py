@@ -64,12 +64,14 @@ SOURCES = (
     "outgoing.c",
     "incoming.c",
     "whole.c",
+    "shelf.c",
     "hot_send.c",
     "hot_broadcast.c",
     "hot_receive.c",
     "hot_path.c",
     "hot_stall.c",
     "shares.c",
+    "ring.c",
     "loop.c",
 )
 
@@ -165,7 +167,9 @@ def make_builder(folder: Path, module: str = "native._helper") -> FFI:
         '#include "helper.h"\n',
         sources=[str(folder / name) for name in SOURCES],
         include_dirs=[str(folder)],
-        depends=[str(folder / name) for name in ("helper.h", "deputy.h", "flow.h", "hot_path.h")],
+        depends=[
+            str(folder / name) for name in ("helper.h", "deputy.h", "flow.h", "hot_path.h", "shelf.h", "shares.h")
+        ],
         extra_compile_args=[*BASE_FLAGS, *warnings, *extra],
         extra_link_args=["-pthread", *extra],
     )

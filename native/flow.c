@@ -53,6 +53,7 @@ void kdbus_engine_destroy(struct kdbus_engine *engine)
     for (size_t i = 0; i < engine->connection_room; i++) {
         if (engine->connections[i]) {
             flow_forget_state(engine, engine->connections[i]);
+            shelf_end(engine->connections[i]);
         }
     }
     flow_forget_replies(engine);
@@ -64,6 +65,7 @@ void kdbus_engine_destroy(struct kdbus_engine *engine)
     flow_table_clear(&engine->broadcasts);
     flow_table_clear(&engine->origins);
     flow_table_clear(&engine->exports);
+    flow_forget_ring(engine);
     free(engine->out.data);
     flow_end_loop(engine);
     free(engine);
@@ -145,6 +147,7 @@ int kdbus_engine_remove_connection(struct kdbus_engine *engine, uint32_t index)
             flow_forget_descriptors(engine, binding);
         }
     }
+    shelf_end(connection);
     connection->used = 0;
     return 0;
 }

@@ -81,6 +81,7 @@ void lent_pool_release(struct lent_pool *pool, struct lent_slice *slice);
 void lent_pool_unpublish(struct lent_pool *pool, struct lent_slice *slice);
 
 struct flow_connection;
+struct flow_shelf;
 
 // A reply that is expected (broker/reply.py). `holders` counts the link, the request in a queue, and the waiting call.
 struct flow_reply {
@@ -99,6 +100,7 @@ struct flow_reply {
     struct kdbus_notification caller; // of a waiting call
     int listener;                     // that it came from
     uint64_t look_ns; // when its thread has to be looked at (CLOCK_MONOTONIC)
+    uint64_t began_ns; // when the call began, if that is in the ring or known to who reads it, else 0
     uint64_t command[LENT_COMMAND]; // its argument, as it was read
 };
 
@@ -161,6 +163,7 @@ struct flow_connection {
     struct flow_entry *last;
     struct flow_charge charges[LENT_USERS];
     uint64_t waiting_bytes; // of all messages that are charged, where memory is shared
+    struct flow_shelf *shelf; // what its receiver may take by itself, NULL if it does not
 };
 
 struct flow_binding {
@@ -245,7 +248,10 @@ struct flight {
     int finished;                   // nothing is left but the results and the answer
 };
 
+struct flow_ring; // ring.c
+
 struct kdbus_engine {
+    struct flow_ring *ring; // NULL while nobody watches
     struct kdbus_deputies *deputies; // NULL where whoever runs the engine does all by itself
     struct deputy *deputy;           // that runs it now, NULL for none
     struct flight flight;
@@ -272,6 +278,7 @@ struct kdbus_engine {
     uint64_t last_reply;
     uint64_t sequences[LENT_COUNTERS];
     uint64_t served;
+    uint64_t self_served; // calls that receivers have served by themselves, as far as they were settled
     uint64_t files_left; // how many may still be fetched from senders, see kdbus_engine_allow_files
     int lent_any;
     struct flow_connection **connections;
@@ -317,6 +324,8 @@ void flow_table_clear(struct flow_table *table);
 enum { CHARGE_NONE = -1, CHARGE_REFUSED = -2, CHARGE_OF_BROKER = -3 };
 int quota_of_user(const struct flow_connection *receiver, uint64_t user);
 int quota_find(const struct flow_connection *receiver, uint64_t user, uint64_t size);
+void quota_explain(const struct flow_connection *receiver, uint64_t user, uint64_t size,
+                   struct kdbus_refusal *refusal);
 void quota_charge(struct flow_connection *receiver, struct flow_entry *entry, int charge, uint64_t user);
 void quota_give_back(struct flow_connection *receiver, struct flow_entry *entry);
 
@@ -324,6 +333,23 @@ void quota_give_back(struct flow_connection *receiver, struct flow_entry *entry)
 void flow_close_files(struct flow_entry *entry);
 void flow_forget_state(struct kdbus_engine *engine, struct flow_connection *connection);
 void flow_forget_replies(struct kdbus_engine *engine);
+
+// shelf.c: what receivers take by themselves.
+void shelf_open(struct kdbus_engine *engine, struct flow_connection *connection);
+void shelf_open_all(struct kdbus_engine *engine);
+void shelf_close(struct kdbus_engine *engine, struct flow_connection *connection);
+void shelf_close_all(struct kdbus_engine *engine);
+void shelf_collect(struct kdbus_engine *engine, struct flow_connection *connection);
+int shelf_add(struct kdbus_engine *engine, struct flow_connection *connection, const struct flow_entry *entry);
+void shelf_hold(struct kdbus_engine *engine, struct flow_connection *connection, const struct lent_slice *slice);
+void shelf_forget(struct flow_connection *connection, uint64_t offset);
+void shelf_end(struct flow_connection *connection);
+
+// ring.c, but for what is told of single calls (hot_path.h)
+void flow_forget_ring(struct kdbus_engine *engine);
+int flow_ring_is_full(const struct kdbus_engine *engine);
+void flow_ring_begin(struct kdbus_engine *engine);
+uint64_t flow_ring_start(const struct kdbus_engine *engine);
 
 // loop.c: 0 or -errno, with `flow_end_loop` still to be called.
 int flow_prepare_loop(struct kdbus_engine *engine, int hang_ups);

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from errno import EINTR, EINVAL, ENOMEM
+from errno import EINTR, EINVAL, ENOMEM, EOPNOTSUPP
 
 from native.deputies import Deputies
 from native.library import failure, ffi, lib
@@ -44,7 +44,20 @@ class Engine:
     Raises OSError: EMFILE or ENFILE, ENOMEM.
     """
 
-    __slots__ = ("_buffer", "_engine", "_listener", "_notification", "_pools", "_stall", "_words", "held", "stall")
+    __slots__ = (
+        "_buffer",
+        "_data",
+        "_engine",
+        "_listener",
+        "_notification",
+        "_pools",
+        "_records",
+        "_size",
+        "_stall",
+        "_words",
+        "held",
+        "stall",
+    )
 
     def __init__(self, hang_ups: int, descriptors: int) -> None:
         self._engine = lib.kdbus_engine_create(hang_ups, descriptors)
@@ -54,6 +67,9 @@ class Engine:
         self._buffer = ffi.buffer(self._notification)
         self._words = ffi.new("const uint64_t **")
         self._listener = ffi.new("int *", -1)
+        self._records = ffi.new("const struct kdbus_call_record **")
+        self._data = ffi.new("const char **")
+        self._size = ffi.new("size_t *")
         self._stall = ffi.new("struct kdbus_stall *")
         self._pools: dict[int, Pool] = {}
         self.stall: Stall | None = None
@@ -78,6 +94,20 @@ class Engine:
     def served(self) -> int:
         """How many calls have been served here since the beginning."""
         return int(lib.kdbus_engine_served(self._engine))
+
+    @property
+    def self_served(self) -> int:
+        """How many calls receivers have served by themselves, of those that are known by now."""
+        return int(lib.kdbus_engine_self_served(self._engine))
+
+    def share(self, index: int) -> int | None:
+        """A descriptor of a new shelf of a connection that is not lent (`shelf.c`), the caller's; None if messages of
+        its revision have none. Raises OSError: ENOMEM, EMFILE, ENFILE."""
+        descriptor = int(lib.kdbus_engine_share(self._engine, index))
+        if descriptor == -EOPNOTSUPP:
+            return None
+        self._check(descriptor, "make a shelf")
+        return descriptor
 
     def speak(self, revision: Mapping[str, int]) -> int:
         """Make a revision of the ABI known; its number here. `revision`: the members of `kdbus_flow_revision`
@@ -222,6 +252,23 @@ class Engine:
         facts.origin, facts.shows_timestamp, facts.items_end = origin, shows_timestamp, items_end
         result = lib.kdbus_engine_learn_export(self._engine, facts, items, len(items), evidence, len(evidence))
         self._check(result, "learn what is shown of an origin")
+
+    def watch(self, payload: int, most: int) -> None:
+        """Keep a record of each call that is served from now on, with so many bytes of its payload, or none if that is
+        negative. `run` ends when there are `most` records.
+
+        What `take_records` has not taken is lost. Raises OSError(ENOMEM).
+        """
+        self._check(lib.kdbus_engine_watch(self._engine, payload, most), "watch what is served")
+
+    def take_records(self) -> tuple[bytes, bytes]:
+        """The records since the last time (`tracing.native_calls` knows their form), and the bytes that they are
+        about. To be called after each `run`, which ends when there is no room for more."""
+        count = lib.kdbus_engine_take_records(self._engine, self._records, self._data, self._size)
+        if not count:
+            return b"", b""
+        records = ffi.buffer(self._records[0], count * ffi.sizeof("struct kdbus_call_record"))
+        return bytes(records), bytes(ffi.buffer(self._data[0], self._size[0]))
 
     def forget_origins(self) -> None:
         """Forget all that was learnt. Raises OSError(EBUSY) while anything is lent."""

@@ -87,7 +87,7 @@ void flow_forget_replies(struct kdbus_engine *engine)
 
 // number, requester (all ones if the broker keeps the reply), replier, cookie, deadline, name id, state (bit 0 sync,
 // 1 linked, 2 waiting), then of a waiting call the notification (13 words, one of them its listener), when to look at
-// its thread, and the command (9 words), zeros for others.
+// its thread, when it began (0 if nobody watched), and the command (9 words), zeros for others.
 static int store_reply(const struct flow_reply *reply, struct words *out)
 {
     const struct kdbus_notification *caller = &reply->caller;
@@ -113,6 +113,8 @@ static int store_reply(const struct flow_reply *reply, struct words *out)
         result = add_all(out, caller->arguments, 6);
     if (!result)
         result = words_add(out, reply->look_ns);
+    if (!result)
+        result = words_add(out, reply->began_ns);
     return result ? result : add_all(out, reply->command, LENT_COMMAND);
 }
 
@@ -233,6 +235,7 @@ int64_t kdbus_engine_recall(struct kdbus_engine *engine, const uint64_t **words)
     *words = NULL;
     if (!engine->lent_any)
         return 0;
+    shelf_close_all(engine);
     engine->out.count = 0;
     result = store_all(engine, &engine->out);
     if (result)
@@ -370,13 +373,14 @@ static void load_caller(struct flow_reply *reply, const uint64_t *words)
     reply->listener = (int)words[6];
     memcpy(caller->arguments, words + 7, sizeof(caller->arguments));
     reply->look_ns = words[13];
-    memcpy(reply->command, words + 14, sizeof(reply->command));
+    reply->began_ns = words[14];
+    memcpy(reply->command, words + 15, sizeof(reply->command));
 }
 
 static int load_reply(struct kdbus_engine *engine, struct reader *reader)
 {
     const uint64_t *facts = read_words(reader, 7);
-    const uint64_t *wait = facts ? read_words(reader, 14 + LENT_COMMAND) : NULL;
+    const uint64_t *wait = facts ? read_words(reader, 15 + LENT_COMMAND) : NULL;
     int kept = wait && facts[1] == UINT64_MAX;
     struct flow_connection *requester = wait && !kept ? flow_connection_at(engine, (uint32_t)facts[1]) : NULL;
     struct flow_connection *replier = wait ? flow_connection_at(engine, (uint32_t)facts[2]) : NULL;
@@ -430,6 +434,8 @@ int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t
         if (result) {
             give_files_away(engine);
             forget_all(engine);
+        } else {
+            shelf_open_all(engine);
         }
     }
     return result;

@@ -442,6 +442,55 @@ int kdbus_engine_hold(struct kdbus_engine *engine, uint64_t user, int held);
 // Have the engine run by deputies from now on; NULL: by whoever calls kdbus_engine_run.
 void kdbus_engine_employ(struct kdbus_engine *engine, struct kdbus_deputies *deputies);
 uint64_t kdbus_engine_served(const struct kdbus_engine *engine);
+int kdbus_engine_share(struct kdbus_engine *engine, uint32_t index);
+uint64_t kdbus_engine_self_served(const struct kdbus_engine *engine);
+
+// ring.c: what was served, for whoever watches. Each has the argument of the call as it was, and as it is now.
+enum {
+    KDBUS_CALL_WHOLE,
+    KDBUS_CALL_WAITS,
+    KDBUS_CALL_RESUMED
+};
+
+// What is too much: messages of the user, bytes of all that wait, or bytes of the user and those of the message.
+enum {
+    KDBUS_REFUSED_COUNT,
+    KDBUS_REFUSED_ALL,
+    KDBUS_REFUSED_SIZE
+};
+
+struct kdbus_refusal {
+    uint64_t kind;
+    uint64_t used;
+    uint64_t limit;
+    uint64_t size;
+};
+
+struct kdbus_call_record {
+    uint64_t start_ns; // CLOCK_MONOTONIC
+    uint64_t end_ns;
+    uint64_t address; // third argument
+    uint64_t peer;    // id of who gets the message, or has sent it; 0 for nobody in particular
+    uint64_t data;    // where its bytes begin: of the message, of the payload, and ids of senders
+    uint64_t payload_size; // all of it
+    uint32_t message_kept; // bytes
+    uint32_t payload_kept;
+    uint32_t senders; // of messages in the queue that is full
+    uint32_t kind;
+    uint32_t tid;
+    uint32_t descriptor;
+    uint32_t connection; // index
+    uint32_t request;
+    uint32_t error;
+    uint32_t padding;
+    struct kdbus_refusal refusal;
+    uint64_t before[9];
+    uint64_t after[9];
+};
+
+int kdbus_engine_watch(struct kdbus_engine *engine, int64_t payload, size_t most);
+size_t kdbus_engine_take_records(struct kdbus_engine *engine, const struct kdbus_call_record **records,
+                                 const char **data, size_t *size);
 
 // -- seccomp.c: what a target is started with ----------------------------------------------------------------------
 
@@ -472,6 +521,9 @@ int kdbus_listener_take(const struct pollfd *poller, struct kdbus_received *rece
 
 // Notes that the call `id` has been received; `received` may be NULL.
 void kdbus_note_received(struct kdbus_received *received, uint64_t id);
+
+// A new memfd, close-on-exec, to be sealed; or -errno.
+int kdbus_memory_file(const char *name);
 
 // As kdbus_same_file, for a caller that knows its own thread id, `self`.
 int kdbus_same_file_as(int self, int pid, int descriptor, int epoll, int target);

@@ -21,7 +21,10 @@ static int deliver(struct kdbus_engine *engine, struct sending *send, const stru
     const struct flow kind = {.destination = receiver, .attach_flags = listener->attach_flags};
     const struct flow_export *shown = NULL;
 
-    if (!receiver->used || !flow_is_lent(engine, receiver) || receiver->message_count >= LENT_MESSAGES)
+    if (!receiver->used || !flow_is_lent(engine, receiver))
+        return 0;
+    shelf_collect(engine, receiver);
+    if (receiver->message_count >= LENT_MESSAGES)
         return 0;
     if (receiver->revision->whole && listener->attach_flags) {
         shown = flow_export_to(engine, &kind, send->origin->facts.origin);
@@ -59,11 +62,14 @@ int hot_broadcast(struct kdbus_engine *engine, struct sending *send)
 
     // A memfd would need a duplicate for each receiver.
     if (!broadcast || send->out.part_count != send->out.vector_count ||
-        (kind.attach_flags && !sending_find_origin(engine, send, &kind)) || !sending_write_flags(send))
+        (kind.attach_flags && !sending_find_origin(engine, send, &kind)) ||
+        (!broadcast->count && !flow_ring_foresee(engine, send)) || !sending_write_flags(send))
         return 0;
     made = calloc(broadcast->count + 1, sizeof(*made)); // may be nobody
-    if (!made)
+    if (!made) {
+        sending_restore_flags(send);
         return 0;
+    }
     engine->flight.broadcast = broadcast;
     engine->flight.made = made;
     while (count < broadcast->count && deliver(engine, send, &broadcast->listeners[count], &made[count]))
@@ -71,16 +77,18 @@ int hot_broadcast(struct kdbus_engine *engine, struct sending *send)
     engine->flight.made = NULL;
     if (count < broadcast->count) {
         broadcast_undo(broadcast, made, count);
+        sending_restore_flags(send);
         return 0;
     }
     for (uint32_t i = 0; i < count; i++) {
         struct flow_connection *receiver = broadcast->listeners[i].connection;
 
         quota_charge(receiver, made[i].entry, made[i].charge, send->source->user);
-        sending_enqueue(receiver, made[i].entry);
+        sending_enqueue(engine, receiver, made[i].entry);
     }
     free(made);
     sending_count(engine, send);
+    flow_ring_sent(engine, send);
     sending_finish(engine, send);
     return 1;
 }

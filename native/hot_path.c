@@ -21,28 +21,18 @@
 #include <unistd.h>
 
 // A RECV after which nothing waits any more needs a duplicate of the descriptor, to make it unreadable.
-static int empties_queue(const struct kdbus_notification *call, const struct flow_connection *connection)
+static int empties_queue(const struct flow_connection *connection)
 {
-    return (uint32_t)call->arguments[1] == connection->revision->recv && connection->readable &&
-           connection->message_count <= 1;
+    return connection->readable && connection->message_count <= 1;
 }
 
-int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *call)
+static int serve_recv(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding)
 {
-    uint32_t descriptor = (uint32_t)call->arguments[0];
-    struct flow_binding *binding;
-    struct flow_connection *connection;
+    struct flow_connection *connection = binding->connection;
     int socket;
     int result;
 
-    engine->flight = (struct flight){.socket = -1};
-    if (call->architecture != OWN_ARCHITECTURE || call->number != SYS_ioctl || call->arguments[2] & 7)
-        return 0;
-    binding = flow_find_binding(engine, (uint64_t)call->pid << 32 | descriptor);
-    connection = binding ? binding->connection : NULL;
-    if (!connection || !flow_is_lent(engine, connection))
-        return 0;
-    if (empties_queue(call, connection)) {
+    if (empties_queue(connection)) {
         // The duplicate also proves that the descriptor is the connection's.
         socket = hot_duplicate(engine, connection, binding);
         if (socket < 0)
@@ -52,13 +42,41 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
         close(socket);
         return result;
     }
+    if (kdbus_same_file_as(engine->self, (int)call->pid, (int)call->arguments[0], connection->epoll,
+                           connection->target) != 1)
+        return 0;
+    return hot_recv(engine, call, binding, -1);
+}
+
+int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *call)
+{
+    uint32_t descriptor = (uint32_t)call->arguments[0];
+    struct flow_binding *binding;
+    struct flow_connection *connection;
+    int result;
+
+    engine->flight = (struct flight){.socket = -1};
+    if (call->architecture != OWN_ARCHITECTURE || call->number != SYS_ioctl || call->arguments[2] & 7)
+        return 0;
+    binding = flow_find_binding(engine, (uint64_t)call->pid << 32 | descriptor);
+    connection = binding ? binding->connection : NULL;
+    if (!connection || !flow_is_lent(engine, connection))
+        return 0;
+    flow_ring_begin(engine);
+    if ((uint32_t)call->arguments[1] == connection->revision->recv) {
+        shelf_close(engine, connection);
+        result = serve_recv(engine, call, binding);
+        if (result)
+            shelf_open(engine, connection);
+        return result;
+    }
     if (kdbus_same_file_as(engine->self, (int)call->pid, (int)descriptor, connection->epoll, connection->target) != 1)
         return 0;
     if ((uint32_t)call->arguments[1] == connection->revision->send)
         return hot_send(engine, call, binding);
-    if ((uint32_t)call->arguments[1] == connection->revision->recv)
-        return hot_recv(engine, call, binding, -1);
-    if ((uint32_t)call->arguments[1] == connection->revision->free)
+    if ((uint32_t)call->arguments[1] == connection->revision->free) {
+        shelf_collect(engine, connection);
         return hot_free(engine, call, connection);
+    }
     return 0;
 }

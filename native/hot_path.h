@@ -122,13 +122,15 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
 int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding,
              int socket);
 int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_connection *owner);
+void hot_dequeue(struct kdbus_engine *engine, struct flow_connection *receiver);
 int sending_find_origin(struct kdbus_engine *engine, struct sending *send, const struct flow *flow);
 int sending_write_flags(const struct sending *send);
+void sending_restore_flags(const struct sending *send);
 struct flow_entry *sending_new_entry(const struct kdbus_engine *engine, const struct sending *send);
 int sending_place(struct sending *send, struct flow_connection *receiver, struct flow_entry *entry,
                   const struct flow_export *shown, int free_of_charge);
 void sending_undo(struct flow_connection *receiver, struct flow_entry *entry);
-void sending_enqueue(struct flow_connection *receiver, struct flow_entry *entry);
+void sending_enqueue(struct kdbus_engine *engine, struct flow_connection *receiver, struct flow_entry *entry);
 void sending_count(struct kdbus_engine *engine, struct sending *send);
 void sending_finish(struct kdbus_engine *engine, const struct sending *send);
 
@@ -140,6 +142,17 @@ void broadcast_undo(const struct flow_broadcast *broadcast, struct delivery *mad
 // hot_stall.c
 int hot_abandon(struct kdbus_engine *engine, const struct kdbus_notification *call);
 int stall_holds(struct kdbus_engine *engine, int listener, const struct kdbus_notification *call);
+
+// ring.c
+int flow_ring_foresee(struct kdbus_engine *engine, struct sending *send);
+void flow_ring_sent(struct kdbus_engine *engine, const struct sending *send);
+void flow_ring_failed(struct kdbus_engine *engine, int error);
+void flow_ring_waits(struct kdbus_engine *engine, const struct sending *send);
+void flow_ring_refused(struct kdbus_engine *engine, const struct sending *send);
+void flow_ring_answered(struct kdbus_engine *engine, const struct flow_reply *reply, const uint64_t *results);
+void flow_ring_over(struct kdbus_engine *engine, const struct kdbus_notification *call,
+                    const struct flow_connection *connection, const uint64_t *before, const uint64_t *after,
+                    const struct lent_slice *slice, int error);
 
 // outgoing.c
 int outgoing_read(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding,

@@ -48,7 +48,7 @@ static int write_no_message(struct kdbus_engine *engine, const struct kdbus_noti
 }
 
 // The first message of the queue has been received.
-static void dequeue(struct kdbus_engine *engine, struct flow_connection *receiver)
+void hot_dequeue(struct kdbus_engine *engine, struct flow_connection *receiver)
 {
     struct flow_entry *entry = receiver->first;
 
@@ -91,6 +91,7 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
         if (!write_no_message(engine, call, receiver, command, results))
             return 0;
         hot_calm(receiver, socket);
+        flow_ring_over(engine, call, receiver, command, results, NULL, EAGAIN);
         kdbus_listener_respond(engine->listener, call->id, 0, EAGAIN);
         return 1;
     }
@@ -116,9 +117,10 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
     message[2] = incoming_install_files(engine->listener, call->id, receiver, slice, entry);
     slice->published = 1;
     slice->holders--;
-    dequeue(engine, receiver);
+    hot_dequeue(engine, receiver);
     if (!receiver->first)
         hot_calm(receiver, socket);
+    flow_ring_over(engine, call, receiver, command, results, slice, 0);
     engine->flight.finished = 1;
     if (message[2])
         hot_correct(engine, call->pid, call->arguments[2], revision->recv_message + 2, message[2]);
@@ -134,6 +136,7 @@ int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call,
     // `return_flags` stand behind `kernel_flags`, where there are any.
     int skipped = !revision->free_kernel_flags;
     uint64_t command[LENT_COMMAND];
+    uint64_t results[LENT_COMMAND];
     struct lent_slice *slice;
 
     if (!hot_read(engine, call->pid, call->arguments[2], command, 8 * revision->free_words))
@@ -147,8 +150,12 @@ int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call,
                         revision->free_return_flags - 1 + (uint32_t)skipped, expected + skipped,
                         (size_t)(2 - skipped)))
         return 0;
+    shelf_forget(owner, slice->offset);
     lent_pool_unpublish(&owner->pool, slice);
     owner->dirty = LENT_CHANGED;
+    memcpy(results, command, 8 * revision->free_words);
+    memcpy(results + revision->free_return_flags - 1 + skipped, expected + skipped, 8 * (size_t)(2 - skipped));
+    flow_ring_over(engine, call, owner, command, results, NULL, 0);
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
     return 1;
 }

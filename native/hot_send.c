@@ -71,14 +71,15 @@ static int write_reply(struct kdbus_engine *engine, const struct flow_reply *rep
     return deputy_write(engine->deputy, reply->caller.pid, local, 2, remote, 2);
 }
 
-// The answer to a waiting call: into its pool, its command, and out of its wait. 0 if that cannot be.
-static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, const struct flow_entry *entry)
+// The answer to a waiting call: into its pool, its command (three words, `results`), and out of its wait. 0 if that
+// cannot be.
+static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, const struct flow_entry *entry,
+                       uint64_t *results)
 {
     struct flow_connection *requester = reply->requester;
     uint64_t caller = reply->caller.id;
     const struct flow_export *shown = NULL;
     struct lent_slice *slice;
-    uint64_t results[3];
 
     if (incoming_has_metadata(entry) && !requester->revision->whole) {
         struct flow_binding *binding =
@@ -110,6 +111,7 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     engine->flight.answering = NULL;
     slice->published = 1;
     slice->holders--;
+    shelf_hold(engine, requester, slice);
     requester->dirty = LENT_CHANGED;
     // Whether it is still there to hear the answer is no longer anybody's business.
     kdbus_listener_respond(reply->listener, caller, 0, 0);
@@ -138,6 +140,8 @@ void sending_finish(struct kdbus_engine *engine, const struct sending *send)
     engine->flight.send = NULL;
     engine->flight.finished = 1;
     written = write_sent(send);
+    if (!written)
+        flow_ring_failed(engine, EFAULT);
     kdbus_listener_respond(engine->listener, send->call->id, 0, written ? 0 : EFAULT);
 }
 
@@ -160,6 +164,8 @@ void sending_undo(struct flow_connection *receiver, struct flow_entry *entry)
 static int give_up(struct sending *send)
 {
     sending_undo(send->receiver, send->entry);
+    send->entry = NULL;
+    sending_restore_flags(send);
     return 0;
 }
 
@@ -169,10 +175,13 @@ static int refuse_send(struct kdbus_engine *engine, struct sending *send)
 {
     const uint64_t zero = 0;
 
+    if (!flow_ring_foresee(engine, send))
+        return give_up(send);
     if (send->revision->writes_empty_reply && // it also says in `return_flags` that there is nothing to say
         !hot_write_back(engine, send->call->pid, send->call->arguments[2], send->command,
                         send->revision->send_return_flags, &zero, 1))
         return give_up(send);
+    flow_ring_refused(engine, send);
     if (send->entry->payload) {
         lent_pool_release(&send->receiver->pool, send->entry->payload);
         send->receiver->dirty = LENT_CHANGED;
@@ -199,6 +208,7 @@ static int read_send(struct kdbus_engine *engine, struct sending *send)
     if (!send->flow || !flow_is_lent(engine, send->flow->destination))
         return 0;
     send->receiver = send->flow->destination;
+    shelf_collect(engine, send->receiver);
     return 1;
 }
 
@@ -239,6 +249,19 @@ int sending_write_flags(const struct sending *send)
                           send->revision->send_kernel_flags, expected, 2);
 }
 
+// Undoes sending_write_flags, as the call is the broker's after all, who looks at what its caller has passed.
+void sending_restore_flags(const struct sending *send)
+{
+    uint32_t first = send->revision->send_kernel_flags;
+    uint64_t written[LENT_COMMAND];
+
+    if (!first)
+        return;
+    written[first] = SEND_SYNC_REPLY | FLAG_KERNEL;
+    written[first + 1] = MSG_FLAGS | FLAG_KERNEL;
+    hot_write_back(send->engine, send->call->pid, send->call->arguments[2], written, first, send->command + first, 2);
+}
+
 // Puts the message into the receiver's pool, and finds out what it costs (as quota_find says). Where it is refused, or
 // the broker's, there is nothing to undo but the entry.
 int sending_place(struct sending *send, struct flow_connection *receiver, struct flow_entry *entry,
@@ -263,11 +286,16 @@ int sending_place(struct sending *send, struct flow_connection *receiver, struct
 // The message as an entry in the receiver's pool, which nothing refers to yet. 0 if the call is the broker's.
 static int make_entry(struct kdbus_engine *engine, struct sending *send)
 {
-    if (!sending_write_flags(send) || !outgoing_fetch_files(engine, send->binding, &send->out))
+    if (!sending_write_flags(send))
         return 0;
+    if (!outgoing_fetch_files(engine, send->binding, &send->out)) {
+        sending_restore_flags(send);
+        return 0;
+    }
     send->entry = sending_new_entry(engine, send);
     if (!send->entry) {
         outgoing_close_files(&send->out, send->out.part_count);
+        sending_restore_flags(send);
         return 0;
     }
     send->charge = sending_place(send, send->receiver, send->entry, send->shown,
@@ -282,9 +310,12 @@ static int make_entry(struct kdbus_engine *engine, struct sending *send)
 static int answer_wait(struct kdbus_engine *engine, struct sending *send)
 {
     struct flow_entry *entry = send->entry;
+    uint64_t results[3];
 
-    if (!finish_wait(engine, send->answered, entry))
+    if (!finish_wait(engine, send->answered, entry, results))
         return give_up(send);
+    flow_ring_sent(engine, send);
+    flow_ring_answered(engine, send->answered, results);
     if (entry->payload)
         lent_pool_release(&send->receiver->pool, entry->payload);
     flow_close_files(entry);
@@ -319,13 +350,14 @@ static struct flow_reply *expect_reply(struct kdbus_engine *engine, struct sendi
         reply->caller = *send->call;
         reply->listener = engine->listener;
         reply->look_ns = flow_now_ns() + LENT_PATIENCE_NS;
+        reply->began_ns = flow_ring_start(engine);
         memcpy(reply->command, send->command, sizeof(reply->command));
     }
     return reply;
 }
 
 // The message is the last in the queue now, and pollers see it.
-void sending_enqueue(struct flow_connection *receiver, struct flow_entry *entry)
+void sending_enqueue(struct kdbus_engine *engine, struct flow_connection *receiver, struct flow_entry *entry)
 {
     if (receiver->last)
         receiver->last->next = entry;
@@ -334,7 +366,8 @@ void sending_enqueue(struct flow_connection *receiver, struct flow_entry *entry)
     receiver->last = entry;
     receiver->message_count++;
     receiver->dirty = LENT_CHANGED;
-    hot_wake(receiver);
+    if (!shelf_add(engine, receiver, entry))
+        hot_wake(receiver);
 }
 
 // 1 if the SEND was served, 0 if it is the broker's.
@@ -375,8 +408,12 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
     quota_charge(send.receiver, send.entry, send.charge, source->user);
     sending_count(engine, &send);
     waits = send.entry->reply && send.entry->reply->sync;
-    sending_enqueue(send.receiver, send.entry);
-    if (!waits)
-        sending_finish(engine, &send);
+    sending_enqueue(engine, send.receiver, send.entry);
+    if (waits) {
+        flow_ring_waits(engine, &send);
+        return 1;
+    }
+    flow_ring_sent(engine, &send);
+    sending_finish(engine, &send);
     return 1;
 }

@@ -276,7 +276,7 @@ static int run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
             may_linger = 0;
             over = over || !set_timer(engine, flow_now_ns() + turn_ns);
         }
-    } while (!over);
+    } while (!over && !flow_ring_is_full(engine));
     return 0;
 }
 
@@ -300,11 +300,11 @@ static void run_turn(struct deputy *self, void *argument)
 }
 
 // Receives calls, and serves what it can: returns 1 with a call for the broker, 0 when there is none until `stop_ns`
-// (CLOCK_MONOTONIC) or something else to do, 2 at the end of the targets of a listener, 3 when it has left a deputy
-// behind (kdbus_engine_stall), 4 when so and there is a call for the broker, 5 with a call of somebody whose calls are
-// held, or -errno; `*listener` is the one that it is about. When `stop_ns` is over, what waits is served, one call; and once one has been served, `turn_ns`
-// later at the latest, as it may have made a deadline. A call that follows a hang-up is the broker's, which has to look
-// after that first.
+// (CLOCK_MONOTONIC) or something else to do (as to take records, ring.c), 2 at the end of the targets of a listener, 3
+// when it has left a deputy behind (kdbus_engine_stall), 4 when so and there is a call for the broker, 5 with a call of
+// somebody whose calls are held, or -errno; `*listener` is the one that it is about. When `stop_ns` is over, what waits
+// is served, one call; and once one has been served, `turn_ns` later at the latest, as it may have made a deadline. A
+// call that follows a hang-up is the broker's, which has to look after that first.
 //
 // As long as nothing is lent, no memory of a target is touched here, and no deputy needed.
 int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,

@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static int create_file(const char *name)
+int kdbus_memory_file(const char *name)
 {
     // Kernels before 6.3 do not know the flag; later ones complain about its absence, or refuse (vm.memfd_noexec).
     int file = (int)syscall(SYS_memfd_create, name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
@@ -42,7 +42,7 @@ int kdbus_pool_create(const char *name, uint64_t size, struct kdbus_pool *pool)
 
     if (size == 0 || size > LONG_MAX)
         return -EINVAL;
-    file = create_file(name);
+    file = kdbus_memory_file(name);
     if (file < 0)
         return file;
     if (ftruncate(file, (off_t)size))

@@ -48,6 +48,27 @@ int quota_find(const struct flow_connection *receiver, uint64_t user, uint64_t s
     return found >= 0 && receiver->charges[found].count >= LENT_PER_USER ? CHARGE_REFUSED : found;
 }
 
+// Why quota_find has said CHARGE_REFUSED, in the broker's words. `size`: bytes in the pool, where they count.
+void quota_explain(const struct flow_connection *receiver, uint64_t user, uint64_t size,
+                   struct kdbus_refusal *refusal)
+{
+    int found = quota_of_user(receiver, user);
+    const struct flow_charge none = {0};
+    const struct flow_charge *charge = found >= 0 && receiver->charges[found].count ? &receiver->charges[found] : &none;
+    uint64_t half = receiver->pool.memory.size / 2;
+    uint64_t most;
+
+    *refusal = (struct kdbus_refusal){KDBUS_REFUSED_COUNT, charge->count, LENT_PER_USER, 0};
+    if (!receiver->revision->whole)
+        return;
+    refusal->limit = LENT_SHARE_MESSAGES;
+    most = half < receiver->waiting_bytes ? 0 : (half - receiver->waiting_bytes + charge->bytes) / 3;
+    if (half < receiver->waiting_bytes)
+        *refusal = (struct kdbus_refusal){KDBUS_REFUSED_ALL, receiver->waiting_bytes, half, 0};
+    else if (most < charge->bytes + size || charge->bytes + size > LENT_SHARE_BYTES)
+        *refusal = (struct kdbus_refusal){KDBUS_REFUSED_SIZE, charge->bytes, most, size};
+}
+
 // Charges a message, whose slice is known; `charge`: what quota_find has said.
 void quota_charge(struct flow_connection *receiver, struct flow_entry *entry, int charge, uint64_t user)
 {

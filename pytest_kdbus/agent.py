@@ -19,8 +19,9 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
@@ -33,6 +34,33 @@ COOKIE = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
+@dataclass(frozen=True)
+class Passed:
+    """What an act returns, with descriptors, which are closed once the test has them."""
+
+    value: str
+    descriptors: list[int]
+
+
+@contextmanager
+def _closed(descriptors: Sequence[int]) -> Iterator[None]:
+    """Close them at the end of the block."""
+    try:
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _taken(message: kdbus.Message) -> list[int]:
+    """The descriptors that came with a message; those that could not be installed are left out."""
+    found = []
+    for descriptor in message.descriptors:
+        with suppress(kdbus.Error):
+            found.append(descriptor.take())
+    return found
+
+
 class Agent:
     """The agent of the bus of that name."""
 
@@ -40,6 +68,8 @@ class Agent:
         self._channel = channel
         self._bus = bus
         self._answers: dict[int, SimpleQueue[Words]] = {}
+        self._peers: dict[int, kdbus.Connection] = {}
+        """Those of fakes and listeners, by the number of the fake."""
 
     def serve(self) -> None:
         """Do what the test asks, until it is gone."""
@@ -57,22 +87,28 @@ class Agent:
             "fake": self._fake,
             "call": self._call,
             "send": self._send,
+            "broadcast": self._broadcast,
+            "parameters": self._parameters,
             "settle": self._settle,
             "wait_for_name": self._wait_for_name,
         }
         try:
             value = acts[words["do"]](words)
         except kdbus.Error as error:
-            about = {"command": error.command, "errno": error.errno, "subject": error.subject}
+            about: dict[str, Any] = {"command": error.command, "errno": error.errno, "subject": error.subject}
             self._tell(id=words["id"], error=str(error), **about)
         except Exception as error:
             self._tell(id=words["id"], error=f"{words['do']}: {error}")
         else:
-            self._tell(id=words["id"], value=value)
+            if isinstance(value, Passed):
+                with _closed(value.descriptors):
+                    self._tell(id=words["id"], value=value.value, descriptors=value.descriptors)
+            else:
+                self._tell(id=words["id"], value=value)
 
-    def _tell(self, **words: Any) -> None:
+    def _tell(self, descriptors: Sequence[int] = (), **words: Any) -> None:
         with suppress(OSError):  # nobody wants to know any more
-            self._channel.send(**words)
+            self._channel.send(descriptors, **words)
 
     def _start(self, words: Words) -> int:
         with open(words["output"], "wb") as output, open(words["errors"], "wb") as errors:
@@ -98,25 +134,52 @@ class Agent:
     def _wait_for_name(self, words: Words) -> int:
         return kdbus.wait_for_name(self._bus, words["name"], words["seconds"])
 
-    def _call(self, words: Words) -> str:
+    def _call(self, words: Words) -> Passed:
         with kdbus.connect(self._bus) as connection:
             payload = bytes.fromhex(words["payload"])
-            with connection.call(words["name"], payload, timeout=words["seconds"], cookie=COOKIE) as reply:
-                return b"".join(reply.views).hex()
+            given = words.get("descriptors", [])
+            with (
+                _closed(given),
+                connection.call(
+                    words["name"], payload, timeout=words["seconds"], cookie=COOKIE, descriptors=given
+                ) as reply,
+            ):
+                return Passed(b"".join(reply.views).hex(), _taken(reply))
 
     def _send(self, words: Words) -> None:
+        given = words.get("descriptors", [])
+        with _closed(given), kdbus.connect(self._bus) as connection:
+            connection.send(words["name"], bytes.fromhex(words["payload"]), cookie=COOKIE, descriptors=given)
+
+    def _broadcast(self, words: Words) -> None:
+        connection = kdbus.connect(self._bus) if words["fake"] is None else self._peers[words["fake"]]
+        try:
+            payload, bloom = bytes.fromhex(words["payload"]), bytes.fromhex(words["bloom"])
+            connection.signal(payload, bloom=bloom or bytes(connection.bloom.size), cookie=COOKIE)
+        finally:
+            if words["fake"] is None:
+                connection.close()
+
+    def _parameters(self, _words: Words) -> list[int]:
+        """Those of the bus's bloom filters."""
         with kdbus.connect(self._bus) as connection:
-            connection.send(words["name"], bytes.fromhex(words["payload"]), cookie=COOKIE)
+            return [connection.bloom.size, connection.bloom.hashes]
 
     def _settle(self, _words: Words) -> None:
         """What has been closed before a call is known when it is answered."""
         kdbus.connect(self._bus).close()
 
-    def _fake(self, words: Words) -> None:
+    def _fake(self, words: Words) -> int:
+        """A peer that owns a name, or, without one, gets all signals; its id."""
         connection = kdbus.connect(self._bus)
-        connection.acquire_name(words["name"])
+        if words["name"]:
+            connection.acquire_name(words["name"])
+        else:
+            connection.add_match()
+        self._peers[words["fake"]] = connection
         answers = self._answers[words["fake"]] = SimpleQueue()
         threading.Thread(target=self._be, args=(words["fake"], connection, answers), daemon=True).start()
+        return connection.id
 
     def _be(self, number: int, connection: kdbus.Connection, answers: SimpleQueue[Words]) -> None:
         """Have the test answer each message."""
@@ -124,17 +187,24 @@ class Agent:
             with message:
                 if message.is_notification:
                     continue
+                descriptors = _taken(message)
                 self._tell(
                     event="message",
+                    descriptors=descriptors,
                     fake=number,
                     payload=b"".join(message.views).hex(),
                     sender=message.sender,
                     expects_reply=message.expects_reply,
                 )
-                answer = answers.get()["payload"]
-                if answer is not None and message.expects_reply:
-                    with suppress(kdbus.Error):  # nobody waits for it any more, which the trace shows
-                        connection.reply(message, bytes.fromhex(answer), cookie=COOKIE)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                answer = answers.get()
+                given = answer.get("descriptors", [])
+                with _closed(given):
+                    if answer["payload"] is not None and message.expects_reply:
+                        with suppress(kdbus.Error):  # nobody waits for it any more, which the trace shows
+                            payload = bytes.fromhex(answer["payload"])
+                            connection.reply(message, payload, cookie=COOKIE, descriptors=given)
 
 
 def _descendants(process: int) -> list[int]:

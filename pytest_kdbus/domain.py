@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
@@ -25,7 +26,7 @@ import pytest_kdbus
 from kdbus.errors import failure
 from pytest_kdbus import trace
 from pytest_kdbus.agent import NAME
-from pytest_kdbus.fake import Fake, Replies, dbus_call, dbus_result
+from pytest_kdbus.fake import Fake, HasFileno, Passing, Replies, dbus_call, dbus_result, dbus_signal, numbers
 from pytest_kdbus.program import Ended, Program
 from pytest_kdbus.trace import Call, Finding
 from pytest_kdbus.wire import Channel, Words
@@ -128,10 +129,14 @@ class Domain:
         """Wait until somebody owns the well-known name; returns the connection's id. Raises kdbus.TimedOut."""
         return int(self._ask("wait_for_name", seconds, name=name, seconds=seconds))
 
-    def call(self, name: str | int, payload: bytes, seconds: float = SECONDS) -> bytes:
+    def call(
+        self, name: str | int, payload: bytes, seconds: float = SECONDS, *, descriptors: Sequence[HasFileno | int] = ()
+    ) -> bytes:
         """Send a request, and return the payload of the reply. Raises kdbus.NotFound, PeerGone, TimedOut or Error."""
-        answer = self._ask("call", seconds, name=name, payload=payload.hex(), seconds=seconds)
-        return bytes.fromhex(answer)
+        answer, received = self._call(name, Passing(payload, descriptors), seconds)
+        for descriptor in received:
+            os.close(descriptor)
+        return answer
 
     def call_method(
         self,
@@ -143,27 +148,61 @@ class Domain:
         *arguments: Any,
         seconds: float = SECONDS,
     ) -> Any:
-        """Call a method of D-Bus; nothing, the value, or a tuple of several comes back.
+        """Call a method of D-Bus; nothing, the value, or a tuple of several comes back. Values of the type `h` are
+        descriptors: numbers, or what has a `fileno`, on the way out, `kdbus.Descriptor` on the way in.
 
         Raises kdbus.dbus.errors.ErrorReply, and what `call` raises.
         """
         request = dbus_call(name, path, interface, member, signature, arguments)
-        return dbus_result(self.call(name, request, seconds))
+        return dbus_result(*self._call(name, request, seconds))
 
-    def send(self, name: str | int, payload: bytes) -> None:
+    def _call(self, name: str | int, request: Passing, seconds: float) -> tuple[bytes, list[int]]:
+        words = {"name": name, "payload": request.payload.hex(), "seconds": seconds, "descriptors": numbers(request)}
+        answer, descriptors = self._ask_for_all("call", seconds, **words)
+        return bytes.fromhex(answer), descriptors
+
+    def send(self, name: str | int, payload: bytes, *, descriptors: Sequence[HasFileno | int] = ()) -> None:
         """Send a message that is no request."""
-        self._ask("send", name=name, payload=payload.hex())
+        passed = numbers(Passing(payload, descriptors))
+        self._ask("send", name=name, payload=payload.hex(), descriptors=passed)
+
+    def broadcast(self, payload: bytes, *, bloom: bytes = b"", sender: Fake | None = None) -> None:
+        """Send a signal in bytes to all who want it. `bloom`: its filter, as long as the bus's are; without it, one
+        that only fits masks without a bit. `sender`: the fake that it comes from; nobody in particular without it."""
+        number = None if sender is None else sender.number
+        self._ask("broadcast", fake=number, payload=payload.hex(), bloom=bloom.hex())
+
+    def emit(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *arguments: Any,
+        sender: Fake | None = None,
+    ) -> None:
+        """Send a signal of D-Bus to all whose matches fit it, with the bloom filter that sd-bus would make."""
+        size, hashes = self._ask("parameters")
+        payload, bloom = dbus_signal(path, interface, member, signature, arguments, size, hashes)
+        self.broadcast(payload, bloom=bloom, sender=sender)
 
     def fake(self, name: str, replies: Replies) -> Fake:
         """Own a name and answer what comes for it, until the end of the test.
 
         `replies`: by method, for D-Bus; or, for any payload, bytes, or a function of the request's. See docs/pytest.md.
         """
+        return self._fake(name, replies)
+
+    def listen(self) -> Fake:
+        """A peer without a name that gets all signals from now on, and what is sent to its `id`; `next` waits for
+        them."""
+        return self._fake("", None)
+
+    def _fake(self, name: str, replies: Replies | None) -> Fake:
         with self._lock:
-            fake = Fake(name, replies)
             number = len(self._fakes)
-            self._fakes[number] = fake
-        self._ask("fake", name=name, fake=number)
+            fake = self._fakes[number] = Fake(name, replies, number)
+        fake.id = int(self._ask("fake", name=name, fake=number))
         return fake
 
     # ---- the trace ----
@@ -193,6 +232,28 @@ class Domain:
             and (name is None or any(name in names for names in call.names.values()))
         ]
 
+    def wait_for_call(
+        self,
+        command: str,
+        *,
+        seconds: float = SECONDS,
+        errno: str | None = None,
+        program: str | None = None,
+        process: int | None = None,
+        name: str | None = None,
+    ) -> Call:
+        """Wait until a program has made a call, and return it: the first that fits, as for `calls`. Before a signal is
+        sent, say, until a program has added its match. Raises Failure."""
+        deadline = time.monotonic() + seconds
+        self._begin()
+        with trace.Growth(self._recording) as growth:
+            while not (
+                found := self.calls(command, errno=errno, program=program, process=process, name=name)
+            ):
+                if not growth.wait(deadline - time.monotonic()):
+                    raise Failure(f"no program has made such a call of {command} within {seconds:g} s")
+        return found[0]
+
     def findings(self, *rules: str) -> list[Finding]:
         """What the rules of `kdbus check` (docs/check.md) find in what programs have done; without names, all of them.
 
@@ -220,6 +281,10 @@ class Domain:
         self._ask("signal", process=process, number=number)
 
     def _ask(self, what: str, patience_s: float = 0.0, **words: Any) -> Any:
+        return self._ask_for_all(what, patience_s, **words)[0]
+
+    def _ask_for_all(self, what: str, patience_s: float = 0.0, **words: Any) -> tuple[Any, list[int]]:
+        """The value of the answer, and the descriptors that came with it."""
         self._begin()
         assert self._channel is not None
         answer: Future[Any] = Future()
@@ -229,7 +294,8 @@ class Domain:
             self._answers[number] = answer
         try:
             self._channel.send(id=number, do=what, **words)
-            return answer.result(patience_s + _PATIENCE_S)
+            found: tuple[Any, list[int]] = answer.result(patience_s + _PATIENCE_S)
+            return found
         except kdbus.Error:
             raise
         except OSError as error:
@@ -282,17 +348,19 @@ class Domain:
         with self._lock:
             answer = self._answers.pop(words["id"])
         if "error" not in words:
-            answer.set_result(words["value"])
+            answer.set_result((words["value"], words.get("descriptors", [])))
         elif "command" in words:
             answer.set_exception(failure(words["command"], words["errno"], words["subject"]))
         else:
             answer.set_exception(Failure(words["error"]))
 
     def _answer(self, words: Words) -> None:
-        payload = self._fakes[words["fake"]].answer(bytes.fromhex(words["payload"]), words["sender"])
+        fake = self._fakes[words["fake"]]
+        reply = fake.answer(bytes.fromhex(words["payload"]), words["sender"], words.get("descriptors", ()))
         assert self._channel is not None
+        payload, passed = (None, []) if reply is None else (reply.payload.hex(), numbers(reply))
         try:
-            self._channel.send(do="answer", fake=words["fake"], payload=None if payload is None else payload.hex())
+            self._channel.send(passed, do="answer", fake=words["fake"], payload=payload)
         except OSError:
             return  # the test is over
 

@@ -8,20 +8,39 @@ a thread; one that fails makes the test fail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from kdbus.dbus import message as dbus
-from kdbus.dbus.errors import ErrorReply
+from kdbus.dbus.errors import DBusError, ErrorReply, Malformed
+from kdbus.dbus.handles import replaced
 from kdbus.dbus.message import Message, MessageType
 from kdbus.dbus.version2 import build, parse
+from kdbus.received import Descriptor
 from pytest_kdbus.agent import COOKIE
+
+
+@dataclass(frozen=True)
+class Passing:
+    """A reply in bytes, with descriptors (numbers, or what has a `fileno`), of which the receiver gets copies."""
+
+    payload: bytes
+    descriptors: Sequence[HasFileno | int] = ()
+
+
+class HasFileno(Protocol):
+    """A file, a socket, ..."""
+
+    def fileno(self) -> int: ...
+
 
 Reply = Any
 """Nothing, a string, a bool, a tuple of a signature and its values, an ErrorReply, or what gives one of these."""
-Replies = bytes | Callable[[bytes], bytes | None] | Mapping[str, Reply]
+Raw = bytes | Passing | None
+Replies = bytes | Passing | Callable[[bytes], Raw] | Mapping[str, Reply]
 _UNKNOWN_METHOD = "org.freedesktop.DBus.Error.UnknownMethod"
 
 
@@ -33,7 +52,9 @@ class Request:
     sender: int
     """The id of the connection that sent it."""
     message: Message | None
-    """What it says in D-Bus; None for a fake that does not speak it."""
+    """What it says in D-Bus; None for a fake that does not speak it, and for what is no D-Bus."""
+    descriptors: tuple[Descriptor, ...] = ()
+    """Those that came with it. Each closes itself when it is forgotten, unless it is taken."""
 
     @property
     def member(self) -> str | None:
@@ -49,9 +70,12 @@ class Request:
 class Fake:
     """A peer that is made up."""
 
-    def __init__(self, name: str, replies: Replies) -> None:
-        """`name` is its well-known name."""
+    def __init__(self, name: str, replies: Replies | None, number: int) -> None:
+        """`name` is its well-known name, empty for a listener; `number` is by what the agent knows it."""
         self.name = name
+        self.number = number
+        self.id = 0
+        """Of its connection."""
         self.requests: list[Request] = []
         """All that has come so far."""
         self.errors: list[Exception] = []
@@ -64,24 +88,49 @@ class Fake:
         try:
             return self._news.get(timeout=seconds)
         except Empty:
-            raise TimeoutError(f"no message came to {self.name} within {seconds} s") from None
+            whom = self.name or f"connection {self.id}"
+            raise TimeoutError(f"no message came to {whom} within {seconds} s") from None
 
-    def answer(self, payload: bytes, sender: int) -> bytes | None:
-        """What to reply to a message, None for nothing."""
+    def answer(self, payload: bytes, sender: int, descriptors: Sequence[int] = ()) -> Passing | None:
+        """What to reply to a message, None for nothing. Takes over the descriptors."""
         try:
-            speaks_dbus = isinstance(self._replies, Mapping)
-            request = Request(payload, sender, parse(payload) if speaks_dbus else None)
+            request = self._request(payload, sender, tuple(map(Descriptor, descriptors)))
             self.requests.append(request)
             self._news.put(request)
             if isinstance(self._replies, Mapping):
-                return _dbus_answer(self._replies, request)
-            return self._replies(payload) if callable(self._replies) else self._replies
+                found = _dbus_answer(self._replies, request)
+            else:
+                reply = self._replies(payload) if callable(self._replies) else self._replies
+                found = Passing(reply) if isinstance(reply, bytes) else reply
+            if found is not None:
+                numbers(found)  # raises here what would otherwise be raised where it is sent
+            return found
         except Exception as error:
             self.errors.append(error)
             return None
 
+    def _request(self, payload: bytes, sender: int, descriptors: tuple[Descriptor, ...]) -> Request:
+        if isinstance(self._replies, Mapping):
+            return Request(payload, sender, _with_descriptors(parse(payload), descriptors), descriptors)
+        message = None
+        if self._replies is None:
+            with suppress(DBusError):
+                message = _with_descriptors(parse(payload), descriptors)
+        return Request(payload, sender, message, descriptors)
 
-def _dbus_answer(replies: Mapping[str, Reply], request: Request) -> bytes | None:
+
+def _with_descriptors(message: Message, descriptors: Sequence[Descriptor]) -> Message:
+    """A message whose values of the type `h` are the descriptors instead of their indexes."""
+
+    def descriptor(index: int) -> Descriptor:
+        if index >= len(descriptors):
+            raise Malformed(f"the descriptor {index} of {len(descriptors)}")
+        return descriptors[index]
+
+    return replace(message, body=replaced(message.signature, message.body, descriptor))
+
+
+def _dbus_answer(replies: Mapping[str, Reply], request: Request) -> Passing | None:
     call = request.message
     if call is None or call.type != MessageType.METHOD_CALL or not call.expects_reply:
         return None
@@ -112,18 +161,42 @@ def _typed(value: Reply) -> tuple[str, tuple[Any, ...]]:
     raise TypeError(f"a fake's reply is {value!r}: say of which type it is, as in ('u', 5) or ('as', ['a', 'b'])")
 
 
-def _built(message: Message) -> bytes:
-    return build(replace(message, cookie=COOKIE))
+def _built(message: Message) -> Passing:
+    """A message as bytes; values of the type `h` are descriptors."""
+    passed: list[HasFileno | int] = []
+
+    def index(value: HasFileno | int) -> int:
+        passed.append(value)
+        return len(passed) - 1
+
+    body = replaced(message.signature, message.body, index)
+    return Passing(build(replace(message, body=body, cookie=COOKIE, descriptors=len(passed))), passed)
 
 
-def dbus_call(name: str, path: str, interface: str, member: str, signature: str, arguments: tuple[Any, ...]) -> bytes:
-    """The payload of a call of a method."""
+def numbers(passing: Passing) -> list[int]:
+    """The numbers of the descriptors that go with it."""
+    return [each if isinstance(each, int) else each.fileno() for each in passing.descriptors]
+
+
+def dbus_call(name: str, path: str, interface: str, member: str, signature: str, arguments: tuple[Any, ...]) -> Passing:
+    """A call of a method."""
     return _built(dbus.method_call(name, path, interface, member, signature, arguments))
 
 
-def dbus_result(payload: bytes) -> Any:
-    """What a reply says: nothing, a value, or a tuple of several. Raises ErrorReply."""
-    reply = parse(payload)
+def dbus_signal(
+    path: str, interface: str, member: str, signature: str, arguments: tuple[Any, ...], size: int, hashes: int
+) -> tuple[bytes, bytes]:
+    """A signal, and its bloom filter, of that many bytes and hashes."""
+    from kdbus.dbus.bloom import filter_of  # which needs the extra `dbus`
+
+    message = dbus.signal(path, interface, member, signature, arguments)
+    return _built(message).payload, filter_of(message, size=size, hashes=hashes)
+
+
+def dbus_result(payload: bytes, descriptors: Sequence[int] = ()) -> Any:
+    """What a reply says: nothing, a value, or a tuple of several. Takes over the descriptors, which are what values of
+    the type `h` become. Raises ErrorReply."""
+    reply = _with_descriptors(parse(payload), tuple(map(Descriptor, descriptors)))
     if reply.type == MessageType.ERROR:
         raise ErrorReply(reply.error_name or "", str(reply.body[0]) if reply.body else "")
     return reply.body[0] if len(reply.body) == 1 else reply.body or None

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import select
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from pytest_kdbus.agent import NAME
+
+_IN_MODIFY = 2
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,36 @@ def calls(command: str, file: str) -> Iterator[Call]:
                 bytes.fromhex((record.get("payload") or {}).get("hex", "")),
                 record,
             )
+
+
+class Growth:
+    """Waits for a file to grow (inotify(7)). A context manager."""
+
+    def __init__(self, file: str) -> None:
+        """Raises OSError."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._descriptor < 0 or libc.inotify_add_watch(self._descriptor, os.fsencode(file), _IN_MODIFY) < 0:
+            number = ctypes.get_errno()
+            self.__exit__()
+            raise OSError(number, os.strerror(number), file)
+
+    def wait(self, seconds: float) -> bool:
+        """Until it has grown since the last time, or, the first time, since the beginning; False: not within that time.
+        """
+        if not select.select([self._descriptor], [], [], max(0.0, seconds))[0]:
+            return False
+        with suppress(BlockingIOError):
+            while os.read(self._descriptor, 4096):
+                pass
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
     python -m tests.fuzz --seed 5 --round 12         play one round once more
     python -m tests.fuzz --no-flows                  every call served by the broker
     python -m tests.fuzz --revision mixed            programs of version 3 and of the final revision on the same buses
+    python -m tests.fuzz --revision final --self-serve      receivers serve themselves
 
 The calls are invented, and judged from the program's side, by `programs/fuzz.c`: real structures are made up and then
 spoiled, in memory of all kinds, by processes that fork, die, pass their descriptors on and are interrupted. Random
@@ -62,6 +63,8 @@ class Settings:
     compare_memory: bool = True
     revision: str = "3"
     """What programs speak: "3", "final", or "mixed"."""
+    self_serve: bool = False
+    """Whether receivers serve themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ def start(program: Path, settings: Settings) -> Supervised:
     elif settings.flows and kernel_keeps_promise():
         environment[GUARANTEE] = "kernel"
     options = [] if settings.flows else ["--no-flows"]
+    options += ["--self-serve"] if settings.self_serve else []
     options += [] if settings.mode is None else ["--mode", settings.mode]
     final = program.with_name(f"{program.name}-final")
     command = [str(final if settings.revision == "final" else program), str(settings.seed), str(settings.steps)]
@@ -168,6 +172,7 @@ def again(program: Path, settings: Settings, finding: Finding) -> str:
     count = sum(outcome.finding is not None for outcome in played)
     options = f"--seed {settings.seed} --round {finding.round} --steps {settings.steps}"
     options += "" if settings.flows else " --no-flows"
+    options += " --self-serve" if settings.self_serve else ""
     options += "" if settings.revision == "3" else f" --revision {settings.revision}"
     options += "" if settings.mode is None else f" --mode {settings.mode}"
     options += "" if settings.guarantee is None else f" --guarantee {settings.guarantee}"
@@ -183,13 +188,14 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"calls per thread and round (default: {STEPS})")
     parser.add_argument("--no-flows", action="store_true", help="serve every call in the broker")
     parser.add_argument("--revision", choices=("3", "final", "mixed"), default="3", help="what is spoken (default: 3)")
+    parser.add_argument("--self-serve", action="store_true", help="let receivers serve themselves")
     parser.add_argument("--mode", choices=("mount", "path"), help="as for `kdbus run`")
     parser.add_argument("--guarantee", choices=[guarantee.value for guarantee in Guarantee], help="force this one")
     parser.add_argument("--instrumented", action="store_true", help="expect a supervisor that keeps more memory")
     given = parser.parse_args()
     settings = Settings(given.seed, given.steps, not given.no_flows, mode=given.mode, guarantee=given.guarantee)
     settings.compare_memory = not given.instrumented
-    settings.revision = given.revision
+    settings.revision, settings.self_serve = given.revision, given.self_serve
     with tempfile.TemporaryDirectory(prefix="kdbus-fuzz-") as folder:
         program = build(Path(folder))
         if given.round is not None:

@@ -45,7 +45,8 @@ class Output:
         self._failed = failed
         self._descriptor = _own(descriptor)
         self._waits = not stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        self._kept: deque[bytes] = deque()
+        self._at_once = _AT_ONCE if os.get_blocking(self._descriptor) else KEPT
+        self._kept: deque[memoryview] = deque()
         self._size = 0
         self.dropped = 0
         """Records that were dropped since this was last set to 0."""
@@ -53,17 +54,17 @@ class Output:
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLOUT)
 
-    def write(self, data: bytes) -> bool:
-        """Write one record, or keep it; False if it was dropped."""
+    def write(self, data: bytes, patience_s: float | None = None) -> bool:
+        """Write one record, or keep it; False if it was dropped. It waits for `PATIENCE_S`, or `patience_s`."""
         if self.broken:
             return False
         self._send()
         if self._size + len(data) > KEPT:
-            self._wait_for_room(len(data), None if self._patient else PATIENCE_S)
+            self._wait_for_room(len(data), None if self._patient else PATIENCE_S if patience_s is None else patience_s)
         if self.broken or self._size + len(data) > KEPT:
             self.dropped += 1
             return False
-        self._kept.append(data)
+        self._kept.append(memoryview(data))
         self._size += len(data)
         self._send()
         return True
@@ -83,7 +84,7 @@ class Output:
         while self._kept and (not self._waits or self._poll.poll(0)):
             data = self._kept[0]
             try:
-                written = os.write(self._descriptor, data[:_AT_ONCE] if self._waits else data)
+                written = os.write(self._descriptor, data[: self._at_once] if self._waits else data)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -101,10 +102,10 @@ class Output:
         self._size = 0
         self._failed(error)
 
-    def close(self) -> None:
-        """Write what is kept, if the reader takes it in time."""
+    def close(self, *, patient: bool = False) -> None:
+        """Write what is kept, if the reader takes it in time, or however long that takes."""
         if self._kept:
-            self._wait_for_room(KEPT, None if self._patient else FAREWELL_S)
+            self._wait_for_room(KEPT, None if self._patient or patient else FAREWELL_S)
         os.close(self._descriptor)
 
 

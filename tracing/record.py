@@ -113,6 +113,11 @@ class Tracer(Protocol):
         """How many bytes of a payload a record shall have."""
         ...
 
+    @property
+    def waits(self) -> bool:
+        """Whether taking a record may wait for a reader, and calls with it."""
+        ...
+
     def take(self, record: Record) -> None:
         """A record, in the order of what happened."""
         ...

@@ -84,6 +84,12 @@ def _number(value: int) -> bytes:
 
 def frame(record: Record) -> bytes:
     """A record as a frame."""
+    data = members_of(record)
+    return _FRAME.pack(len(data), zlib.crc32(data)) + data
+
+
+def members_of(record: Record) -> bytes:
+    """A record as its members, for `restored`."""
     parts = []
     for number, name in _MEMBERS.items():
         value = getattr(record, name)
@@ -97,8 +103,7 @@ def frame(record: Record) -> bytes:
             parts.append(bytes((number << 1,)) + _number(value))
         else:
             parts += [bytes((number << 1 | 1,)), _number(len(value)), value]
-    data = b"".join(parts)
-    return _FRAME.pack(len(data), zlib.crc32(data)) + data
+    return b"".join(parts)
 
 
 def read(file: BinaryIO) -> Iterator[Record]:
@@ -124,7 +129,7 @@ def read(file: BinaryIO) -> Iterator[Record]:
         if zlib.crc32(data) != check:
             raise BadRecording(f"it is damaged behind {count} records")
         try:
-            yield _restored(data)
+            yield restored(data)
         except (ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise BadRecording(f"record {count + 1} is none: {error}") from error
         count += 1
@@ -163,7 +168,9 @@ class _Members:
         return self._data[self._position - size : self._position]
 
 
-def _restored(data: bytes) -> Record:
+def restored(data: bytes) -> Record:
+    """The reverse of `members_of`. Raises ValueError, TypeError, IndexError, AttributeError or RecursionError for what
+    is none."""
     found: dict[str, Any] = {}
     members = _Members(data)
     while members:

@@ -59,9 +59,14 @@ def _raise(error: OSError) -> None:
 class Session:
     """One trace. `close` is to be called at the end."""
 
+    waits = True
+
     def __init__(self, wishes: Wishes, descriptor: int) -> None:
         """Takes over `descriptor`, to which everything goes. Unless it is live, all that it does may raise OSError."""
         self._wishes = wishes
+        self.path = wishes.path
+        self.may_lag = wishes.live and (wishes.path is not None or not wishes.lines)
+        """Whether lines may be written some time after their calls."""
         usual = json_lines.PAYLOAD if wishes.as_json else wishes.style.payload
         limit = usual if wishes.payload is None else wishes.payload
         self.payload_limit = max(limit, payload.MOST)
@@ -107,9 +112,13 @@ class Session:
 class Split:
     """A trace in one file for each process: the path, a dot, and the process's number (`-ff`)."""
 
+    waits = True
+
     def __init__(self, wishes: Wishes) -> None:
         """Of `wishes`, the path is what all names begin with."""
         self._wishes = wishes
+        self.path = wishes.path
+        self.may_lag = True
         self._sessions: OrderedDict[int, Session] = OrderedDict()
         """Those whose files are open, the one that was used last behind the others."""
         self._begun: set[int] = set()
@@ -161,10 +170,13 @@ _FILES = 32
 class Recorder:
     """A recording that is made. `close` is to be called at the end."""
 
+    waits = True
+
     def __init__(self, descriptor: int, path: str, payload_limit: int) -> None:
         """Takes over `descriptor`, of the file `path`. `payload_limit`: bytes of each payload."""
         self.payload_limit = payload_limit
-        self._path = path
+        self.path = path
+        self.may_lag = True
         self._output = Output(descriptor, partial(tell_of_failure, path))
         self._output.write(recording.MAGIC)
 
@@ -176,4 +188,4 @@ class Recorder:
         """End the recording."""
         self._output.close()
         if self._output.dropped:
-            complain(f"kdbus: {self._output.dropped} records were dropped, as whoever reads {self._path!r} is too slow")
+            complain(f"kdbus: {self._output.dropped} records were dropped, as whoever reads {self.path!r} is too slow")

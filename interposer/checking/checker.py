@@ -4,7 +4,8 @@
 What a connection holds (slices, requests to be replied to, names, matches) is known from its calls that succeeded, so
 it is known however the program ends: by itself, by a signal, or without cleaning up. A connection that is still open
 when everything ends, or that the end of its bus has cut off, had no chance to give back what it holds, and is not
-judged.
+judged; unless its own process has closed the bus, as each does that ends, and which of its descriptors the kernel
+closes first says nothing.
 
 A process that forks shares its connections: what one of them frees is freed.
 """
@@ -48,18 +49,25 @@ class _Held:
     matches: Counter[int] = field(default_factory=Counter)
     left: bool = False
     """It has said BYEBYE."""
+    of_maker: bool = False
+    """Its process has made the bus."""
 
 
 class Checker:
     """A reader of records (`tracing.record.Tracer`)."""
 
     payload_limit = 0
+    waits = False
 
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
         self.used: dict[str, Counter[str]] = {kind: Counter() for kind in ("commands", "flags", "items", "revisions")}
         """How often what was used."""
         self._connections: dict[tuple[str, int], _Held] = {}
+        self._makers: dict[str, int] = {}
+        """The process that has made a bus."""
+        self._bus_closed = False
+        """Whether the last close of a bus was the last thing that happened, but for the hang-ups that it made."""
         self._awaited: set[tuple[str, str, str]] = set()
         """Who has sent to which name of which bus in vain."""
 
@@ -68,9 +76,11 @@ class Checker:
         if record.event is Event.CALL:
             self._call(show(record, 0))
         elif record.connection is not None and record.event is Event.HANG_UP:
-            self._hang_up((record.node, record.connection))
+            self._hang_up((record.node, record.connection), record.length)
         elif record.connection is not None and record.event is Event.CLOSE:
             self._close((record.node, record.connection), record.length)
+        if record.event is not Event.HANG_UP:
+            self._bus_closed = record.event is Event.CLOSE and record.connection is None
 
     def close(self) -> None:
         """There are no more."""
@@ -91,11 +101,14 @@ class Checker:
             return
         if record.errno:
             self._failed(shown, where)
+        if record.command == "BUS_MAKE" and not record.errno and len(self._makers) < _MOST_KEPT:
+            self._makers.update(dict.fromkeys(_names(shown.arguments, "MAKE_NAME"), record.pid))
         if record.connection is None:
             return
         place = record.node, record.connection
         if record.command == "HELLO" and not record.errno:
-            self._connections[place] = _Held(where, _bus(record))
+            of_maker = self._makers.get(_bus(record)) == record.pid
+            self._connections[place] = _Held(where, _bus(record), of_maker=of_maker)
         held = self._connections.get(place)
         if held is not None:
             self._losses(shown, held)
@@ -201,9 +214,11 @@ class Checker:
 
     # ---- ends ----
 
-    def _hang_up(self, place: tuple[str, int]) -> None:
+    def _hang_up(self, place: tuple[str, int], unread: int) -> None:
         held = self._connections.get(place)
-        if held is not None and not held.left:
+        if held is not None and held.of_maker and self._bus_closed:
+            self._close(place, unread)
+        elif held is not None and not held.left:
             self._cut_off(self._connections.pop(place), "its bus, or all of kdbus, ended before it")
 
     def _cut_off(self, held: _Held, why: str) -> None:
@@ -262,9 +277,11 @@ def _flags(members: Mapping[str, object]) -> tuple[str, ...]:
     return flags.names if isinstance(flags, Flags) else ()
 
 
-def _names(members: Mapping[str, Any]) -> list[str]:
+def _names(members: Mapping[str, Any], kind: str | None = None) -> list[str]:
+    """The texts in items, of one kind or all."""
     items: list[Item] = items_of(members)  # type: ignore[arg-type]
-    return [each.value.data.decode("utf-8", "replace") for each in items if isinstance(each.value, Text)]
+    texts = (each.value for each in items if isinstance(each.value, Text) and kind in (None, each.name))
+    return [each.data.decode("utf-8", "replace") for each in texts]
 
 
 def _badly_padded(data: bytes) -> Iterable[int]:

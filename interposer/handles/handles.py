@@ -47,6 +47,7 @@ from interposer.handles import stand_ins
 from interposer.handles.stand_ins import SupervisorsEnd, TargetsEnd
 from interposer.report import unexpected
 from interposer.target.budget import HANDLE_DESCRIPTORS, Budgets, Charge
+from interposer.target.process import open_thread
 from native import identity
 from native.namespace import AT_FDCWD, known_status
 
@@ -60,7 +61,7 @@ def status_of(thread: int, descriptor: int) -> os.stat_result:
     try:
         return known_status(AT_FDCWD, f"/proc/{thread}/fd/{descriptor}")
     except PermissionError:
-        pidfd = identity.pidfd_open(thread, identity.PIDFD_THREAD)
+        pidfd = open_thread(thread)
     try:
         fetched = identity.pidfd_getfd(pidfd, descriptor)
     finally:
@@ -110,6 +111,8 @@ class OpenHandle:
     hung_up: bool = False
     readable: bool = False
     """Whether a byte waits at the target's end."""
+    shelves: int = 0
+    """How often it was asked for a shelf (`interposer.traps.shelves`)."""
 
     @property
     def connection(self) -> Connection | None:
@@ -126,6 +129,11 @@ class OpenHandle:
         if not self.hung_up and self.readable:
             with suppress(OSError):
                 self.readable = not self.ours.make_unreadable(*self.location)
+
+    def settle(self) -> None:
+        """Wake pollers if there is a message, whatever they were taken to see."""
+        if not self.hung_up and self.connection is not None and len(self.connection.queue):
+            self.readable = self.ours.make_readable() or self.readable
 
     def disconnected(self) -> None:
         """Hang up: close the supervisor's end. Idempotent."""

@@ -30,7 +30,8 @@ from itertools import islice
 from interposer.handles.handles import HandleTable, OpenHandle
 from interposer.target.budget import OverBudget
 from interposer.target.ids import lines_of
-from native.identity import PIDFD_THREAD, can_fetch, pidfd_getfd, pidfd_open, socket_cookie
+from interposer.target.process import open_thread
+from native.identity import can_fetch, pidfd_getfd, socket_cookie
 from native.namespace import AT_FDCWD, known_status
 from native.notification import Listener, Notification
 
@@ -67,8 +68,14 @@ class PlainFile:
         return bool(self.flags & os.O_CLOEXEC)
 
     def duplicate(self) -> int:
-        """A duplicate in this process. Raises OSError."""
-        return _fetch(self.thread, self.descriptor)
+        """A duplicate in this process. Raises OSError, also if the number stands for another file meanwhile, or in the
+        process (see `open_thread`)."""
+        copy = _fetch(self.thread, self.descriptor)
+        status = os.fstat(copy)
+        if (status.st_dev, status.st_ino) != (self.device, self.inode):
+            os.close(copy)
+            raise OSError(errno.EBADF, f"descriptor {self.descriptor} of thread {self.thread} is another file by now")
+        return copy
 
     def is_same_as(self, plain: int) -> bool:
         """Whether it is the open file of which `plain` is a descriptor of ours. Raises OSError."""
@@ -171,7 +178,7 @@ def _duplicates(file: PlainFile, plain: int) -> Iterator[PlainFile]:
 
 
 def _fetch(thread: int, descriptor: int) -> int:
-    pidfd = pidfd_open(thread, PIDFD_THREAD)
+    pidfd = open_thread(thread)
     try:
         return pidfd_getfd(pidfd, descriptor)
     finally:

@@ -242,19 +242,21 @@ def launch(
     held: bool = False,
     dies_with_us: bool = False,
     preload: bool = True,
+    self_serve: bool = False,
 ) -> Launched:
     """Start `command` (the program, looked up in PATH as execvp(3) does, and its arguments), to be supervised by us.
 
     `mode` None: the first of the two that can be had here. `held`: it is not executed before `Launched.execute`.
     `dies_with_us`: see `Launched`. `preload`: in path mode, the program gets the library that spares it traps
-    (`interposer.launch.preloading`).
+    (`interposer.launch.preloading`). `self_serve`: it gets it in mount mode as well, as its receivers serve themselves
+    by means of it.
     Where the program needs a user namespace, the calling process joins it, for good, and has all capabilities in
     it, which making nodes in the read-only folder of kdbusfs takes; so the caller must then have one thread.
     Raises what `launch_held` raises.
     """
     if mode is not Mode.PATH:
         try:
-            return _launch_mounted(command, held=held, dies_with_us=dies_with_us)
+            return _launch_mounted(command, held=held, dies_with_us=dies_with_us, preload=self_serve)
         except NO_VIEW:
             if mode is Mode.MOUNT:
                 raise
@@ -273,8 +275,8 @@ def launch(
     return launched
 
 
-def _launch_mounted(command: Sequence[str], *, held: bool, dies_with_us: bool) -> Launched:
-    launched = launch_held(command, None)
+def _launch_mounted(command: Sequence[str], *, held: bool, dies_with_us: bool, preload: bool) -> Launched:
+    launched = launch_held(command, None, preload=preload)
     launched.dies_with_us = dies_with_us
     launched.start_caretaker()
     if not held:
@@ -287,14 +289,15 @@ def _launch_mounted(command: Sequence[str], *, held: bool, dies_with_us: bool) -
     return launched
 
 
-def launch_held(command: Sequence[str], mirror: view.Mirror | None) -> Launched:
+def launch_held(command: Sequence[str], mirror: view.Mirror | None, *, preload: bool = False) -> Launched:
     """As `launch`, but the program is not executed before `Launched.execute`, and nothing is joined.
 
-    `mirror`: what to show at /sys/fs/kdbus and the parameters, closed here in any case.
+    `mirror`: what to show at /sys/fs/kdbus and the parameters, closed here in any case. `preload`: start it with the
+    library.
     Raises what `view` raises, `FilterUnavailable`, `AlreadySupervised`, `UnsupportedMachine` or `LaunchFailed`; then no
     child is left. That the program cannot be executed is told by `Launched.exec_error`.
     """
-    return _launch(command, Mode.MOUNT, mirror, None)
+    return _launch(command, Mode.MOUNT, mirror, None, preload=preload)
 
 
 def launch_held_in_path_mode(command: Sequence[str], *, preload: bool = True) -> Launched:
@@ -447,7 +450,7 @@ def _become(
             traps = seccomp_filter.mount_mode_traps
         listener, waits_killable = install_filter(
             seccomp_filter.build_for(
-                [(each, traps(each)) for each in architectures], STUB_ADDRESS if preloaded else None
+                [(each, traps(each)) for each in architectures], STUB_ADDRESS if preloaded and not mounts else None
             )
         )
         flags = (_KILLABLE if waits_killable else b"") + (_USER_NAMESPACE if own else b"")

@@ -107,6 +107,7 @@ class Script:
     """Takes the records of a recording (`tracing.record.Tracer`), and has them afterwards."""
 
     payload_limit = 0
+    waits = False
 
     def __init__(self) -> None:
         self.records: list[Record] = []

@@ -100,15 +100,16 @@ def join(
     *,
     dies_with_us: bool,
     preload: bool = True,
+    self_serve: bool = False,
 ) -> Joined:
     """Start `command` in the domain of the server at `path`; see `interposer.launch.launch.launch_held` for the rest.
 
     `connection`: to that server, owned from now on. `mode` None: the first of the two that can be had here.
-    `dies_with_us`: see `interposer.launch.launch.Launched`; `preload`: `launch` there. Raises DomainUnavailable, and
-    what `launch_held` raises; then no child is left.
+    `dies_with_us`: see `interposer.launch.launch.Launched`; `preload`, `self_serve`: `launch` there. Raises
+    DomainUnavailable, and what `launch_held` raises; then no child is left.
     """
     try:
-        launched = _launch(path, command, connection, mode, dies_with_us, preload)
+        launched = _launch(path, command, connection, mode, dies_with_us, preload, self_serve)
     except BaseException:
         connection.close()
         raise
@@ -122,6 +123,7 @@ def _launch(
     mode: Mode | None,
     dies_with_us: bool,
     preload: bool,
+    self_serve: bool,
 ) -> Launched:
     welcome = _expect(path, connection, domain_socket.WELCOME)
     try:
@@ -136,7 +138,7 @@ def _launch(
         welcome.close()
     if mode is None and mirror is None and domain_socket.peer_of(connection).user != os.geteuid():
         mode = Mode.PATH
-    launched = _launch_held(command, mirror, mode, preload)
+    launched = _launch_held(command, mirror, mode, preload, self_serve)
     try:
         _offer(connection, launched)
         _expect(path, connection, domain_socket.ACCEPTED).close()
@@ -149,14 +151,16 @@ def _launch(
     return launched
 
 
-def _launch_held(command: Sequence[str], mirror: Mirror | None, mode: Mode | None, preload: bool) -> Launched:
+def _launch_held(
+    command: Sequence[str], mirror: Mirror | None, mode: Mode | None, preload: bool, self_serve: bool
+) -> Launched:
     """`mirror` is closed in any case. Raises what `launch_held` raises."""
     if mode is Mode.PATH:
         for mount in mirror or ():
             os.close(mount)
         return launch_held_in_path_mode(command, preload=preload)
     try:
-        return launch_held(command, mirror)
+        return launch_held(command, mirror, preload=self_serve)
     except NO_VIEW:
         if mode is Mode.MOUNT:
             raise

@@ -22,6 +22,8 @@ LONGEST_PAYLOAD = 64 << 10
 class Subscription:
     """What waits for one who traces: `tracing.record.Tracer`. `news` is called when there may be something to take."""
 
+    waits = False
+
     def __init__(self, payload: int, news: Callable[[], None]) -> None:
         """`payload`: how many bytes of payloads are wanted."""
         self.payload_limit = max(0, min(payload, LONGEST_PAYLOAD))

@@ -20,14 +20,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from typing import Protocol
 
 from broker.behaviour import Behaviour
 from broker.connection import Connection
 from broker.domain import MessageCounter
-from broker.flow import GROUPS, broadcast, flow, is_lendable, layout, lendable
+from broker.flow import GROUPS, broadcast, flow, is_lendable, is_native, layout, lendable
 from broker.handle import EndpointHandle
 from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
 from broker.message import Message
@@ -59,6 +60,8 @@ _SLICES_PER_UNIT = 16
 """How many pieces of a pool cost as much to hand out and take back as a message."""
 _MOST_ITEMS = 16384
 """Bytes of metadata items that the engine repeats."""
+_RECORDS = 1024
+"""How many calls are told of at a time."""
 _NATIVE_NS = 20_000
 """What a SEND takes that is served natively, or a little more."""
 
@@ -67,9 +70,35 @@ Parameter = Callable[[], tuple[int, bytes] | None]
 """The file of the module parameter: a descriptor of ours, and what it held when it was last read; None if an earlier
 value counts."""
 
-Later = Callable[[int, Notification, Callable[[TargetCaller], Wait], int], None]
-"""Takes over a waiting call: the number of its listener, its notification, what makes the wait for its caller, and when
-to look at its thread (ns, CLOCK_MONOTONIC)."""
+Later = Callable[[int, Notification, Callable[[TargetCaller], Wait], int, int], None]
+"""Takes over a waiting call: the number of its listener, its notification, what makes the wait for its caller, when to
+look at its thread, and when it began (ns, CLOCK_MONOTONIC; 0 if nobody watched)."""
+
+
+class Watcher(Protocol):
+    """Who is told of calls that the engine serves (`interposer.traps.tap.Tap`)."""
+
+    @property
+    def payload_limit(self) -> int:
+        """How many bytes of a payload are wanted."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether being told of a call may take long, so that each is to be told of before the next one is served."""
+        ...
+
+    def served_natively(self, records: bytes, data: bytes, handles: Mapping[int, OpenHandle]) -> None:
+        """Calls that were served, in order; their form is that of `tracing.native_calls`."""
+        ...
+
+    def began_ns(self, wait: Wait) -> int:
+        """When the call began that waits, 0 if it was not seen."""
+        ...
+
+    def lent(self, wait: Wait) -> None:
+        """It waits in the engine from now on."""
+        ...
 
 
 class Flows:
@@ -111,11 +140,17 @@ class Flows:
         """The thread that received last, of those whose RECV the broker has served."""
         self._lent = False
         self._served = 0
+        self._watcher: Watcher | None = None
 
     @property
     def served(self) -> int:
         """How many calls the engine has served."""
         return self._engine.served
+
+    @property
+    def self_served(self) -> int:
+        """How many calls receivers have served by themselves, of those that are known by now."""
+        return self._engine.self_served
 
     @property
     def listener(self) -> int:
@@ -136,7 +171,23 @@ class Flows:
 
     def receive(self, stop_ns: int, turn_ns: int) -> Notification | None:
         """The next call for the broker, see `Engine.run`; `stall` and `held` say more. Raises EndOfTargets, OSError."""
-        return self._engine.run(stop_ns, turn_ns)
+        if self._watcher is None:
+            return self._engine.run(stop_ns, turn_ns)
+        try:
+            return self._engine.run(stop_ns, turn_ns)
+        finally:
+            records, data = self._engine.take_records()
+            if records:
+                self._watcher.served_natively(records, data, self._handles)
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """From now on, tell `watcher` of what is served natively; None: nobody. Raises OSError(ENOMEM)."""
+        self._watcher = None
+        if watcher is None:
+            self._engine.watch(-1, 0)
+        else:
+            self._engine.watch(watcher.payload_limit, 1 if watcher.waits else _RECORDS)
+        self._watcher = watcher
 
     @property
     def stall(self) -> Stall | None:
@@ -186,7 +237,7 @@ class Flows:
             return
         words = self._engine.recall()
         self._lent = False
-        served, self._served = self._engine.served - self._served, self._engine.served
+        served, self._served = self.served + self.self_served - self._served, self.served + self.self_served
         self._busy.returned(served)
         self._take_back(words)
 
@@ -201,11 +252,12 @@ class Flows:
         for connection in returned.used:
             self._busy.used(self._indices[connection])
         for wait in returned.waits:
-            id, pid, flags, number, architecture, pointer, listener, a, b, c, d, e, f, look_ns = wait.notification
+            id, pid, flags, number, architecture, pointer, listener, *rest = wait.notification
+            a, b, c, d, e, f, look_ns, began_ns = rest
             notification = Notification(id, pid, number, architecture, pointer, (a, b, c, d, e, f), flags)
             broker = self._handles[self._indices[wait.connection]].broker
             assert isinstance(broker, EndpointHandle)
-            self._later(listener, notification, partial(broker.resume, wait.reply, c, wait.command), look_ns)
+            self._later(listener, notification, partial(broker.resume, wait.reply, c, wait.command), look_ns, began_ns)
 
     def _waiting_on(self, index: int) -> int:
         """What goes with a connection: its messages and replies, and the pieces of its pool in units of as much."""
@@ -226,7 +278,8 @@ class Flows:
                 if found is not None:
                     call, wait, look_ns = found
                     facts = call.id, call.pid, call.flags, call.number, call.architecture, call.instruction_pointer
-                    waits[reply] = LentWait(wait, (*facts, listener, *call.arguments, look_ns))
+                    began_ns = 0 if self._watcher is None else self._watcher.began_ns(wait)
+                    waits[reply] = LentWait(wait, (*facts, listener, *call.arguments, look_ns, began_ns))
                     keepers[reply] = waiting
         return waits, keepers
 
@@ -258,6 +311,17 @@ class Flows:
         else:
             charge = self._charges.pop(descriptor, None)
         return TargetFile(descriptor, self._files, charge)
+
+    def share(self, handle: OpenHandle) -> int | None:
+        """A descriptor of a new shelf of that connection, for its receiver, to be closed by who asks; nothing is lent.
+
+        None if it can have none (`native/shelf.c`). Raises OSError.
+        """
+        connection = handle.connection
+        if connection is None or not is_native(connection.behaviour):
+            return None
+        index = self._index(connection, handle)
+        return None if index is None else self._engine.share(index)
 
     def note(self, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> None:
         """The broker has served this ioctl on `handle`: if it was a hot call, remember whatever could be repeated."""
@@ -497,6 +561,8 @@ class Flows:
         for reply, waiting in keepers.items():
             if reply.requester in lent_now:
                 waiting.gone(reply)
+                if self._watcher is not None:
+                    self._watcher.lent(waits[reply].wait)
         if not self._engine.lend(words):
             self._take_back(words)
             self._busy.refused()

@@ -107,7 +107,14 @@ class Supervisor:
             self._faults = Faults(options.faults)
         self._tap: Tap | None = None
         self.shared = Shared(
-            handles, UserNamespaces(), self._flows, self._stalls, mask, self._mounted, faults=self._faults
+            handles,
+            UserNamespaces(),
+            self._flows,
+            self._stalls,
+            mask,
+            self._mounted,
+            faults=self._faults,
+            self_serve=options.self_serve,
         )
         if options.tracer is not None:
             self.trace(options.tracer)
@@ -120,13 +127,14 @@ class Supervisor:
             self._news.register(self._probe.fileno(), select.EPOLLIN)
 
     def trace(self, tracer: Tracer) -> None:
-        """Show `tracer` every call from now on. The engine serves none until `untrace`."""
+        """Show `tracer` every call from now on. Raises OSError(ENOMEM)."""
         if self._tap is None:
             from interposer.traps.tap import Tap
 
             self._use_tap(Tap(list if self._faults is None else self._faults.told))
         assert self._tap is not None
         self._tap.tracers[tracer] = None
+        self._flows.watch(self._tap)
 
     def untrace(self, tracer: Tracer) -> None:
         """Show it nothing any more."""
@@ -134,6 +142,7 @@ class Supervisor:
         del self._tap.tracers[tracer]
         if not self._tap.tracers:
             self._use_tap(None)
+        self._flows.watch(self._tap)
 
     def _use_tap(self, tap: Tap | None) -> None:
         self._flows.recall()
@@ -221,15 +230,19 @@ class Supervisor:
         """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
-        # What is served natively, no tap sees, and no fault hits.
-        watched = self._tap is not None or self._faults is not None
-        possible = self._options.flows and not watched and can_compare() and can_fetch()
+        # What is served natively, no fault hits.
+        possible = self._options.flows and self._faults is None and can_compare() and can_fetch()
         self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
 
     def _resume(
-        self, listener: int, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int
+        self,
+        listener: int,
+        notification: Notification,
+        resume: Callable[[TargetCaller], Wait],
+        look_ns: int,
+        began_ns: int,
     ) -> None:
-        self._trees[listener].resume(notification, resume, look_ns)
+        self._trees[listener].resume(notification, resume, look_ns, began_ns)
 
     def _waiting(self) -> Iterator[tuple[int, WaitingCalls]]:
         return ((listener, tree.waiting) for listener, tree in self._trees.items())
@@ -278,7 +291,8 @@ class Supervisor:
         if (due is not None and due <= now) or self._mount_news():
             return True
         # Tasks have something to do as well: those who make calls are to get a whole turn.
-        return self._flows.served != served and now - begun < _TURN_NS
+        # And whoever sends on what a tap has been told of.
+        return self._flows.served != served and (self._tap is not None or now - begun < _TURN_NS)
 
     def _mount_news(self) -> bool:
         news = [tree.mounts.has_news() for tree in self._trees.values()]
@@ -514,6 +528,8 @@ class Supervisor:
         if self._options.statistics:
             by_broker, natively, spoken = self.served()
             print(f"kdbus: {by_broker} calls served by the broker, {natively} natively", file=sys.stderr)
+            if self._options.self_serve:
+                print(f"kdbus: {self._flows.self_served} calls served by receivers themselves", file=sys.stderr)
             print(f"kdbus: revisions spoken: {', '.join(spoken) or 'none'}", file=sys.stderr)
         self._flows.close()
         self._stalls.close()
@@ -521,4 +537,3 @@ class Supervisor:
         if self._probe is not None:
             self._probe.close()
         self.shared.namespaces.close()
-

@@ -60,6 +60,8 @@ class Shared:
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
     tap: Tap | None = None
     faults: Faults | None = None
+    self_serve: bool = False
+    """Whether receivers may serve themselves."""
     domains: list[MountedDomain] = field(default_factory=list)
     """Every file system that shows the nodes of a domain; a domain may be shown by several."""
 
@@ -90,6 +92,7 @@ class Tree:
             shared.parameter,
             self._posted,
             shared.faults,
+            shared.flows.share if shared.self_serve else None,
         )
         self._traps.tap = shared.tap
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
@@ -126,9 +129,15 @@ class Tree:
         """Whether hot calls may be served natively: each arrives once, and an answer needs no confirmation."""
         return self._answers.guarantee is Guarantee.KERNEL
 
-    def resume(self, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int) -> None:
-        """Take over a call that waits, from the native side. `look_ns`: when to look at its thread."""
-        self.waiting.add(notification, resume(self._traps.caller(notification)), look_ns)
+    def resume(
+        self, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int, began_ns: int
+    ) -> None:
+        """Take over a call that waits, from the native side. `look_ns`: when to look at its thread; `began_ns`: when
+        it began, 0 if nobody watched."""
+        wait = resume(self._traps.caller(notification))
+        if self._shared.tap is not None:
+            self._shared.tap.given_back(wait, notification, began_ns)
+        self.waiting.add(notification, wait, look_ns)
 
     def left(self, stall: Stall) -> None:
         """The engine has left a call behind."""

@@ -7,7 +7,7 @@ another machine than the program, as one of 64 bits is for one of 32. But in pat
 whoever opens the library by the very path that LD_PRELOAD has gets it, wherever that path leads; programs of 32 bits
 get an empty one. A descriptor of a file that everybody may have leads nowhere else.
 
-*What it has to know* (`STATE`): whether a folder of the private folder was handed out, on which device that is, and
+*What it has to know* (`STATE`): whether a folder of the private folder was handed out, on which devices those are, and
 whether there is a kdbusfs that a program has mounted. It maps the page, which is written here before the call is
 answered that makes the difference; so it is never late.
 
@@ -30,9 +30,9 @@ _PAGE = 4096
 class Preloaded:
     """What one supervisor has for the preloaded libraries of its programs."""
 
-    def __init__(self, device: int) -> None:
-        """`device`: of the private folder. Raises OSError."""
-        self._device = device
+    def __init__(self, kdbus: int, module: int) -> None:
+        """Of the two folders, the devices. Raises OSError."""
+        self._devices = kdbus, module
         self._entered = self._mounted = False
         self._state = Pool(b"kdbus-preload", _PAGE)
         self._put()
@@ -51,7 +51,7 @@ class Preloaded:
         self._put()
 
     def _put(self) -> None:
-        self._state.write(0, STATE.pack(self._entered, self._mounted, self._device))
+        self._state.write(0, STATE.pack(self._entered, self._mounted, *self._devices))
 
     def open(self, path: bytes, architecture: int) -> int | None:
         """A descriptor for who opens `path`, the caller's to close; None if it is none of this. Raises OSError.

@@ -10,7 +10,8 @@ A record is made at once, because reasons and owners of names are only true at t
 call: if it goes wrong, that is reported, and the trace lacks it.
 
 Traps ask for a tap at a few places (`Traps`, `Tree`, `WaitingCalls`, `HandleTable`), and there is none unless somebody
-traces. While there is one, the broker serves every call: what the native engine serves, nobody here sees.
+traces. What the native engine serves it notes itself (`native/ring.c`), and is asked for before the broker does
+anything; both are done by one thread, so there is one order.
 
 Weaknesses: an open that the kernel refuses, and a mapping of a handle that this supervisor does not know, are not seen.
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -32,7 +33,7 @@ from broker.reply import Reply
 from broker.send import Wait
 from interposer.handles.handles import OpenHandle
 from interposer.report import unexpected
-from interposer.target.caller import TargetCaller
+from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import read_file
 from interposer.traps.exactly_once import HeldCaller
 from interposer.traps.watched import (
@@ -40,15 +41,19 @@ from interposer.traps.watched import (
     WatchedHeldCaller,
     add_names,
     add_peer,
+    names_of,
     patched,
     take_arguments,
     take_results,
 )
 from kdbus.abi.revision import Revision
+from native.deputies import Stalled
 from native.notification import Notification
 from tracing.escaping import harmless
+from tracing.native_calls import Batch, Known, awaited, said
 from tracing.reason import reason
 from tracing.record import Event, Phase, Record, Tracer
+from tracing.relay import Relay
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,7 +67,6 @@ class _Call:
 
     record: Record
     revision: Revision
-    started_ns: int
 
 
 class Tap:
@@ -94,6 +98,8 @@ class Tap:
         record = self._begin(Event.CALL, notification, handle)
         try:
             wait = act()
+        except (Stalled, MemoryStalled):
+            raise  # nothing has happened yet, and it will be asked for once more
         except Exception as error:
             self._safely(self._end_call, record, handle, request, argument, caller, error)
             raise
@@ -104,6 +110,8 @@ class Tap:
         """`wait.finish`, watched. Raises what that raises."""
         try:
             wait.finish(caller)
+        except (Stalled, MemoryStalled):
+            raise
         except Exception as error:
             self._safely(self._end_wait, wait, caller, error)
             raise
@@ -112,6 +120,65 @@ class Tap:
     def interrupted(self, wait: Wait) -> None:
         """A call is not waited for any more: a signal came, or its caller is gone."""
         self._safely(self._end_wait, wait, None, None)
+
+    def served_natively(self, records: bytes, data: bytes, handles: Mapping[int, OpenHandle]) -> None:
+        """Calls that the engine has served, in its form; `handles`: by its index."""
+        self._safely(self._take_batch, records, data, handles)
+
+    def _take_batch(self, records: bytes, data: bytes, handles: Mapping[int, OpenHandle]) -> None:
+        batch = Batch(self._sequence + 1, time.time_ns() - time.monotonic_ns(), records, data, Known())
+        self._sequence += len(batch)
+        threads, indices, peers = batch.mentioned()
+        known = batch.known
+        known.threads = {thread: self._thread(thread) for thread in threads}
+        connections = {index: _connection_of(handles[index]) for index in indices}
+        for index, connection in connections.items():
+            facts = connection.behaviour.revision.name, connection.user.uid, names_of(connection)
+            known.handles[index] = "/".join(connection.endpoint.path), connection.id, *facts
+        for index, id in peers:
+            peer = connections[index].bus.connections.get(id)
+            known.peers[index, id] = None if peer is None else names_of(peer)
+        here = []
+        for tracer in self.tracers:
+            if isinstance(tracer, Relay):
+                tracer.take_batch(batch)
+            else:
+                here.append(tracer)
+        for record in batch.made() if here else ():
+            for tracer in here:
+                tracer.take(record)
+
+    @property
+    def waits(self) -> bool:
+        """Whether one of those who get records may wait for somebody else."""
+        return any(tracer.waits for tracer in self.tracers)
+
+    def began_ns(self, wait: Wait) -> int:
+        """When the call began that waits (CLOCK_MONOTONIC), 0 if it was not seen."""
+        call = self._waiting.get(wait)
+        return 0 if call is None else call.record.monotonic_ns
+
+    def lent(self, wait: Wait) -> None:
+        """The call waits elsewhere from now on; its end is among `served_natively`, unless it is given back."""
+        self._waiting.pop(wait, None)
+
+    def given_back(self, wait: Wait, notification: Notification, began_ns: int) -> None:
+        """A call that began then, and has waited elsewhere, waits here from now on."""
+        if began_ns:
+            self._safely(self._take_wait, wait, notification, began_ns)
+
+    def _take_wait(self, wait: Wait, notification: Notification, began_ns: int) -> None:
+        connection, command = wait.connection, wait.command
+        revision = connection.behaviour.revision
+        record = Record(Event.CALL, 0, began_ns + time.time_ns() - time.monotonic_ns(), began_ns)
+        record.tid = notification.pid
+        record.pid, record.comm = self._thread(notification.pid)
+        record.descriptor = notification.arguments[0] & 0xFFFFFFFF
+        record.node, record.connection = "/".join(connection.endpoint.path), connection.id
+        record.revision, record.command = revision.name, "SEND"
+        record.request, record.address = notification.arguments[1] & 0xFFFFFFFF, notification.arguments[2]
+        record.before, record.peer = command or b"", wait.reply.replier.id
+        self._waiting[wait] = _Call(record, revision)
 
     def opening(self, notification: Notification, path: Sequence[str], act: Callable[[], int]) -> int:
         """Open a node by `act`, which returns the descriptor's number."""
@@ -235,16 +302,17 @@ class Tap:
         record.command = f"{request:#x}" if revision is None else _commands(revision)[request]
         if revision is not None:
             record.revision = revision.name
-            take_arguments(record, revision, caller, self._payload_limit)
+            take_arguments(record, revision, caller, self.payload_limit)
             connection = handle.connection
             if error is None and wait is None and connection is not None:
-                take_results(record, revision, connection, self._payload_limit)
+                take_results(record, revision, connection, self.payload_limit)
             if connection is not None:
                 add_peer(record, revision, connection)
         if wait is not None and revision is not None:
             record.phase = Phase.WAITS
-            record.notes.append(_awaited(wait.reply))
-            self._waiting[wait] = _Call(record, revision, record.monotonic_ns)
+            reply = wait.reply
+            record.notes.append(awaited(reply.replier.id, names_of(reply.replier), reply.cookie))
+            self._waiting[wait] = _Call(record, revision)
             self._put(record, over=False)
         else:
             self._put(record)
@@ -268,7 +336,7 @@ class Tap:
                 _fail(record, error)
             record.after = patched(first.before, first.address, caller)
             if error is None:
-                take_results(record, call.revision, wait.connection, self._payload_limit)
+                take_results(record, call.revision, wait.connection, self.payload_limit)
                 add_peer(record, call.revision, wait.connection)
         self._put(record)
 
@@ -279,12 +347,18 @@ class Tap:
             tracer.take(record)
 
     @property
-    def _payload_limit(self) -> int:
+    def payload_limit(self) -> int:
+        """How many bytes of a payload are wanted."""
         return max((tracer.payload_limit for tracer in self.tracers), default=0)
 
 
 _OF_THE_CALL = tuple("pid tid comm descriptor node connection revision command request address before peer".split())
 """What both records of a call that waits have."""
+
+
+def _connection_of(handle: OpenHandle) -> Connection:
+    assert isinstance(handle.broker, EndpointHandle) and handle.broker.connection is not None
+    return handle.broker.connection
 
 
 @cache
@@ -303,12 +377,7 @@ def _fail(record: Record, error: Exception) -> None:
 
 
 def _said(connection: Connection) -> str:
-    names = ", ".join(name.decode("ascii", "backslashreplace") for name in connection.names)
-    return f"connection {connection.id}" + (f" ({names})" if names else "")
-
-
-def _awaited(reply: Reply) -> str:
-    return f"waits until {_said(reply.replier)} replies to cookie {reply.cookie}"
+    return said(connection.id, names_of(connection))
 
 
 def _missing(reply: Reply) -> str:

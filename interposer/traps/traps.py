@@ -48,6 +48,7 @@ from interposer.target.ids import UserNamespaces, own_namespace
 from interposer.target.stalls import PostedWrites
 from interposer.traps.delayed import Delayed
 from interposer.traps.exactly_once import Answers, HeldCaller, Interrupted
+from interposer.traps.shelves import Shelves
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import REVISIONS
 from native import memory
@@ -106,15 +107,18 @@ class Traps:
         parameter: AttachFlagsMask,
         posted: PostedWrites,
         faults: Faults | None = None,
+        share: Callable[[OpenHandle], int | None] | None = None,
     ) -> None:
         """`later` takes over a waiting call; `pump` gets notifications that arrive while a mapping is injected.
 
         `served` is told of each ioctl that the broker has served on a handle. `parameter`: the module parameter.
-        `posted`: what is written to callers. `faults`: what is injected.
+        `posted`: what is written to callers. `faults`: what is injected. `share`: what lets receivers serve themselves
+        (`interposer.traps.shelves`).
         """
         self.tap: Tap | None = None
         """Who is shown what is asked for and answered."""
         self._faults = faults
+        self._shelves = Shelves(listener, answers, share)
         self.delayed = Delayed()
         self._parameter = parameter
         self._posted = posted
@@ -209,6 +213,8 @@ class Traps:
             if not caller.is_waiting():
                 # What was found is somebody else's, who has the thread's number by now.
                 raise Interrupted
+            if self._shelves.knows(request & 0xFFFFFFFF):
+                return self._shelves.ioctl(notification, request & 0xFFFFFFFF, handle)
             if self._faults is not None and self._delay(self._faults, notification, handle, caller):
                 return None
             try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
 
 from broker.connection import Connection
 from broker.errors import KdbusError
@@ -20,11 +19,11 @@ from interposer.traps.exactly_once import HeldCaller
 from kdbus.abi.decode import Item, decode_items, struct_of
 from kdbus.abi.layout import U64, Struct
 from kdbus.abi.revision import Revision
+from tracing.native_calls import MOST_NAMES
 from tracing.record import Phase, Record
 
 _MOST_READ = 64 << 10
 """Bytes of a command, a message or a list that a record has at most."""
-_MOST_NAMES = 16
 _POOL_SIZES = {
     "HELLO": "items_size",
     "LIST": "list_size",
@@ -199,9 +198,14 @@ def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def add_names(record: Record, connection: Connection) -> None:
+def names_of(connection: Connection) -> list[str]:
     """The well-known names of a connection."""
-    names = [name.decode("ascii", "backslashreplace") for name in islice(connection.names, _MOST_NAMES)]
+    return [name.decode("ascii", "backslashreplace") for name in connection.names]
+
+
+def add_names(record: Record, connection: Connection) -> None:
+    """Note the well-known names of a connection."""
+    names = names_of(connection)[:MOST_NAMES]
     if names:
         record.names[connection.id] = names
 

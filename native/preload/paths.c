@@ -8,7 +8,7 @@
 // link nor one of the names that the supervisor answers for, its answer is known.
 //
 // This ends where a program holds a folder of the private folder, in which everything is a real file. The supervisor
-// tells when it has handed out the first one (`struct state`); from then on relative paths that begin on that device
+// tells when it has handed out the first one (`struct state`); from then on relative paths that begin on their devices
 // are trapped, and so are paths with magic links of /proc, as far as they name it.
 //
 // Weaknesses, after the first folder was handed out: a symbolic link to /proc/self/cwd or the like is not noticed, and
@@ -33,7 +33,7 @@ static bool on_private_device(int directory)
     long error = directory == AT_FDCWD ? status_of(AT_FDCWD, ".", &status, 0)
                                        : status_of(directory, "", &status, AT_EMPTY_PATH);
 
-    return error || status.st_dev == kdbus_state->device;
+    return error || status.st_dev == kdbus_state->kdbus || status.st_dev == kdbus_state->module;
 }
 
 bool kdbus_try_untrapped(int directory, const char *path)

@@ -49,7 +49,8 @@
 struct state {
     uint32_t entered; // whether anybody may hold a folder of the private folder
     uint32_t mounted; // whether a program has mounted a kdbusfs of its own, whose nodes are real files
-    uint64_t device;  // of the private folder, as st_dev has it
+    uint64_t kdbus;   // the devices that the two private folders are on, as st_dev has them
+    uint64_t module;
 };
 
 typedef long stub(long number, long, long, long, long, long, long);

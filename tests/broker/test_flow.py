@@ -310,7 +310,7 @@ def test_a_waiting_call_may_wait_elsewhere() -> None:
     sent = alice.request(bob, 7, sync=True)
     assert sent.wait is not None and sent.wait.command is not None
     command = sent.wait.command
-    notification = tuple(range(14))
+    notification = tuple(range(15))
     returned = lend_and_take_back(world, alice, bob, waits={sent.wait.reply: LentWait(sent.wait, notification)})
     assert (returned.waits[0].notification, returned.waits[0].command) == (notification, command)
     wait = alice.handle.resume(returned.waits[0].reply, sent.address, command, alice.caller)
@@ -328,7 +328,7 @@ def test_a_call_that_comes_back_stores_that_it_has_succeeded() -> None:
     assert sent.wait is not None and sent.wait.command is not None
     first, last = abi.STRUCTS["kdbus_cmd_send"].span("return_flags")
     command = sent.wait.command[:first] + b"\xff" * 8 + sent.wait.command[last:]
-    returned = lend_and_take_back(world, alice, bob, waits={sent.wait.reply: LentWait(sent.wait, tuple(range(14)))})
+    returned = lend_and_take_back(world, alice, bob, waits={sent.wait.reply: LentWait(sent.wait, tuple(range(15)))})
     wait = alice.handle.resume(returned.waits[0].reply, sent.address, command, alice.caller)
     bob.recv()
     bob.reply(alice, 7)

@@ -125,7 +125,7 @@ def test_a_waiting_call_comes_back_with_its_command(world: World, alice: FinalPe
     wait = alice.wait
     assert wait is not None and wait.command is not None
     command = wait.command
-    returned = lend_and_take_back(world, alice, bob, waits={wait.reply: LentWait(wait, tuple(range(14)))})
+    returned = lend_and_take_back(world, alice, bob, waits={wait.reply: LentWait(wait, tuple(range(15)))})
     assert returned.waits[0].command == command
     assert len(command) == final.STRUCTS["kdbus_cmd_send"].size
 

@@ -19,12 +19,12 @@ from native import preloaded as native
 from native.preloaded import STATE, STATE_PATH, library
 
 HEADER = Path(native.__file__).parent / "preload" / "preload.h"
-DEVICE = 0x1234_5678_9ABC
+KDBUS, MODULE = 0x1234_5678_9ABC, 0x3D
 
 
 @pytest.fixture
 def given() -> Iterator[Preloaded]:
-    made = Preloaded(DEVICE)
+    made = Preloaded(KDBUS, MODULE)
     yield made
     made.close()
 
@@ -43,11 +43,11 @@ def test_the_state_is_seen_at_once_and_cannot_be_written(given: Preloaded) -> No
     descriptor = given.open(STATE_PATH, X86_64.audit)
     assert descriptor is not None
     with mmap.mmap(descriptor, 4096, prot=mmap.PROT_READ) as page:
-        assert STATE.unpack_from(page) == (0, 0, DEVICE)
+        assert STATE.unpack_from(page) == (0, 0, KDBUS, MODULE)
         given.entered()
-        assert STATE.unpack_from(page) == (1, 0, DEVICE)
+        assert STATE.unpack_from(page) == (1, 0, KDBUS, MODULE)
         given.mounted()
-        assert STATE.unpack_from(page) == (1, 1, DEVICE)
+        assert STATE.unpack_from(page) == (1, 1, KDBUS, MODULE)
     with pytest.raises(PermissionError):
         mmap.mmap(descriptor, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     with pytest.raises(OSError):

@@ -73,11 +73,21 @@ static inline void give_up(void)
 	_exit(1);
 }
 
+/* "EPERM", in C libraries that know such names; elsewhere a sentence. */
+static inline const char *error_name(int error)
+{
+#ifdef __GLIBC__
+	return strerrorname_np(error);
+#else
+	return strerror(error);
+#endif
+}
+
 static inline const char *describe(long long value)
 {
 	static _Thread_local char texts[2][64];
 	static _Thread_local int turn;
-	const char *name = value < 0 && value > -4096 ? strerrorname_np((int)-value) : NULL;
+	const char *name = value < 0 && value > -4096 ? error_name((int)-value) : NULL;
 	char *text = texts[turn ^= 1];
 
 	snprintf(text, sizeof(texts[0]), "%lld (0x%llx%s%s)", value, (unsigned long long)value, name ? ", -" : "",

@@ -617,5 +617,6 @@ CASE(nothing_is_left_behind)
 		if (round == 10)
 			before = supervisor_descriptors();
 	}
-	GE(before + 2, supervisor_descriptors());	/* it also opens some for a moment; a leak is one a round, at least */
+	/* What it opens for a moment stays longer on a busy machine; but a leak is one a round, at least. */
+	GE(before + 14, supervisor_descriptors());
 }

@@ -53,8 +53,14 @@ def test_busy_rounds_are_served_natively(fuzzer: Path, revision: str) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings(mode="path"), Settings(guarantee="held"), Settings(guarantee="confirmed")],
-    ids=["path", "held", "confirmed"],
+    [
+        Settings(mode="path"),
+        Settings(guarantee="held"),
+        Settings(guarantee="confirmed"),
+        Settings(revision="final", self_serve=True),
+        Settings(revision="mixed", self_serve=True),
+    ],
+    ids=["path", "held", "confirmed", "self-serve", "mixed self-serve"],
 )
 def test_other_ways_of_serving(fuzzer: Path, settings: Settings) -> None:
     """Path mode, and kernels that break off waits."""

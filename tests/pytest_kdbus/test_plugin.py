@@ -98,7 +98,8 @@ def test_examples_of_documents(document: str, suite: Suite) -> None:
     tests = [example for example in examples if "def test_" in example]
     greeter(suite.folder)
     said = suite.run(test_examples="\n".join(tests))
-    assert re.search(r"\b2 passed", said) and "failed" not in said, said
+    count = sum(example.count("def test_") for example in tests)
+    assert count > 1 and re.search(rf"\b{count} passed", said) and "failed" not in said, said
 
 
 def test_report_of_a_failed_test_has_the_trace(suite: Suite) -> None:
@@ -269,3 +270,120 @@ def test_it(kdbus, number):
 def test_without_the_command(suite: Suite) -> None:
     said = suite.run("--kdbus-command", "/nowhere/kdbus", test_it="def test_it(kdbus):\n    pass\n")
     assert "/nowhere/kdbus" in said and "1 error" in said, said
+
+
+LISTENER = """
+import sys
+import kdbus
+with kdbus.connect(sys.argv[1]) as bus:
+    bus.add_match()
+    with bus.receive(timeout=10) as message:
+        print(bytes(message.payload), message.sender)
+"""
+DBUS_LISTENER = """
+import sys
+from kdbus.dbus.blocking import connect
+from kdbus.dbus.rule import Rule
+with connect(sys.argv[1]) as bus, bus.subscribe(Rule(member="Changed")) as signals:
+    print(signals.receive(10).body)
+"""
+PASSER = """
+import os, sys
+import kdbus
+with kdbus.connect(sys.argv[1]) as bus:
+    ours, theirs = os.pipe()
+    with bus.call("org.example.Store", b"have it", descriptors=[theirs]) as reply:
+        os.close(theirs)
+        print(os.read(reply.descriptors[0].fileno(), 99), bytes(reply.payload))
+    print(os.read(ours, 99))
+"""
+SIGNALS = """
+import sys
+
+def test_bytes(kdbus):
+    fake = kdbus.fake("org.example.News", b"")
+    listener = kdbus.start([sys.executable, "listener.py", kdbus.bus])
+    kdbus.wait_for_call("MATCH_ADD")
+    kdbus.broadcast(b"news", sender=fake)
+    ended = listener.wait()
+    assert ended.output == f"b'news' {fake.id}\\n", ended.errors
+
+def test_dbus(kdbus):
+    heard = kdbus.listen()
+    listener = kdbus.start([sys.executable, "dbus_listener.py", kdbus.bus])
+    kdbus.wait_for_call("MATCH_ADD")
+    kdbus.emit("/x", "org.example.X", "Other", "s", "no")
+    kdbus.emit("/x", "org.example.X", "Changed", "su", "volume", 7)
+    ended = listener.wait()
+    assert ended.output == "('volume', 7)\\n", ended.errors
+    assert [heard.next().member for _ in range(2)] == ["Other", "Changed"]
+    assert heard.requests[1].arguments == ("volume", 7)
+    kdbus.send(heard.id, b"for you")
+    assert heard.next().payload == b"for you"
+
+def test_in_vain(kdbus):
+    import pytest
+    from pytest_kdbus.domain import Failure
+
+    with pytest.raises(Failure, match="such a call of SEND within 0.1 s"):
+        kdbus.wait_for_call("SEND", seconds=0.1)
+    with pytest.raises(TimeoutError, match="no message came to connection"):
+        kdbus.listen().next(0.1)
+"""
+DESCRIPTORS = """
+import os
+import sys
+from pytest_kdbus.fake import Passing
+
+def test_bytes(kdbus):
+    ours, theirs = os.pipe()
+    os.write(theirs, b"from the test")
+    fake = kdbus.fake("org.example.Store", Passing(b"take it", [ours]))
+    program = kdbus.start([sys.executable, "passer.py", kdbus.bus])
+    came = fake.next().descriptors[0]
+    os.write(came.fileno(), b"back")
+    came.close()
+    ended = program.wait()
+    assert ended.output == "b'from the test' b'take it'\\nb'back'\\n", ended.errors
+    os.close(ours)
+    os.close(theirs)
+
+def test_dbus(kdbus, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("content")
+    def open_it(mode, given):
+        assert os.read(given.fileno(), 9) == b"given"
+        return "h", open(path)
+    kdbus.fake("org.example.Files", {"Open": open_it})
+    ours, theirs = os.pipe()
+    os.write(theirs, b"given")
+    answer = kdbus.call_method("org.example.Files", "/", "org.example.Files", "Open", "sh", "r", ours)
+    assert os.read(answer.fileno(), 9) == b"content"
+    os.close(ours)
+    os.close(theirs)
+
+def test_sending(kdbus, tmp_path):
+    fake = kdbus.fake("org.example.Files", lambda request: request.upper())
+    with open(tmp_path / "file", "w") as file:
+        assert kdbus.call("org.example.Files", b"x", descriptors=[file]) == b"X"
+        kdbus.send("org.example.Files", b"y", descriptors=[file])
+        for _ in range(2):
+            assert os.path.sameopenfile(fake.next().descriptors[0].fileno(), file.fileno())
+"""
+
+
+def test_signals_are_sent_and_awaited(suite: Suite) -> None:
+    said = suite.run(
+        test_signals=SIGNALS,
+        listener=LISTENER,
+        dbus_listener=DBUS_LISTENER,
+    )
+    assert "3 passed" in said, said
+
+
+def test_descriptors_go_both_ways(suite: Suite) -> None:
+    said = suite.run(
+        test_descriptors=DESCRIPTORS,
+        passer=PASSER,
+    )
+    assert "3 passed" in said, said

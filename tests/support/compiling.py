@@ -18,6 +18,8 @@ WRITTEN_FOR = {
     "mixed-client": "final",
     "mixed-client-2": "2",
     "mixed-service-2": "2",
+    "self_serve": "final",
+    "shelf_hostile": "final",
     "snapshot219": "219",
     "trouble-final": "final",
     "version2": "2",
