@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import machine, records, report, runner
+from benchmarks import machine, pictures, records, report, runner
 from benchmarks.execution import CannotRun, execution
 from benchmarks.figures import Results
 from benchmarks.groups import GROUPS, Context, Group
@@ -36,7 +36,7 @@ DESCRIPTION = """\
 Measure how fast kdbus programs are under `kdbus run`, and what others pay for it, in comparison with a bare trap, a
 unix socket, dbus-daemon and dbus-broker. Peers that are not installed are named; all of them together:
 apt-get install gcc libc6-dev libsystemd-dev dbus dbus-broker strace.
-Without --quick it takes up to 15 minutes. The machine should have nothing else to do.
+Without --quick it takes up to 20 minutes. The machine should have nothing else to do.
 """
 
 
@@ -50,9 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = [group.name for group in GROUPS]
     parser.add_argument("groups", nargs="*", metavar="GROUP", help="measure only these groups")
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and repetitions: up to 2 minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and repetitions: up to 3 minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE, one JSON object per line")
-    save = f"keep the results in FOLDER, as {PAGE_FILE} and {report.PLOT_FILE}"
+    save = f"keep the results in FOLDER, as {PAGE_FILE} and pictures (for which matplotlib is needed)"
     parser.add_argument("--save", type=Path, metavar="FOLDER", help=save)
     parser.add_argument("--repetitions", type=_count, metavar="N", help="how often everything takes its turn")
     parser.add_argument("--seconds", type=_duration, metavar="S", help="time for one figure in one turn")
@@ -155,10 +155,15 @@ class _Run:
     def save(self) -> None:
         """Write --save's files."""
         if self._folder:
-            (self._folder / PAGE_FILE).write_text(report.markdown(self.results, self.facts, self.summary()))
-            plot = report.latency_plot(self.results)
-            if plot is not None:
-                (self._folder / report.PLOT_FILE).write_text(plot)
+            drawn = []
+            for picture in pictures.pictures(self.results):
+                try:
+                    pictures.draw(picture, self._folder / picture.file)
+                    drawn.append(picture)
+                except pictures.NoPictures as error:
+                    self.results.miss("pictures", str(error))
+            page = report.markdown(self.results, self.facts, self.summary(), drawn)
+            (self._folder / PAGE_FILE).write_text(page)
 
 
 def _replace(path: Path, text: str) -> None:

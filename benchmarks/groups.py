@@ -61,7 +61,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Group:
-    """A table. `unit` is that of its samples, "ns" or "bytes"; `baselines` are columns to divide the others by."""
+    """A table. `unit` is that of its samples, "ns", "bytes" or "" for a number; `baselines` are columns to divide the
+    others by."""
 
     name: str
     title: str
@@ -194,6 +195,47 @@ def _show_broadcast(row: str) -> str:
     }[event]
 
 
+def _service(context: Context) -> Iterator[Task]:
+    yield from _on_buses(context, "dbus-service", [context.settings.seconds])
+    yield _task(context, KDBUS, "kdbus-service", [context.settings.seconds], under_kdbus=True)
+
+
+def _desktop(context: Context) -> Iterator[Task]:
+    # The first reads of a thousand names are another thing than those that follow.
+    seconds = 5 * context.settings.seconds
+    yield from _on_buses(context, "dbus-desktop", [seconds])
+    yield _task(context, KDBUS, "kdbus-desktop", [seconds], under_kdbus=True)
+
+
+def _contention(context: Context) -> Iterator[Task]:
+    arguments = [4 * context.settings.seconds, *context.settings.clients]
+    yield from _on_buses(context, "dbus-contention", arguments)
+    yield _only(_task(context, KDBUS, "kdbus-contention", arguments, under_kdbus=True), str.isdigit)
+
+
+def _fairness(context: Context) -> Iterator[Task]:
+    arguments = [4 * context.settings.seconds, max(context.settings.clients)]
+    yield _only(_task(context, KDBUS, "kdbus-contention", arguments, under_kdbus=True), lambda row: not row.isdigit())
+
+
+def _only(task: Task, wanted: Callable[[str], bool]) -> Task:
+    """Those of its samples whose row is wanted."""
+
+    def measure() -> Iterator[Sample]:
+        return (sample for sample in task.measure() if wanted(sample[0]))
+
+    return Task(task.column, measure)
+
+
+def _show_fairness(row: str) -> str:
+    number, _, what = row.partition(" ")
+    return f"{number} clients, " + {
+        "refused": "SENDs refused for each call answered",
+        "most": "calls of the one with the most, over the median client's",
+        "least": "calls of the one with the fewest, over the median client's",
+    }[what]
+
+
 def _growth(context: Context) -> Iterator[Task]:
     for kind in ("connections", "names", "matches"):
         counts = context.settings.counts
@@ -312,6 +354,17 @@ GROUPS = (
         _show_throughput,
     ),
     Group("broadcast", "A signal to many", "receivers", "ns", (DAEMON, BROKER), _broadcast, _show_broadcast),
+    Group("service", "A call and a signal, as most services do it", "", "ns", (DAEMON, BROKER), _service),
+    Group("desktop", "The mix of a desktop session: a thousand names", "", "ns", (DAEMON, BROKER), _desktop),
+    Group(
+        "contention",
+        "Many clients of one service: from one answer to the next",
+        "clients",
+        "ns",
+        (DAEMON, BROKER),
+        _contention,
+    ),
+    Group("fairness", "Many clients of one service: who gets how much", "", "", (), _fairness, _show_fairness),
     Group("growth", "A synchronous call of 8 B on a bus with so many", "of", "ns", ("10",), _growth),
     Group("metadata", "A synchronous call that tells about the sender", "size", "ns", ("none",), _metadata, size),
     Group("bystanders", "What programs pay that do not use kdbus", "what", "ns", (BARE,), _bystanders),

@@ -3,7 +3,8 @@
 
     machine   facts: object of strings
     run       mode, repetitions, seconds (for one figure), started (UTC), duration (s)
-    figure    group, row, column, unit ("ns" or "bytes"), median, lower_quartile, upper_quartile, samples, disturbed
+    figure    group, row, column, unit ("ns", "bytes", "" for a number), median, lower_quartile, upper_quartile,
+              samples, disturbed
     ratio     group, row, column, baseline, ratio (of the medians)
     target    what, bound, value (or null), verdict; in ns, bytes, or a ratio
     disturbed reason: what disturbed the run as a whole

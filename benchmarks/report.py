@@ -7,15 +7,14 @@ baselines in a table of their own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.figures import Figure, Results, Table
-from benchmarks.groups import GROUPS, SYNCHRONOUS, Group, size
-from benchmarks.plot import Line, Point, draw
+from benchmarks.groups import GROUPS, Group
+from benchmarks.pictures import Picture
 from benchmarks.targets import judge
 
-PLOT_FILE = "latency.svg"
 DISTURBED_MARK = "!"
 NOTHING = "-"
 LEGEND = f"Medians, with the quartiles in brackets; {DISTURBED_MARK} marks what was disturbed: a spread too wide."
@@ -31,7 +30,9 @@ class Grid:
 
 
 def show_number(value: float, unit: str) -> str:
-    """A time in microseconds or milliseconds, or an amount of memory, with three digits that count."""
+    """A time in microseconds or milliseconds, an amount of memory, or a mere number, with three digits that count."""
+    if not unit:
+        return _three_digits(value)
     if unit == "bytes":
         return f"{_three_digits(value / 1024)} KiB"
     if abs(value) >= 10_000_000:
@@ -54,7 +55,7 @@ def _cell(figure: Figure | None, unit: str) -> str:
         show_number(value, unit) for value in (figure.median, figure.lower_quartile, figure.upper_quartile)
     )
     # The unit once is enough, if it is the same.
-    short = [text.rpartition(" ")[0] if text.split()[-1] == median.split()[-1] else text for text in (lower, upper)]
+    short = [text.partition(" ")[0] if text.split()[1:] == median.split()[1:] else text for text in (lower, upper)]
     return f"{median}{mark} ({short[0]} - {short[1]})"
 
 
@@ -135,8 +136,8 @@ def _aligned(grid: Grid) -> list[str]:
     ]
 
 
-def markdown(results: Results, machine: Mapping[str, str], run: str) -> str:
-    """Everything, as a page that refers to the plot in `PLOT_FILE` beside it."""
+def markdown(results: Results, machine: Mapping[str, str], run: str, drawn: Iterable[Picture] = ()) -> str:
+    """Everything, as a page that refers to the pictures that were drawn beside it."""
     parts = ["# Measurements", "", f"{run} This page is written by `python -m benchmarks --save`.", "", LEGEND, ""]
     parts += ["| | |", "|---|---|", *(f"| {name} | {fact} |" for name, fact in machine.items()), ""]
     targets = target_grid(results)
@@ -144,8 +145,9 @@ def markdown(results: Results, machine: Mapping[str, str], run: str) -> str:
         parts += ["## Targets", "", *_markdown_table(targets), ""]
     for group, table in _measured_groups(results):
         parts += [f"## {group.title}", ""]
-        if group.name == "calls" and table.samples:
-            parts += [f"![Time of a call over its size]({PLOT_FILE})", ""]
+        for picture in drawn:
+            if picture.group == group.name:
+                parts += [f"![{picture.title}]({picture.file})", ""]
         for number, grid in enumerate(grids(group, table)):
             parts += [f"{grid.title}:", ""] if number else []
             parts += [*_markdown_table(grid), ""]
@@ -162,30 +164,3 @@ def _markdown_table(grid: Grid) -> list[str]:
 
 def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def latency_plot(results: Results) -> str | None:
-    """The SVG of the time of a call over its size for all peers, None if calls were not measured."""
-    lines = []
-    for name, suffix, columns in (("calls", "", None), ("memfds", ", memfd", (SYNCHRONOUS,))):
-        table = results.tables.get(name, Table())
-        for column in columns or table.columns:
-            points = [
-                Point(int(row), figure.median, figure.lower_quartile, figure.upper_quartile)
-                for row in table.rows
-                if (figure := table.figure(row, column))
-            ]
-            if points:
-                lines.append(Line(column + suffix, points))
-    if not lines:
-        return None
-    title = "Call and reply: time over the size of either"
-    return draw(title, "size", "time of a call", lines, lambda x: size(str(round(x))), show_axis)
-
-
-def show_axis(nanoseconds: float) -> str:
-    """A power of ten of nanoseconds."""
-    for limit, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "us")):
-        if nanoseconds >= limit * 0.999:
-            return f"{nanoseconds / limit:g} {unit}"
-    return f"{nanoseconds:g} ns"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How much is measured: the quick mode (within 2 minutes) and the full mode (within 15)."""
+"""How much is measured: the quick mode (within 3 minutes) and the full mode (within 20)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Settings:
     """Of connections, names and matches."""
     pairs: tuple[int, ...]
     """Of processes that call at once, at most 200."""
+    clients: tuple[int, ...]
+    """Of one service, at most 1000."""
     held: tuple[int, int, int]
     """Connections, messages queued in each, and buses whose memory is looked at."""
 
@@ -40,6 +42,7 @@ QUICK = Settings(
     receivers=(1, 10, 100),
     counts=(10, 100, 1000),
     pairs=(1, 10, 100),
+    clients=(8, 64, 200),
     held=(300, 16, 15),
 )
 
@@ -53,5 +56,6 @@ FULL = Settings(
     receivers=(1, 10, 100, 1000),
     counts=(10, 100, 1000, 5000, 10000),
     pairs=(1, 10, 100),
+    clients=(1, 8, 16, 32, 64, 200),
     held=(1000, 16, 15),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""D-Bus programs on a bus of kdbus, and activation there: what `kdbus proxy` and `kdbus activate` do.
+"""D-Bus programs on a bus of kdbus, activation, and a daemon's bus: `kdbus proxy`, `kdbus activate`, `kdbus bridge`.
 
 An ordinary kdbus program, made with the client library (`kdbus`): it listens at a socket as a D-Bus daemon does, and
 gives every client a connection of its own. From the ground up:
@@ -30,4 +30,10 @@ and of activation:
     activatable   which names there is a program for
     activated     one of them: when it is started, and when no more
     activation    all of them, on a bus
+
+and of the bridge:
+
+    daemon        a connection to a D-Bus daemon, as a client
+    stand_ins     one connection on each bus for each of the other that is heard of there
+    union         all of them: names, signals, comings and goings
 """

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import itertools
+import select
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ class Stream:
         """`connection` is closed with this; `most_descriptors`: that come with one piece."""
         connection.setblocking(False)
         self._socket = connection
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
         self._space = socket.CMSG_SPACE(most_descriptors * 4)
         self._queue: deque[tuple[bytes | memoryview, Sequence[Descriptor], bool]] = deque()
         self.unread = 0
@@ -64,6 +67,11 @@ class Stream:
         # One that always has something to read must not keep others from being served.
         await trio.lowlevel.cancel_shielded_checkpoint()
         return data, descriptors
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether something has come, or the end."""
+        return not self._closed and bool(self._poll.poll(0))
 
     def put(self, data: bytes, descriptors: Sequence[Descriptor] = (), *, answer: bool = False) -> None:
         """Queue a message, for `flush`. Its descriptors are closed when they are sent, or never will be. `answer`: the

@@ -117,8 +117,8 @@ class Connection:
     `active` is true from `connect` to `disconnect`. `replies` are those it waits for, the latest request first;
     `owed` those that others wait for from it. `names` are in the order in which they were acquired. `last_sent`,
     `last_broadcast` and `last_received` are hints for `broker.flow`: the unicast message that the last command sent,
-    with its receiver and the name by which it was addressed, the broadcast that it sent, the message that it received.
-    `refused_by` is whose queue was too full for the one that it was to send.
+    with its receiver, the broadcast that it sent, the message that it received. `refused_by` is whose queue was too
+    full for the one that it was to send.
     """
 
     def __init__(self, endpoint: Endpoint, hello: Invocation, opener: Opener) -> None:
@@ -169,7 +169,7 @@ class Connection:
         self.queue = Queue()
         self.quota = self.behaviour.new_quota(hello.get("pool_size"))
         self.events: ConnectionEvents | None = None
-        self.last_sent: tuple[Message, Connection, NameEntry | None] | None = None
+        self.last_sent: tuple[Message, Connection] | None = None
         self.last_broadcast: Message | None = None
         self.refused_by: Connection | None = None
         self.last_received: Message | None = None

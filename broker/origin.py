@@ -63,8 +63,9 @@ class Origins:
         return number
 
     def of_connection(self, connection: Connection) -> int:
-        """A number for what messages say of their sender's connection: its names and its description."""
-        names = tuple((name, entry.flags) for name, entry in connection.names.items())
+        """A number for what messages say of their sender's connection: its names, each as it was acquired, and its
+        description."""
+        names = tuple((name, entry.flags, entry.id) for name, entry in connection.names.items())
         return self._number((names, connection.description))
 
     def of_credentials(self, credentials: Credentials) -> int:

@@ -314,13 +314,13 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
         if isinstance(error, QueueFull):
             source.refused_by = destination
             # All that a flow depends on was decided before; it may well be the first message of many (`broker.flow`).
-            source.last_sent = sent, destination, name
+            source.last_sent = sent, destination
         raise
     except BaseException:
         if reply is not None:
             reply.drop()
         raise
-    source.last_sent = sent, destination, name
+    source.last_sent = sent, destination
     if reply is None or not sync:
         if reply is not None:
             reply.drop()

@@ -36,12 +36,14 @@ from interposer.launch import view
 from interposer.launch.filter import Condition, Trap, build, this_architecture
 from interposer.launch.launch import install_filter
 from interposer.launch.nested import is_nested
+from interposer.launch.preloading import preloadable
 from interposer.shared_domain.admission import try_to_inspect, yama_scope
 from interposer.shortage import ADVICE
 from interposer.target.budget import HANDLE_DESCRIPTORS, Budgets, use_descriptors
 from kdbus.abi.revision import REVISIONS
 from native import identity, memory
 from native.notification import Listener, Notification
+from native.preloaded import library
 
 SCHEMA = 2
 """Version of the JSON object; it grows when a field changes its meaning or goes away."""
@@ -135,6 +137,7 @@ def examine() -> list[Finding]:
         *_in_child(_converse, _CONVERSATION),
         _in_child(_try_serving, (("serve", False, _SERVE_ADVICE),))[0],
         _simple("sealed memory", True, _seal_memory, "needs Linux 5.1: F_SEAL_FUTURE_WRITE"),
+        _preloading(),
         Finding("Yama", True, False, _yama()),
         Finding("revisions of kdbus", True, False, ", ".join(revision.name for revision in REVISIONS)),
     ]
@@ -181,6 +184,17 @@ def report(as_json: bool) -> tuple[str, bool]:
     else:
         lines.append(f"kdbus run does not work here; {verdict.reason}.")
     return "\n".join(lines) + "\n", verdict.ok
+
+
+def _preloading() -> Finding:
+    """Whether programs in path mode are spared most traps."""
+    name, path = "preloaded library", library()
+    if path is None:
+        return Finding(name, False, False, "none for this machine: in path mode all calls that name a path are trapped")
+    if preloadable() is None:
+        advice = "path mode is faster where no blank, colon or dollar sign is in the path: install kdbus elsewhere"
+        return Finding(name, False, False, f"{path} cannot stand in LD_PRELOAD", advice)
+    return Finding(name, True, False, f"in path mode programs get {path}")
 
 
 def _simple(name: str, needed: bool, probe: Callable[[], str], advice: str = "") -> Finding:

@@ -58,6 +58,7 @@ SOURCES = (
     "flow.c",
     "evidence.c",
     "origin.c",
+    "names.c",
     "quota.c",
     "waiting.c",
     "caller.c",

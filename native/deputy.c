@@ -3,25 +3,25 @@
 // Deputies: threads that touch what may stall, in the supervisor's stead.
 //
 // A page of a target may be served by a process (userfaultfd, FUSE), or come from a disk that does not answer. Whoever
-// copies from it or to it waits in the kernel, and only SIGKILL ends that. So the thread that everybody depends on never
-// does it: it hands what is to be done to a deputy, and waits for it. When the deputy sleeps in the same copy for two
-// ticks, it is left behind, with that copy; a new one takes its place, and nothing that the old one was about to do is
-// done by it: whoever gave it the work takes that back, and once the copy is over, its thread ends.
+// copies from it or to it waits in the kernel, and only SIGKILL ends that. So the thread that everybody depends on
+// never does it: it hands what is to be done to a deputy, and waits for it. When the deputy sleeps in the same copy for
+// two ticks, it is left behind, with that copy; a new one takes its place, and nothing that the old one was about to do
+// is done by it: whoever gave it the work takes that back, and once the copy is over, its thread ends.
 //
-// The flow engine runs as a whole in a deputy, as handing over each copy would cost three times the copy; so a
-// copy there costs two atomic operations on a counter: odd while the deputy is away. What the broker
-// copies is handed over one by one. There is no clock and no system call in a copy: it is who waits that looks at the
-// counter, every few milliseconds, as long as it moves, and without a tick when it has rested; then the next copy rings.
+// The flow engine runs as a whole in a deputy, as handing over each copy would cost three times the copy; so a copy
+// there costs two atomic operations on a counter: odd while the deputy is away. What the broker copies is handed over
+// one by one. There is no clock and no system call in a copy: it is who waits that looks at the counter, every few
+// milliseconds, as long as it moves, and without a tick when it has rested; then the next copy rings.
 //
 // A deputy that does not run for lack of a processor is not left behind: its state has to say that it sleeps.
 //
-// Alternatives: a process that shares this memory could be killed alone, but libc must not be used in one; looking first
-// whether a page is there (/proc/PID/pagemap) proves nothing, as other threads of the target may take it away again, and
-// costs as much as the copy; and a copier for each copy, as said.
+// Alternatives: a process that shares this memory could be killed alone, but libc must not be used in one; looking
+// first whether a page is there (/proc/PID/pagemap) proves nothing, as other threads of the target may take it away
+// again, and costs as much as the copy; and a copier for each copy, as said.
 //
-// Weaknesses: where memory is so short that a pool cannot be moved away from a copy that was left behind, that is waited
-// for. A wait for a FUSE server that has begun to serve the page is ended by nothing but the server, so the end of
-// this process waits with it.
+// Weaknesses: where memory is so short that a pool cannot be moved away from a copy that was left behind, that is
+// waited for. A wait for a FUSE server that has begun to serve the page is ended by nothing but the server, so the end
+// of this process waits with it.
 
 #include "deputy.h"
 

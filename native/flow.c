@@ -62,6 +62,7 @@ void kdbus_engine_destroy(struct kdbus_engine *engine)
     free(engine->connections);
     forget_bindings(engine);
     flow_table_clear(&engine->flows);
+    flow_table_clear(&engine->names);
     flow_table_clear(&engine->broadcasts);
     flow_table_clear(&engine->origins);
     flow_table_clear(&engine->exports);
@@ -220,35 +221,23 @@ int flow_is_lent(const struct kdbus_engine *engine, const struct flow_connection
     return connection->generation == engine->generation;
 }
 
-// Flows by id and by name have keys of their own: connections' numbers, or a hash of the name.
-static uint64_t flow_key(const struct flow_connection *source, uint64_t destination_id, const char *name)
+static uint64_t flow_key(const struct flow_connection *source, uint64_t destination_id)
 {
-    uint64_t hash = 0xcbf29ce484222325ULL ^ source->index;
-
-    if (!name[0])
-        return flow_mix((uint64_t)(source->index + 1) << 40 ^ destination_id) | 1;
-    for (; *name; name++)
-        hash = (hash ^ (unsigned char)*name) * 0x100000001b3ULL;
-    return flow_mix(hash) | 1;
+    return flow_mix((uint64_t)(source->index + 1) << 40 ^ destination_id) | 1;
 }
 
-struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source, uint64_t destination_id,
-                       const char *name)
+struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source, uint64_t destination_id)
 {
-    struct flow *flow = flow_table_find(&engine->flows, flow_key(source, destination_id, name));
+    struct flow *flow = flow_table_find(&engine->flows, flow_key(source, destination_id));
 
-    if (!flow || flow->generation != engine->generation || strcmp(flow->name, name))
+    if (!flow || flow->generation != engine->generation)
         return NULL;
-    if (!flow->destination->used || flow->destination->bus != source->bus)
-        return NULL;
-    if (!name[0] && flow->destination->id != destination_id)
-        return NULL;
-    if (name[0] && destination_id && flow->destination->id != destination_id)
+    if (!flow->destination->used || flow->destination->bus != source->bus || flow->destination->id != destination_id)
         return NULL;
     return flow;
 }
 
-int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_facts *facts, const char *name)
+int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_facts *facts)
 {
     struct flow_connection *source = flow_connection_at(engine, facts->source);
     struct flow_connection *destination = flow_connection_at(engine, facts->destination);
@@ -257,9 +246,7 @@ int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_fact
 
     if (!source || !destination)
         return -ENOENT;
-    if (strlen(name) >= LENT_NAME)
-        return -ENAMETOOLONG;
-    key = flow_key(source, destination->id, name);
+    key = flow_key(source, destination->id);
     flow = flow_table_find(&engine->flows, key);
     if (!flow) {
         int result;
@@ -278,11 +265,9 @@ int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_fact
     }
     flow->generation = engine->generation;
     flow->destination = destination;
-    flow->name_id = facts->name_id;
     flow->attach_flags = facts->attach_flags;
     flow->credentials = facts->credentials;
     flow->talks = facts->talks;
-    strcpy(flow->name, name);
     return 0;
 }
 

@@ -30,6 +30,7 @@
 #define LENT_BINDINGS 8192 // descriptors of threads that are remembered
 #define LENT_ORIGINS 1024 // records, and as many of what receivers are shown
 #define LENT_FLOWS 8192 // those of former lendings among them, which only take room
+#define LENT_NAMES 16384
 #define LENT_BROADCASTS 1024 // as many kinds of broadcasts
 #define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
 #define LENT_PAYLOAD (2U << 20)
@@ -180,11 +181,17 @@ struct flow {
     uint64_t key;
     uint64_t generation;
     struct flow_connection *destination;
-    uint64_t name_id;
     uint64_t attach_flags;
     uint64_t credentials;
     int talks;
-    char name[LENT_NAME];
+};
+
+// A name, see names.c.
+struct flow_name {
+    uint64_t key;
+    uint64_t owner; // serial
+    struct kdbus_name_facts facts;
+    char name[];
 };
 
 // Who gets one kind of broadcast.
@@ -287,6 +294,7 @@ struct kdbus_engine {
     size_t descriptors; // of all bindings
     size_t most_descriptors; // but for the few of one binding
     struct flow_table flows;
+    struct flow_table names;
     struct flow_table broadcasts;
     struct flow_table origins;
     struct flow_table exports;
@@ -361,8 +369,10 @@ int flow_is_lent(const struct kdbus_engine *engine, const struct flow_connection
 void flow_forget_descriptors(struct kdbus_engine *engine, struct flow_binding *binding);
 void flow_forget_all_descriptors(struct kdbus_engine *engine);
 struct flow_binding *flow_find_binding(const struct kdbus_engine *engine, uint64_t key);
-struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source, uint64_t destination_id,
-                       const char *name);
+struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_connection *source,
+                       uint64_t destination_id);
+const struct flow_connection *flow_owner_of(const struct kdbus_engine *engine, uint64_t bus, const char *name,
+                                            uint64_t *name_id);
 const struct flow_broadcast *flow_find_broadcast(const struct kdbus_engine *engine,
                                                  const struct flow_connection *source, const char *filter, size_t size);
 struct flow_reply *flow_new_reply(struct kdbus_engine *engine);

@@ -173,22 +173,34 @@ class Engine:
         self,
         source: int,
         destination: int,
-        name: bytes,
         *,
-        name_id: int,
         attach_flags: int,
         credentials: int,
         talks: bool,
     ) -> None:
-        """Allow plain messages between two lent connections, addressed by id, or by `name` if it is not empty.
+        """Allow plain messages between two lent connections, addressed by id, or by a name that is known.
 
         `attach_flags`: what their origin has to tell. `credentials`: number of those that the sender must have, 0 for
         any. Without `talks` only replies. Raises OSError(ENOMEM).
         """
         flow = ffi.new("struct kdbus_flow_facts *")
-        flow.source, flow.destination, flow.name_id = source, destination, name_id
+        flow.source, flow.destination = source, destination
         flow.attach_flags, flow.credentials, flow.talks = attach_flags, credentials, talks
-        self._check(lib.kdbus_engine_allow(self._engine, flow, name), "allow a flow")
+        self._check(lib.kdbus_engine_allow(self._engine, flow), "allow a flow")
+
+    def learn_name(self, index: int, name: bytes, *, name_id: int, facts: int) -> None:
+        """The connection has that name, and will have it as long as it is lent with this number for its names.
+
+        `name_id`: which acquisition of the name that is. Raises OSError(ENOSPC) when too many are known, see
+        `forget_names`; OSError(ENOMEM).
+        """
+        told = ffi.new("struct kdbus_name_facts *")
+        told.connection, told.name_id, told.facts = index, name_id, facts
+        self._check(lib.kdbus_engine_learn_name(self._engine, told, name), "learn a name")
+
+    def forget_names(self) -> None:
+        """No name is known any more. To be called when the numbers are given anew."""
+        lib.kdbus_engine_forget_names(self._engine)
 
     def allow_broadcast(
         self, source: int, bloom_filter: bytes, receivers: Sequence[int], attached: Sequence[int], attach_flags: int

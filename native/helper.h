@@ -193,8 +193,8 @@ uint64_t kdbus_deputies_ticket(const struct kdbus_deputies *deputies);
 // Somebody who is back: 1 with its number, and 0 or -errno for what it was left in; 0 if there is none.
 int kdbus_deputies_next(struct kdbus_deputies *deputies, uint64_t *ticket, int *result);
 
-// The functions of memory.c and pool.c, by a deputy. -EINPROGRESS: it was left behind, and what it was given has to stay
-// until it is back; but the pool has moved.
+// The functions of memory.c and pool.c, by a deputy. -EINPROGRESS: it was left behind, and what it was given has to
+// stay until it is back; but the pool has moved.
 int kdbus_deputies_read(struct kdbus_deputies *deputies, int pid, uint64_t address, void *buffer, size_t size);
 int kdbus_deputies_read_pieces(struct kdbus_deputies *deputies, int pid, const struct kdbus_piece *pieces, size_t count,
                                void *buffer, size_t capacity);
@@ -345,10 +345,16 @@ struct kdbus_flow_connection {
 struct kdbus_flow_facts {
     uint32_t source;       // index
     uint32_t destination;  // index
-    uint64_t name_id;      // which acquisition of the name leads there, 0 for a flow by id
     uint64_t attach_flags; // metadata that the messages carry
     uint64_t credentials;  // number of those that the sender must have, 0 for any
     int talks;             // 0: only replies
+};
+
+// Whose a well-known name is.
+struct kdbus_name_facts {
+    uint32_t connection; // index
+    uint64_t facts;      // number of the names that it has, and its description
+    uint64_t name_id;    // which acquisition of the name that is
 };
 
 // The broker's answer for plain broadcasts of one connection with one filter, its generation before it.
@@ -393,7 +399,9 @@ int64_t kdbus_engine_add_connection(struct kdbus_engine *engine, const struct kd
 int kdbus_engine_remove_connection(struct kdbus_engine *engine, uint32_t index);
 int kdbus_engine_bind(struct kdbus_engine *engine, uint32_t index, uint32_t thread, uint32_t descriptor);
 int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t count);
-int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_facts *facts, const char *name);
+int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_facts *facts);
+int kdbus_engine_learn_name(struct kdbus_engine *engine, const struct kdbus_name_facts *facts, const char *name);
+int kdbus_engine_forget_names(struct kdbus_engine *engine);
 // `receivers`: indices, in the order of their ids; `attach_flags`: what each of them is shown at most.
 int kdbus_engine_allow_broadcast(struct kdbus_engine *engine, const struct kdbus_broadcast_facts *facts,
                                  const char *filter, const uint32_t *receivers, const uint64_t *attach_flags);

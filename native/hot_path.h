@@ -106,6 +106,7 @@ struct sending {
     struct flow_connection *source;
     struct flow_connection *receiver;
     const struct flow *flow;
+    uint64_t name_id; // by which acquisition of a name it is addressed, 0 by id
     const struct flow_origin *origin; // NULL without metadata
     const struct flow_export *shown;  // of that, to a receiver of whole messages
     struct flow_reply *answered;      // the request that this is the reply to, NULL for none

@@ -197,14 +197,25 @@ static int refuse_send(struct kdbus_engine *engine, struct sending *send)
 // Reads the call, and finds out where it leads. 0 if it is the broker's.
 static int read_send(struct kdbus_engine *engine, struct sending *send)
 {
+    uint64_t destination;
+
     if (!outgoing_read(engine, send->call, send->binding, send->command, &send->out) || !outgoing_parse(&send->out) ||
         !outgoing_is_plain(send->source, send->command, &send->out))
         return 0;
     outgoing_foresee(send->binding, &send->out);
-    if (send->out.words[MSG_DST] == DST_BROADCAST)
+    destination = send->out.words[MSG_DST];
+    if (destination == DST_BROADCAST)
         return 1;
     send->expects = send->out.words[MSG_FLAGS_WORD] & MSG_EXPECT_REPLY;
-    send->flow = flow_find(engine, send->source, send->out.words[MSG_DST], send->out.name);
+    if (send->out.name[0]) {
+        const struct flow_connection *owner =
+            flow_owner_of(engine, send->source->bus, send->out.name, &send->name_id);
+
+        if (!owner || (destination && destination != owner->id))
+            return 0;
+        destination = owner->id;
+    }
+    send->flow = flow_find(engine, send->source, destination);
     if (!send->flow || !flow_is_lent(engine, send->flow->destination))
         return 0;
     send->receiver = send->flow->destination;
@@ -339,7 +350,7 @@ static struct flow_reply *expect_reply(struct kdbus_engine *engine, struct sendi
     reply->replier = send->receiver;
     reply->cookie = send->out.words[MSG_COOKIE];
     reply->deadline_ns = send->out.words[MSG_TIMEOUT];
-    reply->name_id = send->flow->name_id;
+    reply->name_id = send->name_id;
     reply->linked = 1;
     reply->sync = send->command[send->revision->send_flags] & SEND_SYNC_REPLY;
     reply->holders = 2; // the link, and the entry
@@ -404,7 +415,7 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
     }
     if (send.answered)
         flow_unlink_reply(engine, send.answered);
-    send.entry->name_id = send.flow->name_id;
+    send.entry->name_id = send.name_id;
     quota_charge(send.receiver, send.entry, send.charge, source->user);
     sending_count(engine, &send);
     waits = send.entry->reply && send.entry->reply->sync;

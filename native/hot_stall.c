@@ -2,11 +2,11 @@
 //
 // What becomes of a call in which the deputy that runs the engine was left behind (deputy.c).
 //
-// Until a call takes effect, all that it has made is its own, and noted in `flight` before each copy: it is undone here,
-// and the call is served from its start when the copy is over, as if it came then. Behind that, only its results and its
-// answer are left, which is given when the results are written. A reply is written into the memory of whoever waits for
-// it, who is not to delay the replier: there the broker serves the reply, and writes its results behind those that do
-// not get through now.
+// Until a call takes effect, all that it has made is its own, and noted in `flight` before each copy: it is undone
+// here, and the call is served from its start when the copy is over, as if it came then. Behind that, only its results
+// and its answer are left, which is given when the results are written. A reply is written into the memory of whoever
+// waits for it, who is not to delay the replier: there the broker serves the reply, and writes its results behind those
+// that do not get through now.
 
 #include "hot_path.h"
 #include "shares.h"
@@ -40,8 +40,8 @@ static int undo(struct kdbus_engine *engine, void **sink, size_t *size)
     return moved;
 }
 
-// The deputy is left behind in the middle of `call`: 4 if that is the broker's to serve, 3 if there is nothing to do but
-// what `engine->stall` says.
+// The deputy is left behind in the middle of `call`: 4 if that is the broker's to serve, 3 if there is nothing to do
+// but what `engine->stall` says.
 int hot_abandon(struct kdbus_engine *engine, const struct kdbus_notification *call)
 {
     struct flight *flight = &engine->flight;

@@ -7,9 +7,9 @@
 //
 // Records are of one size; the bytes that they are about (a message, its payload as far as it was asked for) are behind
 // each other in a second piece of memory. Both are fetched by the thread that fills them, so the loop ends when the
-// largest record might not fit any more (flow_ring_is_full), and nothing is lost; a bounded buffer that is emptied whole
-// needs no end that chases its beginning. The broker does nothing in the meantime, so its records and these have one
-// order.
+// largest record might not fit any more (flow_ring_is_full), and nothing is lost; a bounded buffer that is emptied
+// whole needs no end that chases its beginning. The broker does nothing in the meantime, so its records and these have
+// one order.
 //
 // While nobody watches there is no ring, and each function is one comparison.
 

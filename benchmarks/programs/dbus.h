@@ -24,14 +24,23 @@ static inline sd_bus *join(void)
 {
     const char *address = getenv(ADDRESS_VARIABLE);
     sd_bus *bus;
+    int result;
 
     if (!address)
         fail("%s is not set", ADDRESS_VARIABLE);
-    check(sd_bus_new(&bus), "make a D-Bus connection");
-    check(sd_bus_set_address(bus, address), "set the address of the message bus");
-    check(sd_bus_set_bus_client(bus, true), "say hello to the message bus");
-    check(sd_bus_negotiate_fds(bus, true), "ask for descriptors");
-    check(sd_bus_start(bus), "connect to the message bus");
+    for (;;) {
+        check(sd_bus_new(&bus), "make a D-Bus connection");
+        check(sd_bus_set_address(bus, address), "set the address of the message bus");
+        check(sd_bus_set_bus_client(bus, true), "say hello to the message bus");
+        check(sd_bus_negotiate_fds(bus, true), "ask for descriptors");
+        result = sd_bus_start(bus);
+        if (result != -EAGAIN)
+            break;
+        // Too many come at once, so that they do not fit into the backlog of its socket.
+        sd_bus_unref(bus);
+        usleep(1000);
+    }
+    check(result, "connect to the message bus");
     return bus;
 }
 

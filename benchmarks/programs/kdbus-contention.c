@@ -65,10 +65,11 @@ static void request(const struct connection *connection, uint64_t service, uint6
     }
 }
 
-__attribute__((noreturn)) static void keep_calling(const char *path, uint64_t service, struct client *client)
+__attribute__((noreturn)) static void keep_calling(const char *path, uint64_t service, struct client *client, int pipe)
 {
     struct connection connection = join(path, POOL_SIZE, true, 0);
 
+    write_all(pipe, "r", 1);
     for (uint64_t cookie = 1;; cookie++) {
         uint64_t offset;
 
@@ -150,7 +151,11 @@ int main(int argc, char **argv)
     for (int i = 2; i < argc; i++) {
         uint64_t count = parse_number(argv[i], 1, MOST);
         struct connection service = join(path, SERVICE_POOL, true, 0);
+        char ready[MOST];
+        int ends[2];
 
+        if (pipe(ends))
+            fail_errno("make a pipe");
         memset(clients, 0, MOST * sizeof(*clients));
         helpers[0] = fork_helper();
         if (helpers[0] == 0)
@@ -158,8 +163,11 @@ int main(int argc, char **argv)
         for (uint64_t j = 0; j < count; j++) {
             helpers[j + 1] = fork_helper();
             if (helpers[j + 1] == 0)
-                keep_calling(path, service.id, &clients[j]);
+                keep_calling(path, service.id, &clients[j], ends[1]);
         }
+        close(ends[1]);
+        read_all(ends[0], ready, count);
+        close(ends[0]);
         pass_time(seconds / (SLICES + 1));
         memcpy(before, clients, sizeof(before));
         for (int slice = 0; slice < SLICES; slice++) {

@@ -60,6 +60,8 @@ _SLICES_PER_UNIT = 16
 """How many pieces of a pool cost as much to hand out and take back as a message."""
 _MOST_ITEMS = 16384
 """Bytes of metadata items that the engine repeats."""
+MOST_NAMES = 16384
+"""Names that the engine knows (`LENT_NAMES`)."""
 _RECORDS = 1024
 """How many calls are told of at a time."""
 _NATIVE_NS = 20_000
@@ -136,6 +138,10 @@ class Flows:
         """For the memfds in messages that are lent, by the descriptors that were given away."""
         self._busy = Busy()
         self._repeated = Repeated()
+        self._told_names: dict[int, int] = {}
+        """The number for its names (`Origins.of_connection`) with which each connection's were told to the engine."""
+        self._names_told = 0
+        """How many, at most: those that changed hands since are told for each of their owners."""
         self._receiving: dict[Connection, int] = {}
         """The thread that received last, of those whose RECV the broker has served."""
         self._lent = False
@@ -358,12 +364,12 @@ class Flows:
             self._note_broadcast(index, source, source.last_broadcast, thread, caller)
         if source.last_sent is None:
             return
-        message, destination, name = source.last_sent
+        message, destination = source.last_sent
         who = caller.credentials()
         # What a monitor wants to know is told in the message as well.
         if source.bus.monitors or len(who.groups) > GROUPS:
             return
-        self._repeated.sent(source, destination, b"" if name is None else name.name, who, len(self._busy))
+        self._repeated.sent(source, destination, who, len(self._busy))
         found = flow(source, destination, who)
         if found is None:
             return
@@ -466,6 +472,7 @@ class Flows:
         self.recall()
         self._origins.clear()
         self._engine.forget_origins()
+        self._forget_names()
 
     def _index(self, connection: Connection, handle: OpenHandle) -> int | None:
         """The connection's index in the engine, which is told of it now if it has not been."""
@@ -529,6 +536,7 @@ class Flows:
         if index is not None:
             self._engine.remove(index)
             self._busy.forget(index)
+            self._told_names.pop(index, None)
             del self._connections[index], self._handles[index]
 
     def consider(self) -> None:
@@ -572,6 +580,8 @@ class Flows:
         self._engine.allow_files(min(map(self._budget.left, {connection.credentials.uid for connection in chosen})))
         for way in ways:
             self._allow(way)
+        for destination in dict.fromkeys(way.destination for way in ways):
+            self._tell_names(destination)
         for kind in kinds:
             self._allow_broadcast(kind)
 
@@ -589,12 +599,27 @@ class Flows:
         self._engine.allow(
             self._indices[way.source],
             self._indices[way.destination],
-            way.name,
-            name_id=way.name_id,
             attach_flags=way.flow.attach_flags,
             credentials=self._origins.of_credentials(way.who) if way.flow.depends and way.who is not None else 0,
             talks=way.flow.talks,
         )
+
+    def _tell_names(self, connection: Connection) -> None:
+        """The connection may be addressed by any of its names."""
+        index, facts = self._indices[connection], self._origins.of_connection(connection)
+        if self._told_names.get(index) == facts or not connection.names:
+            return
+        if self._names_told + len(connection.names) > MOST_NAMES:
+            self._forget_names()
+        self._told_names[index] = facts
+        self._names_told += len(connection.names)
+        for name, entry in connection.names.items():
+            self._engine.learn_name(index, name, name_id=entry.id, facts=facts)
+
+    def _forget_names(self) -> None:
+        self._engine.forget_names()
+        self._told_names.clear()
+        self._names_told = 0
 
     def close(self) -> None:
         """Free the engine; `recall` has been called."""

@@ -2,8 +2,8 @@
 """What is repeated: between whom messages have passed lately, and which broadcasts; bounded, the last ones count.
 
 Whatever is lent, the engine has to be told anew which flows there are (`broker.flow`). That takes time for each of
-them, so only those are told that have been used: pairs of connections, with the name by which the one addressed the
-other; and broadcasts, by their sender and their filter.
+them, so only those are told that have been used: pairs of connections, whatever the one calls the other; and
+broadcasts, by their sender and their filter.
 
 Whoever was asked will answer, so the way back is told as well, for replies alone. Or a service of two hundred clients
 would need the broker for its first answer to each of them, and each time everything would be taken back.
@@ -21,7 +21,7 @@ from broker.outside import Credentials
 _PER_CONNECTION = 4
 """How many pairs are remembered, for each connection that is busy."""
 MOST_PAIRS = 2048
-"""How many in all. Each may need three flows: by id, by name, and back (`LENT_FLOWS`)."""
+"""How many in all. Each may need two flows: there and back (`LENT_FLOWS`)."""
 MOST_BROADCASTS = 256
 """How many kinds of broadcasts are remembered, each a sender and a filter."""
 MOST_LISTENERS = 4096
@@ -29,13 +29,10 @@ MOST_LISTENERS = 4096
 
 
 class Way(NamedTuple):
-    """A flow from one lent connection to another, by id or by `name`; `who`: the sender that it was found for, None for
-    whomever."""
+    """A flow from one lent connection to another; `who`: the sender that it was found for, None for whomever."""
 
     source: Connection
     destination: Connection
-    name: bytes
-    name_id: int
     flow: Flow
     who: Credentials | None
 
@@ -52,13 +49,13 @@ class Repeated:
     """Pairs and broadcasts."""
 
     def __init__(self) -> None:
-        self._pairs: dict[tuple[Connection, Connection, bytes], Credentials] = {}
-        """Who sent, by sender, receiver, and the name by which that was addressed; the one used last is the last."""
+        self._pairs: dict[tuple[Connection, Connection], Credentials] = {}
+        """Who sent, by sender and receiver; the one used last is the last."""
         self._broadcasts: dict[tuple[Connection, Filter], None] = {}
 
-    def sent(self, source: Connection, destination: Connection, name: bytes, who: Credentials, busy: int) -> None:
+    def sent(self, source: Connection, destination: Connection, who: Credentials, busy: int) -> None:
         """`who` has sent a message; `busy`: how many connections there are that were used lately."""
-        pair = source, destination, name
+        pair = source, destination
         self._pairs.pop(pair, None)
         self._pairs[pair] = who
         while len(self._pairs) > min(_PER_CONNECTION * (_PER_CONNECTION + busy), MOST_PAIRS):
@@ -74,27 +71,24 @@ class Repeated:
 
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""
-        for pair in [pair for pair in self._pairs if connection in pair[:2]]:
+        for pair in [pair for pair in self._pairs if connection in pair]:
             del self._pairs[pair]
         for kind in [kind for kind in self._broadcasts if kind[0] is connection]:
             del self._broadcasts[kind]
 
     def ways(self, lent: Container[Connection]) -> list[Way]:
-        """The flows between connections that are lent together: for each pair by id, by its name if that still leads
-        there, and back if that is no pair of its own."""
+        """The flows between connections that are lent together: for each pair there, and back if that is no pair of its
+        own."""
         found: list[Way] = []
-        for (source, destination, name), who in self._pairs.items():
+        for (source, destination), who in self._pairs.items():
             if source not in lent or destination not in lent:
                 continue
             way = flow(source, destination, who)
             if way is None:
                 continue
-            found.append(Way(source, destination, b"", 0, way, who))
-            entry = destination.names.get(name)
-            if entry is not None:
-                found.append(Way(source, destination, name, entry.id, way, who))
-            if (destination, source, b"") not in self._pairs:
-                found.append(Way(destination, source, b"", 0, reply_flow(destination, source), None))
+            found.append(Way(source, destination, way, who))
+            if (destination, source) not in self._pairs:
+                found.append(Way(destination, source, reply_flow(destination, source), None))
         return found
 
     def kinds(self, lent: Container[Connection]) -> list[Kind]:

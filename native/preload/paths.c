@@ -64,9 +64,20 @@ static size_t parent_of(const char *path, size_t length, size_t *name)
     return length;
 }
 
+static bool exists(const char *path)
+{
+    struct stat status;
+
+    return !status_of(AT_FDCWD, path, &status, 0);
+}
+
 bool kdbus_is_ours(const char *name)
 {
-    return !strcmp(name, "kdbus") || !strcmp(name, "fs") || !strcmp(name, "module") || !strcmp(name, "sys");
+    if (!strcmp(name, "kdbus"))
+        return true;
+    // The folders above it are only passed through by name where this root does not have them, as in a chroot.
+    return (!strcmp(name, "sys") || !strcmp(name, "fs") || !strcmp(name, "module")) &&
+           !(exists("/sys/fs") && exists("/sys/module"));
 }
 
 bool kdbus_may_lead_here(int directory, const char *path, int error)

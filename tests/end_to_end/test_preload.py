@@ -114,6 +114,55 @@ def test_no_call_is_broken_off(user: User, program: Path, folder: Folder) -> Non
     assert (outcome.status, outcome.output) == (0, "0 failed\n")
 
 
+SCRIPTS = {
+    "find": "find . -name '*.h' -o -type l | sort; find missing; ls -lR . | grep -v total",
+    "python": """PYTHON -c 'import os, json, glob, tempfile
+for name in sorted(glob.glob("**", recursive=True)): print(name, os.path.isdir(name), os.path.realpath(name))
+print(os.getcwd(), json.__name__)
+with tempfile.TemporaryDirectory() as made: print(os.listdir(made), os.path.exists(made + "/x"))
+print(os.path.exists(made))'
+""",
+    "build": """make -s && ls && ./main && make && touch two.h && make -n; gcc -c none.c; gcc -c broken.c
+make clean && ls""",
+    "shell": """cd inner && pwd -P && cd .. && [ -e main.c ] && [ ! -e none ] && echo *.c
+test -L ../x || readlink -f inner/..; cat none; : >main.c/x""",
+}
+"""What it prints must not depend on the library. `PYTHON`: an interpreter."""
+
+
+@pytest.fixture
+def project(open_folder: Path) -> Iterator[Path]:
+    """A small project to build."""
+    folder = open_folder / "project"
+    (folder / "inner").mkdir(parents=True)
+    files = {
+        "main.c": '#include <stdio.h>\n#include "two.h"\nint main(void) { return printf("%d\\n", two()) < 0; }\n',
+        "two.c": '#include "inner/odd.h"\n#include "two.h"\nint two(void) { return ODD + 1; }\n',
+        "two.h": "int two(void);\n",
+        "inner/odd.h": "#define ODD 1\n",
+        "broken.c": '#include "missing.h"\n',
+        "Makefile": "main: main.o two.o\n\tgcc -o $@ $^\nmain.o two.o: two.h inner/odd.h\nclean:\n\trm -f main *.o\n",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    for path in (folder, folder / "inner"):
+        path.chmod(0o777)
+    for name in files:
+        (folder / name).chmod(0o666)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_programs_of_every_day(user: User, script: str, project: Path) -> None:
+    command = ["sh", "-c", SCRIPTS[script].replace("PYTHON", user.python)]
+    outside = user.run(command, folder=project)
+    assert len(outside.output) > 50
+    for preload in (True, False):
+        inside = user.run(run_in(user, *command, preload=preload), folder=project)
+        assert (inside.status, inside.output) == (outside.status, outside.output)
+
+
 def test_what_is_given_by_LD_PRELOAD_comes_first(user: User, open_folder: Path) -> None:
     own = open_folder / "own.so"
     source = "int access(const char *path, int mode) { (void)path; (void)mode; return 0; }"

@@ -152,6 +152,7 @@ def _supervisor(receive: Callable[[int, int], Notification | None]) -> tuple[Sup
     delayed = SimpleNamespace(next_ns=lambda: None)
     tree = SimpleNamespace(waiting=waiting, mounts=mounts, delayed=delayed)
     flows = SimpleNamespace(receive=receive, listener=7, look=lambda _now: None, deadline_ns=lambda: None, served=0)
+    flows.stall, flows.held = None, False
     supervisor = Supervisor.__new__(Supervisor)
     supervisor._next = None
     supervisor._trees = {7: cast(Tree, tree)}

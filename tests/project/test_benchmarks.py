@@ -22,17 +22,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import records, report, runner, targets
+from benchmarks import pictures, records, report, runner, targets
 from benchmarks.command_line import REVISIONS, main
 from benchmarks.execution import SOURCES, CannotRun, NotInstalled, execution, parse_samples
 from benchmarks.figures import Figure, Results, Table, summarize
-from benchmarks.groups import GROUPS, SERVED_TRAP, SYNCHRONOUS, TRAP, Context, Group, Task, size
+from benchmarks.groups import GROUPS, KDBUS, SERVED_TRAP, SYNCHRONOUS, TRAP, Context, Group, Task, size
 from benchmarks.message_buses import BROKER, DAEMON, NAMES, message_buses
-from benchmarks.plot import Line, Point, draw
 from benchmarks.settings import QUICK
+from benchmarks.targets import Target
 
 PROJECT = Path(__file__).resolve().parents[2]
-MEASURED = ["commands", "calls", "metadata", "bystanders", "memory"]
+MEASURED = ["commands", "calls", "service", "contention", "fairness", "metadata", "bystanders", "memory"]
 SECONDS = 120
 
 
@@ -73,6 +73,7 @@ def test_all_groups_were_measured(run: Run) -> None:
     ]
     assert all(figure["lower_quartile"] <= figure["median"] <= figure["upper_quartile"] for figure in figures)
     assert all(figure["median"] > 0 for figure in figures if figure["unit"] == "ns")
+    assert {figure["unit"] for figure in figures if figure["group"] == "fairness"} == {""}
     assert {record["schema"] for record in run.records} == {records.SCHEMA}
     assert not run.of_kind("failure")
 
@@ -96,13 +97,14 @@ def test_each_message_bus_was_measured_or_is_named_as_missing(run: Run) -> None:
     assert not there & missing
 
 
-def test_page_and_plot_are_written(run: Run) -> None:
+def test_page_and_pictures_are_written(run: Run) -> None:
     page = (run.folder / "measurements.md").read_text()
     assert all(group.title in page for group in GROUPS if group.name in MEASURED)
-    assert f"]({report.PLOT_FILE})" in page
-    picture = ElementTree.parse(run.folder / report.PLOT_FILE).getroot()
-    texts = [element.text for element in picture.iter() if element.tag.endswith("text")]
-    assert SYNCHRONOUS in texts
+    for file, text in (("latency.svg", SYNCHRONOUS), ("clients.svg", KDBUS)):
+        assert f"]({file})" in page
+        picture = ElementTree.parse(run.folder / file).getroot()
+        texts = [element.text for element in picture.iter() if element.tag.endswith("text")]
+        assert text in texts
     assert "kernel:" in run.output
 
 
@@ -349,20 +351,47 @@ def test_sizes_and_times_are_readable() -> None:
     assert report.show_number(8192, "bytes") == "8.00 KiB"
 
 
-def test_plot_keeps_points_on_the_page_and_text_escaped() -> None:
-    lines = [Line("a < b", [Point(8, 1000, 900, 1100), Point(2048, 50_000, 50_000, 60_000)])]
-    picture = ElementTree.fromstring(draw("title", "x", "y", lines, str, str))
-    _, _, width, height = map(float, picture.attrib["viewBox"].split())
-    circles = [element for element in picture.iter() if element.tag.endswith("circle")]
-    assert len(circles) == 2
-    assert all(0 < float(circle.attrib["cx"]) < width and 0 < float(circle.attrib["cy"]) < height for circle in circles)
-    first, second = circles
-    assert float(first.attrib["cx"]) < float(second.attrib["cx"])
-    assert float(first.attrib["cy"]) > float(second.attrib["cy"])
-    assert "a < b" in [element.text for element in picture.iter()]
+def _results(group: str, *samples: tuple[str, str, float]) -> Results:
+    results = Results()
+    results.tables[group] = Table()
+    for row, column, number in samples:
+        results.tables[group].add(row, column, number)
+    return results
+
+
+def test_pictures_show_what_was_measured(tmp_path: Path) -> None:
+    results = _results("broadcast", ("1 received", "a < b", 5e4), ("10 received", "a < b", 1e5), ("1 sent", "a < b", 9))
+    (picture,) = pictures.pictures(results)
+    (line,) = picture.lines
+    assert (line.label, [(x, figure.median) for x, figure in line.points]) == ("a < b", [(1, 5e4), (10, 1e5)])
+    pictures.draw(picture, tmp_path / picture.file)
+    texts = [element.text for element in ElementTree.parse(tmp_path / picture.file).iter()]
+    assert {"a < b", picture.title, "receivers", "10", "100 us"} <= set(texts)
+
+
+def test_the_same_results_make_the_same_picture(tmp_path: Path) -> None:
+    (picture,) = pictures.pictures(_results("contention", ("8", KDBUS, 7e4), ("64", KDBUS, 8e4)))
+    for name in ("one", "two"):
+        pictures.draw(picture, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_without_the_library_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    (picture,) = pictures.pictures(_results("contention", ("8", KDBUS, 7e4)))
+    with pytest.raises(pictures.NoPictures, match="pip install"):
+        pictures.draw(picture, tmp_path / "picture")
 
 
 def test_nothing_to_draw() -> None:
-    with pytest.raises(ValueError, match="nothing to draw"):
-        draw("title", "x", "y", [], str, str)
-    assert report.latency_plot(Results()) is None
+    assert pictures.pictures(Results()) == []
+
+
+def test_a_target_may_add_two_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target("sum", 1.3, ("g", "both", "c"), ("g", "one", "c"), plus=("g", "other", "c"))
+    monkeypatch.setattr(targets, "TARGETS", (target,))
+    results = _results("g", ("both", "c", 60.0), ("one", "c", 30.0), ("other", "c", 20.0))
+    (outcome,) = targets.judge(results)
+    assert (outcome.value, outcome.verdict) == (1.2, "met")
+    del results.tables["g"].samples["other", "c"]
+    assert targets.judge(results)[0].verdict == "not measured"

@@ -15,7 +15,7 @@ import pytest
 from interposer import doctor
 from interposer.doctor import Finding
 from interposer.errors import NoProc
-from interposer.launch import launch
+from interposer.launch import launch, preloading
 from native import seccomp
 from native.namespace import CLONE_NEWNS, MS_PRIVATE, MS_REC, mount, unshare
 from tests.interposer.test_view import become_nobody, needs_root
@@ -189,3 +189,14 @@ def test_probe_that_hangs_does_not_hang_the_doctor(monkeypatch: pytest.MonkeyPat
 
     (finding,) = doctor._in_child(hang, (("hanging", True, "advice"),))
     assert finding == Finding("hanging", False, True, "stuck for 0.01 s", "advice")
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"), [(None, "none for this machine"), ("/a b/c.so", "/a b/c.so cannot stand in LD_PRELOAD")]
+)
+def test_why_nothing_is_preloaded(monkeypatch: pytest.MonkeyPatch, path: str | None, detail: str) -> None:
+    monkeypatch.setattr(doctor, "library", lambda: path)
+    monkeypatch.setattr(preloading, "library", lambda: path)
+    finding = doctor._preloading()
+    assert (finding.ok, finding.needed) == (False, False)
+    assert finding.detail.startswith(detail)
