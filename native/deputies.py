@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from errno import EINPROGRESS
 from typing import TYPE_CHECKING
 
+from native.credentials import borrowed_now
 from native.library import failure, ffi, lib
 
 if TYPE_CHECKING:
@@ -78,9 +79,11 @@ class Deputies:
         return self._checked(result, pieces)
 
     def open(self, directory: int, path: bytes, flags: int, resolve: int) -> int:
-        """As `kdbus_openat2`."""
-        result = lib.kdbus_deputies_open(self._deputies, directory, path, flags, resolve)
-        return self._checked(result, path)
+        """As `kdbus_openat2`, with the identity that this thread has borrowed, if it has."""
+        borrowed = borrowed_now()
+        wanted, saved = (ffi.NULL, ffi.NULL) if borrowed is None else borrowed.description()
+        result = lib.kdbus_deputies_open(self._deputies, directory, path, flags, resolve, wanted, saved)
+        return self._checked(result, path, borrowed)
 
     def read_link(self, directory: int, path: bytes, buffer: CData, size: int) -> int:
         """As readlinkat(2)."""

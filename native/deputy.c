@@ -53,6 +53,8 @@ struct errand {
     int pid; // or the descriptor of a folder
     const char *path;
     uint64_t resolve; // of openat2(2)
+    const struct kdbus_identity *wanted; // whom it is done as; NULL for whoever this process is
+    const struct kdbus_identity *saved;
     const struct kdbus_piece *pieces;
     size_t count;
     struct kdbus_pool *pool;
@@ -446,6 +448,21 @@ static int64_t read_file(const char *path, char *buffer, size_t size)
     return result < 0 ? result : (int64_t)length;
 }
 
+static int64_t open_as(const struct errand *errand)
+{
+    int result = errand->wanted ? kdbus_identity_borrow(errand->wanted, errand->saved) : 0;
+
+    if (result < 0)
+        return result;
+    result = kdbus_openat2(errand->pid, errand->path, errand->address, 0, errand->resolve);
+    if (errand->wanted && kdbus_identity_restore(errand->saved, errand->wanted) < 0) {
+        if (result >= 0)
+            close(result);
+        return -ENOTRECOVERABLE;
+    }
+    return result;
+}
+
 static void run_errand(struct deputy *self, void *argument)
 {
     struct errand *errand = argument;
@@ -470,7 +487,7 @@ static void run_errand(struct deputy *self, void *argument)
                                               errand->count);
         break;
     case OPEN:
-        result = kdbus_openat2(errand->pid, errand->path, errand->address, 0, errand->resolve);
+        result = open_as(errand);
         break;
     case READ_LINK:
         result = readlinkat(errand->pid, errand->path, errand->buffer, errand->size);
@@ -501,8 +518,11 @@ static int64_t do_errand(struct kdbus_deputies *deputies, const struct errand *w
     errand = &deputies->copier->errand;
     *errand = own;
     result = command(deputies, &deputies->copier, run_errand, errand, -1);
-    if (result != -EINPROGRESS)
+    if (result != -EINPROGRESS) {
+        if (!result && errand->result == -ENOTRECOVERABLE)
+            deputies->copier = NULL; // it is somebody else now, and does nothing any more
         return result < 0 ? result : errand->result;
+    }
     result = errand->kind == COPY ? pool_move_away(errand->pool, &sink) : 0;
     deputies_release(deputies, sink, sink ? errand->pool->size : 0, !result);
     return -EINPROGRESS;
@@ -549,9 +569,12 @@ int kdbus_deputies_copy(struct kdbus_deputies *deputies, struct kdbus_pool *pool
 }
 
 int kdbus_deputies_open(struct kdbus_deputies *deputies, int directory, const char *path, uint64_t flags,
-                        uint64_t resolve)
+                        uint64_t resolve, const struct kdbus_identity *wanted, const struct kdbus_identity *saved)
 {
     struct errand errand = {.kind = OPEN, .pid = directory, .path = path, .address = flags, .resolve = resolve};
+
+    errand.wanted = wanted;
+    errand.saved = saved;
 
     return (int)do_errand(deputies, &errand);
 }

@@ -179,6 +179,7 @@ int kdbus_pool_copy_from_process(const struct kdbus_pool *pool, int pid, uint64_
 // -- deputy.c: threads that touch the memory of targets, and may be left behind with it ------------------------------
 
 struct kdbus_deputies;
+struct kdbus_identity;
 
 // NULL with errno set when there is no memory or descriptor.
 struct kdbus_deputies *kdbus_deputies_create(void);
@@ -204,10 +205,10 @@ int kdbus_deputies_write(struct kdbus_deputies *deputies, int pid, uint64_t addr
 int kdbus_deputies_copy(struct kdbus_deputies *deputies, struct kdbus_pool *pool, int pid, uint64_t offset,
                         const struct kdbus_piece *pieces, size_t count);
 
-// Of files, which may stall as well; with the credentials that this process had when it began. A descriptor that nobody
-// waits for any more is closed.
+// Of files, which may stall as well; as `wanted`, if that is not NULL, by who otherwise has the identity `saved`.
+// A descriptor that nobody waits for any more is closed.
 int kdbus_deputies_open(struct kdbus_deputies *deputies, int directory, const char *path, uint64_t flags,
-                        uint64_t resolve);
+                        uint64_t resolve, const struct kdbus_identity *wanted, const struct kdbus_identity *saved);
 int64_t kdbus_deputies_read_link(struct kdbus_deputies *deputies, int directory, const char *path, void *buffer,
                                  size_t size);
 int64_t kdbus_deputies_read_file(struct kdbus_deputies *deputies, const char *path, void *buffer, size_t size);

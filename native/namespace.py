@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 Path = str | bytes
 
 _LONGEST_PATH = 4096
-_ATTEMPTS = 4
-"""How often is looked at what the kernel remembers, as a mount or a new name nearby makes it look again."""
 
 borrowed_identity = credentials.borrowed_identity
 """Offered here too, as it belongs to looking up paths on behalf of somebody else."""
@@ -182,25 +180,19 @@ def openat2(directory: int, path: Path, flags: int, mode: int = 0, resolve: int 
     return result
 
 
-def find(directory: int, path: Path, flags: int, resolve: int = 0, *, at_once: bool = False) -> int:
+def find(directory: int, path: Path, flags: int, resolve: int = 0) -> int:
     """As `openat2` with O_PATH, where it may stall in a deputy's stead.
 
     What the kernel remembers of a path is found at once, which never stalls (RESOLVE_CACHED, Linux 5.12). For the rest
-    a deputy looks, with the rights that this process began with; unless `at_once`, for who has borrowed others: then it
-    is EAGAIN. Raises OSError, Stalled.
+    a deputy looks, with the identity that this thread has borrowed. Raises OSError, Stalled.
     """
     deputies = present()
+    if deputies is None:
+        return openat2(directory, path, flags, 0, resolve)
     encoded = path_bytes(path)
-    result = -EINVAL
-    if deputies is not None or at_once:
-        for _ in range(_ATTEMPTS):
-            result = lib.kdbus_openat2(directory, encoded, flags, 0, resolve | RESOLVE_CACHED)
-            if result != -EAGAIN:
-                break
-    if deputies is not None and not at_once and result in (-EAGAIN, -EINVAL):
+    result = lib.kdbus_openat2(directory, encoded, flags, 0, resolve | RESOLVE_CACHED)
+    if result in (-EAGAIN, -EINVAL):
         result = deputies.open(directory, encoded, flags, resolve)
-    elif result == -EINVAL:
-        result = lib.kdbus_openat2(directory, encoded, flags, 0, resolve)
     if result < 0:
         raise failure(result, f"open {path!r}")
     return result

@@ -88,27 +88,26 @@ class StartingPoints:
         self._root = self._base = -1
 
 
-def resolve(start: StartingPoints, path: bytes, *, follow: bool = True, at_once: bool = False) -> int:
+def resolve(start: StartingPoints, path: bytes, *, follow: bool = True) -> int:
     """An O_PATH descriptor of what `path` leads to, to be closed by the caller. Raises OSError if it leads nowhere,
     Stalled if that takes too long.
 
-    `follow`: whether to follow a link that the path ends with; if not, the descriptor is of the link. `at_once`: for
-    who has borrowed an identity, see `native.namespace.find`.
+    `follow`: whether to follow a link that the path ends with; if not, the descriptor is of the link.
     """
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     if path.startswith(b"/"):
-        return _in_root(start.root, path, flags, at_once)
-    return _relative(start, path, flags, at_once)
+        return _in_root(start.root, path, flags)
+    return _relative(start, path, flags)
 
 
-def _in_root(root: int, path: bytes, flags: int, at_once: bool) -> int:
-    return find(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, at_once=at_once)
+def _in_root(root: int, path: bytes, flags: int) -> int:
+    return find(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
 
-def _relative(start: StartingPoints, path: bytes, flags: int, at_once: bool) -> int:
+def _relative(start: StartingPoints, path: bytes, flags: int) -> int:
     """Without links in one step, otherwise component by component."""
     try:
-        return find(start.base, path, flags, RESOLVE_NO_SYMLINKS, at_once=at_once)
+        return find(start.base, path, flags, RESOLVE_NO_SYMLINKS)
     except OSError as error:
         if not path or error.errno != errno.ELOOP:
             raise
@@ -120,7 +119,7 @@ def _relative(start: StartingPoints, path: bytes, flags: int, at_once: bool) -> 
             name = components.pop(0)
             if not name:
                 continue
-            found = find(current, name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, at_once=at_once)
+            found = find(current, name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             is_wanted = not components and flags & os.O_NOFOLLOW
             if stat.S_ISLNK(known_status(found).st_mode) and not is_wanted:
                 try:
@@ -131,7 +130,7 @@ def _relative(start: StartingPoints, path: bytes, flags: int, at_once: bool) -> 
                 if links > _LONGEST_CHAIN:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 if link.startswith(b"/"):
-                    return _in_root(start.root, b"/".join((link, *components)), flags, at_once)
+                    return _in_root(start.root, b"/".join((link, *components)), flags)
                 components[:0] = link.split(b"/")
                 continue
             os.close(current)

@@ -331,7 +331,7 @@ class Traps:
                         return
                 if self._without_broker:
                     raise BrokerNeeded
-                with identity_of(self.caller(notification)), _found(start, name, follow=follow, at_once=True) as found:
+                with identity_of(self.caller(notification)), _found(start, name, follow=follow) as found:
                     if self._is_parameter(found) and _may_write(found):
                         self.parameter_opened(known_status(found))
         except OSError:
@@ -361,7 +361,7 @@ class Traps:
                     node = self._node_behind(known_status(found))
                 if node is None:
                     return False
-                with identity_of(self.caller(notification)), _found(start, name, follow=follow, at_once=True) as found:
+                with identity_of(self.caller(notification)), _found(start, name, follow=follow) as found:
                     # If it is forbidden, the kernel says so.
                     if self._node_behind(known_status(found)) != node or not _may_read_and_write(found):
                         return False
@@ -509,9 +509,9 @@ def identity_of(caller: TargetCaller) -> borrowed_identity:
 
 
 @contextmanager
-def _found(start: StartingPoints, path: bytes, *, follow: bool, at_once: bool = False) -> Iterator[int]:
+def _found(start: StartingPoints, path: bytes, *, follow: bool) -> Iterator[int]:
     """What `interposer.nodes.resolve.resolve` finds, closed afterwards. Raises OSError, Stalled."""
-    descriptor = resolve(start, path, follow=follow, at_once=at_once)
+    descriptor = resolve(start, path, follow=follow)
     try:
         yield descriptor
     finally:
