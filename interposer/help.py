@@ -540,7 +540,6 @@ usage: kdbus monitor [OPTIONS]
   --failed       only messages whose SEND fails
   --count N      end after N messages
 {_WATCH_OPTIONS}
-While somebody watches messages, all of them are served by the broker, none natively, which is several times slower.
 Messages that come faster than they are read are dropped, and counted.
 
 examples: kdbus monitor --with org.example.Sample
@@ -567,7 +566,7 @@ pool that is in use and by id; space pauses; q quits.
 The columns, besides those of `kdbus list`: messages that are sent and received per second, bytes sent per second, how
 long its replies took lately and at most, and how many of its SENDs have failed since this began.
 
-Without --light, all messages are served by the broker, none natively, while this runs, which is several times slower.
+Without --light, each message that passes costs the supervisor some 30 us more while this runs.
 It needs the module textual: pip install 'kdbus-interposer[top]'.
 
 examples: kdbus top
