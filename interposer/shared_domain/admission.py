@@ -139,6 +139,8 @@ def _place_of(process: str) -> tuple[int, int, int]:
 
 def _advice(peer: Peer, scope: str | None) -> str:
     """What lets the server inspect the program of `peer`."""
+    if scope == "3":
+        return "that forbids it to root too, and stays until the machine is restarted; with 2 root's server may"
     ways = "start the server with CAP_SYS_PTRACE (Docker: --cap-add SYS_PTRACE)"
     if peer.user == os.geteuid() and scope in ("1", "2"):
         # In a user namespace of their own, they are spared: user_namespaces(7).
