@@ -59,7 +59,6 @@ class Shared:
     parameter: AttachFlagsMask
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
     tap: Tap | None = None
-    faults: Faults | None = None
     self_serve: bool = False
     """Whether receivers may serve themselves."""
     domains: list[MountedDomain] = field(default_factory=list)
@@ -69,9 +68,12 @@ class Shared:
 class Tree:
     """The processes under one listener."""
 
-    def __init__(self, listener: Listener, waits_killable: bool, shared: Shared) -> None:
-        """Takes over `listener`. `waits_killable`: see `interposer.launch.launch.Launched`. Raises
-        OSError."""
+    def __init__(
+        self, listener: Listener, waits_killable: bool, shared: Shared, faults: Faults | None = None
+    ) -> None:
+        """Takes over `listener`. `waits_killable`: see `interposer.launch.launch.Launched`. `faults`: what calls are to
+        meet. Raises OSError."""
+        self.faults = faults
         self._path_calls: PathCalls | None = None
         self._closed = False
         self._shared = shared
@@ -91,8 +93,8 @@ class Tree:
             self._served,
             shared.parameter,
             self._posted,
-            shared.faults,
-            shared.flows.share if shared.self_serve else None,
+            faults,
+            shared.flows.share if shared.self_serve and faults is None else None,
         )
         self._traps.tap = shared.tap
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
@@ -126,8 +128,9 @@ class Tree:
 
     @property
     def may_flow(self) -> bool:
-        """Whether hot calls may be served natively: each arrives once, and an answer needs no confirmation."""
-        return self._answers.guarantee is Guarantee.KERNEL
+        """Whether hot calls may be served natively: each arrives once, an answer needs no confirmation, and no fault is
+        injected, as none hits what is served natively."""
+        return self.faults is None and self._answers.guarantee is Guarantee.KERNEL
 
     def resume(
         self, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int, began_ns: int
