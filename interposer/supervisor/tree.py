@@ -75,7 +75,8 @@ class Tree:
         meet. Raises OSError."""
         self.faults = faults
         self._path_calls: PathCalls | None = None
-        self._closed = False
+        self._aside: dict[int, Notification] = {}
+        """Calls that are served, or answered, later."""
         self._shared = shared
         self.listener = listener
         self._pump = partial(shared.flows.put, listener)
@@ -148,6 +149,7 @@ class Tree:
         if stall.kind == STALL_OTHER:
             self._posted.begun(call, stall.ticket)
         elif stall.kind == STALL_ANSWER:
+            self._aside[call.id] = call
             self._shared.stalls.wait(stall.ticket, stall.user, partial(self._answer_late, call))
         elif stall.kind == STALL_CALL:
             self.put_aside(call, stall.ticket, stall.user)
@@ -158,19 +160,21 @@ class Tree:
         """Serve a call once that copy is over."""
         if user is None:
             user = self._shared.flows.user_of(self.listener, notification)
+        self._aside[notification.id] = notification
         self._shared.stalls.wait(ticket, user, lambda _error: self._put_back(notification))
 
     def hold(self, notification: Notification) -> None:
         """Serve a call once its user's calls are not held any more."""
         user = self._shared.flows.user_of(self.listener, notification)
+        self._aside[notification.id] = notification
         self._shared.stalls.hold(user, partial(self._put_back, notification))
 
     def _put_back(self, notification: Notification) -> None:
-        if not self._closed:
+        if self._aside.pop(notification.id, None) is not None:
             self._pump(notification)
 
     def _answer_late(self, notification: Notification, error: int) -> None:
-        if self._closed:
+        if self._aside.pop(notification.id, None) is None:
             return
         with suppress(OSError):
             if error:
@@ -223,7 +227,11 @@ class Tree:
 
     def close(self) -> None:
         """End the domains that were mounted here, and let go of everything. Nothing is lent."""
-        self._closed = True
+        for notification in self._aside.values():
+            with suppress(OSError):
+                self.listener.respond_error(notification.id, errno.ESHUTDOWN)
+        self._aside.clear()
+        self._posted.close()
         self.waiting.close()
         self.detours.close()
         self.mounts.close()
