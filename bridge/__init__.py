@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""D-Bus programs on a bus of kdbus, and activation there: what `kdbus proxy` and `kdbus activate` do.
+"""D-Bus programs on a bus of kdbus, activation, and a daemon's bus: `kdbus proxy`, `kdbus activate`, `kdbus bridge`.
 
 An ordinary kdbus program, made with the client library (`kdbus`): it listens at a socket as a D-Bus daemon does, and
 gives every client a connection of its own. From the ground up:
@@ -16,6 +16,8 @@ gives every client a connection of its own. From the ground up:
     guard      the policy, applied to one client
     stream     the socket of a client: descriptors beside bytes, and a bounded queue of what it has not read yet
     onward     what a client sends, on its way to the bus
+    house      what the clients of a socket share, and statistics of them
+    monitoring clients that watch
     inward     what comes from the bus, on its way to the client
     queries    what the driver is asked about names and connections
     starting   what a client asks to be started
@@ -30,4 +32,10 @@ and of activation:
     activatable   which names there is a program for
     activated     one of them: when it is started, and when no more
     activation    all of them, on a bus
+
+and of the bridge:
+
+    daemon        a connection to a D-Bus daemon, as a client
+    stand_ins     one connection on each bus for each of the other that is heard of there
+    union         all of them: names, signals, comings and goings
 """

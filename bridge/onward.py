@@ -17,12 +17,11 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import kdbus.trio
 from bridge.failures import no_such_name, not_sent
 from bridge.guard import Guard
-from bridge.inward import Inward
 from bridge.threads import compute
 from kdbus.dbus import names
 from kdbus.dbus.bloom import filter_of
@@ -41,10 +40,18 @@ NEVER: Final = math.inf
 _LOG = logging.getLogger("bridge")
 
 
+class Replies(Protocol):
+    """Who knows the requests that are to be replied to."""
+
+    def cookie_of(self, sender: int, serial: int) -> int:
+        """The cookie of the call that the client knows by that sender and serial."""
+        ...
+
+
 class Onward:
     """Sends what a client says."""
 
-    def __init__(self, peer: kdbus.trio.Connection, inward: Inward, guard: Guard | None) -> None:
+    def __init__(self, peer: kdbus.trio.Connection, inward: Replies, guard: Guard | None) -> None:
         self._guard = guard
         self._peer = peer
         self._inward = inward

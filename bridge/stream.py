@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import itertools
+import select
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -33,15 +34,19 @@ _MOST_GROUPS: Final = 65536
 
 
 class Stream:
-    """A connected socket. `unread`: bytes that are queued; `unread_answers`: those of them that were put as answers."""
+    """A connected socket. `unread`: bytes that are queued, `most_unread` at most so far; `unread_answers`:
+    those of them that were put as answers."""
 
     def __init__(self, connection: socket.socket, most_descriptors: int) -> None:
         """`connection` is closed with this; `most_descriptors`: that come with one piece."""
         connection.setblocking(False)
         self._socket = connection
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
         self._space = socket.CMSG_SPACE(most_descriptors * 4)
         self._queue: deque[tuple[bytes | memoryview, Sequence[Descriptor], bool]] = deque()
         self.unread = 0
+        self.most_unread = 0
         self.unread_answers = 0
         self._written = trio.Event()
         self._stuck = trio.Event()
@@ -64,6 +69,16 @@ class Stream:
         # One that always has something to read must not keep others from being served.
         await trio.lowlevel.cancel_shielded_checkpoint()
         return data, descriptors
+
+    @property
+    def messages(self) -> int:
+        """How many are queued."""
+        return len(self._queue)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether something has come, or the end."""
+        return not self._closed and bool(self._poll.poll(0))
 
     def put(self, data: bytes, descriptors: Sequence[Descriptor] = (), *, answer: bool = False) -> None:
         """Queue a message, for `flush`. Its descriptors are closed when they are sent, or never will be. `answer`: the
@@ -147,6 +162,7 @@ class Stream:
 
     def _count(self, size: int, answer: bool) -> None:
         self.unread += size
+        self.most_unread = max(self.most_unread, self.unread)
         self.unread_answers += size if answer else 0
         if size < 0:
             self._written.set()

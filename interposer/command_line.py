@@ -91,6 +91,11 @@ _PROXY_OPTIONS = {
     **dict.fromkeys(("--exec", "--anonymous", "--all-users"), False),
     **_VERBOSE_OPTIONS,
 }
+_BRIDGE_OPTIONS = {
+    **dict.fromkeys(("--bus", "--to", "--ready-fd"), True),
+    **dict.fromkeys(("--exec", "--all-users"), False),
+    **_VERBOSE_OPTIONS,
+}
 _DBUS_POLICY_OPTIONS = {
     **dict.fromkeys(("--config", "--user", "--group", "--bus", "--ready-fd"), True),
     **dict.fromkeys(("--at-console", "--json"), False),
@@ -466,6 +471,13 @@ def _activate(given: Given, command: list[str]) -> int:
     return status if status >= 0 else _die_of(-status)
 
 
+def _bridge(given: Given, command: list[str]) -> int:
+    from interposer.bridging import bridge
+
+    status = bridge(given, command)
+    return status if status >= 0 else _die_of(-status)
+
+
 def _mode(word: str | None) -> Mode | None:
     if word is None:
         return None
@@ -706,6 +718,7 @@ _SUBCOMMANDS = {
     "check": _Subcommand(_check, _CHECK_OPTIONS, runs_a_program=True),
     "serve": _Subcommand(_serve, _SERVE_OPTIONS),
     "proxy": _Subcommand(_proxy, _PROXY_OPTIONS, runs_a_program=True),
+    "bridge": _Subcommand(_bridge, _BRIDGE_OPTIONS, runs_a_program=True),
     "dbus-policy": _Subcommand(_dbus_policy, _DBUS_POLICY_OPTIONS, words=20),
     "activate": _Subcommand(_activate, _ACTIVATE_OPTIONS, runs_a_program=True),
     "doctor": _Subcommand(_doctor, _DOCTOR_OPTIONS),

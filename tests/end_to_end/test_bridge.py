@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`kdbus bridge` under the real `kdbus run`, with a real dbus-daemon, and programs on both sides."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.compiling import PROGRAMS
+from tests.support.users import Outcome, User, current_user
+
+SECONDS = 120
+MODULE = "tests.programs.dbus_bridged"
+
+
+@pytest.fixture(scope="session")
+def folder(open_folder: Path) -> Path:
+    """A folder, which every user can read, with the programs for this in it as modules."""
+    found = open_folder / "bridge"
+    target = found / "tests" / "programs"
+    target.mkdir(parents=True)
+    (target.parent / "__init__.py").touch()
+    for program in (*PROGRAMS.glob("dbus_*.py"), *PROGRAMS.glob("client_*.py")):
+        shutil.copy(program, target)
+    return found
+
+
+@contextmanager
+def daemon(user: User, folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address of a dbus-daemon that runs as the user, and its process."""
+    for program in ("dbus-daemon", "gdbus", "dbus-send"):
+        if shutil.which(program) is None:
+            pytest.skip(f"there is no {program}")
+    command = ["dbus-daemon", "--session", "--nofork", "--print-address=1", "--address=unix:tmpdir=/tmp"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
+        env=user.environment,
+        user=user.identity,
+        group=user.identity,
+        extra_groups=None if user.identity is None else [],
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().decode().strip(), process
+        finally:
+            process.kill()
+
+
+def bridged(
+    user: User, folder: Path, *command: str, options: Sequence[str] = (), bus: str = "user", address: str = ""
+) -> Outcome:
+    """How a program ended that ran where a bus and a daemon's are one."""
+    with daemon(user, folder) as (own, _):
+        inner = [*user.kdbus("bridge", "--bus", bus, "--to", "session", *options), "--exec", *command]
+        run = ["env", f"DBUS_SESSION_BUS_ADDRESS={address or own}", *user.kdbus("run", "--make-bus", bus, "--", *inner)]
+        return user.run(run, seconds=SECONDS, folder=folder)
+
+
+def test_programs_of_both_sides(user: User, folder: Path) -> None:
+    # Root's bridge does not speak for who has gone before it could be asked who it was.
+    options = ["--all-users"] if user.identity is None and os.geteuid() == 0 else []
+    outcome = bridged(user, folder, user.python, "-m", MODULE, options=options)
+    assert outcome.status == 0, outcome.output
+    assert outcome.output.count("ok - ") == 11, outcome.output
+
+
+def test_programs_of_others(user: User, folder: Path) -> None:
+    """A service that speaks kdbus, called by gdbus and dbus-send at the daemon; and dbus-test-tool's, seen from it."""
+    tool = shutil.which("dbus-test-tool")
+    script = (
+        f"{user.python} -m {MODULE} serve & service=$!; gdbus wait --session --timeout 60 t.Things && "
+        "gdbus call --session --dest t.Things --object-path /things --method t.Things.Announce hello && "
+        "dbus-send --session --print-reply=literal --dest=t.Things /things t.Things.Announce string:there && echo && "
+        + (
+            "dbus-test-tool echo --session --name=t.Echo & echo=$!; gdbus wait --session --timeout 60 t.Echo && "
+            f"{user.python} -m {MODULE} call t.Echo; kill $echo; "
+            if tool
+            else ""
+        )
+        + "kill $service"
+    )
+    outcome = bridged(user, folder, "sh", "-c", script)
+    expected = ["('hello',)", "there", *(["METHOD_RETURN"] if tool else [])]
+    assert outcome.output.split() == expected, outcome.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_it_does_not_speak_for_others_unless_told_to(folder: Path) -> None:
+    root = current_user()
+    denied = bridged(root, folder, root.python, "-m", MODULE, "others", bus="system")
+    assert denied.output.startswith("ours\nok"), denied.output
+    allowed = bridged(root, folder, root.python, "-m", MODULE, "others", bus="system", options=["--all-users"])
+    assert allowed.output.startswith("of somebody else\nok"), allowed.output
+
+
+def test_it_ends_with_the_daemon(user: User, folder: Path) -> None:
+    reading, writing = os.pipe()
+    with daemon(user, folder) as (address, process):
+        inner = user.kdbus("bridge", "--bus", "user", "--to", address, "--ready-fd", str(writing))
+        with subprocess.Popen(
+            user.kdbus("run", "--make-bus", "user", "--", *inner),
+            pass_fds=(writing,),
+            env=user.environment,
+            cwd=folder,
+            user=user.identity,
+            group=user.identity,
+            extra_groups=None if user.identity is None else [],
+        ) as bridge:
+            try:
+                os.close(writing)
+                assert os.read(reading, 10) == b"\n"
+                process.terminate()
+                assert bridge.wait(SECONDS) == 0
+            finally:
+                bridge.kill()
+                os.close(reading)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ([], "there is no --bus"),
+        (["--bus", "user"], "there is no --to"),
+        (["--bus", "user", "--to", "tcp:host=localhost"], "neither unix:path= nor unix:abstract="),
+        (["--bus", "user", "--to", "unix:path=/no/such", "program"], "'program' is too many"),
+        (["--bus", "user", "--to", "unix:path=/no/such"], "joining the bus at 'unix:path=/no/such': No such file"),
+        (["--bus", "none", "--to", "unix:path=/no/such"], "there is no such node"),
+        (["--bus", "user", "--to", "session"], "DBUS_SESSION_BUS_ADDRESS is not set"),
+    ],
+)
+def test_what_cannot_be_is_told(user: User, arguments: list[str], said: str) -> None:
+    inner = user.kdbus("bridge", *arguments)
+    run = ["env", "-u", "DBUS_SESSION_BUS_ADDRESS", *user.kdbus("run", "--make-bus", "user", "--", *inner)]
+    outcome = user.run(run)
+    assert outcome.status == 125, outcome.output
+    assert outcome.output.startswith("kdbus: ") and outcome.output.count("\n") == 1, outcome.output
+    assert said in outcome.output
+
+
+def test_a_program_that_is_not_there(user: User, folder: Path) -> None:
+    outcome = bridged(user, folder, "/no/such/program")
+    assert outcome.status == 127 and "no such program" in outcome.output
