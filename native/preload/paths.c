@@ -11,8 +11,8 @@
 // tells when it has handed out the first one (`struct state`); from then on relative paths that begin on their devices
 // are trapped, and so are paths with magic links of /proc, as far as they name it.
 //
-// In mount mode nodes are real files, and the kernel finds all there is. Only opens are trapped, and those of nodes have
-// to be (opens.c).
+// In mount mode nodes are real files, and the kernel finds all there is. Only opens are trapped, and those of nodes
+// have to be (opens.c).
 //
 // Weaknesses, after the first folder was handed out: a symbolic link to /proc/self/cwd or the like is not noticed, and
 // leads to a file where it should lead to a node; its first ioctl makes it one.

@@ -6,8 +6,8 @@
  *     spared     forbids all such calls but those from the page of the preloaded library, with a filter of its own, and
  *                tells which of its calls come from elsewhere
  *     outcomes   tells what the calls say: about what exists, what does not, bad addresses and arguments
- *     timer      opens, looks, maps and asks for a second while a timer interrupts it each half millisecond; tells how often
- *                a call failed
+ *     timer      opens, looks, maps and asks for a second while a timer interrupts it each half millisecond; tells how
+ *                often a call failed
  */
 #define _GNU_SOURCE
 #define _LARGEFILE64_SOURCE
