@@ -296,7 +296,9 @@ def _replay(given: Given, words: list[str]) -> int:
     from interposer.replaying.replay import Replay
     from interposer.show import feed
 
-    command, tracer = Replay(given, words).prepare(feed)
+    replay = Replay(given, words)
+    _replace_if_nested(replay.program, None, verbose=False, wanted="replaying against")
+    command, tracer = replay.prepare(feed)
     return _end_like(_run_traced(given, command, tracer))
 
 

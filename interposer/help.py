@@ -159,7 +159,7 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 Such as, to see which sends are refused and why, and to see what a service hears and says:
 
   kdbus trace -Z -e SEND -- ./client
-  kdbus trace -y -e name=org.example.Service -o trace.txt -- sh -c './service & ./client'
+  kdbus trace -y -e name=org.example.Service -o trace.txt -- sh -c './service & ./client; wait'
 
 Times are those that a call took to be served, or that it waited. The trace never holds the program up for more than 10
 ms a call: if its reader is slower, records are dropped and counted. Into a file, it is written by a process of its own.
@@ -186,7 +186,7 @@ usage: kdbus record [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 
 Such as, to see later what two programs said to each other, and how long they took:
 
-  kdbus record -o talk -- sh -c './service & ./client'
+  kdbus record -o talk -- sh -c './service & ./client; wait'
   kdbus show -c talk
 
 What is recorded includes whatever the programs say, passwords included. Ends as `kdbus run` does.
@@ -248,7 +248,7 @@ What differs by nature is not compared: ids, cookies, times, addresses, messages
 only asks, receives or frees. Peers that have sent memfds or descriptors, or payloads that were not recorded whole,
 cannot be played. Such as:
 
-  kdbus record -o talk -- sh -c './service & ./client'
+  kdbus record -o talk -- sh -c './service & ./client; wait'
   kdbus replay talk -- ./service
   kdbus replay --play org.example.Service --mask '20[0-9-]+' talk -- ./client
 
@@ -285,7 +285,7 @@ and descriptors-left, which are warnings; failed-call, errno-differs, one-revisi
 not-judged, which are notes.
 docs/check.md has an example of each. Such as, to look at two programs, and, in CI, to have leaks and races fail:
 
-  kdbus check -- sh -c './service & ./client'
+  kdbus check -- sh -c './service & ./client; wait'
   kdbus check --error name-race --junit kdbus.xml -- ./run-tests
 
 Ends with 1 if there is an error and PROGRAM has ended with 0, else as `kdbus run` does.
