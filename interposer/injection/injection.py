@@ -45,7 +45,8 @@ not ours to touch.
 
 Weaknesses: a target at its limit of open files gets EMFILE from mmap, which the original never gave. ptrace requests
 must come from the thread that seized, so everything is done in one go, and nobody else is served for some 0.2 ms. No
-other thread may receive from the listener meanwhile. The aarch64 table follows the kernel's source and was never run.
+other thread may receive from the listener meanwhile. The aarch64 table was run in an
+emulator alone.
 """
 
 from __future__ import annotations
