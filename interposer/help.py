@@ -70,6 +70,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  with --domain, whose programs may differ in this
   --no-preload   in path mode, leave LD_PRELOAD as it is: there a library stands that makes calls which have nothing to
                  do with kdbus as fast as outside; all calls that name a path are then answered by the supervisor
+  --preload      have that library in mount mode as well, for files that are opened to be read and written, and mapped
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
   --die-with-parent
                  kill PROGRAM, though not what it has started, if this command ends before it, killed for instance;
