@@ -109,7 +109,7 @@ def test_a_client_that_asks_less(recording: Recording) -> None:
 
 def test_a_client_that_asks_more(recording: Recording) -> None:
     arguments = own(("buyer", "0-talk", "bread", "milk", "eggs"))
-    status, output = recording.replay("--patience", "0.5", program=recording.buyer, arguments=arguments)
+    status, output = recording.replay("--patience", "30", program=recording.buyer, arguments=arguments)
     assert status == 1
     assert '+    payload, 5 bytes: "eggs\\0"' in output.splitlines()
 
