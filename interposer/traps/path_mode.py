@@ -159,13 +159,12 @@ class PathCalls:
                 return False
             if self._lookup.leads_elsewhere(call.pid, directory, name, follow=follow, resolve=resolve):
                 return False
-        except Stalled:
-            return False  # it is the caller who waits, in the kernel
-        caller = self._traps.caller(call)
-        try:
+            caller = self._traps.caller(call)
             found = self._lookup.locate(
                 call.pid, directory, name, identity_of(caller), follow=follow, resolve=resolve
             )
+        except Stalled:
+            return False  # it is the caller who waits, in the kernel
         except OSError:
             return False
         if found is None:

@@ -563,20 +563,47 @@ CASE(an_endpoint_ends_with_its_maker)
 	EQ(access(path, F_OK), -1);
 }
 
-/* How many descriptors the supervisor has: the parent of the program, whose child runs the case. */
-static int supervisor_descriptors(void)
+/* The parent of the program, whose child runs the case. */
+static pid_t supervisor(void)
 {
 	char path[64], text[512] = "";
-	int count = 0, parent = 0;
+	int parent = 0;
 	FILE *file;
-	DIR *folder;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", getppid());
 	file = fopen(path, "r");
 	CHECK(file && fgets(text, sizeof(text), file));
 	fclose(file);
 	EQ(sscanf(strrchr(text, ')'), ") %*c %d", &parent), 1);
-	snprintf(path, sizeof(path), "/proc/%d/fd", parent);
+	return parent;
+}
+
+/* Wait until the supervisor has its event loop, with descriptors of its own: from then on it catches SIGCHLD. */
+static void await_loop(void)
+{
+	unsigned long long caught = 0;
+	char path[64], line[256];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", supervisor());
+	while (!(caught >> (SIGCHLD - 1) & 1)) {
+		sched_yield();
+		file = fopen(path, "r");
+		CHECK(file);
+		while (fgets(line, sizeof(line), file))
+			sscanf(line, "SigCgt: %llx", &caught);
+		fclose(file);
+	}
+}
+
+/* How many descriptors the supervisor has. */
+static int supervisor_descriptors(void)
+{
+	char path[64];
+	int count = 0;
+	DIR *folder;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", supervisor());
 	folder = opendir(path);
 	if (!folder)
 		return -1;
@@ -594,6 +621,7 @@ CASE(nothing_is_left_behind)
 
 	if (supervisor_descriptors() < 0)
 		skip("the supervisor's descriptors cannot be counted from here");
+	await_loop();
 	for (int round = 0; round < 40; round++) {
 		struct connection other = hello(scene.bus.path);
 		struct bus bus = { .fd = open_control() };
