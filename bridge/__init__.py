@@ -16,6 +16,8 @@ gives every client a connection of its own. From the ground up:
     guard      the policy, applied to one client
     stream     the socket of a client: descriptors beside bytes, and a bounded queue of what it has not read yet
     onward     what a client sends, on its way to the bus
+    house      what the clients of a socket share, and statistics of them
+    monitoring clients that watch
     inward     what comes from the bus, on its way to the client
     queries    what the driver is asked about names and connections
     starting   what a client asks to be started

@@ -18,8 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -28,11 +27,12 @@ import trio
 import kdbus.trio
 from bridge import stream as streams
 from bridge.driver import Driver
-from bridge.failures import ACCESS_DENIED, LIMITS_EXCEEDED, NOT_SUPPORTED, UNKNOWN_METHOD
+from bridge.failures import ACCESS_DENIED, LIMITS_EXCEEDED, NO_OWNER, NOT_SUPPORTED, SERVICE_UNKNOWN, UNKNOWN_METHOD
 from bridge.framing import Framing
-from bridge.guard import Guards
+from bridge.house import House, Record
 from bridge.inward import Inward, own_matches
 from bridge.limits import DEFAULTS, Limits
+from bridge.monitoring import Monitor
 from bridge.onward import Onward
 from bridge.queries import PEER
 from bridge.rules import Policy
@@ -44,6 +44,7 @@ from kdbus.dbus import version1
 from kdbus.dbus.errors import DBusError, ErrorReply, InvalidValue, Malformed
 from kdbus.dbus.kernel import DRIVER
 from kdbus.dbus.message import Message, MessageType, error, method_return
+from kdbus.dbus.rule import Rule
 from kdbus.errors import Denied, Disconnected, Error
 from kdbus.flags import Attach, HelloFlag
 from kdbus.received import Descriptor
@@ -60,7 +61,7 @@ class Terms:
 
     `bus` and `endpoint` as for `kdbus.connect`; `guid`: the socket's, 32 hexadecimal digits; `anonymous`: the mechanism
     ANONYMOUS is allowed; `other_users`: clients of other users are; `policy`: what clients may do, and which users may
-    have clients. Without, clients may do what this process may.
+    have clients; without, clients may do what this process may; `reread`: as for House.
     """
 
     bus: str
@@ -69,14 +70,7 @@ class Terms:
     anonymous: bool = False
     other_users: bool = False
     policy: Policy | None = None
-
-
-class House:
-    """What the clients of a socket share: the guards that a policy asks for, and how many of each user there are."""
-
-    def __init__(self, terms: Terms) -> None:
-        self.guards = None if terms.policy is None else Guards(terms.policy)
-        self.users: Counter[int] = Counter()
+    reread: Callable[[], Policy] | None = None
 
 
 class Client:
@@ -106,9 +100,9 @@ class Client:
                     with peer:
                         await self._work(peer)
                 finally:
-                    self._house.users[self._user] -= 1
-                    if self._house.guards is not None:
-                        self._house.guards.remove(peer.id)
+                    self._leave(peer.id)
+                if self._driver.monitor is not None:
+                    await self._watch(self._driver.monitor)
         except* (Refused, DBusError) as reasons:
             _LOG.info("process %d was cut off: %s", self._process, _first(reasons))
         except* (Disconnected, OSError) as reasons:
@@ -143,10 +137,10 @@ class Client:
 
     def _check_user(self) -> None:
         """Raises Refused if clients of this user are not accepted."""
-        if self._terms.policy is None:
+        if self._house.guards is None:
             accepted, reason = self._user in (0, os.geteuid()) or self._terms.other_users, ""
         else:
-            decision = self._terms.policy.may_connect(self._user, self._groups, os.geteuid())
+            decision = self._house.guards.policy.may_connect(self._user, self._groups, os.geteuid())
             accepted, reason = decision.allowed, f", by {decision.rule or 'no rule that allows it'}"
         if not accepted:
             raise Refused(f"clients of the user {self._user} are not accepted{reason}")
@@ -205,20 +199,37 @@ class Client:
         return peer
 
     def _first_words(self, peer: kdbus.trio.Connection, hello: Message) -> None:
-        self._house.users[self._user] += 1
+        house, guards = self._house, self._house.guards
+        house.users[self._user] += 1
         claims: set[str] = set()
-        guards = self._house.guards
         self._guard = None if guards is None else guards.add(peer, self._user, self._groups, claims)
-        self._inward = Inward(
-            peer, self._stream, self._limits, self._guard, passes_descriptors=self._passes_descriptors
-        )
+        takes = self._passes_descriptors
+        self._inward = Inward(peer, self._stream, self._limits, self._guard, house.show, passes_descriptors=takes)
         self._onward = Onward(peer, self._inward, self._guard)
-        self._driver = Driver(peer, self._inward, self._limits, self._guard, claims)
+        self._record = Record(self._inward.name, self._inward.rules, claims, self._stream)
+        self._driver = Driver(peer, self._inward, self._limits, self._guard, house, claims, self._monitor)
+        house.add(self._record)
+        house.show(replace(hello, sender=self._inward.name))
         if hello.expects_reply:
             self._inward.say(method_return(hello, "s", (self._inward.name,)))
         self._inward.greet()
         self._stream.flush()
         self.said_hello.set()
+
+    def _leave(self, identifier: int) -> None:
+        """The client is on the bus no more."""
+        self._house.users[self._user] -= 1
+        self._house.remove(self._record)
+        if self._house.guards is not None:
+            self._house.guards.remove(identifier)
+
+    def _monitor(self, rules: Sequence[Rule]) -> Monitor:
+        """What shows the client what passes. Raises ErrorReply, and Error."""
+        if self._user not in (0, os.geteuid()):
+            raise ErrorReply(ACCESS_DENIED, "Only root, and the user whose bus it is, may become a monitor")
+        return Monitor(
+            self._terms.bus, rules, self._stream, self._limits, passes_descriptors=self._passes_descriptors
+        )
 
     # ---- from then on
 
@@ -229,12 +240,30 @@ class Client:
             await self._take_all()
             nursery.cancel_scope.cancel()
 
+    async def _watch(self, monitor: Monitor) -> None:
+        """Show the client what passes, until it goes. Raises Refused if it says something."""
+        self._house.watchers.append(monitor)
+        try:
+            # Not before: who knows that it is a monitor knows that it is on the bus no more.
+            self._stream.flush()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stream.write_all)
+                nursery.start_soon(monitor.pass_all_on)
+                if self._framing.next() is not None or await self._read():
+                    raise Refused("a monitor is not allowed to send messages")
+                nursery.cancel_scope.cancel()
+        finally:
+            self._house.watchers.remove(monitor)
+            monitor.close()
+
     async def _take_all(self) -> None:
-        """Take what the client sends, to its end. Raises Malformed or Refused."""
+        """Take what the client sends, to its end, or until it is a monitor. Raises Malformed or Refused."""
         taken = 0
         while True:
             while (data := self._framing.next()) is not None:
                 await self._take(data)
+                if self._driver.monitor is not None:
+                    return
                 taken += 1
                 if taken % _AT_ONCE == 0:
                     self._stream.flush()
@@ -262,6 +291,7 @@ class Client:
         return bool(data)
 
     async def _take(self, data: bytes) -> None:
+        self._record.largest = max(self._record.largest, len(data))
         large = len(data) > self._limits.on_loop
         message = await compute(large, version1.parse, data)
         descriptors = self._framing.claim(message.descriptors)
@@ -271,6 +301,9 @@ class Client:
             else:
                 await self._onward.send(message, descriptors, large=large)
         except ErrorReply as reason:
+            if reason.name in (SERVICE_UNKNOWN, NO_OWNER) and message.destination != DRIVER:
+                # The bus has not seen it.
+                self._house.show(replace(message, sender=self._inward.name))
             if message.expects_reply:
                 self._inward.say(error(replace(message, sender=None), reason.name, reason.text))
         except InvalidValue as reason:
@@ -283,6 +316,8 @@ class Client:
     async def _ask_driver(self, message: Message) -> None:
         """Answer a call of the driver, or of nobody, which is the bus as a peer. Whatever else comes to it, it does not
         heed. Raises ErrorReply."""
+        if self._house.watchers:
+            self._house.show(replace(message, sender=self._inward.name))
         if not _is_call(message):
             return
         if message.destination is None and message.interface != PEER:
@@ -299,6 +334,8 @@ class Client:
             await self._inward.drain()
         if message.expects_reply and answer is not None:
             self._inward.say(method_return(replace(message, sender=None), *answer))
+        if self._driver.monitor is not None:
+            self._inward.lose_names(sorted(self._record.claims))
 
 
 def _is_call(message: Message) -> bool:

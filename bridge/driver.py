@@ -11,7 +11,7 @@ the queue mean the same on kdbus, whose queues were made for D-Bus.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import kdbus.trio
@@ -21,13 +21,16 @@ from bridge.failures import (
     FAILED,
     INVALID_ARGS,
     LIMITS_EXCEEDED,
+    NO_OWNER,
     PREFIX,
     UNKNOWN_METHOD,
     not_sent,
 )
 from bridge.guard import Guard
+from bridge.house import House
 from bridge.inward import Inward
 from bridge.limits import Limits
+from bridge.monitoring import Monitor
 from bridge.queries import PEER, Queries
 from kdbus.dbus import names
 from kdbus.dbus.errors import ErrorReply, InvalidName, InvalidRule
@@ -45,6 +48,10 @@ _RELEASED, _NON_EXISTENT, _NOT_OWNER = 1, 2, 3
 _INTROSPECTABLE: Final = "org.freedesktop.DBus.Introspectable"
 _UPDATE: Final = "UpdateActivationEnvironment"
 _PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+_MONITORING: Final = "org.freedesktop.DBus.Monitoring"
+_STATS: Final = "org.freedesktop.DBus.Debug.Stats"
+_AT_THE_PATH: Final = (_PROPERTIES, _MONITORING, _STATS)
+"""Interfaces that the driver has at its own path alone."""
 
 
 class _Method(NamedTuple):
@@ -59,9 +66,20 @@ class Driver:
     """Answers one client, whose connection of kdbus is `peer`."""
 
     def __init__(
-        self, peer: kdbus.trio.Connection, inward: Inward, limits: Limits, guard: Guard | None, claims: set[str]
+        self,
+        peer: kdbus.trio.Connection,
+        inward: Inward,
+        limits: Limits,
+        guard: Guard | None,
+        house: House,
+        claims: set[str],
+        new_monitor: Callable[[Sequence[Rule]], Monitor],
     ) -> None:
-        """`claims`: is filled with the names that the client owns or waits for."""
+        """`claims`: is filled with the names that the client owns or waits for; `new_monitor`: what a client becomes
+        that watches, or raises ErrorReply. `monitor`: what it has become."""
+        self.monitor: Monitor | None = None
+        self._new_monitor = new_monitor
+        self._house = house
         self._guard = guard
         self._claims = claims
         self._peer = peer
@@ -74,21 +92,22 @@ class Driver:
                 "Hello": _Method("", "s", self._hello),
                 "RequestName": _Method("su", "u", self._request_name),
                 "ReleaseName": _Method("s", "u", self._release_name),
-                "ListQueuedOwners": _Method("s", "as", queries.list_queued_owners),
-                "ListNames": _Method("", "as", queries.list_names),
-                "ListActivatableNames": _Method("", "as", queries.list_activatable_names),
-                "NameHasOwner": _Method("s", "b", queries.name_has_owner),
                 "StartServiceByName": _Method("su", "u", inward.starting.start_service_by_name, asks=True),
                 _UPDATE: _Method("a{ss}", "", inward.starting.update_activation_environment, asks=True),
-                "GetNameOwner": _Method("s", "s", queries.get_name_owner),
-                "GetConnectionUnixUser": _Method("s", "u", queries.get_connection_unix_user),
-                "GetConnectionUnixProcessID": _Method("s", "u", queries.get_connection_unix_process_id),
-                "GetConnectionCredentials": _Method("s", "a{sv}", queries.get_connection_credentials),
-                "GetConnectionSELinuxSecurityContext": _Method("s", "ay", queries.get_security_context),
-                "GetAdtAuditSessionData": _Method("s", "ay", queries.get_audit_data),
+                "NameHasOwner": _Method("s", "b", queries.name_has_owner),
+                "ListNames": _Method("", "as", queries.list_names),
+                "ListActivatableNames": _Method("", "as", queries.list_activatable_names),
                 "AddMatch": _Method("s", "", self._add_match),
                 "RemoveMatch": _Method("s", "", self._remove_match),
+                "GetNameOwner": _Method("s", "s", queries.get_name_owner),
+                "ListQueuedOwners": _Method("s", "as", queries.list_queued_owners),
+                "GetConnectionUnixUser": _Method("s", "u", queries.get_connection_unix_user),
+                "GetConnectionUnixProcessID": _Method("s", "u", queries.get_connection_unix_process_id),
+                "GetAdtAuditSessionData": _Method("s", "ay", queries.get_audit_data),
+                "GetConnectionSELinuxSecurityContext": _Method("s", "ay", queries.get_security_context),
+                "ReloadConfig": _Method("", "", house.reload),
                 "GetId": _Method("", "s", peer.bus_id.hex),
+                "GetConnectionCredentials": _Method("s", "a{sv}", queries.get_connection_credentials),
             },
             _PROPERTIES: {
                 "Get": _Method("ss", "v", self._get),
@@ -96,9 +115,15 @@ class Driver:
                 "Set": _Method("ssv", "", self._set),
             },
             _INTROSPECTABLE: {"Introspect": _Method("", "s", lambda: "")},
+            _MONITORING: {"BecomeMonitor": _Method("asu", "", self._become_monitor)},
+            _STATS: {
+                "GetStats": _Method("", "a{sv}", house.statistics),
+                "GetConnectionStats": _Method("s", "a{sv}", self._connection_stats),
+                "GetAllMatchRules": _Method("", "a{sas}", house.match_rules),
+            },
             PEER: {
-                "Ping": _Method("", "", lambda: None),
                 "GetMachineId": _Method("", "s", machine_id),
+                "Ping": _Method("", "", lambda: None),
             },
         }
 
@@ -129,7 +154,7 @@ class Driver:
         """The interfaces at a path. Most work anywhere, as with dbus-daemon, which had no paths at first."""
         if path == DRIVER_PATH:
             return self._methods
-        return {name: methods for name, methods in self._methods.items() if name != _PROPERTIES}
+        return {name: methods for name, methods in self._methods.items() if name not in _AT_THE_PATH}
 
     # ---- names
 
@@ -170,6 +195,7 @@ class Driver:
             self._claims.discard(name)
             return _EXISTS
         self._claims.add(name)
+        self._count()
         if not is_ours:
             return _IN_QUEUE
         return _ALREADY_OWNER if was_ours else _PRIMARY_OWNER
@@ -211,6 +237,7 @@ class Driver:
                 cookie = self._add(cookie, match)
         self._cookies.append((rule, cookie))
         self._inward.rules.append(rule)
+        self._count()
 
     def _add(self, cookie: int, match: list[Any]) -> int:
         """Add a match to those of the cookie, or of a new one (0); all or none."""
@@ -237,6 +264,29 @@ class Driver:
             return parse(text)
         except InvalidRule as error:
             raise ErrorReply(PREFIX + "MatchRuleInvalid", str(error)) from None
+
+    # ---- monitors and statistics
+
+    def _become_monitor(self, texts: list[str], flags: int) -> None:
+        if flags:
+            raise ErrorReply(INVALID_ARGS, "BecomeMonitor does not support any flags yet")
+        self.monitor = self._new_monitor([self._rule(text) for text in texts])
+
+    def _connection_stats(self, name: str) -> dict[str, Variant]:
+        if name == DRIVER:
+            raise ErrorReply(
+                INVALID_ARGS, f'GetConnectionStats is not meaningful for the message bus "{DRIVER}" itself'
+            )
+        owner = self._queries.owner(name)
+        record = None if owner is None else self._house.record(names.unique_name(owner))
+        if record is None:
+            raise ErrorReply(NO_OWNER, f"Could not get statistics of name '{name}': no such name")
+        return record.statistics()
+
+    def _count(self) -> None:
+        record = self._house.record(self._inward.name)
+        if record is not None:
+            self._house.count(record)
 
     # ---- properties
 

@@ -14,8 +14,17 @@ from kdbus.dbus.kernel import DRIVER, DRIVER_PATH
 from kdbus.dbus.signature import split
 from kdbus.dbus.values import Variant
 
-PROPERTIES: Final = {"Features": Variant("as", ["HeaderFiltering"]), "Interfaces": Variant("as", [])}
+PROPERTIES: Final = {
+    "Features": Variant("as", ["HeaderFiltering"]),
+    "Interfaces": Variant("as", ["org.freedesktop.DBus.Monitoring", "org.freedesktop.DBus.Debug.Stats"]),
+}
 _SIGNALS: Final = {"NameOwnerChanged": "sss", "NameLost": "s", "NameAcquired": "s"}
+_PROPERTIES_CHANGED: Final = """\
+    <signal name="PropertiesChanged">
+      <arg type="s" name="interface_name"/>
+      <arg type="a{sv}" name="changed_properties"/>
+      <arg type="as" name="invalidated_properties"/>
+    </signal>"""
 _DOCTYPE: Final = """\
 <!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
 "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">
@@ -38,6 +47,8 @@ def introspection(path: str, interfaces: Mapping[str, Mapping[str, tuple[str, st
             for name, signature in _SIGNALS.items():
                 arguments = [f'      <arg type="{kind}"/>' for kind in split(signature)]
                 lines += [f'    <signal name="{name}">', *arguments, "    </signal>"]
+        if interface == "org.freedesktop.DBus.Properties":
+            lines.append(_PROPERTIES_CHANGED)
         lines.append("  </interface>")
     above = path.rstrip("/") + "/"
     if DRIVER_PATH.startswith(above):

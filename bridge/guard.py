@@ -57,9 +57,15 @@ class Guards:
 
     def add(self, peer: kdbus.trio.Connection, user: int, groups: tuple[int, ...], claims: Collection[str]) -> Guard:
         """The guard of a new client; `claims`: the names that it has asked for, now and later."""
-        rules = self.policy.for_client(user, groups, at_console=is_at_console(user))
-        guard = self._all[peer.id] = Guard(self, peer, rules, claims)
+        guard = self._all[peer.id] = Guard(self, peer, user, groups, claims)
+        guard.renew(self.policy)
         return guard
+
+    def replace(self, policy: Policy) -> None:
+        """Another policy from now on, for all clients that there are and will be."""
+        self.policy = policy
+        for guard in self._all.values():
+            guard.renew(policy)
 
     def remove(self, identifier: int) -> None:
         """The client has gone."""
@@ -72,12 +78,23 @@ class Guard:
     """Decides for one client."""
 
     def __init__(
-        self, guards: Guards, peer: kdbus.trio.Connection, rules: ClientRules, claims: Collection[str]
+        self,
+        guards: Guards,
+        peer: kdbus.trio.Connection,
+        user: int,
+        groups: tuple[int, ...],
+        claims: Collection[str],
     ) -> None:
-        self.rules = rules
+        self.rules = ClientRules((), (), ())
         self.claims = claims
+        self._user = user
+        self._groups = groups
         self._guards = guards
         self._peer = peer
+
+    def renew(self, policy: Policy) -> None:
+        """Heed another policy."""
+        self.rules = policy.for_client(self._user, self._groups, at_console=is_at_console(self._user))
 
     def may_own(self, name: str) -> bool:
         """Whether the client may ask for the name."""

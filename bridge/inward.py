@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import select
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -80,12 +80,14 @@ class Inward:
         stream: Stream,
         limits: Limits,
         guard: Guard | None,
+        show: Callable[[Message], None],
         *,
         passes_descriptors: bool,
     ) -> None:
-        """`passes_descriptors`: the client takes them."""
+        """`passes_descriptors`: the client takes them; `show`: is called with what the driver says."""
         self.starting = Starting(peer, self.say)
         self._guard = guard
+        self._show = show
         self._passes_descriptors = passes_descriptors
         self.name = names.unique_name(peer.id)
         self.rules: list[Rule] = []
@@ -130,6 +132,7 @@ class Inward:
         said = replace(message, cookie=self._serial, sender=DRIVER, destination=message.destination or self.name)
         if self._guard is None or self._guard.may_hear(said):
             self._stream.put(version1.build(said), answer=True)
+            self._show(said)
 
     def cookie_of(self, sender: int, serial: int) -> int:
         """The cookie of the call that the client knows by that sender and serial."""
@@ -247,6 +250,11 @@ class Inward:
                 body=(name,),
             )
         )
+
+    def lose_names(self, owned: Iterable[str]) -> None:
+        """Tell the client that it has no names any more."""
+        for name in (self.name, *owned):
+            self._say_of_name("NameLost", name)
 
     def greet(self) -> None:
         """Tell the client that it has its unique name."""

@@ -15,7 +15,8 @@ from typing import Final
 
 import trio
 
-from bridge.client import Client, House, Terms
+from bridge.client import Client, Terms
+from bridge.house import House
 
 _LOG = logging.getLogger("bridge")
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -32,9 +33,8 @@ class Proxy:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        self._house = House(terms)
+        self._house = House(terms.policy, terms.reread)
         self._clients = 0
-        self._strangers = 0
 
     async def serve(self, listening: trio.socket.SocketType) -> None:
         """Accept clients until this is cancelled; then all of them end. Raises OSError when the socket is of no use."""
@@ -49,12 +49,12 @@ class Proxy:
                     await trio.sleep(_BREATHER_S)
                     continue
                 limits = self._terms.limits
-                if self._clients >= limits.clients or self._strangers >= limits.unauthenticated:
-                    _LOG.warning("a client was turned away: there are %d, %d new", self._clients, self._strangers)
+                if self._clients >= limits.clients or self._house.strangers >= limits.unauthenticated:
+                    _LOG.warning("a client was turned away: there are %d, %d new", self._clients, self._house.strangers)
                     connection.close()
                 else:
                     self._clients += 1
-                    self._strangers += 1
+                    self._house.strangers += 1
                     nursery.start_soon(self._serve, connection)
 
     async def _serve(self, connection: trio.socket.SocketType) -> None:
@@ -74,4 +74,4 @@ class Proxy:
         try:
             await client.said_hello.wait()
         finally:
-            self._strangers -= 1
+            self._house.strangers -= 1

@@ -60,7 +60,7 @@ class Queries:
     def list_names(self) -> list[str]:
         listed = self._peer.list_names(ListFlag.UNIQUE | ListFlag.NAMES)
         ordinary = [entry for entry in listed if not entry.flags & HelloFlag.ACTIVATOR]
-        well_known = dict.fromkeys(entry.name for entry in ordinary if entry.name)
+        well_known = dict.fromkeys(entry.name for entry in ordinary if entry.name not in (None, DRIVER))
         unique = dict.fromkeys(names.unique_name(entry.id) for entry in ordinary)
         return [DRIVER, *well_known, *unique]
 
@@ -101,8 +101,9 @@ class Queries:
         found = {}
         if about.creds is not None:
             found["UnixUserID"] = Variant("u", about.creds.euid)
-            groups = {about.creds.egid, *(about.auxgroups or ())}
-            found["UnixGroupIDs"] = Variant("au", sorted(groups))
+            if name != DRIVER:  # as with dbus-daemon
+                groups = {about.creds.egid, *(about.auxgroups or ())}
+                found["UnixGroupIDs"] = Variant("au", sorted(groups))
         if about.pids is not None and about.pids.pid:
             found["ProcessID"] = Variant("u", about.pids.pid)
         if about.seclabel:

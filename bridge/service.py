@@ -141,6 +141,10 @@ class Driver:
     def GetAdtAuditSessionData(self, name: str) -> bytes:
         return self._queries.get_audit_data(name)
 
+    @service.method("", "")
+    def ReloadConfig(self) -> None:
+        raise _refused("ReloadConfig")
+
     @service.method("", "s")
     def GetId(self) -> str:
         return self._bus_id
@@ -153,7 +157,7 @@ class Driver:
     @property
     @service.exposed("as")
     def Interfaces(self) -> list[str]:
-        return list(PROPERTIES["Interfaces"].value)
+        return []  # Monitoring and statistics are for clients of a socket.
 
 
 @asynccontextmanager

@@ -34,7 +34,8 @@ _MOST_GROUPS: Final = 65536
 
 
 class Stream:
-    """A connected socket. `unread`: bytes that are queued; `unread_answers`: those of them that were put as answers."""
+    """A connected socket. `unread`: bytes that are queued, `most_unread` at most so far; `unread_answers`:
+    those of them that were put as answers."""
 
     def __init__(self, connection: socket.socket, most_descriptors: int) -> None:
         """`connection` is closed with this; `most_descriptors`: that come with one piece."""
@@ -45,6 +46,7 @@ class Stream:
         self._space = socket.CMSG_SPACE(most_descriptors * 4)
         self._queue: deque[tuple[bytes | memoryview, Sequence[Descriptor], bool]] = deque()
         self.unread = 0
+        self.most_unread = 0
         self.unread_answers = 0
         self._written = trio.Event()
         self._stuck = trio.Event()
@@ -67,6 +69,11 @@ class Stream:
         # One that always has something to read must not keep others from being served.
         await trio.lowlevel.cancel_shielded_checkpoint()
         return data, descriptors
+
+    @property
+    def messages(self) -> int:
+        """How many are queued."""
+        return len(self._queue)
 
     @property
     def is_readable(self) -> bool:
@@ -155,6 +162,7 @@ class Stream:
 
     def _count(self, size: int, answer: bool) -> None:
         self.unread += size
+        self.most_unread = max(self.most_unread, self.unread)
         self.unread_answers += size if answer else 0
         if size < 0:
             self._written.set()

@@ -67,14 +67,14 @@ def is_lendable(connection: Connection) -> bool:
     """Whether the hot calls on this connection depend on nothing that cannot be handed out.
 
     An ordinary, living connection without losses to report, whose pool is not in too many pieces and whose waiting
-    messages are plain, on a bus without monitors or a tap, which would have to see everything. Its replies are looked
-    at by `lendable`.
+    messages are plain, on a bus without monitors, which would have to see everything. Its replies are looked at by
+    `lendable`.
     """
     if not is_native(connection.behaviour) or not connection.active or connection.kind != ORDINARY:
         return False
     if len(connection.queue) > _MESSAGES or connection.lost_count:
         return False
-    if connection.bus.monitors or connection.bus.domain.tap is not None:
+    if connection.bus.monitors:
         return False
     return len(connection.pool) <= SLICES and all(
         _is_plain(entry.message) and _is_own(entry, connection) for entry in connection.queue.entries()

@@ -7,8 +7,8 @@ get so far.
 
 Unlike a monitor, a tap is no connection: it takes no id, programs do not find it in lists, nothing more is collected
 about a sender for its sake, and it cannot be late with its own queue. That is why `kdbus monitor` has a tap, although
-`busctl monitor` made such a connection. As with a monitor, all messages have to come by here, so nothing is lent while
-there is one (`broker.flow`).
+`busctl monitor` made such a connection. Messages of connections that are lent (`broker.flow`) do not come by here: who
+serves those has to tell of them.
 """
 
 from __future__ import annotations

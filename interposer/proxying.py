@@ -21,6 +21,7 @@ import trio
 from bridge.busconfig import Configuration, ConfigurationError, read
 from bridge.client import Terms
 from bridge.proxy import Proxy, new_guid
+from bridge.rules import Policy
 from bridge.service import offered
 from interposer.activating import checked_folders, log, started
 from interposer.companion import accompany, bus_name, check_command, try_out
@@ -81,7 +82,11 @@ def _configured(terms: Terms, file: str) -> Terms:
     for warning in found.warnings:
         logging.getLogger("bridge").warning("%s", warning)
     anonymous = terms.anonymous or found.anonymous
-    return replace(terms, limits=found.limits, anonymous=anonymous, policy=found.policy)
+
+    def reread() -> Policy:
+        return read(file).policy
+
+    return replace(terms, limits=found.limits, anonymous=anonymous, policy=found.policy, reread=reread)
 
 
 def path_of(address: str) -> str:

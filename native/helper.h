@@ -463,6 +463,7 @@ struct kdbus_call_record {
     uint64_t peer;    // id of who gets the message, or has sent it; 0 for nobody in particular
     uint64_t data;    // where its bytes begin: of the message, of the payload, and ids of senders
     uint64_t payload_size; // all of it
+    uint64_t sequence;     // of the message that was sent
     uint32_t message_kept; // bytes
     uint32_t payload_kept;
     uint32_t senders; // of messages in the queue that is full

@@ -31,7 +31,7 @@ static int deliver(struct kdbus_engine *engine, struct sending *send, const stru
         if (!shown)
             return 0;
     }
-    made->entry = sending_new_entry(engine, send);
+    made->entry = sending_new_entry(send);
     if (!made->entry)
         return 0;
     made->charge = sending_place(send, receiver, made->entry, shown, 0);

@@ -113,6 +113,7 @@ struct sending {
     int expects;
     int charge;
     uint64_t timestamp[2];
+    uint64_t sequence; // of the message
     struct flow_entry *entry;
     uint64_t command[LENT_COMMAND];
     struct outgoing out;
@@ -127,7 +128,7 @@ void hot_dequeue(struct kdbus_engine *engine, struct flow_connection *receiver);
 int sending_find_origin(struct kdbus_engine *engine, struct sending *send, const struct flow *flow);
 int sending_write_flags(const struct sending *send);
 void sending_restore_flags(const struct sending *send);
-struct flow_entry *sending_new_entry(const struct kdbus_engine *engine, const struct sending *send);
+struct flow_entry *sending_new_entry(const struct sending *send);
 int sending_place(struct sending *send, struct flow_connection *receiver, struct flow_entry *entry,
                   const struct flow_export *shown, int free_of_charge);
 void sending_undo(struct flow_connection *receiver, struct flow_entry *entry);

@@ -33,7 +33,7 @@ int sending_find_origin(struct kdbus_engine *engine, struct sending *send, const
 }
 
 // The message as an entry that nothing refers to yet; NULL if there is no memory.
-struct flow_entry *sending_new_entry(const struct kdbus_engine *engine, const struct sending *send)
+struct flow_entry *sending_new_entry(const struct sending *send)
 {
     const struct outgoing *out = &send->out;
     struct flow_entry *entry = calloc(1, sizeof(*entry));
@@ -48,7 +48,7 @@ struct flow_entry *sending_new_entry(const struct kdbus_engine *engine, const st
     }
     memcpy(entry->header, out->words, sizeof(entry->header));
     entry->header[MSG_SRC] = send->source->id;
-    entry->sequence = engine->sequences[send->source->counter] + 1;
+    entry->sequence = send->sequence;
     entry->part_count = out->part_count;
     memcpy(entry->parts, out->parts, out->part_count * sizeof(*out->parts));
     entry->name_size = out->name_size;
@@ -303,7 +303,7 @@ static int make_entry(struct kdbus_engine *engine, struct sending *send)
         sending_restore_flags(send);
         return 0;
     }
-    send->entry = sending_new_entry(engine, send);
+    send->entry = sending_new_entry(send);
     if (!send->entry) {
         outgoing_close_files(&send->out, send->out.part_count);
         sending_restore_flags(send);
@@ -395,6 +395,7 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
     send.binding = binding;
     send.source = source;
     send.revision = source->revision;
+    send.sequence = engine->sequences[source->counter] + 1;
     memset(send.command, 0, sizeof(send.command));
     send.out.filling = NULL;
     engine->flight.send = &send;

@@ -209,6 +209,7 @@ static struct kdbus_call_record *add_sent(struct flow_ring *ring, const struct s
         record->after[revision->send_kernel_flags + 1] = MSG_FLAGS | FLAG_KERNEL;
     }
     record->peer = send->receiver ? send->receiver->id : 0;
+    record->sequence = send->sequence;
     for (uint32_t i = 0; i < out->part_count; i++)
         record->payload_size += out->parts[i].size;
     record->message_kept = (uint32_t)out->words[MSG_SIZE];

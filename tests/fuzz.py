@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interposer.launch.guarantee import Guarantee
-from interposer.traps.exactly_once import Probe
+from interposer.traps.probe import Probe
 from tests.support.compiling import compile_program
 from tests.support.supervised import GUARANTEE, Footprint, Supervised, SupervisorFailed, footprint
 from tests.support.users import User

@@ -18,18 +18,16 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from kdbus.abi.decode import struct_of
 from kdbus.abi.revision import REVISIONS, Revision
 from tracing.reason import reason
 from tracing.record import Event, Phase, Record
 
-FORM: Final = struct.Struct("=6Q10I4Q72s72s")
-"""Of a record: start and end (ns, CLOCK_MONOTONIC), third argument, peer, place of its bytes, size of the payload;
-bytes kept of the message and of the payload, number of senders, phase, thread, descriptor, index of the connection,
-request, errno, nothing; why it was refused; the argument before and after."""
-_TID, _CONNECTION, _PEER = 16, 18, 3
+FORM: Final = struct.Struct("=7Q10I4Q72s72s")
+"""Of `struct kdbus_call_record`, whose members `NativeCall` names."""
+_TID, _CONNECTION, _PEER = 18, 20, 3
 """Places of members, in units of their size."""
 MOST_NAMES: Final = 16
 _HEAD = struct.Struct("=QqQII")
@@ -38,6 +36,67 @@ _REVISIONS = {revision.name: revision for revision in REVISIONS}
 _ERRORS = {errno.EAGAIN: "NoMessage", errno.ENOBUFS: "QueueFull", errno.EFAULT: "BadAddress"}
 """What native code refuses, by the name of the error's class."""
 _REFUSED_COUNT, _REFUSED_ALL = 0, 1
+WAITS, RESUMED = 1, 2
+"""Phases: of a call that waits, its beginning and its end."""
+
+
+class NativeCall(NamedTuple):
+    """A record of the engine: times are CLOCK_MONOTONIC in ns, sizes in bytes, `place` is where its bytes begin."""
+
+    start_ns: int
+    end_ns: int
+    address: int
+    peer: int
+    place: int
+    payload_size: int
+    sequence: int
+    message_kept: int
+    payload_kept: int
+    senders: int
+    phase: int
+    tid: int
+    descriptor: int
+    connection: int
+    request: int
+    error: int
+    padding: int
+    refused_by: int
+    refused_used: int
+    refused_limit: int
+    refused_size: int
+    before: bytes
+    after: bytes
+
+    def message(self, data: bytes) -> bytes:
+        """The message, as far as it was kept."""
+        return data[self.place : self.place + self.message_kept]
+
+    def payload(self, data: bytes) -> bytes:
+        """The beginning of its payload."""
+        start = self.place + self.message_kept
+        return data[start : start + self.payload_kept]
+
+    def error_name(self) -> str:
+        """Of a call that failed: the class of the broker's error."""
+        return _ERRORS[self.error]
+
+    def reason(self, data: bytes, user: int) -> str:
+        """Of a call of `user` that failed: why, in words."""
+        facts = self._refusal(data, user) if self.error == errno.ENOBUFS else {}
+        return reason(self.error_name(), facts)
+
+    def _refusal(self, data: bytes, user: int) -> dict[str, object]:
+        """The facts of a QueueFull, as `broker.quota` and `broker.inbox` have them."""
+        start = self.place + self.message_kept + self.payload_kept
+        waiting: dict[int, int] = {}
+        for (sender,) in struct.iter_unpack("=Q", data[start : start + 8 * self.senders]):
+            waiting[sender] = waiting.get(sender, 0) + 1
+        facts: dict[str, object] = {"connection": self.peer, "waiting": waiting}
+        facts |= {"user": user, "limit": self.refused_limit}
+        if self.refused_by == _REFUSED_COUNT:
+            return facts | {"count": self.refused_used}
+        size = {} if self.refused_by == _REFUSED_ALL else {"size": self.refused_size}
+        return facts | {"used": self.refused_used} | size
 
 
 @dataclass(slots=True)
@@ -105,52 +164,47 @@ class Batch:
     def made(self) -> Iterator[Record]:
         """The records."""
         for sequence, members in enumerate(FORM.iter_unpack(self.records), self.sequence):
-            yield self._made(sequence, members)
+            yield self._made(sequence, NativeCall._make(members))
 
-    def _made(self, sequence: int, members: tuple[Any, ...]) -> Record:
-        (start_ns, end_ns, address, peer, place, payload_size, *small) = members[:-2]
-        message, payload, senders, phase, tid, descriptor, index, request, error, _, *refusal = small
-        node, connection, spoken, user, names = self.known.handles[index]
-        pid, comm = self.known.threads[tid]
-        command, size = _command(spoken, request)
-        data, place = self.data, int(place)
-        middle, end = place + message, place + message + payload
+    def _made(self, sequence: int, call: NativeCall) -> Record:
+        node, connection, spoken, user, names = self.known.handles[call.connection]
+        pid, comm = self.known.threads[call.tid]
+        command, size = _command(spoken, call.request)
         record = Record(
             Event.CALL,
             sequence,
-            start_ns + self.to_realtime_ns,
-            start_ns,
-            None if phase == 1 else end_ns - start_ns,
-            _PHASES[phase],
+            call.start_ns + self.to_realtime_ns,
+            call.start_ns,
+            None if call.phase == WAITS else call.end_ns - call.start_ns,
+            _PHASES[call.phase],
             pid,
-            tid,
+            call.tid,
             comm,
-            descriptor,
+            call.descriptor,
             node,
             connection,
             spoken,
             command,
-            request,
-            address,
-            before=members[-2][:size],
-            after=members[-1][:size],
-            message=data[place:middle],
-            payload=data[middle:end],
-            payload_size=payload_size,
+            call.request,
+            call.address,
+            before=call.before[:size],
+            after=call.after[:size],
+            message=call.message(self.data),
+            payload=call.payload(self.data),
+            payload_size=call.payload_size,
             names={connection: names[:MOST_NAMES]} if names else {},
         )
-        others = self.known.peers.get((index, peer)) if peer else None
+        others = self.known.peers.get((call.connection, call.peer)) if call.peer else None
         if others is not None:
-            record.peer = peer
+            record.peer = call.peer
             if others:
-                record.names[peer] = others[:MOST_NAMES]
-        if phase == 1:
+                record.names[call.peer] = others[:MOST_NAMES]
+        if call.phase == WAITS:
             cookie = int.from_bytes(record.message[_COOKIE], "little")
-            record.notes.append(awaited(peer, others or (), cookie))
-        if error:
-            record.errno, record.error = error, _ERRORS[error]
-            facts = _refused(refusal, user, peer, data[end : end + 8 * senders]) if error == errno.ENOBUFS else {}
-            record.reason = reason(record.error, facts)
+            record.notes.append(awaited(call.peer, others or (), cookie))
+        if call.error:
+            record.errno, record.error = call.error, call.error_name()
+            record.reason = call.reason(self.data, user)
         return record
 
 
@@ -165,18 +219,6 @@ def _command(revision_name: str, request: int) -> tuple[str, int]:
     layout = struct_of(revision, name)
     assert layout is not None
     return name, layout.size
-
-
-def _refused(refusal: Sequence[int], user: int, connection: int, senders: bytes) -> dict[str, object]:
-    """The facts of a QueueFull, as `broker.quota` and `broker.inbox` have them."""
-    kind, used, limit, size = refusal
-    waiting: dict[int, int] = {}
-    for (sender,) in struct.iter_unpack("=Q", senders):
-        waiting[sender] = waiting.get(sender, 0) + 1
-    facts: dict[str, object] = {"connection": connection, "waiting": waiting, "user": user, "limit": limit}
-    if kind == _REFUSED_COUNT:
-        return facts | {"count": used}
-    return facts | ({"used": used} if kind == _REFUSED_ALL else {"used": used, "size": size})
 
 
 def said(connection: int, names: Sequence[str]) -> str:

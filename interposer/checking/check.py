@@ -27,7 +27,8 @@ class Check:
     def __init__(self, given: Given) -> None:
         """Raises UsageError and OutputFailed."""
         ignored, errors = (_rules(given, option) for option in ("--ignore", "--error"))
-        self.checker = Checker(Findings(ignored, errors))
+        findings = Findings(ignored, errors)
+        self.checker = Checker(findings) if "--recording" in given else Checker(findings, _open_file)
         self._files = {option: _open(given[option][-1]) for option in ("--json", "--junit") if option in given}
 
     def finish(self, command: Sequence[str], status: int) -> int:
@@ -48,6 +49,14 @@ class Check:
                 raise _failed(path, error) from error
         failed = any(each.severity == ERROR for each in self.checker.findings.all())
         return FOUND << 8 if failed and status == 0 else status
+
+
+def _open_file(process: int, number: int) -> tuple[int, int] | None:
+    try:
+        found = os.stat(f"/proc/{process}/fd/{number}")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _rules(given: Given, option: str) -> list[str]:

@@ -13,7 +13,7 @@ A process that forks shares its connections: what one of them frees is freed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,12 @@ class _Held:
     """It has said BYEBYE."""
     of_maker: bool = False
     """Its process has made the bus."""
+    descriptors: dict[tuple[int, int], File] = field(default_factory=dict)
+    """What came with messages, by process and number."""
+
+
+File = tuple[int, int]
+"""What tells files apart: the numbers of device and inode."""
 
 
 class Checker:
@@ -59,8 +65,10 @@ class Checker:
     payload_limit = 0
     waits = False
 
-    def __init__(self, findings: Findings) -> None:
+    def __init__(self, findings: Findings, open_file: Callable[[int, int], File | None] = lambda *_: None) -> None:
+        """`open_file`: the file that a process has under a number at this moment, None if that cannot be told."""
         self.findings = findings
+        self._open_file = open_file
         self.used: dict[str, Counter[str]] = {kind: Counter() for kind in ("commands", "flags", "items", "revisions")}
         """How often what was used."""
         self._connections: dict[tuple[str, int], _Held] = {}
@@ -133,6 +141,11 @@ class Checker:
             self.used["items"].update(items)
             self.used["flags"].update(flags)
             found += items + flags
+        if not record.errno:
+            for item in items_of(shown.arguments):
+                if item.name and (others := differences.refusing(record.command, item.name, record.revision)):
+                    text = f"KDBUS_CMD_{record.command} with an item {item.name} is refused in {_and(others)}"
+                    self.findings.add("foreign-item", program, text)
         for name in dict.fromkeys(found):
             if lacking := differences.lacking(name):
                 self.findings.add("one-revision", program, f"{name} is not in {_and(lacking)}")
@@ -165,11 +178,13 @@ class Checker:
                 held.slices.pop(_number(given.get("offset")), None)
             case "RECV" if record.message and "KDBUS_RECV_DROP" not in _flags(given):
                 self._received(shown, held, "msg", "offset")
+                self._note_descriptors(shown, held)
                 is_request = "KDBUS_MSG_EXPECT_REPLY" in _flags(shown.message)
                 if is_request and "KDBUS_RECV_PEEK" not in _flags(given) and len(held.requests) < _MOST_KEPT:
                     held.requests.add((_number(shown.message.get("src_id")), _number(shown.message.get("cookie"))))
             case "SEND" if record.phase is Phase.RESUMED:
                 self._received(shown, held, "reply", "offset_reply")
+                self._note_descriptors(shown, held)
             case "NAME_ACQUIRE":
                 self._acquired(shown, held)
             case "NAME_RELEASE":
@@ -182,6 +197,12 @@ class Checker:
                 held.left = True
             case _ if record.pool:
                 held.slices[_number(stored.get("offset"))] = record.command, len(record.pool)
+
+    def _note_descriptors(self, shown: Shown, held: _Held) -> None:
+        process = shown.record.pid
+        for number in _descriptors(shown.message):
+            if len(held.descriptors) < _MOST_KEPT and (file := self._open_file(process, number)) is not None:
+                held.descriptors[process, number] = file
 
     def _received(self, shown: Shown, held: _Held, member: str, offset: str) -> None:
         """A message lies in the pool: where, `member` says, or in version 2 the number `offset`."""
@@ -245,6 +266,10 @@ class Checker:
             self.findings.add("unanswered-request", held.where, f"received and not replied to: {_and([*told, *more])}")
         if unread:
             self.findings.add("unread-messages", held.where, f"{unread} messages in its queue were never received")
+        still = [place for place, file in held.descriptors.items() if self._open_file(*place) == file]
+        if still:
+            count = f"{len(still)} of the {len(held.descriptors)} looked at"
+            self.findings.add("descriptors-left", held.where, f"came with messages and are still open: {count}")
         if held.names and not held.left:
             self.findings.add("names-left", held.where, f"still owned or waited for: {_and(sorted(held.names))}")
         if held.matches and not held.left:
@@ -282,6 +307,17 @@ def _names(members: Mapping[str, Any], kind: str | None = None) -> list[str]:
     items: list[Item] = items_of(members)  # type: ignore[arg-type]
     texts = (each.value for each in items if isinstance(each.value, Text) and kind in (None, each.name))
     return [each.data.decode("utf-8", "replace") for each in texts]
+
+
+def _descriptors(message: Mapping[str, Any]) -> list[int]:
+    """The descriptors that came with a message, those of memfds among them."""
+    found: list[int] = []
+    for item in items_of(message):  # type: ignore[arg-type]
+        if item.name == "FDS" and isinstance(item.value, list):
+            found += [number for number in map(_number, item.value) if number < 1 << 31]
+        elif item.name == "PAYLOAD_MEMFD" and isinstance(item.value, Mapping):
+            found.append(_number(item.value.get("fd")))
+    return [number for number in found if number >= 0]
 
 
 def _badly_padded(data: bytes) -> Iterable[int]:

@@ -39,6 +39,26 @@ def other_numbers(command: str, revision: str) -> tuple[str, ...]:
     return tuple(name for name, number in numbers.items() if number is not None and number != mine)
 
 
+_STRICT = ("219", "final")
+"""Revisions that refuse what a command does not take; earlier ones mostly ignore it."""
+_RENAMED = {"CONN_UPDATE": "UPDATE", "NAME_LIST": "LIST"}
+
+
+@cache
+def refusing(command: str, kind: str, revision: str) -> tuple[str, ...]:
+    """Other revisions than `revision` that have both the command and the kind of item, and refuse it there (EINVAL)."""
+    if kind not in Kind.__members__:
+        return ()
+    found = []
+    for other in _STRICT:
+        tables = {each.name: each for each in named(other).commands.values()}
+        taking = tables.get(_RENAMED.get(command, command))
+        known = named(other).revision.number_of(Kind[kind]) is not None
+        if other != revision and taking is not None and known and Kind[kind] not in taking.items:
+            found.append(other)
+    return tuple(found)
+
+
 @cache
 def other_errnos(error: str, number: int, revision: str) -> dict[int, list[str]]:
     """Other numbers than `number` that other revisions than `revision` answer with for the failure, and which."""

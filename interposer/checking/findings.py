@@ -16,6 +16,8 @@ RULES: Final = {
     "lost-messages": (WARNING, "no messages are lost because the queue is full"),
     "name-race": (WARNING, "a name is there when it is first sent to"),
     "padding": (WARNING, "bytes between items are zero"),
+    "foreign-item": (WARNING, "commands have only items that all revisions take there"),
+    "descriptors-left": (WARNING, "descriptors that came with messages are closed with the connection"),
     "failed-call": (NOTE, "calls succeed"),
     "errno-differs": (NOTE, "failures have the same errno in all revisions"),
     "one-revision": (NOTE, "what is used is in all revisions"),

@@ -150,6 +150,12 @@ class OpenHandle:
         return identity.same_file(thread, descriptor, self.epoll, self.target)
 
 
+def connection_of(handle: OpenHandle) -> Connection:
+    """The connection that a handle is."""
+    assert handle.connection is not None
+    return handle.connection
+
+
 class HandleTable:
     """All open handles of one supervisor. `interposer.target.files.HandleRegistry`."""
 

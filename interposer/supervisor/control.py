@@ -62,6 +62,10 @@ if TYPE_CHECKING:
             """Show it nothing any more."""
             ...
 
+        def watch_messages(self, watcher: MessageTap | None) -> None:
+            """Tell `watcher` of what is served natively from now on; None: nobody who watches messages."""
+            ...
+
         def served(self) -> tuple[int, int, list[str]]:
             """Calls that the broker has served, and the engine; the names of the revisions that were spoken."""
             ...
@@ -162,10 +166,12 @@ class Control:
 
     @contextmanager
     def _tapped(self) -> Iterator[MessageTap]:
-        """The tap, while somebody needs it. From then on all messages come by it."""
+        """The tap, while somebody needs it. From then on it is told of all messages."""
         from interposer.supervisor.messages import MessageTap
 
-        self._tap = self._tap or MessageTap()
+        if self._tap is None:
+            self._tap = MessageTap()
+            self._watched.watch_messages(self._tap)
         self._tap_users += 1
         self._watched.settle()
         self._tap_all()
@@ -176,6 +182,7 @@ class Control:
             if not self._tap_users:
                 self._tap = None
                 self._tap_all()
+                self._watched.watch_messages(None)
 
     def _tap_all(self) -> None:
         """In all domains, also those that programs have mounted meanwhile."""
@@ -237,7 +244,13 @@ class Control:
                                 await line.say(answer, float("inf"))
                     nursery.cancel_scope.cancel()
             finally:
+                tap.settle()
                 del tap.subscriptions[subscription]
+                # The last messages of a program are seldom the least interesting.
+                line.say_at_once(
+                    wire.line_of(wire.with_payload(record, subscription.preview))
+                    for record in iter(subscription.take, None)
+                )
 
     async def _some_messages(self, tap: MessageTap, subscription: Subscription) -> bytearray:
         """As lines, what there is now; empty if there is nothing."""

@@ -78,7 +78,7 @@ look at its thread, and when it began (ns, CLOCK_MONOTONIC; 0 if nobody watched)
 
 
 class Watcher(Protocol):
-    """Who is told of calls that the engine serves (`interposer.traps.tap.Tap`)."""
+    """Who is told of calls that the engine serves (`interposer.traps.tap`, `interposer.supervisor.messages`)."""
 
     @property
     def payload_limit(self) -> int:
@@ -146,7 +146,7 @@ class Flows:
         """The thread that received last, of those whose RECV the broker has served."""
         self._lent = False
         self._served = 0
-        self._watcher: Watcher | None = None
+        self._watchers: Sequence[Watcher] = ()
 
     @property
     def served(self) -> int:
@@ -177,23 +177,27 @@ class Flows:
 
     def receive(self, stop_ns: int, turn_ns: int) -> Notification | None:
         """The next call for the broker, see `Engine.run`; `stall` and `held` say more. Raises EndOfTargets, OSError."""
-        if self._watcher is None:
+        if not self._watchers:
             return self._engine.run(stop_ns, turn_ns)
         try:
             return self._engine.run(stop_ns, turn_ns)
         finally:
             records, data = self._engine.take_records()
             if records:
-                self._watcher.served_natively(records, data, self._handles)
+                for watcher in self._watchers:
+                    watcher.served_natively(records, data, self._handles)
 
-    def watch(self, watcher: Watcher | None) -> None:
-        """From now on, tell `watcher` of what is served natively; None: nobody. Raises OSError(ENOMEM)."""
-        self._watcher = None
-        if watcher is None:
-            self._engine.watch(-1, 0)
-        else:
-            self._engine.watch(watcher.payload_limit, 1 if watcher.waits else _RECORDS)
-        self._watcher = watcher
+    def watch(self, watchers: Sequence[Watcher]) -> None:
+        """From now on, tell these of what is served natively. Raises OSError(ENOMEM): nobody is told then."""
+        self._watchers = ()
+        payload = max((watcher.payload_limit for watcher in watchers), default=-1)
+        self._engine.watch(payload, 1 if any(watcher.waits for watcher in watchers) else _RECORDS)
+        self._watchers = watchers
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody is told."""
+        return bool(self._watchers)
 
     @property
     def stall(self) -> Stall | None:
@@ -284,7 +288,7 @@ class Flows:
                 if found is not None:
                     call, wait, look_ns = found
                     facts = call.id, call.pid, call.flags, call.number, call.architecture, call.instruction_pointer
-                    began_ns = 0 if self._watcher is None else self._watcher.began_ns(wait)
+                    began_ns = max((watcher.began_ns(wait) for watcher in self._watchers), default=0)
                     waits[reply] = LentWait(wait, (*facts, listener, *call.arguments, look_ns, began_ns))
                     keepers[reply] = waiting
         return waits, keepers
@@ -569,8 +573,8 @@ class Flows:
         for reply, waiting in keepers.items():
             if reply.requester in lent_now:
                 waiting.gone(reply)
-                if self._watcher is not None:
-                    self._watcher.lent(waits[reply].wait)
+                for watcher in self._watchers:
+                    watcher.lent(waits[reply].wait)
         if not self._engine.lend(words):
             self._take_back(words)
             self._busy.refused()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The messages that pass, for those who watch them: a record of each, in a queue for each who watches.
 
-A record is made where the message is served, and waits as an object; it becomes a line in its own time. So what a
-message costs while somebody watches is bounded: some 30 us for record and line, besides that the broker serves it,
-as native code has no tap.
+A record is made where the message is served, or, if that was done natively, when that is told (`native/ring.c`), and
+waits as an object; it becomes a line in its own time. So what a message costs while somebody watches is bounded: some
+30 us for record and line.
 
 What waits is bounded as well: `MOST` records and `_MOST_BYTES` of payload for each who watches. What does not fit is
 dropped, counted, and told in its place.
@@ -19,9 +19,10 @@ How long a reply took is told with it. Requests are remembered for that, the las
 from __future__ import annotations
 
 import errno
+import struct
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 
@@ -29,12 +30,16 @@ from broker.bus import Bus
 from broker.connection import Connection
 from broker.domain import Domain
 from broker.errors import KdbusError, errno_of
-from broker.message import About, Message
+from broker.message import About, Message, Part
 from broker.outside import Caller
+from broker.send import Wait
 from broker.snapshot import text
+from interposer.handles.handles import OpenHandle, connection_of
 from interposer.watching.wire import Record
 from kdbus.abi import revision3 as abi
+from kdbus.abi.decode import Text, decode_items
 from kdbus.abi.revision import Kind
+from tracing.native_calls import FORM, RESUMED, NativeCall
 
 MOST = 4096
 _MOST_BYTES = 4 << 20
@@ -115,17 +120,46 @@ class MessageTap:
         self._requests: OrderedDict[tuple[Bus, int, int], int] = OrderedDict()
         self._last: tuple[Message, Record] | None = None
 
+    # What is served natively, `interposer.supervisor.flows.Watcher`:
+
+    waits = False
+    payload_limit = LONGEST_PREVIEW
+
+    def served_natively(self, records: bytes, data: bytes, handles: Mapping[int, OpenHandle]) -> None:
+        for members in FORM.iter_unpack(records):
+            call = NativeCall(*members)
+            connection = connection_of(handles[call.connection])
+            if call.request == connection.behaviour.revision.requests["SEND"] and call.phase != RESUMED:
+                self._note_native(call, data, connection)
+
+    def began_ns(self, wait: Wait) -> int:
+        return 0
+
+    def lent(self, wait: Wait) -> None:
+        pass
+
+    def _note_native(self, call: NativeCall, data: bytes, source: Connection) -> None:
+        message, memfds = _message(source, call.message(data), call.sequence)
+        preview = max((subscription.preview for subscription in self.subscriptions), default=0)
+        self._note(source.bus, source, message, call.payload(data)[:preview], memfds, call.end_ns)
+        if call.error:
+            self._note_failure(source, call.error, call.reason(data, source.user.uid))
+
     def sent(self, bus: Bus, source: Connection | None, message: Message, caller: Caller | None) -> None:
-        self._note(bus, source, message, caller)
+        memfds = sum(part.file is not None for part in message.parts)
+        preview = max((subscription.preview for subscription in self.subscriptions), default=0)
+        self._note(bus, source, message, _beginning(message, caller, preview), memfds, time.monotonic_ns())
 
     def failed(self, source: Connection, message: Message, error: KdbusError, caller: Caller) -> None:
         from tracing.reason import reason
 
         if self._last is None or self._last[0] is not message:
-            self._note(source.bus, source, message, caller)
-        assert self._last is not None
+            self.sent(source.bus, source, message, caller)
         number = source.behaviour.errnos.get(type(error), errno_of(error))
-        words = reason(type(error).__name__, error.facts)
+        self._note_failure(source, number, reason(type(error).__name__, error.facts))
+
+    def _note_failure(self, source: Connection, number: int, words: str) -> None:
+        assert self._last is not None
         self._last[1]["failed"] = {"errno": errno.errorcode.get(number, str(number)), "reason": words}
         self._traffic_of(source).failed += 1
 
@@ -144,20 +178,21 @@ class MessageTap:
         """Keep no account of any others, as they have ended."""
         self.traffic = {account: traffic for account, traffic in self.traffic.items() if account in accounts}
 
-    def _note(self, bus: Bus, source: Connection | None, message: Message, caller: Caller | None) -> None:
+    def _note(
+        self, bus: Bus, source: Connection | None, message: Message, payload: bytes, memfds: int, now: int
+    ) -> None:
+        """`payload`: its beginning; `memfds`: how many of its parts are such; `now`: CLOCK_MONOTONIC, in ns."""
         self.settle()
-        now = time.monotonic_ns()
         destination = _receiver(bus, message)
         took = self._took(bus, source, message, destination, now)
         self._count(source, message, destination, took)
-        preview = max((subscription.preview for subscription in self.subscriptions), default=0)
         self._last = (
             message,
             {
                 "record": "message",
                 "domain": self.domains.get(bus.domain, 0),
                 "bus": text(bus.name_bytes),
-                "time_ns": time.time_ns(),
+                "time_ns": time.time_ns() - time.monotonic_ns() + now,
                 "monotonic_ns": now,
                 "sequence": message.sequence,
                 "kind": kind_of(source, message),
@@ -175,9 +210,9 @@ class MessageTap:
                 "payload_type": message.payload_type,
                 "size": sum(part.size for part in message.parts),
                 "parts": len(message.parts),
-                "memfds": sum(part.file is not None for part in message.parts),
+                "memfds": memfds,
                 "descriptors": len(message.files),
-                "payload": _beginning(message, caller, preview),
+                "payload": payload,
                 "notification": None if message.notification is None else _notification(message.notification),
                 "failed": None,
             },
@@ -269,6 +304,29 @@ def _beginning(message: Message, caller: Caller | None, limit: int) -> bytes:
         except KdbusError:
             break
     return bytes(found)
+
+
+def _message(source: Connection, data: bytes, sequence: int) -> tuple[Message, int]:
+    """A message as it was passed to SEND, as far as it is told of, and how many memfds are in it."""
+    revision = source.behaviour.revision
+    _, flags, priority, destination, _, payload_type, cookie, timeout = _HEADER.unpack_from(data)
+    message = Message(destination, source.id, payload_type)
+    message.flags, message.priority, message.cookie = flags, priority, cookie
+    message.timeout_or_cookie_reply, message.sequence = timeout, sequence
+    memfds = 0
+    for item in decode_items(revision, data[_HEADER.size :]):
+        if isinstance(item.value, Text) and item.name == "DST_NAME":
+            message.destination_name = item.value.data
+        elif isinstance(item.value, dict) and item.name in ("PAYLOAD_VEC", "PAYLOAD_MEMFD"):
+            size = item.value["size"]
+            assert isinstance(size, int)
+            message.parts.append(Part(size, None, None))
+            memfds += item.name == "PAYLOAD_MEMFD"
+    return message, memfds
+
+
+_HEADER = struct.Struct("=QQqQQQQQ")
+"""struct kdbus_msg."""
 
 
 def _notification(about: About) -> Record:

@@ -40,14 +40,14 @@ from interposer.nodes.filesystem import NodeFiles
 from interposer.options import RunOptions
 from interposer.report import say, unexpected
 from interposer.shortage import errno_of_shortage
-from interposer.supervisor.flows import Flows
+from interposer.supervisor.flows import Flows, Watcher
 from interposer.supervisor.tree import Shared, Tree
 from interposer.supervisor.waiting import WaitingCalls
 from interposer.target.budget import Budgets
 from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.target.stalls import Stalls
-from interposer.traps.exactly_once import Probe
+from interposer.traps.probe import Probe
 from interposer.traps.traps import MountedDomain, failure_of
 from native.deputies import Deputies, Stalled, employ
 from native.identity import can_compare, can_fetch
@@ -106,6 +106,7 @@ class Supervisor:
 
             self._faults = Faults(options.faults)
         self._tap: Tap | None = None
+        self._message_watcher: Watcher | None = None
         self.shared = Shared(
             handles,
             UserNamespaces(),
@@ -134,7 +135,7 @@ class Supervisor:
             self._use_tap(Tap(list if self._faults is None else self._faults.told))
         assert self._tap is not None
         self._tap.tracers[tracer] = None
-        self._flows.watch(self._tap)
+        self._watch_natively()
 
     def untrace(self, tracer: Tracer) -> None:
         """Show it nothing any more."""
@@ -142,7 +143,16 @@ class Supervisor:
         del self._tap.tracers[tracer]
         if not self._tap.tracers:
             self._use_tap(None)
-        self._flows.watch(self._tap)
+        self._watch_natively()
+
+    def watch_messages(self, watcher: Watcher | None) -> None:
+        """Tell `watcher`, besides tracers, of what is served natively from now on; None: only those."""
+        self._message_watcher = watcher
+        self._watch_natively()
+
+    def _watch_natively(self) -> None:
+        watchers = self._tap, self._message_watcher
+        self._flows.watch([watcher for watcher in watchers if watcher is not None])
 
     def _use_tap(self, tap: Tap | None) -> None:
         self._flows.recall()
@@ -292,7 +302,7 @@ class Supervisor:
             return True
         # Tasks have something to do as well: those who make calls are to get a whole turn.
         # And whoever sends on what a tap has been told of.
-        return self._flows.served != served and (self._tap is not None or now - begun < _TURN_NS)
+        return self._flows.served != served and (self._flows.watched or now - begun < _TURN_NS)
 
     def _mount_news(self) -> bool:
         news = [tree.mounts.has_news() for tree in self._trees.values()]

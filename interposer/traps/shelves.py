@@ -4,7 +4,7 @@
 Code inside the receiving process asks by private calls, of numbers that no kdbus has. Whoever may use the connection
 may ask: with the answer it can do what RECV and FREE do, to that connection. The one who has asked last has the shelf,
 so that a program that was started by another, or a child that serves what its parent has opened, is not left with
-what its forerunner had.
+what its forerunner had. Who is traced has none, as its tracer is to see what it does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 
 from interposer.handles.handles import OpenHandle
+from interposer.target.ids import read_file
 from interposer.traps.exactly_once import Answers, Interrupted
 from native.notification import Listener, Notification
 
@@ -52,7 +53,8 @@ class Shelves:
             self._answers.error(notification, errno.ENOTCONN)
             return None
         handle.shelves += 1
-        shelf = _shelf_of(handle, self._share) if handle.shelves <= _MOST else None
+        refused = handle.shelves > _MOST or _is_traced(notification.pid)
+        shelf = None if refused else _shelf_of(handle, self._share)
         if shelf is None:
             self._answers.error(notification, errno.EOPNOTSUPP)
             return None
@@ -74,3 +76,12 @@ def _shelf_of(handle: OpenHandle, share: Callable[[OpenHandle], int | None]) -> 
         return share(handle)
     except OSError:
         return None  # out of descriptors or memory: it goes on as it is
+
+
+def _is_traced(thread: int) -> bool:
+    """Whether somebody traces that thread (strace, gdb), and wants to see its calls."""
+    try:
+        text = read_file(f"/proc/{thread}/status")
+    except OSError:
+        return False
+    return text.partition(b"\nTracerPid:")[2].split(None, 1)[:1] not in ([], [b"0"])

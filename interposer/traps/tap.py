@@ -31,7 +31,7 @@ from broker.errors import KdbusError, errno_of
 from broker.handle import ControlHandle, EndpointHandle
 from broker.reply import Reply
 from broker.send import Wait
-from interposer.handles.handles import OpenHandle
+from interposer.handles.handles import OpenHandle, connection_of
 from interposer.report import unexpected
 from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import read_file
@@ -131,7 +131,7 @@ class Tap:
         threads, indices, peers = batch.mentioned()
         known = batch.known
         known.threads = {thread: self._thread(thread) for thread in threads}
-        connections = {index: _connection_of(handles[index]) for index in indices}
+        connections = {index: connection_of(handles[index]) for index in indices}
         for index, connection in connections.items():
             facts = connection.behaviour.revision.name, connection.user.uid, names_of(connection)
             known.handles[index] = "/".join(connection.endpoint.path), connection.id, *facts
@@ -354,11 +354,6 @@ class Tap:
 
 _OF_THE_CALL = tuple("pid tid comm descriptor node connection revision command request address before peer".split())
 """What both records of a call that waits have."""
-
-
-def _connection_of(handle: OpenHandle) -> Connection:
-    assert isinstance(handle.broker, EndpointHandle) and handle.broker.connection is not None
-    return handle.broker.connection
 
 
 @cache

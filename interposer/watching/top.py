@@ -69,7 +69,7 @@ class Top(App[None]):
     ENABLE_COMMAND_PALETTE = False
 
     def __init__(self, watching: Watching, bus: str | None, interval_s: float, *, light: bool) -> None:
-        """`light`: count no messages by connection, which has them served by the broker."""
+        """`light`: count no messages by connection, which costs time for each."""
         super().__init__()
         self._watching = watching
         self._bus = bus

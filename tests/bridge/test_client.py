@@ -13,7 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from bridge.client import Client, House, Terms
+from bridge.client import Client, Terms
+from bridge.house import House
 from bridge.limits import Limits
 from bridge.proxy import Proxy, new_guid
 from bridge.stream import who
@@ -28,7 +29,7 @@ async def served() -> AsyncIterator[trio.socket.SocketType]:
     ours, theirs = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(Client(socket.socket(fileno=theirs.detach()), TERMS, House(TERMS)).serve)
+            nursery.start_soon(Client(socket.socket(fileno=theirs.detach()), TERMS, House()).serve)
             yield ours
             nursery.cancel_scope.cancel()
 

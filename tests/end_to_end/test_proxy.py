@@ -133,6 +133,18 @@ def test_busctl(user: User) -> None:
     assert outcome.status == 0 and outcome.output.startswith("u "), outcome.output
 
 
+def test_dbus_monitor(user: User) -> None:
+    needed("dbus-monitor", "dbus-bin")
+    needed("dbus-send", "dbus-bin")
+    script = (
+        "exec 3< <(exec dbus-monitor --session \"member='Seen'\"); monitor=$!; "
+        "while dbus-send --session / a.b.Seen; do while read -r -t 0.2 -u 3 line; do case $line in "
+        "*member=Seen*) kill $monitor; exit 0;; esac; done; done; exit 3"
+    )
+    outcome = proxied(user, "bash", "-c", script)
+    assert outcome.status == 0, outcome.output
+
+
 def test_dbus_test_tool(user: User) -> None:
     needed("dbus-test-tool", "dbus-tests")
     needed("gdbus", "libglib2.0-bin")

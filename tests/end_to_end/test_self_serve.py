@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,15 @@ def test_who_watches_sees_every_call(user: User, open_folder: Path) -> None:
     assert len(re.findall(r"\bRECV\b", outcome.output)) > 60
     assert "kdbus: 0 calls served by receivers themselves" in outcome.output
     assert "95f0" not in outcome.output.lower()
+
+
+def test_who_traces_sees_every_call(user: User, open_folder: Path) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace: apt-get install strace")
+    strace = ["strace", "-f", "-e", "trace=ioctl", "-e", "signal=none"]
+    program = str(_program("self_serve", open_folder))
+    command = user.kdbus("run", "--statistics", "--self-serve", "--", *strace, program, "quota_and_pool")
+    outcome = user.trusting.run(command, seconds=60)
+    assert outcome.status == 0, outcome.output
+    assert len(re.findall(r"ioctl\(.*, 0x91, 0x40\)", outcome.output)) > 60, "RECV"
+    assert "kdbus: 0 calls served by receivers themselves" in outcome.output

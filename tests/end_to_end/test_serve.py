@@ -219,6 +219,24 @@ def test_the_programs_end_is_the_launchers(place: Place, user: User) -> None:
     assert status == 127 and "kdbus: " in output
 
 
+def test_receivers_serve_themselves(place: Place, user: User, open_folder: Path) -> None:
+    """Where both the server and who joins it have been asked to."""
+    program = open_folder / "self_serve"
+    if not program.exists():
+        compile_program("self_serve", open_folder, "-O2")
+    server = place.serve(user, options=("--statistics", "--self-serve"))
+    cases = "order_and_readiness", "calls"
+    assert place.join(user, str(program), *cases).end()[0] == 0
+    place.options = ("--self-serve",)
+    status, output = place.join(user, str(program), *cases).end()
+    assert status == 0 and "kdbus: " not in output, output
+    server.kill(signal.SIGTERM)
+    told = server.end()[1].splitlines()[1]
+    assert told.endswith(" calls served by receivers themselves")
+    if user.identity is None:
+        assert int(told.split()[1]) > 1000
+
+
 @pytest.mark.parametrize("options", [("--statistics",), ("--statistics", "--no-flows")])
 def test_hot_calls_are_served_natively_across_trees(place: Place, user: User, options: tuple[str, ...]) -> None:
     server = place.serve(user, options=options)

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What native code serves is traced as if the broker had served it, and native code goes on serving it.
+"""What native code serves is traced and watched as if the broker had served it, and native code goes on serving it.
 
 The same invented conversation (`programs/traffic.c`, see `test_flows.py`) is traced with flows and without, and the
-traces are compared; only times, and numbers that differ from run to run, are left out.
+traces are compared; only times, and numbers that differ from run to run, are left out. So are the messages that
+`kdbus monitor` shows of it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tests.support.compiling import compile_program
 from tests.support.users import User, readable_folder
 
 SEEDS = {"3": 3, "final": 15, "mixed": 4}
+MESSAGES = 300
 _STATISTICS = re.compile(r"kdbus: (\d+) calls served by the broker, (\d+) natively\n")
 _DIFFERING = (
     (re.compile(r"^\d+ ", re.M), ""),
@@ -92,3 +95,68 @@ def test_calls_that_wait_natively_begin_and_end(user: User, open_folder: Path, w
             }
             resumed += 1
     assert not waiting and resumed > 100
+
+
+@pytest.mark.parametrize("revision", ["3", "final"])
+def test_messages_are_the_same_whoever_serves(user: User, traffic: Path, revision: str) -> None:
+    conversation = f"read go; exec {traffic} {revision} {SEEDS[revision]} 1200"
+    with_flows, natively = monitored(user, conversation)
+    assert natively > 30, "the comparison is worth nothing if next to nothing was served natively"
+    without, none = monitored(user, conversation, "--no-flows")
+    assert none == 0 and len(with_flows) == MESSAGES
+    assert with_flows == without
+
+
+def monitored(user: User, script: str, *options: str) -> tuple[list[dict[str, object]], int]:
+    """What `kdbus monitor` tells of the first messages of a script, which reads a line before, without times; and how
+    many calls were served natively."""
+
+    def start(words: list[str], output: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            env=user.environment,
+            user=user.identity,
+            group=user.identity,
+            extra_groups=None if user.identity is None else [],
+        )
+
+    command = "run", "--statistics", *options, "--make-bus", "gate", "--", "sh", "-c", f"echo ready >&2; {script}"
+    running = start(user.trusting.kdbus(*command), subprocess.DEVNULL)
+    watching = None
+    try:
+        assert running.stderr is not None and running.stderr.readline() == "ready\n"
+        watching = start(
+            user.kdbus("monitor", "--json", "--count", str(MESSAGES), "-p", str(running.pid)), subprocess.PIPE
+        )
+        assert watching.stdout is not None
+        about = watching.stdout.readline()
+        assert json.loads(about)["record"] == "supervisor"
+        running.stdin, gate = None, running.stdin
+        assert gate is not None
+        with gate:
+            print("go", file=gate)
+        told = watching.stdout.read()
+        output = running.stderr.read()
+        assert running.wait(60) == 0, output
+        watching.wait(60)
+    finally:
+        for process in (running, watching):
+            if process is not None:
+                process.kill()
+                process.wait()
+                for pipe in (process.stdin, process.stdout, process.stderr):
+                    if pipe is not None:
+                        pipe.close()
+    found = _STATISTICS.search(output)
+    assert found is not None, output
+    records = [json.loads(line) for line in told.splitlines()]
+    for record in records:
+        assert record["record"] == "message", record
+        for key in ("time_ns", "monotonic_ns", "took_ns"):
+            record[key] = record[key] is not None
+    return records, int(found[2])

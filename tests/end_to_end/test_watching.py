@@ -450,7 +450,7 @@ def test_messages_as_json_until_there_are_enough(place: Place, somewhere: User, 
 
 
 def test_watching_leaves_no_trace(place: Place, somewhere: User) -> None:
-    """While somebody watches, everything is served by the broker, and afterwards natively again."""
+    """What can be served natively is, while somebody watches and afterwards."""
     place.serve(somewhere, options=("--statistics",))
     service = place.join(somewhere, place.member, "serve", "x", "user", "plain")
     assert service.line() == "ready"
@@ -461,10 +461,11 @@ def test_watching_leaves_no_trace(place: Place, somewhere: User) -> None:
     assert place.ask(somewhere, bus, 600) == (0, ["plain"])
     assert [json.loads(monitor.line())["kind"] for _ in range(600)] == ["call"] * 600
     assert monitor.end()[0] == 0
-    assert facts(somewhere)["supervisor"]["calls"]["native"] == natively
+    watched = facts(somewhere)["supervisor"]["calls"]["native"]
     assert place.ask(somewhere, bus, 3000) == (0, ["plain"])
     if somewhere.identity is None:
-        assert facts(somewhere)["supervisor"]["calls"]["native"] > natively + 5000
+        assert watched > natively + 500
+        assert facts(somewhere)["supervisor"]["calls"]["native"] > watched + 5000
 
 
 def test_who_does_not_read_messages_disturbs_nobody(place: Place, somewhere: User) -> None:

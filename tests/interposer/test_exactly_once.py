@@ -18,7 +18,8 @@ import pytest
 
 from interposer.errors import UsageError
 from interposer.launch.guarantee import VARIABLE, Guarantee, forced
-from interposer.traps.exactly_once import Answers, Probe, collides
+from interposer.traps.exactly_once import Answers
+from interposer.traps.probe import Probe, collides
 from native.notification import Listener, Notification
 from native.seccomp import SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 from tests.support.compiling import compile_program

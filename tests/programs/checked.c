@@ -168,3 +168,48 @@ CASE(sends_what_was_on_the_stack)
 	EQ(send_buffer(&one, &buffer, 0, 0, NULL), 0);
 	done(&two, receive(&two));
 }
+
+/* foreign-item */
+CASE(says_what_nobody_asked)
+{
+	struct bus bus = new_bus(0);
+	struct connection one;
+	struct buffer buffer;
+	__u64 id = 7;
+
+	begin_hello(&buffer, 0);
+	add(&buffer, KDBUS_ITEM_ID, &id, sizeof(id));
+	EQ(try_hello(&one, bus.path, &buffer), 0);
+	EQ(release(&one, one.hello.offset), 0);
+}
+
+/* Receives two descriptors, and closes `closed` of them before the connection. */
+static void receive_descriptors(int closed)
+{
+	struct bus bus = new_bus(0);
+	struct connection one = clean(&bus), two = clean(&bus);
+	const struct kdbus_msg *message;
+	int fds[2];
+
+	EQ(pipe(fds), 0);
+	EQ(SEND(&one, .to = two.id, .fds = fds, .fd_count = 2), 0);
+	message = receive(&two);
+	for (int i = 0; i < closed; i++)
+		EQ(close(get(message, KDBUS_ITEM_FDS)->fds[i]), 0);
+	done(&two, message);
+	EQ(close(two.fd), 0);
+	/* The last close has been seen by the time that this is answered. */
+	EQ(acquire(&one, "org.example.Other", 0), 0);
+}
+
+/* descriptors-left */
+CASE(keeps_a_descriptor)
+{
+	receive_descriptors(1);
+}
+
+/* none */
+CASE(closes_descriptors)
+{
+	receive_descriptors(2);
+}

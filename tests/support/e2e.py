@@ -61,9 +61,9 @@ def run_all(
         pytest.fail(f"{program} (as {user.name}), status {outcome.status}:\n{outcome.output}", pytrace=False)
 
 
-def cases_of(program: str) -> list[str]:
-    """All cases of a program that need no privileges."""
-    return _cases(program, "ordinary")
+def cases_of(program: str, user: str = "ordinary") -> list[str]:
+    """All cases of a program that need no privileges; for `root`, all."""
+    return _cases(program, user)
 
 
 def _cases(program: str, user: str) -> list[str]:

@@ -46,7 +46,7 @@ def free(revision: str = "final") -> bytes:
     """A FREE, as the engine notes it: of thread 11, on connection number 5 there."""
     request = next(each for each in REVISIONS if each.name == revision).requests["FREE"]
     command = (40).to_bytes(8, "little") + bytes(32) + bytes(32)
-    return FORM.pack(1000, 3000, 0x7000, 0, 0, 0, 0, 0, 0, 0, 11, 3, 5, request, 0, 0, 0, 0, 0, 0, command, command)
+    return FORM.pack(1000, 3000, 0x7000, 0, 0, 0, 0, 0, 0, 0, 0, 11, 3, 5, request, 0, 0, 0, 0, 0, 0, command, command)
 
 
 def batch(sequence: int, count: int, name: str) -> Batch:
