@@ -26,6 +26,10 @@
 #define SHELF_ASK _IO(0x95, 0xf0)
 #define SHELF_SETTLE _IO(0x95, 0xf1)
 
+// RECV and FREE in those revisions whose connections may have a shelf.
+#define SHELF_RECV _IOR(0x95, 0x91, uint64_t[8])
+#define SHELF_FREE _IOW(0x95, 0x83, uint64_t[4])
+
 #define SHELF_OPEN 1ULL
 #define SHELF_READABLE 2ULL // pollers see the descriptor readable
 #define SHELF_MORE 4ULL     // behind what lies ready, more waits, for a RECV that traps

@@ -2,8 +2,10 @@
 //
 // For which descriptors there is a shelf (shelf.h), and the calls that make use of it.
 //
-// A call on a descriptor of which nothing is known is made as ever. If it succeeds, the descriptor may be a connection,
-// and its shelf is asked for, once. What is known stands under the number, and is worth nothing without the cookie.
+// A RECV or FREE on a descriptor of which nothing is known is made as ever. If it succeeds, the descriptor may be
+// a connection, and its shelf is asked for, once: not by who merely sends, a child perhaps that shares the connection
+// with who receives, as the one who has asked last has the shelf. What is known stands under the number, and is worth
+// nothing without the cookie. A duplicate has no shelf of its own while the first one is open.
 //
 // close(2) and the other calls by which a number becomes something else's wait until no byte is being taken out of
 // a socket, which is two system calls long (taking.c), and for a few milliseconds at most: a process that shares this
@@ -94,10 +96,8 @@ static void ask(struct known *known, int descriptor, uint64_t cookie)
     struct shelf *shelf = NULL;
     long file = taking_trap(descriptor, SHELF_ASK, NULL);
 
-    if (file == -ENOTCONN)
-        return;
     if (file < 0 && file != -EOPNOTSUPP) {
-        table->nowhere = 1;
+        table->nowhere = file == -ENOTTY;
         return;
     }
     if (file >= 0) {
@@ -127,6 +127,15 @@ static int is_in_use(const struct known *known)
     return known->cookie && taking_write_cookie(known->descriptor, &cookie) && cookie == known->cookie;
 }
 
+// Whether the same connection has a shelf by way of another descriptor.
+static int is_elsewhere(uint64_t cookie)
+{
+    for (int i = 0; i < KNOWN; i++)
+        if (table->known[i].shelf && table->known[i].cookie == cookie && is_in_use(&table->known[i]))
+            return 1;
+    return 0;
+}
+
 // Asks for the descriptor's shelf unless that was done already, or another one is in use in its place.
 static void get_to_know(int descriptor)
 {
@@ -139,7 +148,7 @@ static void get_to_know(int descriptor)
         return;
     if (!__atomic_compare_exchange_n(&known->busy, &nobody, 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
         return;
-    if (!__atomic_load_n(&known->users, __ATOMIC_SEQ_CST) && !is_in_use(known))
+    if (!__atomic_load_n(&known->users, __ATOMIC_SEQ_CST) && !is_in_use(known) && !is_elsewhere(cookie))
         ask(known, descriptor, cookie);
     __atomic_store_n(&known->busy, 0, __ATOMIC_SEQ_CST);
 }
@@ -255,7 +264,7 @@ static long serve(int descriptor, unsigned long request, void *argument)
     if (served)
         return result;
     result = taking_trap(descriptor, request, argument);
-    if (!result)
+    if (!result && ((uint32_t)request == SHELF_RECV || (uint32_t)request == SHELF_FREE))
         get_to_know(descriptor);
     return result;
 }

@@ -382,6 +382,39 @@ static int receive_in_shared_memory(void *unused)
 	return take_one(bob.fd, bob.pool) != -EAGAIN;
 }
 
+/* A child that only sends on the connection, and duplicates, take nothing away from who receives. */
+CASE(others_that_send)
+{
+	int copy;
+
+	begin_traffic();
+	copy = dup(bob.fd);
+	for (int i = 0; i < 200; i++) {
+		struct connection same = bob;
+
+		if (i % 20 == 0) {
+			IN_CHILD {
+				EQ(send_text(&bob, alice.id, TEXT, 1), 0);
+				EQ(send_text(&bob, bob.id, TEXT, 2), 0);
+			}
+		} else {
+			send_to_bob(2);
+		}
+		same.fd = copy;
+		EQ(send_text(&same, alice.id, TEXT, 1), 0);
+		if (i % 10 == 9) {
+			send_to_bob(3);
+			EQ(take_one(copy, bob.pool), 2);
+			EQ(take_one(copy, bob.pool), 3);
+		} else {
+			EQ(take_one(bob.fd, bob.pool), 2);
+		}
+		while (take_one(alice.fd, alice.pool) >= 0)
+			;
+		EQ(readiness(bob.fd) & POLLIN, 0);
+	}
+}
+
 /* A child that shares the memory and not the descriptors, as vfork(2) and posix_spawn(3) make them. */
 CASE(clone_with_shared_memory)
 {
@@ -692,6 +725,30 @@ CASE(quota_and_pool)
 			first = offset_in(&bob, message);
 		EQ(offset_in(&bob, message), first);
 		EQ(free_offset(&bob, first), 0);
+	}
+}
+
+/* Of pieces of the same size, the one that was freed first is used first. */
+CASE(room_in_the_order_in_which_it_was_freed)
+{
+	static const int order[][3] = { { 1, 3, 5 }, { 5, 3, 1 }, { 3, 1, 5 }, { 5, 1, 3 } };
+
+	begin_traffic();
+	for (unsigned int round = 0; round < 40; round++) {
+		__u64 offsets[7];
+
+		for (int i = 0; i < 7; i++)
+			send_to_bob((__u64)i);
+		for (int i = 0; i < 7; i++)
+			offsets[i] = offset_in(&bob, get_message(&bob));
+		for (int i = 0; i < 3; i++)
+			EQ(free_offset(&bob, offsets[order[round % 4][i]]), 0);
+		for (int i = 0; i < 3; i++) {
+			send_to_bob(9);
+			EQ(offset_in(&bob, get_message(&bob)), offsets[order[round % 4][i]]);
+		}
+		for (int i = 0; i < 7; i++)
+			EQ(free_offset(&bob, offsets[i]), 0);
 	}
 }
 

@@ -149,6 +149,27 @@ CASE(as_it_is_meant)
 	others_go_on();
 }
 
+/* A message that comes when the byte for the one before has been taken is announced when that is told. */
+CASE(byte_taken_too_early)
+{
+	char byte[8];
+
+	begin_traffic();
+	for (int round = 0; round < 20; round++) {
+		EQ(send_to(&bob, 1), 0);
+		EQ(recv(bob.fd, byte, sizeof(byte), MSG_DONTWAIT), 1);
+		EQ(send_to(&bob, 2), 0);
+		EQ(readiness(bob.fd) & POLLIN, 0);
+		EQ(ioctl(bob.fd, SHELF_SETTLE), 0);
+		EQ(readiness(bob.fd) & POLLIN, POLLIN);
+		EQ(take_one(&bob), 1);
+		EQ(readiness(bob.fd) & POLLIN, POLLIN);
+		EQ(take_one(&bob), 2);
+		EQ(readiness(bob.fd) & POLLIN, 0);
+		get_busy();
+	}
+}
+
 /* Messages that nobody frees: there is room on the shelf for others. */
 CASE(held_for_long)
 {
@@ -369,11 +390,18 @@ static void spoil(void)
 	}
 }
 
+/* At once, or with a little time for the others to go on with what they find. */
 static void *spoil_on(void *unused)
 {
+	struct timespec pause = { 0, 0 };
+
 	(void)unused;
-	while (!__atomic_load_n(&over, __ATOMIC_SEQ_CST))
+	while (!__atomic_load_n(&over, __ATOMIC_SEQ_CST)) {
 		spoil();
+		pause.tv_nsec = (long)(any() % 50000);
+		if (any() % 2)
+			nanosleep(&pause, NULL);
+	}
 	return NULL;
 }
 
@@ -407,6 +435,11 @@ CASE(nonsense_while_traffic_runs)
 			bob = hello();
 			/* The other thread may still write to the old one. */
 			__atomic_store_n(&shelf, ask(bob.fd), __ATOMIC_SEQ_CST);
+			for (int busy = 0; busy < WARM_UP && !(head() & SHELF_OPEN); busy++) {
+				EQ(send_to(&bob, 1), 0);
+				if (!receive(&bob, &recv, 0))
+					free_offset(&bob, recv.msg.offset);
+			}
 		}
 	}
 	__atomic_store_n(&over, 1, __ATOMIC_SEQ_CST);
