@@ -19,6 +19,7 @@ from typing import Final
 from kdbus.dbus.errors import Malformed
 from kdbus.dbus.gvariant import PREFIXES, Order
 from kdbus.dbus.signature import aligned
+from kdbus.dbus.version1 import check_unknown
 from kdbus.received import Descriptor
 
 _HEADER: Final = 16
@@ -51,7 +52,7 @@ class Framing:
     def next(self) -> bytes | None:
         """The bytes of the next message, None if it is not whole. Raises Malformed.
 
-        One of a type that D-Bus does not know is left out, as it has to be; it is not looked at further.
+        One of a type that D-Bus does not know is left out, as it has to be, if it is a message at all.
         """
         while True:
             size = self._size()
@@ -63,6 +64,7 @@ class Framing:
             del self._buffer[:size]
             if data[1] <= _LAST_TYPE:
                 return data
+            check_unknown(data)
 
     def claim(self, count: int) -> list[Descriptor]:
         """The descriptors of the message that was taken last. Raises Malformed if there are fewer."""

@@ -325,12 +325,6 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
             "calls are traced where they are served, and those of --domain are by its server",
             "trace the program without --domain",
         )
-    if domain is not None and options.faults:
-        raise UsageError(
-            "reading the options of `kdbus run`",
-            "faults are injected where calls are served, and those of --domain are by its server",
-            "run the program without --domain",
-        )
     if "--activate" in given:
         from interposer.activating import around, folders_by_bus
 
@@ -346,6 +340,7 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
             dies_with_us=dies_with_us,
             preload=preload,
             self_serve=options.self_serve,
+            faults=given.get("--inject", []),
         )
 
     from interposer.launch.launch import launch
@@ -414,6 +409,7 @@ def _join(
     dies_with_us: bool,
     preload: bool,
     self_serve: bool,
+    faults: Sequence[str],
 ) -> int:
     """Run `command` in the domain of a server, which may come up within `wait_s` seconds; its wait status."""
     from interposer.shared_domain.domain_socket import connect
@@ -422,7 +418,16 @@ def _join(
     # While there is no program, signals end us.
     connection = connect(path, wait_s)
     signals = _Signals()
-    joined = join(path, connection, command, mode, dies_with_us=dies_with_us, preload=preload, self_serve=self_serve)
+    joined = join(
+        path,
+        connection,
+        command,
+        mode,
+        dies_with_us=dies_with_us,
+        preload=preload,
+        self_serve=self_serve,
+        faults=faults,
+    )
     signals.program_started(joined.launched.pid)
     joined.launched.check_executed()
     return joined.run()

@@ -20,8 +20,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from native.library import failure, ffi, lib
+
+if TYPE_CHECKING:
+    from native._helper import CData
+
+
+_borrowed: list[borrowed_identity] = []
+
+
+def borrowed_now() -> borrowed_identity | None:
+    """Whose identity the thread that serves has borrowed last; None if it is itself."""
+    return _borrowed[-1] if _borrowed else None
 
 
 class borrowed_identity:
@@ -74,11 +86,17 @@ class borrowed_identity:
         if result < 0:
             raise failure(result, f"act as user {self._wanted.fsuid}, group {self._wanted.fsgid}")
         self._borrowed = True
+        _borrowed.append(self)
+
+    def description(self) -> tuple[CData, CData]:
+        """C's structures of who is borrowed and of who borrows, valid as long as this is; within it."""
+        return self._wanted, self._saved
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._borrowed = False
+        _borrowed.remove(self)
         result = lib.kdbus_identity_restore(self._saved, self._wanted)
         if result < 0:
             raise failure(result, f"stop acting as user {self._wanted.fsuid}, group {self._wanted.fsgid}")

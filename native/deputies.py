@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from errno import EINPROGRESS
 from typing import TYPE_CHECKING
 
+from native.credentials import borrowed_now
 from native.library import failure, ffi, lib
 
 if TYPE_CHECKING:
@@ -76,6 +77,26 @@ class Deputies:
         """As `kdbus_pool_copy_from_process`. Where it raises Stalled, the pool's memory may be elsewhere by then."""
         result = lib.kdbus_deputies_copy(self._deputies, pool, pid, offset, pieces, len(pieces))
         return self._checked(result, pieces)
+
+    def open(self, directory: int, path: bytes, flags: int, resolve: int) -> int:
+        """As `kdbus_openat2`, with the identity that this thread has borrowed, if it has."""
+        borrowed = borrowed_now()
+        wanted, saved = (ffi.NULL, ffi.NULL) if borrowed is None else borrowed.description()
+        result = lib.kdbus_deputies_open(self._deputies, directory, path, flags, resolve, wanted, saved)
+        return self._checked(result, path, borrowed)
+
+    def read_link(self, directory: int, path: bytes, buffer: CData, size: int) -> int:
+        """As readlinkat(2)."""
+        result = lib.kdbus_deputies_read_link(self._deputies, directory, path, buffer, size)
+        return self._checked(result, path, buffer)
+
+    def read_file(self, path: bytes, size: int) -> bytes:
+        """The first `size` bytes of a file. Raises OSError."""
+        buffer = ffi.new("char[]", size)
+        result = self._checked(lib.kdbus_deputies_read_file(self._deputies, path, buffer, size), path, buffer)
+        if result < 0:
+            raise failure(result, f"read {path!r}")
+        return ffi.unpack(buffer, result)
 
     def _checked(self, result: int, *kept: object) -> int:
         if result != -EINPROGRESS:

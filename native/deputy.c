@@ -45,11 +45,16 @@
 #define LEFT_BEHIND (1ULL << 63) // in `steps`
 
 enum { NOTHING, WORK, END };
+enum { READ, READ_PIECES, READ_STRING, WRITE, COPY, OPEN, READ_LINK, READ_FILE };
 
-// What the broker wants of a target's memory.
+// What the broker wants of a target's memory, or of a file.
 struct errand {
     int kind;
-    int pid;
+    int pid; // or the descriptor of a folder
+    const char *path;
+    uint64_t resolve; // of openat2(2)
+    const struct kdbus_identity *wanted; // whom it is done as; NULL for whoever this process is
+    const struct kdbus_identity *saved;
     const struct kdbus_piece *pieces;
     size_t count;
     struct kdbus_pool *pool;
@@ -362,6 +367,8 @@ struct kdbus_deputies *kdbus_deputies_create(void)
 static void bury(struct deputy *deputy)
 {
     pthread_join(deputy->thread, NULL);
+    if (deputy->errand.kind == OPEN && deputy->errand.result >= 0 && deputy->ticket)
+        close((int)deputy->errand.result); // for nobody
     if (deputy->sink)
         munmap(deputy->sink, deputy->sink_size);
     free(deputy);
@@ -422,7 +429,39 @@ int kdbus_deputies_next(struct kdbus_deputies *deputies, uint64_t *ticket, int *
     return 0;
 }
 
-enum { READ, READ_PIECES, READ_STRING, WRITE, COPY };
+// As much as there is, up to `size` bytes.
+static int64_t read_file(const char *path, char *buffer, size_t size)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    size_t length = 0;
+    int64_t result = file < 0 ? -errno : 1;
+
+    while (result > 0 && length < size) {
+        result = read(file, buffer + length, size - length);
+        if (result > 0)
+            length += (size_t)result;
+        else if (result < 0)
+            result = -errno;
+    }
+    if (file >= 0)
+        close(file);
+    return result < 0 ? result : (int64_t)length;
+}
+
+static int64_t open_as(const struct errand *errand)
+{
+    int result = errand->wanted ? kdbus_identity_borrow(errand->wanted, errand->saved) : 0;
+
+    if (result < 0)
+        return result;
+    result = kdbus_openat2(errand->pid, errand->path, errand->address, 0, errand->resolve);
+    if (errand->wanted && kdbus_identity_restore(errand->saved, errand->wanted) < 0) {
+        if (result >= 0)
+            close(result);
+        return -ENOTRECOVERABLE;
+    }
+    return result;
+}
 
 static void run_errand(struct deputy *self, void *argument)
 {
@@ -447,6 +486,16 @@ static void run_errand(struct deputy *self, void *argument)
         result = kdbus_pool_copy_from_process(errand->pool, errand->pid, errand->address, errand->pieces,
                                               errand->count);
         break;
+    case OPEN:
+        result = open_as(errand);
+        break;
+    case READ_LINK:
+        result = readlinkat(errand->pid, errand->path, errand->buffer, errand->size);
+        result = result < 0 ? -errno : result;
+        break;
+    case READ_FILE:
+        result = read_file(errand->path, errand->buffer, errand->size);
+        break;
     }
     errand->result = result;
     deputy_is_back(self, result < 0 ? (int)result : 0);
@@ -469,8 +518,11 @@ static int64_t do_errand(struct kdbus_deputies *deputies, const struct errand *w
     errand = &deputies->copier->errand;
     *errand = own;
     result = command(deputies, &deputies->copier, run_errand, errand, -1);
-    if (result != -EINPROGRESS)
+    if (result != -EINPROGRESS) {
+        if (!result && errand->result == -ENOTRECOVERABLE)
+            deputies->copier = NULL; // it is somebody else now, and does nothing any more
         return result < 0 ? result : errand->result;
+    }
     result = errand->kind == COPY ? pool_move_away(errand->pool, &sink) : 0;
     deputies_release(deputies, sink, sink ? errand->pool->size : 0, !result);
     return -EINPROGRESS;
@@ -514,4 +566,30 @@ int kdbus_deputies_copy(struct kdbus_deputies *deputies, struct kdbus_pool *pool
         .kind = COPY, .pid = pid, .pieces = pieces, .count = count, .pool = pool, .address = offset};
 
     return (int)do_errand(deputies, &errand);
+}
+
+int kdbus_deputies_open(struct kdbus_deputies *deputies, int directory, const char *path, uint64_t flags,
+                        uint64_t resolve, const struct kdbus_identity *wanted, const struct kdbus_identity *saved)
+{
+    struct errand errand = {.kind = OPEN, .pid = directory, .path = path, .address = flags, .resolve = resolve};
+
+    errand.wanted = wanted;
+    errand.saved = saved;
+
+    return (int)do_errand(deputies, &errand);
+}
+
+int64_t kdbus_deputies_read_link(struct kdbus_deputies *deputies, int directory, const char *path, void *buffer,
+                                 size_t size)
+{
+    struct errand errand = {.kind = READ_LINK, .pid = directory, .path = path, .buffer = buffer, .size = size};
+
+    return do_errand(deputies, &errand);
+}
+
+int64_t kdbus_deputies_read_file(struct kdbus_deputies *deputies, const char *path, void *buffer, size_t size)
+{
+    struct errand errand = {.kind = READ_FILE, .path = path, .buffer = buffer, .size = size};
+
+    return do_errand(deputies, &errand);
 }

@@ -179,6 +179,7 @@ int kdbus_pool_copy_from_process(const struct kdbus_pool *pool, int pid, uint64_
 // -- deputy.c: threads that touch the memory of targets, and may be left behind with it ------------------------------
 
 struct kdbus_deputies;
+struct kdbus_identity;
 
 // NULL with errno set when there is no memory or descriptor.
 struct kdbus_deputies *kdbus_deputies_create(void);
@@ -203,6 +204,14 @@ int64_t kdbus_deputies_read_string(struct kdbus_deputies *deputies, int pid, uin
 int kdbus_deputies_write(struct kdbus_deputies *deputies, int pid, uint64_t address, const void *data, size_t size);
 int kdbus_deputies_copy(struct kdbus_deputies *deputies, struct kdbus_pool *pool, int pid, uint64_t offset,
                         const struct kdbus_piece *pieces, size_t count);
+
+// Of files, which may stall as well; as `wanted`, if that is not NULL, by who otherwise has the identity `saved`.
+// A descriptor that nobody waits for any more is closed.
+int kdbus_deputies_open(struct kdbus_deputies *deputies, int directory, const char *path, uint64_t flags,
+                        uint64_t resolve, const struct kdbus_identity *wanted, const struct kdbus_identity *saved);
+int64_t kdbus_deputies_read_link(struct kdbus_deputies *deputies, int directory, const char *path, void *buffer,
+                                 size_t size);
+int64_t kdbus_deputies_read_file(struct kdbus_deputies *deputies, const char *path, void *buffer, size_t size);
 
 // -- identity.c: which file a descriptor of another process is -----------------------------------------------------
 
@@ -229,6 +238,16 @@ int kdbus_umount2(const char *target, int flags);
 int kdbus_open_tree(int directory, const char *path, unsigned int flags);
 int kdbus_move_mount(int from, const char *from_path, int to, const char *to_path, unsigned int flags);
 int kdbus_openat2(int directory, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
+
+// What is known of a file without asking whoever serves it (AT_STATX_DONT_SYNC): device, inode, mode and links.
+struct kdbus_status {
+    uint64_t device;
+    uint64_t inode;
+    uint32_t mode;
+    uint32_t links;
+};
+
+int kdbus_known_status(int directory, const char *path, int flags, struct kdbus_status *status);
 int kdbus_fsopen(const char *type, unsigned int flags);
 int kdbus_fsconfig(int descriptor, unsigned int command, const char *key, const char *value, int auxiliary);
 int kdbus_fsmount(int descriptor, unsigned int flags, unsigned int attributes);

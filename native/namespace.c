@@ -6,6 +6,8 @@
 #include "helper.h"
 
 #include <errno.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 static int outcome(long result)
@@ -48,6 +50,19 @@ int kdbus_openat2(int directory, const char *path, uint64_t flags, uint64_t mode
     struct open_how how = {.flags = flags, .mode = mode, .resolve = resolve};
 
     return outcome(syscall(SYS_openat2, directory, path, &how, sizeof(how)));
+}
+
+int kdbus_known_status(int directory, const char *path, int flags, struct kdbus_status *status)
+{
+    struct statx found;
+
+    if (statx(directory, path, flags | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_MODE | STATX_INO | STATX_NLINK, &found))
+        return -errno;
+    status->device = makedev(found.stx_dev_major, found.stx_dev_minor);
+    status->inode = found.stx_ino;
+    status->mode = found.stx_mode;
+    status->links = found.stx_nlink;
+    return 0;
 }
 
 int kdbus_fsopen(const char *type, unsigned int flags)

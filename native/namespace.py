@@ -14,15 +14,20 @@ appears complete.
 
 from __future__ import annotations
 
+import os
+from errno import EAGAIN, EINVAL
 from typing import TYPE_CHECKING
 
 from native import credentials
+from native.deputies import present
 from native.library import failure, ffi, lib, path_bytes
 
 if TYPE_CHECKING:
     from native._helper import CData
 
 Path = str | bytes
+
+_LONGEST_PATH = 4096
 
 borrowed_identity = credentials.borrowed_identity
 """Offered here too, as it belongs to looking up paths on behalf of somebody else."""
@@ -173,6 +178,47 @@ def openat2(directory: int, path: Path, flags: int, mode: int = 0, resolve: int 
     if result < 0:
         raise failure(result, f"open {path!r}")
     return result
+
+
+def find(directory: int, path: Path, flags: int, resolve: int = 0) -> int:
+    """As `openat2` with O_PATH, where it may stall in a deputy's stead.
+
+    What the kernel remembers of a path is found at once, which never stalls (RESOLVE_CACHED, Linux 5.12). For the rest
+    a deputy looks, with the identity that this thread has borrowed. Raises OSError, Stalled.
+    """
+    deputies = present()
+    if deputies is None:
+        return openat2(directory, path, flags, 0, resolve)
+    encoded = path_bytes(path)
+    result = lib.kdbus_openat2(directory, encoded, flags, 0, resolve | RESOLVE_CACHED)
+    if result in (-EAGAIN, -EINVAL):
+        result = deputies.open(directory, encoded, flags, resolve)
+    if result < 0:
+        raise failure(result, f"open {path!r}")
+    return result
+
+
+def read_link(directory: int, path: Path) -> bytes:
+    """Where a symbolic link leads (readlinkat(2)), at most PATH_MAX bytes. Raises OSError, Stalled."""
+    deputies = present()
+    if deputies is None:
+        return os.readlink(os.fsencode(path), dir_fd=directory)
+    buffer = ffi.new("char[]", _LONGEST_PATH)
+    length = deputies.read_link(directory, path_bytes(path), buffer, _LONGEST_PATH)
+    if length < 0:
+        raise failure(length, f"read the link {path!r}")
+    return ffi.unpack(buffer, length)
+
+
+def known_status(directory: int, path: Path = b"", *, follow: bool = True) -> os.stat_result:
+    """What the kernel knows of a file, without asking whoever serves it: nothing but device, inode, mode and the number
+    of links. The path may be empty. Raises OSError."""
+    found = ffi.new("struct kdbus_status *")
+    flags = (0 if follow else AT_SYMLINK_NOFOLLOW) | (0 if path else AT_EMPTY_PATH)
+    result = lib.kdbus_known_status(directory, path_bytes(path), flags, found)
+    if result < 0:
+        raise failure(result, f"look at {path!r}")
+    return os.stat_result((found.mode, found.inode, found.device, found.links, 0, 0, 0, 0, 0, 0))
 
 
 def fsopen(fstype: Path, flags: int = 0) -> int:

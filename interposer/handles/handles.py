@@ -49,16 +49,17 @@ from interposer.report import unexpected
 from interposer.target.budget import HANDLE_DESCRIPTORS, Budgets, Charge
 from interposer.target.process import open_thread
 from native import identity
+from native.namespace import AT_FDCWD, known_status
 
 
 def status_of(thread: int, descriptor: int) -> os.stat_result:
-    """What fstat(2) says of `descriptor` of `thread`. Raises OSError.
+    """What the kernel knows of the file of `descriptor` of `thread`, see `known_status`. Raises OSError.
 
     The folder of /proc belongs to root if the process made itself undumpable (proc(5)). Who has all capabilities in a
     user namespace without root may then trace the thread, but not look there; so the descriptor itself is fetched.
     """
     try:
-        return os.stat(f"/proc/{thread}/fd/{descriptor}")
+        return known_status(AT_FDCWD, f"/proc/{thread}/fd/{descriptor}")
     except PermissionError:
         pidfd = open_thread(thread)
     try:
@@ -66,7 +67,7 @@ def status_of(thread: int, descriptor: int) -> os.stat_result:
     finally:
         os.close(pidfd)
     try:
-        return os.fstat(fetched)
+        return known_status(fetched)
     finally:
         os.close(fetched)
 

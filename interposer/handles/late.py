@@ -32,6 +32,7 @@ from interposer.target.budget import OverBudget
 from interposer.target.ids import lines_of
 from interposer.target.process import open_thread
 from native.identity import can_fetch, pidfd_getfd, socket_cookie
+from native.namespace import AT_FDCWD, known_status
 from native.notification import Listener, Notification
 
 _OFFSETS = 1 << 62
@@ -53,7 +54,7 @@ class PlainFile:
     @classmethod
     def at(cls, thread: int, descriptor: int) -> PlainFile:
         """What that descriptor is open on. Raises OSError."""
-        status = os.stat(f"/proc/{thread}/fd/{descriptor}")
+        status = known_status(AT_FDCWD, f"/proc/{thread}/fd/{descriptor}")
         return cls(thread, descriptor, status.st_dev, status.st_ino, _information(thread, descriptor)[b"flags"])
 
     @property

@@ -45,6 +45,8 @@ from native.namespace import (
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
+    find,
+    known_status,
     openat2,
 )
 
@@ -102,7 +104,7 @@ class Lookup:
 
         `directory`: a descriptor of the thread, or AT_FDCWD; only looked at if `path` is relative. `follow`: whether a
         symbolic link at the end is followed. `resolve`: RESOLVE_* of openat2(2). Asked with the supervisor's own
-        rights.
+        rights. Raises Stalled.
         """
         if not path:
             return True
@@ -129,7 +131,7 @@ class Lookup:
         name = b""
         while True:
             try:
-                found = openat2(base, path, flags, 0, resolve)
+                found = find(base, path, flags, resolve)
             except OSError as error:
                 if error.errno == errno.ELOOP:
                     # A relative path through links, which may be absolute ones; or through a magic link.
@@ -400,16 +402,19 @@ def _in_root(root: int, names: tuple[bytes, ...]) -> int:
 
 
 def _identity(descriptor: int) -> Identity:
-    status = os.fstat(descriptor)
+    status = known_status(descriptor)
     return status.st_dev, status.st_ino
 
 
 def _is_link(folder: int, name: bytes) -> bool:
     try:
-        os.readlink(name, dir_fd=folder)
+        found = find(folder, name, _PATH | os.O_NOFOLLOW)
     except OSError:
         return False
-    return True
+    try:
+        return stat.S_ISLNK(known_status(found).st_mode)
+    finally:
+        os.close(found)
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:

@@ -21,7 +21,14 @@ import os
 import stat
 from typing import Self
 
-from native.namespace import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
+from native.namespace import (
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    find,
+    known_status,
+    read_link,
+)
 
 AT_FDCWD = -100
 _LONGEST_CHAIN = 40
@@ -82,22 +89,25 @@ class StartingPoints:
 
 
 def resolve(start: StartingPoints, path: bytes, *, follow: bool = True) -> int:
-    """An O_PATH descriptor of what `path` leads to, to be closed by the caller. Raises OSError if it leads nowhere.
+    """An O_PATH descriptor of what `path` leads to, to be closed by the caller. Raises OSError if it leads nowhere,
+    Stalled if that takes too long.
 
     `follow`: whether to follow a link that the path ends with; if not, the descriptor is of the link.
     """
     flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    return _in_root(start.root, path, flags) if path.startswith(b"/") else _relative(start, path, flags)
+    if path.startswith(b"/"):
+        return _in_root(start.root, path, flags)
+    return _relative(start, path, flags)
 
 
 def _in_root(root: int, path: bytes, flags: int) -> int:
-    return openat2(root, path, flags, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return find(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
 
 def _relative(start: StartingPoints, path: bytes, flags: int) -> int:
     """Without links in one step, otherwise component by component."""
     try:
-        return openat2(start.base, path, flags, 0, RESOLVE_NO_SYMLINKS)
+        return find(start.base, path, flags, RESOLVE_NO_SYMLINKS)
     except OSError as error:
         if not path or error.errno != errno.ELOOP:
             raise
@@ -109,11 +119,11 @@ def _relative(start: StartingPoints, path: bytes, flags: int) -> int:
             name = components.pop(0)
             if not name:
                 continue
-            found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=current)
+            found = find(current, name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             is_wanted = not components and flags & os.O_NOFOLLOW
-            if stat.S_ISLNK(os.fstat(found).st_mode) and not is_wanted:
+            if stat.S_ISLNK(known_status(found).st_mode) and not is_wanted:
                 try:
-                    link = os.readlink(b"", dir_fd=found)
+                    link = read_link(found, b"")
                 finally:
                     os.close(found)
                 links += 1

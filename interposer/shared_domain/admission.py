@@ -19,6 +19,7 @@ from interposer.shared_domain import domain_socket
 from interposer.shared_domain.domain_socket import Message, Peer
 from interposer.target.ids import lines_of, read_file
 from native import memory
+from tracing.faults import parse
 
 
 class Offered:
@@ -28,15 +29,18 @@ class Offered:
         """Raises ValueError if they are not what they should be, OSError."""
         if message.kind != domain_socket.JOIN:
             raise ValueError(f"a message of kind {message.kind!r}")
-        self.waits_killable = domain_socket.KILLABLE in message.text
+        flags, _, words = message.text.partition(domain_socket.FAULTS)
+        self.waits_killable = domain_socket.KILLABLE in flags
+        self.faults = tuple(parse(word.decode()) for word in words.split(domain_socket.FAULTS) if word)
+        """What calls of the program, and of all that it starts, are to meet."""
         self._all: list[int] = []
         try:
             self.listener = self._take(message, "anon_inode:seccomp notify")
             self.pidfd = self._take(message, "")
-            has_namespace = domain_socket.USER_NAMESPACE in message.text
+            has_namespace = domain_socket.USER_NAMESPACE in flags
             self.user_namespace = self._take(message, "user:[") if has_namespace else -1
-            self.folder = self._take(message, "/") if domain_socket.FOLDER in message.text else -1
-            self.path_mode = domain_socket.PATH_MODE in message.text
+            self.folder = self._take(message, "/") if domain_socket.FOLDER in flags else -1
+            self.path_mode = domain_socket.PATH_MODE in flags
             if self.path_mode and self.folder >= 0:
                 raise ValueError("a kdbusfs of its own, and path mode")
         except BaseException:
@@ -135,6 +139,8 @@ def _place_of(process: str) -> tuple[int, int, int]:
 
 def _advice(peer: Peer, scope: str | None) -> str:
     """What lets the server inspect the program of `peer`."""
+    if scope == "3":
+        return "that forbids it to root too, and stays until the machine is restarted; with 2 root's server may"
     ways = "start the server with CAP_SYS_PTRACE (Docker: --cap-add SYS_PTRACE)"
     if peer.user == os.geteuid() and scope in ("1", "2"):
         # In a user namespace of their own, they are spared: user_namespaces(7).

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 
 from interposer.errors import DomainUnavailable
 
-VERSION = 2
+VERSION = 3
 LONGEST_MESSAGE = 65536
 MOST_DESCRIPTORS = 8
 LONGEST_PATH = 107
@@ -45,6 +45,8 @@ _LOOK_AGAIN_S = 0.02
 
 WELCOME, JOIN, ACCEPTED, REFUSED, BYE = b"W", b"J", b"A", b"E", b"B"
 KILLABLE, USER_NAMESPACE, FOLDER, PATH_MODE = b"K", b"U", b"F", b"P"
+FAULTS = b"\0"
+"""What stands between those flags and what is to be injected, and between the parts of that."""
 
 _CREDENTIALS = struct.Struct("=3i")
 

@@ -101,15 +101,17 @@ def join(
     dies_with_us: bool,
     preload: bool = True,
     self_serve: bool = False,
+    faults: Sequence[str] = (),
 ) -> Joined:
     """Start `command` in the domain of the server at `path`; see `interposer.launch.launch.launch_held` for the rest.
 
     `connection`: to that server, owned from now on. `mode` None: the first of the two that can be had here.
-    `dies_with_us`: see `interposer.launch.launch.Launched`; `preload`, `self_serve`: `launch` there. Raises
+    `faults`: what calls are to meet, as `tracing.faults` reads it. `dies_with_us`: see
+    `interposer.launch.launch.Launched`; `preload`, `self_serve`: `launch` there. Raises
     DomainUnavailable, and what `launch_held` raises; then no child is left.
     """
     try:
-        launched = _launch(path, command, connection, mode, dies_with_us, preload, self_serve)
+        launched = _launch(path, command, connection, mode, dies_with_us, preload, self_serve, faults)
     except BaseException:
         connection.close()
         raise
@@ -124,6 +126,7 @@ def _launch(
     dies_with_us: bool,
     preload: bool,
     self_serve: bool,
+    faults: Sequence[str],
 ) -> Launched:
     welcome = _expect(path, connection, domain_socket.WELCOME)
     try:
@@ -140,7 +143,7 @@ def _launch(
         mode = Mode.PATH
     launched = _launch_held(command, mirror, mode, preload, self_serve)
     try:
-        _offer(connection, launched)
+        _offer(connection, launched, faults)
         _expect(path, connection, domain_socket.ACCEPTED).close()
     except BaseException:
         launched.abandon()
@@ -167,7 +170,7 @@ def _launch_held(
     return launch_held_in_path_mode(command, preload=preload)
 
 
-def _offer(connection: socket.socket, launched: Launched) -> None:
+def _offer(connection: socket.socket, launched: Launched, faults: Sequence[str]) -> None:
     flags = KILLABLE if launched.waits_killable else b""
     pidfd = os.pidfd_open(launched.pid)
     try:
@@ -180,7 +183,8 @@ def _offer(connection: socket.socket, launched: Launched) -> None:
             offered.append(launched.kdbus_directory)
         if launched.mode is Mode.PATH:
             flags += PATH_MODE
-        domain_socket.send(connection, domain_socket.JOIN, flags, offered)
+        words = b"".join(domain_socket.FAULTS + fault.encode() for fault in faults)
+        domain_socket.send(connection, domain_socket.JOIN, flags + words, offered)
     finally:
         os.close(pidfd)
 

@@ -269,7 +269,9 @@ class Server:
             try:
                 listener = Listener(offered.listener)
                 offered.give_away(offered.listener)
-                tree = self._supervisor.add(listener, waits_killable=offered.waits_killable)
+                tree = self._supervisor.add(
+                    listener, waits_killable=offered.waits_killable, faults=offered.faults
+                )
             except BaseException:
                 charge.give_back()
                 raise

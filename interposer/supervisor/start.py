@@ -81,7 +81,8 @@ def _add(supervisor: Supervisor, launched: Launched, options: RunOptions) -> Non
     mounted = MountedDomain(supervisor.new_domain(files), files)
     supervisor.shared.domains.append(mounted)
     received = None if launched.caretaker is None else launched.caretaker.received
-    tree = supervisor.add(Listener(launched.listener, received), waits_killable=launched.waits_killable)
+    listener = Listener(launched.listener, received)
+    tree = supervisor.add(listener, waits_killable=launched.waits_killable, faults=options.faults)
     if launched.mode is Mode.MOUNT:
         tree.mounts.follow(mounted, launched.pid)
     else:

@@ -54,8 +54,8 @@ from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Listener, Notification
 
 if TYPE_CHECKING:
-    from interposer.traps.faults import Faults
     from interposer.traps.tap import Tap
+    from tracing.faults import Fault
     from tracing.record import Tracer
 
 _DYING_S = 0.05
@@ -100,11 +100,6 @@ class Supervisor:
         employ(deputies)
         self._flows.employ(deputies)
         self._stalls = Stalls(deputies, self._flows.hold)
-        self._faults: Faults | None = None
-        if options.faults:
-            from interposer.traps.faults import Faults
-
-            self._faults = Faults(options.faults)
         self._tap: Tap | None = None
         self._message_watcher: Watcher | None = None
         self.shared = Shared(
@@ -114,7 +109,6 @@ class Supervisor:
             self._stalls,
             mask,
             self._mounted,
-            faults=self._faults,
             self_serve=options.self_serve,
         )
         if options.tracer is not None:
@@ -132,10 +126,14 @@ class Supervisor:
         if self._tap is None:
             from interposer.traps.tap import Tap
 
-            self._use_tap(Tap(list if self._faults is None else self._faults.told))
+            self._use_tap(Tap(self._injected))
         assert self._tap is not None
         self._tap.tracers[tracer] = None
         self._watch_natively()
+
+    def _injected(self) -> list[str]:
+        """What the call that was served last has met of what was injected."""
+        return [text for tree in self._trees.values() if tree.faults is not None for text in tree.faults.told()]
 
     def untrace(self, tracer: Tracer) -> None:
         """Show it nothing any more."""
@@ -189,9 +187,15 @@ class Supervisor:
     def _mounted(self, ids: Ids, files: NodeFiles) -> MountedDomain:
         return MountedDomain(self._new_domain(ids, files), files)
 
-    def add(self, listener: Listener, *, waits_killable: bool) -> Tree:
-        """Serve the calls of `listener`, which is owned from now on. Raises OSError."""
-        tree = Tree(listener, waits_killable, self.shared)
+    def add(self, listener: Listener, *, waits_killable: bool, faults: Sequence[Fault] = ()) -> Tree:
+        """Serve the calls of `listener`, which is owned from now on. `faults`: what they are to meet. Raises OSError.
+        """
+        injected = None
+        if faults:
+            from interposer.traps.faults import Faults
+
+            injected = Faults(faults)
+        tree = Tree(listener, waits_killable, self.shared, injected)
         if self._kernel_keeps_promise:
             tree.kernel_keeps_promise()
         self._flows.recall()
@@ -240,8 +244,7 @@ class Supervisor:
         """The native helper recognises handles by kcmp(2), and empties them through pidfd_getfd(2)."""
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
-        # What is served natively, no fault hits.
-        possible = self._options.flows and self._faults is None and can_compare() and can_fetch()
+        possible = self._options.flows and can_compare() and can_fetch()
         self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
 
     def _resume(

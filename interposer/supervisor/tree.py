@@ -59,7 +59,6 @@ class Shared:
     parameter: AttachFlagsMask
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
     tap: Tap | None = None
-    faults: Faults | None = None
     self_serve: bool = False
     """Whether receivers may serve themselves."""
     domains: list[MountedDomain] = field(default_factory=list)
@@ -69,11 +68,15 @@ class Shared:
 class Tree:
     """The processes under one listener."""
 
-    def __init__(self, listener: Listener, waits_killable: bool, shared: Shared) -> None:
-        """Takes over `listener`. `waits_killable`: see `interposer.launch.launch.Launched`. Raises
-        OSError."""
+    def __init__(
+        self, listener: Listener, waits_killable: bool, shared: Shared, faults: Faults | None = None
+    ) -> None:
+        """Takes over `listener`. `waits_killable`: see `interposer.launch.launch.Launched`. `faults`: what calls are to
+        meet. Raises OSError."""
+        self.faults = faults
         self._path_calls: PathCalls | None = None
-        self._closed = False
+        self._aside: dict[int, Notification] = {}
+        """Calls that are served, or answered, later."""
         self._shared = shared
         self.listener = listener
         self._pump = partial(shared.flows.put, listener)
@@ -91,8 +94,8 @@ class Tree:
             self._served,
             shared.parameter,
             self._posted,
-            shared.faults,
-            shared.flows.share if shared.self_serve else None,
+            faults,
+            shared.flows.share if shared.self_serve and faults is None else None,
         )
         self._traps.tap = shared.tap
         self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
@@ -126,8 +129,9 @@ class Tree:
 
     @property
     def may_flow(self) -> bool:
-        """Whether hot calls may be served natively: each arrives once, and an answer needs no confirmation."""
-        return self._answers.guarantee is Guarantee.KERNEL
+        """Whether hot calls may be served natively: each arrives once, an answer needs no confirmation, and no fault is
+        injected, as none hits what is served natively."""
+        return self.faults is None and self._answers.guarantee is Guarantee.KERNEL
 
     def resume(
         self, notification: Notification, resume: Callable[[TargetCaller], Wait], look_ns: int, began_ns: int
@@ -145,6 +149,7 @@ class Tree:
         if stall.kind == STALL_OTHER:
             self._posted.begun(call, stall.ticket)
         elif stall.kind == STALL_ANSWER:
+            self._aside[call.id] = call
             self._shared.stalls.wait(stall.ticket, stall.user, partial(self._answer_late, call))
         elif stall.kind == STALL_CALL:
             self.put_aside(call, stall.ticket, stall.user)
@@ -155,19 +160,21 @@ class Tree:
         """Serve a call once that copy is over."""
         if user is None:
             user = self._shared.flows.user_of(self.listener, notification)
+        self._aside[notification.id] = notification
         self._shared.stalls.wait(ticket, user, lambda _error: self._put_back(notification))
 
     def hold(self, notification: Notification) -> None:
         """Serve a call once its user's calls are not held any more."""
         user = self._shared.flows.user_of(self.listener, notification)
+        self._aside[notification.id] = notification
         self._shared.stalls.hold(user, partial(self._put_back, notification))
 
     def _put_back(self, notification: Notification) -> None:
-        if not self._closed:
+        if self._aside.pop(notification.id, None) is not None:
             self._pump(notification)
 
     def _answer_late(self, notification: Notification, error: int) -> None:
-        if self._closed:
+        if self._aside.pop(notification.id, None) is None:
             return
         with suppress(OSError):
             if error:
@@ -220,7 +227,11 @@ class Tree:
 
     def close(self) -> None:
         """End the domains that were mounted here, and let go of everything. Nothing is lent."""
-        self._closed = True
+        for notification in self._aside.values():
+            with suppress(OSError):
+                self.listener.respond_error(notification.id, errno.ESHUTDOWN)
+        self._aside.clear()
+        self._posted.close()
         self.waiting.close()
         self.detours.close()
         self.mounts.close()

@@ -35,6 +35,7 @@ from typing import TypeVar
 
 from broker.outside import INVALID_ID
 from interposer.target.evidence import Evidence
+from native.deputies import present
 
 NS_GET_PARENT = 0xB702
 """ioctl_nsfs(2): a descriptor of the parent of a user or pid namespace."""
@@ -88,6 +89,15 @@ class ThreadFolder:
     def read(self, name: bytes, limit: int = 1 << 62) -> bytes:
         """Content of the file `name`, of which `limit` bytes are enough."""
         content = self.checked(lambda: read_file(self._prefix + name, limit))
+        self.evidence.content(name, content)
+        return content
+
+    def read_memory(self, name: bytes, limit: int) -> bytes:
+        """The first `limit` bytes of a file that the kernel reads from the memory of the process. Raises Stalled."""
+        deputies = present()
+        if deputies is None:
+            return self.read(name, limit)
+        content = self.checked(lambda: deputies.read_file(self._prefix + name, limit))
         self.evidence.content(name, content)
         return content
 

@@ -235,7 +235,7 @@ class TargetProcess:
 
     def command_line(self) -> bytes | None:
         """The first string of the command line; None when the process has none left, or has made it very long."""
-        text = _available(lambda: self._folder.read(b"cmdline", _LONGEST_COMMAND_LINE + 1))
+        text = _available(lambda: self._folder.read_memory(b"cmdline", _LONGEST_COMMAND_LINE + 1))
         line, _, _ = text.partition(b"\0") if text else (b"", b"", b"")
         return line if text and len(line) <= _LONGEST_COMMAND_LINE else None
 

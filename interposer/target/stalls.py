@@ -141,7 +141,16 @@ class PostedWrites:
         posted.answer = answer
         return True
 
+    def close(self) -> None:
+        """Nothing is written any more: what waits for that is answered, as if it had failed."""
+        while self._posted:
+            _, posted = self._posted.popitem()
+            if posted.answer is not None:
+                posted.answer(False)
+
     def _go_on(self, notification: Notification, posted: _Posted, error: int) -> None:
+        if self._posted.get(notification.id) is not posted:
+            return  # it was closed meanwhile
         posted.failed = posted.failed or error != 0
         while posted.writes and not posted.failed:
             address, data = posted.writes.popleft()

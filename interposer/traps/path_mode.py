@@ -48,6 +48,7 @@ from interposer.traps.preloaded import Preloaded
 from interposer.traps.traps import NODE_OPEN_FLAGS, Traps, identity_of, signed32
 from native import memory
 from native.credentials import borrowed_identity
+from native.deputies import Stalled
 from native.namespace import (
     RESOLVE_BENEATH,
     RESOLVE_CACHED,
@@ -152,11 +153,14 @@ class PathCalls:
         `injects`: `act` may have the caller do something itself. `resolve`: RESOLVE_* of openat2(2).
         """
         directory = signed32(directory)
-        name = _name_at(call, path)
-        if name is None:
-            return False
-        if self._lookup.leads_elsewhere(call.pid, directory, name, follow=follow, resolve=resolve):
-            return False
+        try:
+            name = _name_at(call, path)
+            if name is None:
+                return False
+            if self._lookup.leads_elsewhere(call.pid, directory, name, follow=follow, resolve=resolve):
+                return False
+        except Stalled:
+            return False  # it is the caller who waits, in the kernel
         caller = self._traps.caller(call)
         try:
             found = self._lookup.locate(
@@ -197,7 +201,7 @@ class PathCalls:
         directory, path, how, size = call.arguments[:4]
         try:
             raw = memory.read(call.pid, how, _HOW_SIZE) if size >= _HOW_SIZE else b""
-        except OSError:
+        except (OSError, Stalled):
             raw = b""
         resolve = int.from_bytes(raw[16:24], "little")
         if not raw or resolve & ~_RESOLVES:

@@ -54,6 +54,7 @@ from kdbus.abi.revision import REVISIONS
 from native import memory
 from native.credentials import borrowed_identity
 from native.deputies import Stalled
+from native.namespace import known_status
 from native.notification import Listener, Notification
 from native.pool import Pool
 
@@ -298,7 +299,7 @@ class Traps:
         directory, path, how, size = notification.arguments[:4]
         try:
             raw = memory.read(notification.pid, how, _HOW_SIZE) if size == _HOW_SIZE else b""
-        except OSError:
+        except (OSError, Stalled):
             raw = b""
         # What is wrong is the kernel's to say, and restricted lookups are its own: if it opens a node, that is a plain
         # file, which the first ioctl replaces.
@@ -308,11 +309,16 @@ class Traps:
         self.open_at(notification, signed32(directory), path, flags)
 
     def open_at(self, notification: Notification, directory: int, path: int, flags: int) -> None:
-        """An open of any kind, its arguments taken apart; `path` is an address."""
-        if flags & NODE_OPEN_FLAGS == os.O_WRONLY:
-            self._announce_writing(notification, directory, path, follow=not flags & os.O_NOFOLLOW)
-        elif flags & NODE_OPEN_FLAGS == os.O_RDWR and self._open_node(notification, directory, path, flags):
-            return
+        """An open of any kind, its arguments taken apart; `path` is an address.
+
+        What stalls is the kernel's, so that it is the caller who waits. Should it lead to a node after all, that is a
+        plain file, which the first ioctl replaces.
+        """
+        with suppress(Stalled):
+            if flags & NODE_OPEN_FLAGS == os.O_WRONLY:
+                self._announce_writing(notification, directory, path, follow=not flags & os.O_NOFOLLOW)
+            elif flags & NODE_OPEN_FLAGS == os.O_RDWR and self._open_node(notification, directory, path, flags):
+                return
         self._listener.respond_continue(notification.id)
 
     def _announce_writing(self, notification: Notification, directory: int, path: int, *, follow: bool) -> None:
@@ -327,12 +333,12 @@ class Traps:
                     raise BrokerNeeded
                 with identity_of(self.caller(notification)), _found(start, name, follow=follow) as found:
                     if self._is_parameter(found) and _may_write(found):
-                        self.parameter_opened(os.fstat(found))
+                        self.parameter_opened(known_status(found))
         except OSError:
             return
 
     def _is_parameter(self, descriptor: int) -> bool:
-        return self._parameter.is_file(os.fstat(descriptor))
+        return self._parameter.is_file(known_status(descriptor))
 
     def about_to_be_emptied(self, status: os.stat_result) -> None:
         """The file of `status` may be emptied now: what was written to the module parameter counts all the same."""
@@ -352,12 +358,12 @@ class Traps:
             with StartingPoints(notification.pid, directory) as start:
                 # Most lead elsewhere, and are the kernel's; only for the others it matters who the caller is.
                 with _found(start, name, follow=follow) as found:
-                    node = self._node_behind(os.fstat(found))
+                    node = self._node_behind(known_status(found))
                 if node is None:
                     return False
                 with identity_of(self.caller(notification)), _found(start, name, follow=follow) as found:
                     # If it is forbidden, the kernel says so.
-                    if self._node_behind(os.fstat(found)) != node or not _may_read_and_write(found):
+                    if self._node_behind(known_status(found)) != node or not _may_read_and_write(found):
                         return False
         except OSError:
             return False
@@ -504,7 +510,7 @@ def identity_of(caller: TargetCaller) -> borrowed_identity:
 
 @contextmanager
 def _found(start: StartingPoints, path: bytes, *, follow: bool) -> Iterator[int]:
-    """What `interposer.nodes.resolve.resolve` finds, closed afterwards. Raises OSError."""
+    """What `interposer.nodes.resolve.resolve` finds, closed afterwards. Raises OSError, Stalled."""
     descriptor = resolve(start, path, follow=follow)
     try:
         yield descriptor

@@ -20,7 +20,7 @@ from typing import Any, Final
 from kdbus.dbus.classic import MAX_ARRAY, Source, align, reader, readers, writers
 from kdbus.dbus.errors import DBusError, InvalidValue, Malformed
 from kdbus.dbus.gvariant import PREFIXES, Order
-from kdbus.dbus.message import FLAGS, MAX_SIZE, TYPES, Message
+from kdbus.dbus.message import FLAGS, MAX_SIZE, TYPES, Message, MessageType
 
 VERSION: Final = 1
 _ORDERS: Final[dict[int, Order]] = {ord("l"): "little", ord("B"): "big"}
@@ -39,6 +39,9 @@ _FIELDS: Final = {
     9: ("descriptors", "u"),
 }
 """Header fields by number: attribute of Message, and type."""
+_CONTAINER: Final = "container_instance"
+_KNOWN: Final = {**_FIELDS, 10: (_CONTAINER, "o")}
+"""Those, and one that daemons alone set (dbus 1.13): it has to be what it says, and is of no interest."""
 _STARTS: Final = tuple(
     (name, kind, bytes([number, 1]) + kind.encode() + b"\0") for number, (name, kind) in _FIELDS.items()
 )
@@ -47,14 +50,28 @@ _STARTS: Final = tuple(
 
 def parse(data: bytes | bytearray | memoryview) -> Message:
     """The message in exactly these bytes. Raises Malformed if it is none."""
-    whole = data if isinstance(data, bytes) else bytes(memoryview(data).cast("B"))
+    return _message(data if isinstance(data, bytes) else bytes(memoryview(data).cast("B")), None)
+
+
+def check_unknown(data: bytes) -> None:
+    """Raises Malformed unless these are the bytes of a message of a type that D-Bus does not know, but for that
+    well-formed: such are to be ignored (D-Bus Specification, "Message Types")."""
+    if data[1:2] <= bytes([max(TYPES)]):
+        raise Malformed(f"a message of the type {data[1:2]!r}, which is known, or is none")
+    # As a call that has whatever a call needs.
+    _message(data, {"path": "/", "member": "Unknown"})
+
+
+def _message(whole: bytes, unknown: dict[str, Any] | None) -> Message:
+    """The message in these bytes; `unknown`: it may be of any type, is taken for a call, and has this in any case.
+    Raises Malformed."""
     if not _HEADER_SIZE <= len(whole) <= MAX_SIZE:
         raise Malformed(f"a message of {len(whole)} bytes")
     order = _ORDERS.get(whole[0])
     if order is None or whole[3] != VERSION:
         raise Malformed(f"byte order {whole[0]:#x} and version {whole[3]}; not a message of D-Bus version {VERSION}")
     _, kind, flags, _, size, serial, fields = _HEADER[order].unpack_from(whole)
-    if not serial or kind not in TYPES:
+    if not serial or (kind not in TYPES and unknown is None):
         raise Malformed(f"a message of the type {kind} with the serial {serial}")
     if fields > MAX_ARRAY:
         raise Malformed(f"an array of {fields} bytes; D-Bus allows {MAX_ARRAY}")
@@ -67,7 +84,11 @@ def parse(data: bytes | bytearray | memoryview) -> Message:
         body = tuple([read(source, 0) for read in readers(members.get("signature", ""), order)])
         if source.position != len(whole):
             raise Malformed(f"{len(whole) - source.position} bytes behind the body")
-        return Message(type=TYPES[kind], flags=FLAGS[flags & 7], cookie=serial, body=body, **members)
+        if unknown is None:
+            return Message(type=TYPES[kind], flags=FLAGS[flags & 7], cookie=serial, body=body, **members)
+        if members.pop("reply_cookie", 1) == 0:
+            raise Malformed("a reply to the serial 0")
+        return Message(type=MessageType.METHOD_CALL, cookie=serial, body=body, **{**unknown, **members})
     except Malformed:
         raise
     except (struct.error, IndexError):
@@ -83,7 +104,7 @@ def _members(source: Source, end: int, order: Order) -> dict[str, Any]:
     while source.position < end:
         align(source, 8)
         start = source.position
-        number, known = data[start], _FIELDS.get(data[start])
+        number, known = data[start], _KNOWN.get(data[start])
         if known is not None and data[start + 1] == 1 and data[start + 2] == ord(known[1]) and not data[start + 3]:
             name, kind = known
             if name in found:
@@ -98,6 +119,7 @@ def _members(source: Source, end: int, order: Order) -> dict[str, Any]:
                 raise Malformed(f"a header field {number} of the type {variant.signature!r}")
     if source.position != end:
         raise Malformed(f"header fields that do not end with a field, at byte {end}")
+    found.pop(_CONTAINER, None)
     return found
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bridge.framing import Framing
 from kdbus.dbus.errors import Malformed
 from kdbus.dbus.message import signal
-from kdbus.dbus.version1 import build
+from kdbus.dbus.version1 import build, parse
 from kdbus.received import Descriptor
 
 MESSAGE = build(signal("/a", "b.c", "D", "s", ("text",)))
@@ -99,3 +99,16 @@ def test_too_many_descriptors_end_it() -> None:
     with pytest.raises(Malformed):
         cut.feed(b"l", [descriptor() for _ in range(4)])
     cut.close()
+
+
+@given(st.lists(st.binary(max_size=60), max_size=8), st.sampled_from([b"", MESSAGE[:16], MESSAGE]))
+def test_no_bytes_do_harm(pieces: list[bytes], start: bytes) -> None:
+    framing = Framing(1 << 20, 3)
+    try:
+        for piece in (start, *pieces):
+            framing.feed(piece)
+            while (data := framing.next()) is not None:
+                parse(data)
+    except Malformed:
+        pass
+    assert len(framing._buffer) <= len(start) + sum(map(len, pieces))

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bridge.sasl import Authentication, Refused
 
@@ -83,3 +85,17 @@ def test_bounds() -> None:
     with pytest.raises(Refused):
         for _ in range(10):
             client.take(b"AUTH\r\n")
+
+
+WORDS = [b"\0", b"AUTH", b" EXTERNAL", b" ANONYMOUS", b" 30", b"DATA", b"CANCEL", b"ERROR", b"BEGIN", b"\r\n", b"\xff"]
+
+
+@given(st.lists(st.one_of(st.sampled_from(WORDS), st.binary(max_size=20)), max_size=30))
+def test_no_bytes_do_harm(pieces: list[bytes]) -> None:
+    authentication = Authentication(0, "0" * 32, anonymous=True)
+    try:
+        for piece in pieces:
+            answer = authentication.take(piece)
+            assert answer == b"" or answer.endswith(b"\r\n")
+    except Refused:
+        pass

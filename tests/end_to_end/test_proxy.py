@@ -94,7 +94,7 @@ def test_what_is_invalid_ends_a_client_as_with_dbus_daemon(user: User, folder: P
     with daemon(user, folder) as address:
         expected = user.run(["env", f"DBUS_SESSION_BUS_ADDRESS={address}", *program], folder=folder)
     assert expected.status == 0, expected.output
-    assert expected.output.count("hung up") > 40
+    assert expected.output.count("hung up") > 300
     found = proxied(user, *program, folder=folder)
     different = difflib.unified_diff(expected.output.splitlines(), found.output.splitlines(), "dbus-daemon", "proxy")
     assert found == expected, "\n".join(different)
@@ -103,7 +103,9 @@ def test_what_is_invalid_ends_a_client_as_with_dbus_daemon(user: User, folder: P
 def test_bounds(user: User, folder: Path) -> None:
     outcome = proxied(user, user.python, "-m", "tests.programs.dbus_bounds", folder=folder)
     assert outcome.status == 0, outcome.output
-    assert outcome.output.count("ok - ") == outcome.output.count("\n") >= 6, outcome.output
+    # That messages are lost is told.
+    lines = [line for line in outcome.output.splitlines() if " lost " not in line]
+    assert len(lines) >= 7 and all(line.startswith("ok - ") for line in lines), outcome.output
 
 
 def test_dbus_send(user: User) -> None:

@@ -255,6 +255,20 @@ def test_hot_calls_are_served_natively_across_trees(place: Place, user: User, op
 
 
 @needs_root
+def test_faults_hit_whoever_has_asked_for_them(place: Place, user: User) -> None:
+    place.serve(user)
+    place.service(user)
+    bus = f"{uid(user)}-x"
+    place.options = ("--inject", "HELLO:errno=EMFILE")
+    status, output = place.ask(user, bus)
+    assert status != 0, output
+    place.options = ("--inject", "SEND:delay=1ms", "--inject", "RECV:errno=EINTR:process=nobody")
+    assert place.ask(user, bus)[0] == 0
+    place.options = ()
+    status, output = place.ask(user, bus)
+    assert status == 0, output
+
+
 def test_users_meet_as_permissions_allow(place: Place, ordinary_user: User, somebody: User) -> None:
     """Credentials are the kernel's, and true across the user namespaces that launchers make."""
     place.serve(current_user())

@@ -38,7 +38,7 @@ def test_a_process_of_somebody_else_may_not_be_inspected(monkeypatch: pytest.Mon
         seccomp.set_no_new_privileges()
         offer = offered(outside)
         said = {}
-        for scope, user in ((None, NOBODY), ("0", NOBODY), ("1", NOBODY), ("2", NOBODY), ("1", 0)):
+        for scope, user in ((None, NOBODY), ("0", NOBODY), ("1", NOBODY), ("2", NOBODY), ("1", 0), ("3", 0)):
             monkeypatch.setattr(admission, "yama_scope", lambda scope=scope: scope)
             said[scope, user] = refusal(offer, user)
         return said
@@ -46,8 +46,10 @@ def test_a_process_of_somebody_else_may_not_be_inspected(monkeypatch: pytest.Mon
     said = in_child(body)
     for (scope, user), text in said.items():
         assert text.startswith(f"joining the domain at /somewhere as uid {user}: the server (uid {NOBODY}) "), text
-        assert f"process {outside}: process_vm_readv(2) says EPERM" in text and "CAP_SYS_PTRACE" in text
-        assert (f"ptrace_scope is {scope}" in text) == (scope in ("1", "2"))
+        assert f"process {outside}: process_vm_readv(2) says EPERM" in text
+        assert ("CAP_SYS_PTRACE" in text) == (scope != "3")
+        assert (f"ptrace_scope is {scope}" in text) == (scope in ("1", "2", "3"))
+        assert ("until the machine is restarted" in text) == (scope == "3")
         assert ("ptrace_scope to 0" in text) == ((scope, user) == ("1", NOBODY))
         assert ("user namespaces" in text) == (scope in ("1", "2") and user == NOBODY)
 
@@ -87,3 +89,24 @@ def test_oneself_may_be_inspected() -> None:
     assert yama_scope() in (None, "0", "1", "2", "3")
     with pytest.raises(ProcessLookupError):
         try_to_inspect(0)
+
+
+def test_faults_are_told_apart_from_flags() -> None:
+    """Letters in them are no flags."""
+
+    def body() -> Any:
+        seccomp.set_no_new_privileges()
+        offer = offered(os.getpid(), b"K\0SEND:errno=EPERM\0RECV:lost:name=org.example.FUP")
+        return offer.path_mode, offer.waits_killable, [fault.text for fault in offer.faults]
+
+    assert in_child(body) == (False, True, ["SEND:errno=EPERM", "RECV:lost:name=org.example.FUP"])
+
+
+def test_nonsense_instead_of_faults() -> None:
+    def body() -> Any:
+        seccomp.set_no_new_privileges()
+        with pytest.raises(ValueError):
+            offered(os.getpid(), b"K\0SEND")
+        return True
+
+    assert in_child(body)

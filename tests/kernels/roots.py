@@ -21,7 +21,7 @@ from tests.support.users import PACKAGES, PROJECT
 
 _SUITE = "trixie"
 _NEEDED = (
-    "base-files", "dash", "coreutils", "libc6-dev", "python3-dev", "python3-trio", "python3-cffi-backend",
+    "base-files", "dash", "coreutils", "libc6-dev", "python3-dev", "python3-trio", "python3-cffi",
     "python3-ptrace", "python3-pytest", "python3-hypothesis",
 )  # fmt: skip
 _COMPILERS = {"arm64": ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")}

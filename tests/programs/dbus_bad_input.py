@@ -7,10 +7,14 @@ Each is sent by a client of its own, which then calls the bus; another client se
 from __future__ import annotations
 
 import os
+import random
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 
-from kdbus.dbus.message import method_call
+from kdbus.dbus import version1
+from kdbus.dbus.message import Message, MessageType, method_call, signal
+from kdbus.dbus.values import Variant
 from tests.programs.dbus_peer import DRIVER, Gone, Peer, Raw
 
 
@@ -123,6 +127,66 @@ MESSAGES = {
 }
 
 
+SEEDS = (
+    message(),
+    version1.build(
+        replace(
+            method_call(
+                DRIVER,
+                "/a/b",
+                "a.b",
+                "M",
+                "sa{sv}(iu)ayb",
+                ("hi", {"k": Variant("d", 0.5), "l": Variant("as", ["x", "y"])}, (1, 2), b"abc", True),
+            ),
+            cookie=9,
+        )
+    ),
+    version1.build(
+        replace(
+            signal("/a/b", "a.b", "S", "ogvad", ("/x", "a{sv}", Variant("(sv)", ("x", Variant("ao", ["/y"]))), [1.0])),
+            cookie=9,
+        )
+    ),
+    version1.build(
+        Message(
+            type=MessageType.METHOD_RETURN,
+            cookie=9,
+            reply_cookie=77,
+            destination=DRIVER,
+            signature="aas",
+            body=([["a"], [], ["bc", "d"]],),
+        )
+    ),
+    version1.build(
+        Message(
+            type=MessageType.ERROR,
+            cookie=9,
+            reply_cookie=77,
+            error_name="a.b.E",
+            destination=DRIVER,
+            signature="s",
+            body=("text",),
+        )
+    ),
+    version1.build(
+        replace(method_call(DRIVER, "/a", "a.b", "M", "ynqiuxtd", (1, -2, 3, -4, 5, -6, 7, 0.5)), cookie=9), order="big"
+    ),
+)
+DAMAGED = 600
+
+
+def damaged(numbers: random.Random) -> bytes:
+    """A message in which some bytes are wrong, though none of its sizes: a longer one would be waited for."""
+    data = bytearray(numbers.choice(SEEDS))
+    places = [place for place in range(len(data)) if not 4 <= place < 16]
+    for _ in range(numbers.choice((1, 1, 1, 2, 3))):
+        place = numbers.choice(places)
+        likely = (0, 1, 2, data[place] ^ 1 << numbers.randrange(8), ord(numbers.choice("sgoavy(){}.:/_a0")))
+        data[place] = numbers.choice((numbers.randrange(256), *likely))
+    return bytes(data)
+
+
 def hangs_up(client: Peer, data: bytes) -> bool:
     """Whether the bus hangs up when it gets that. If not, it answers what comes behind."""
     try:
@@ -139,6 +203,11 @@ def main() -> None:
             with Peer() as client:
                 print(label, "-", "hung up" if hangs_up(client, data) else "answered", flush=True)
             other.driver("GetId")
+        numbers = random.Random(4711)
+        for count in range(DAMAGED):
+            data = damaged(numbers)
+            with Peer() as client:
+                print(count, data, "-", "hung up" if hangs_up(client, data) else "answered", flush=True)
         with Raw() as raw:
             raw.log_in()
             raw.write(message())

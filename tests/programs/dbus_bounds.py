@@ -56,6 +56,20 @@ def a_flood_of_signals_arrives_in_order(client: Peer, other: Peer) -> None:
     assert found == list(range(200))
 
 
+def signals_to_who_does_not_read_are_lost_and_nobody_waits(client: Peer, other: Peer) -> None:
+    client.driver("AddMatch", "s", "interface='a.b'")
+    for number in range(200):
+        other.emit("/", "a.b", "Large", "uay", number, bytes(300_000))
+    other.driver("GetId")
+    found = [client.wait_for("Large").body[0] for _ in range(10)]
+    # There is room again.
+    other.emit("/", "a.b", "Last")
+    while (message := client.wait(lambda message: message.interface == "a.b")).member != "Last":
+        found.append(message.body[0])
+    assert found[:10] == list(range(10))
+    assert found == sorted(found) and len(found) < 150, found
+
+
 def there_are_limits_of_rules_and_names(client: Peer, other: Peer) -> None:
     limit = f"{DRIVER}.Error.LimitsExceeded"
     for member, signature, *start in (("AddMatch", "s", "member='M"), ("RequestName", "su", "a.b", 0)):
@@ -105,6 +119,7 @@ CASES: tuple[Callable[[Peer, Peer], None], ...] = (
     who_floods_the_driver_and_does_not_read_is_cut_off,
     who_does_not_read_fills_its_own_queue_alone,
     a_flood_of_signals_arrives_in_order,
+    signals_to_who_does_not_read_are_lost_and_nobody_waits,
     there_are_limits_of_rules_and_names,
     a_large_message_arrives_while_others_go_on,
     clients_that_come_and_go,
