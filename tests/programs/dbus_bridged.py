@@ -227,14 +227,15 @@ def a_name_of_both_sides(client: Peer) -> None:
         assert second.driver("RequestName", "su", "t.Things", 0) == 2
         assert client.call("t.Things", "/things", "t.Things", "Echo", "v", (VALUES[0],)) == (VALUES[0],)
         client.wait_for("NameOwnerChanged")
-        with bus.subscribe("member='NameOwnerChanged',arg0='t.Things'") as changes:
+        with connect(BUS) as other, other.subscribe("member='NameOwnerChanged',arg0='t.Things'") as changes:
             bus.peer.release_name("t.Things")
             assert client.wait_for("NameOwnerChanged").body[2] == second.name
             assert changes.receive(timeout=PATIENCE).body[2] == ""
             assert changes.receive(timeout=PATIENCE).body[1] == ""
         answering = threading.Thread(target=second.serve, args=("Hi", "s", "there"))
         answering.start()
-        assert bus.call(method_call("t.Things", "/", "t.I", "Hi")).body == ("there",)
+        with connect(BUS) as other:
+            assert other.call(method_call("t.Things", "/", "t.I", "Hi")).body == ("there",)
         answering.join()
 
 
