@@ -51,6 +51,7 @@ _JOIN_OPTIONS = {"--domain": True, "--wait": True}
 _OWN_OPTIONS = {
     **_JOIN_OPTIONS,
     "--mode": True,
+    "--preload": False,
     "--no-preload": False,
     "--linger": False,
     "--die-with-parent": False,
@@ -296,7 +297,9 @@ def _replay(given: Given, words: list[str]) -> int:
     from interposer.replaying.replay import Replay
     from interposer.show import feed
 
-    command, tracer = Replay(given, words).prepare(feed)
+    replay = Replay(given, words)
+    _replace_if_nested(replay.program, None, verbose=False, wanted="replaying against")
+    command, tracer = replay.prepare(feed)
     return _end_like(_run_traced(given, command, tracer))
 
 
@@ -313,9 +316,9 @@ def _run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
             f"{of_server[0]} with --domain: that is its server's business",
             f"give {of_server[0]} to `kdbus serve`",
         )
-    dies_with_us, preload = "--die-with-parent" in given, "--no-preload" not in given
-    if options.self_serve:
-        _need_preloading(preload=preload)
+    dies_with_us, preload = "--die-with-parent" in given, _preload(given)
+    if options.self_serve or preload:
+        _need_preloading("--self-serve" if options.self_serve else "--preload", preload is not False)
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
@@ -387,16 +390,26 @@ def _replace_if_nested(command: Sequence[str], domain: str | None, *, verbose: b
         nested.run_nested(command, domain)
 
 
-def _need_preloading(*, preload: bool) -> None:
-    """Receivers serve themselves by means of a library that they are started with. Raises UsageError."""
+def _preload(given: Given) -> bool | None:
+    """Whether the program is to be started with a library, in either mode; None: as its mode wants it."""
+    if "--no-preload" in given:
+        if "--preload" in given:
+            attempted = "reading the options of `kdbus run`"
+            raise UsageError(attempted, "--preload and --no-preload", "give one of the two, or none")
+        return False
+    return True if "--preload" in given else None
+
+
+def _need_preloading(option: str, wanted: bool) -> None:
+    """`option` is done by a library that programs are started with, if that is wanted. Raises UsageError."""
     from interposer.launch.preloading import preloadable
 
-    if not preload or preloadable() is None:
+    if not wanted or preloadable() is None:
         raise UsageError(
             "reading the options of `kdbus run`",
-            "--self-serve is done by a library that programs are started with, and "
-            + ("there is none with --no-preload" if not preload else "there is none that can be here"),
-            "leave out " + ("one of the two" if not preload else "--self-serve"),
+            f"{option} is done by a library that programs are started with, and "
+            + ("there is none with --no-preload" if not wanted else "there is none that can be here"),
+            "leave out " + ("one of the two" if not wanted else option),
         )
 
 
@@ -407,7 +420,7 @@ def _join(
     wait_s: float,
     *,
     dies_with_us: bool,
-    preload: bool,
+    preload: bool | None,
     self_serve: bool,
     faults: Sequence[str],
 ) -> int:

@@ -70,6 +70,7 @@ usage: kdbus run [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                  with --domain, whose programs may differ in this
   --no-preload   in path mode, leave LD_PRELOAD as it is: there a library stands that makes calls which have nothing to
                  do with kdbus as fast as outside; all calls that name a path are then answered by the supervisor
+  --preload      have that library in mount mode as well, for files that are opened to be read and written, and mapped
   --linger       stay until the last process that PROGRAM has started has ended, daemons among them
   --die-with-parent
                  kill PROGRAM, though not what it has started, if this command ends before it, killed for instance;
@@ -159,7 +160,7 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 Such as, to see which sends are refused and why, and to see what a service hears and says:
 
   kdbus trace -Z -e SEND -- ./client
-  kdbus trace -y -e name=org.example.Service -o trace.txt -- sh -c './service & ./client'
+  kdbus trace -y -e name=org.example.Service -o trace.txt -- sh -c './service & ./client; wait'
 
 Times are those that a call took to be served, or that it waited. The trace never holds the program up for more than 10
 ms a call: if its reader is slower, records are dropped and counted. Into a file, it is written by a process of its own.
@@ -186,7 +187,7 @@ usage: kdbus record [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 
 Such as, to see later what two programs said to each other, and how long they took:
 
-  kdbus record -o talk -- sh -c './service & ./client'
+  kdbus record -o talk -- sh -c './service & ./client; wait'
   kdbus show -c talk
 
 What is recorded includes whatever the programs say, passwords included. Ends as `kdbus run` does.
@@ -248,7 +249,7 @@ What differs by nature is not compared: ids, cookies, times, addresses, messages
 only asks, receives or frees. Peers that have sent memfds or descriptors, or payloads that were not recorded whole,
 cannot be played. Such as:
 
-  kdbus record -o talk -- sh -c './service & ./client'
+  kdbus record -o talk -- sh -c './service & ./client; wait'
   kdbus replay talk -- ./service
   kdbus replay --play org.example.Service --mask '20[0-9-]+' talk -- ./client
 
@@ -285,7 +286,7 @@ and descriptors-left, which are warnings; failed-call, errno-differs, one-revisi
 not-judged, which are notes.
 docs/check.md has an example of each. Such as, to look at two programs, and, in CI, to have leaks and races fail:
 
-  kdbus check -- sh -c './service & ./client'
+  kdbus check -- sh -c './service & ./client; wait'
   kdbus check --error name-race --junit kdbus.xml -- ./run-tests
 
 Ends with 1 if there is an error and PROGRAM has ended with 0, else as `kdbus run` does.

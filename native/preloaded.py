@@ -12,9 +12,9 @@ STUB_ADDRESS = 0x550000000000
 STATE_PATH = b"/sys/module/kdbus/preload"
 """What it opens to learn about the tree of processes (`STATE_PATH`)."""
 
-STATE = struct.Struct("=IIQQ")
-"""`struct state`: whether a folder was handed out, whether a kdbusfs was mounted, the devices of the
-private folders at /sys/fs/kdbus and /sys/module/kdbus."""
+STATE = struct.Struct("=IIIIQQ")
+"""`struct state`: whether a folder was handed out, whether a kdbusfs was mounted, whether nodes are real
+files (and 0), the devices of the folders at /sys/fs/kdbus and /sys/module/kdbus."""
 
 
 def library() -> str | None:

@@ -303,7 +303,7 @@ static inline int open_bus(const char *name)
 			;
 		if (now_ns() >= deadline)
 			fail("no bus %s appeared within %llu seconds; is a service running, and inside the same\n"
-			     "kdbus run? For example: kdbus run -- sh -c './service & ./client'", name,
+			     "kdbus run? For example: kdbus run -- sh -c './service & ./client; wait'", name,
 			     PATIENCE / SECOND);
 	}
 	close(events);

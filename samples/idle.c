@@ -2,7 +2,7 @@
 /*
  * A service that is started when it is needed, and ends when it is not.
  *
- *     idle BUS [NAME [SECONDS]]       defaults: org.example.Idle, 0 seconds
+ *     idle [BUS [NAME [SECONDS]]]     defaults: <uid>-user, org.example.Idle, 0 seconds
  *
  * Each answer is the request in capitals. When nothing has come for that long, it says goodbye, which the bus refuses
  * while a message waits: so none is lost. Behind an activator the next message starts it again. With a file
@@ -10,7 +10,7 @@
  *
  *     [D-BUS Service]
  *     Name=org.example.Idle
- *     Exec=/path/to/idle 0-user
+ *     Exec=/path/to/idle
  *
  *     kdbus run --make-bus user --activate services -- ./program-that-calls-it
  */
@@ -59,6 +59,7 @@ static bool say_goodbye(const struct peer *peer)
 
 int main(int argc, char **argv)
 {
+	const char *bus = argc > 1 ? argv[1] : bus_name("user");
 	const char *name = argc > 2 ? argv[2] : "org.example.Idle";
 	const struct kdbus_msg *message;
 	struct peer peer;
@@ -67,9 +68,9 @@ int main(int argc, char **argv)
 
 	setlinebuf(stdout);
 	patience = argc > 3 ? strtoul(argv[3], &rest, 10) * SECOND : 0;
-	if (argc < 2 || argc > 4 || *rest)
-		fail("usage: idle BUS [NAME [SECONDS]]");
-	peer = connect_to_bus(argv[1], 0, 0);
+	if (argc > 4 || *rest)
+		fail("usage: idle [BUS [NAME [SECONDS]]]");
+	peer = connect_to_bus(bus, 0, 0);
 	acquire_name(&peer, name);
 	printf("serving %s\n", name);
 	for (;;) {
@@ -79,7 +80,7 @@ int main(int argc, char **argv)
 		message = receive(&peer);
 		if (!message) {
 			if (errno == ECONNRESET)
-				fail("the bus %s is gone", argv[1]);
+				fail("the bus %s is gone", bus);
 			continue;
 		}
 		if (message->flags & KDBUS_MSG_EXPECT_REPLY)

@@ -6,7 +6,7 @@
  *
  * Each answer is the request in capitals. Try it together with the client:
  *
- *     kdbus run -- sh -c './service & ./client'
+ *     kdbus run -- sh -c './service & ./client; wait'
  *
  * The bus ends with this program, and with the bus all connections, whatever is still queued in them. So after the last
  * answer the service stays until those whom it answered have left: the bus tells by a notification that a connection

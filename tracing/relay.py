@@ -6,8 +6,8 @@ goes on, in a file that is, whoever serves calls only passes on what they were: 
 them, and those of native code as they are. The other process makes records and lines of them, one after the other.
 
 What it has not come to yet is bounded: `BACKLOG` bytes there, and `tracing.output.KEPT` here. Beyond that, the program
-is slowed down to its pace, by `PATIENCE_S` for each call at most; what does not fit even then is dropped, counted, and
-told in its place.
+is slowed down to its pace, by `PATIENCE_S` for each call at most, or `AT_LEAST_S` for several; what does not fit even
+then is dropped, counted, and told in its place.
 
 It is forked, from a process that has one thread and little else yet, and ends with what it was forked from, once all is
 written. What a terminal sends to the whole group it ignores: the program decides what becomes of that.
@@ -34,7 +34,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NoReturn
 
-from tracing import output, recording
+from tracing import recording
 from tracing.native_calls import Batch, Known
 from tracing.output import Output
 from tracing.record import Event, Record, Tracer
@@ -42,8 +42,12 @@ from tracing.session import complain, tell_of_failure
 
 BACKLOG: Final = 64 << 20
 """Bytes."""
-PATIENCE_S: Final = 0.00025
-"""How long a call waits for room, in seconds; all of one batch wait at a time, for at least `output.PATIENCE_S`."""
+PATIENCE_S: Final = 0.001
+"""How long a call waits for room, in seconds; all of one batch wait at a time,"""
+AT_LEAST_S: Final = 0.25
+"""and for at least so long, as the other process may have to wait for a processor."""
+_NICE = 10
+"""Where there are fewer processors than there is to do, the programs come first."""
 _PIPE = 1 << 20
 _HEAD = struct.Struct("=2I")
 _RECORD, _BATCH, _DROPPED = range(3)
@@ -94,7 +98,7 @@ class Relay:
             self._lost += self._dropped
             self._dropped = 0
         data = b"".join(parts)
-        patience = max(output.PATIENCE_S, PATIENCE_S * count)
+        patience = max(AT_LEAST_S, PATIENCE_S * count)
         if self._dropped or not self._output.write(_HEAD.pack(kind, len(data)) + data, patience):
             self._dropped += count
             return False
@@ -115,6 +119,8 @@ def _work(tracer: Tracer, reading: int, parent: int) -> NoReturn:
     try:
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
+        with suppress(OSError):
+            os.nice(_NICE)
         hand_on(tracer, _Backlog(reading, parent))
         tracer.close()
         status = 0

@@ -45,7 +45,8 @@ not ours to touch.
 
 Weaknesses: a target at its limit of open files gets EMFILE from mmap, which the original never gave. ptrace requests
 must come from the thread that seized, so everything is done in one go, and nobody else is served for some 0.2 ms. No
-other thread may receive from the listener meanwhile. The aarch64 table follows the kernel's source and was never run.
+other thread may receive from the listener meanwhile. The aarch64 table was run in an
+emulator alone.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ from interposer.injection.binding import binding
 from interposer.injection.registers import LAYOUTS, RegisterLayout
 from interposer.target.ids import lines_of, read_file
 from native import memory
+from native.deputies import Stalled
 from native.notification import EndOfTargets, Listener, Notification
 
 # linux/ptrace.h. Numbers, since what is used of python-ptrace may be missing (interposer.injection.binding).
@@ -318,12 +320,16 @@ class SeizedThread:
         """
         text = b"/proc/self/fd/%d\0" % self._installed
         address = (int(getattr(registers, self._layout.stack_pointer)) - RED_ZONE - len(text)) & ~0xF
-        found = memory.read(self._id, address, len(text))
-        memory.write(self._id, address, text)
+        try:
+            found = memory.read(self._id, address, len(text))
+            memory.write(self._id, address, text)
+        except Stalled as stalled:
+            raise OSError(errno.EFAULT, "the stack does not come") from stalled
         try:
             yield address
         finally:
-            memory.write(self._id, address, found)
+            with suppress(Stalled):
+                memory.write(self._id, address, found)
 
     def _is_behind_call(self, registers: Any) -> bool:
         """Whether the thread has just left the trapped mmap, without having executed it."""

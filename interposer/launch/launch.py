@@ -122,6 +122,7 @@ class Launched:
     own_user_namespace    descriptor of it if it was made for the program, else -1
     waits_killable        whether the filter has SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     module_directory      path mode only: descriptor of the folder that the program finds at /sys/module/kdbus
+    spared                whether the program has the library whose calls are let through (`native/preload`)
     dies_with_us          whether the program is killed if this process ends before it, in whatever way; to be set
                           before `execute`
     caretaker             answers when this process has ended; None where a server has the listener, or if there was
@@ -143,6 +144,7 @@ class Launched:
         self.pid = pid
         self.mode = mode
         self.dies_with_us = False
+        self.spared = False
         self.command = list(command)
         self._folder = folder
         self.waits_killable = _KILLABLE in flags
@@ -241,22 +243,22 @@ def launch(
     *,
     held: bool = False,
     dies_with_us: bool = False,
-    preload: bool = True,
+    preload: bool | None = None,
     self_serve: bool = False,
 ) -> Launched:
     """Start `command` (the program, looked up in PATH as execvp(3) does, and its arguments), to be supervised by us.
 
     `mode` None: the first of the two that can be had here. `held`: it is not executed before `Launched.execute`.
-    `dies_with_us`: see `Launched`. `preload`: in path mode, the program gets the library that spares it traps
-    (`interposer.launch.preloading`). `self_serve`: it gets it in mount mode as well, as its receivers serve themselves
-    by means of it.
+    `dies_with_us`: see `Launched`. `preload`: whether the program gets the library that spares it traps
+    (`interposer.launch.preloading`); None: in path mode. `self_serve`: in mount mode, too, as its receivers serve
+    themselves by means of it.
     Where the program needs a user namespace, the calling process joins it, for good, and has all capabilities in
     it, which making nodes in the read-only folder of kdbusfs takes; so the caller must then have one thread.
     Raises what `launch_held` raises.
     """
     if mode is not Mode.PATH:
         try:
-            return _launch_mounted(command, held=held, dies_with_us=dies_with_us, preload=self_serve)
+            return _launch_mounted(command, held=held, dies_with_us=dies_with_us, preload=bool(preload) or self_serve)
         except NO_VIEW:
             if mode is Mode.MOUNT:
                 raise
@@ -264,7 +266,7 @@ def launch(
 
     folder = PrivateFolder()
     try:
-        launched = _launch(command, Mode.PATH, None, folder, preload=preload)
+        launched = _launch(command, Mode.PATH, None, folder, preload=preload is not False)
     except BaseException:
         folder.remove()
         raise
@@ -333,11 +335,13 @@ def _launch(
     if ignores_children:
         # Inherited so; the kernel would reap the child unseen, with its status.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    library = preloadable() if preload else None
+    # Where a server's nodes are mounted, nobody tells the library which they are.
+    spared = library is not None and mirror is None
     pid = os.fork()
     if pid == 0:
         ours.close()
-        library = preloadable() if preload else None
-        _become(command, architectures, theirs, ignores_children, mirror, library, mounts=mode is Mode.MOUNT)
+        _become(command, architectures, theirs, ignores_children, mirror, library, spared, mode is Mode.MOUNT)
     theirs.close()
     for mount in mirror or ():
         os.close(mount)
@@ -349,7 +353,9 @@ def _launch(
         ours.close()
         _end(pid)
         raise
-    return Launched(pid, message[1:], descriptors, ours, command, mode, folder)
+    launched = Launched(pid, message[1:], descriptors, ours, command, mode, folder)
+    launched.spared = spared
+    return launched
 
 
 def replace_process(command: Sequence[str]) -> InterposerError:
@@ -425,9 +431,11 @@ def _become(
     ignores_children: bool,
     mirror: view.Mirror | None,
     preloaded: str | None,
+    spared: bool,
     mounts: bool,
 ) -> NoReturn:
-    """The child's whole life. `preloaded`: the library that the program is to be started with."""
+    """The child's whole life. `preloaded`: the library that the program is to be started with; `spared`: what it calls
+    untrapped is let through."""
     try:
         launcher = os.getppid()
         _restore_inherited_state(ignores_children)
@@ -450,7 +458,7 @@ def _become(
             traps = seccomp_filter.mount_mode_traps
         listener, waits_killable = install_filter(
             seccomp_filter.build_for(
-                [(each, traps(each)) for each in architectures], STUB_ADDRESS if preloaded and not mounts else None
+                [(each, traps(each)) for each in architectures], STUB_ADDRESS if spared else None
             )
         )
         flags = (_KILLABLE if waits_killable else b"") + (_USER_NAMESPACE if own else b"")

@@ -47,7 +47,7 @@ from native.namespace import (
     RESOLVE_NO_XDEV,
     find,
     known_status,
-    openat2,
+    read_link,
 )
 
 _LONGEST_CHAIN = 40
@@ -156,7 +156,7 @@ class Lookup:
         follow: bool,
         resolve: int = 0,
     ) -> Located | None:
-        """Walk, within `identity`, which is the target's; None if the path leads elsewhere. Raises OSError."""
+        """Walk, within `identity`, which is the target's; None if the path leads elsewhere. Raises OSError, Stalled."""
         root = os.open(f"/proc/{thread}/root", _PATH)
         try:
             scoped = resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT)
@@ -221,7 +221,7 @@ class _Walk:
                 return None
         if not self._passed or self._absent:
             return None
-        if self._must_be_folder and not stat.S_ISDIR(os.fstat(self._current).st_mode):
+        if self._must_be_folder and not stat.S_ISDIR(known_status(self._current).st_mode):
             return Located(-1, errno.ENOTDIR)
         found, self._current = self._current, -1
         return Located(found, inside=self._inside)
@@ -266,7 +266,7 @@ class _Walk:
         elif position is not None:
             self._stand_at((_SYS, position))
         elif _identity(self._current) != _identity(self._root):
-            self._move(os.open("..", _PATH, dir_fd=self._current), inside=self._inside)
+            self._move(find(self._current, b"..", _PATH), inside=self._inside)
         return True
 
     def _down(self, name: bytes) -> bool:
@@ -279,7 +279,7 @@ class _Walk:
                     self._move(self._lookup.enter(position), inside=True)
                     return True
         try:
-            found = os.open(name, _PATH | os.O_NOFOLLOW, dir_fd=self._current)
+            found = find(self._current, name, _PATH | os.O_NOFOLLOW)
         except FileNotFoundError:
             if self._inside or name not in _NAMES:
                 raise
@@ -287,7 +287,7 @@ class _Walk:
                 if names[-1] == name and self._is_at(names[:-1]):
                     return self._down_absent(names)
             raise
-        if stat.S_ISLNK(os.fstat(found).st_mode) and (self._follow or self._must_be_folder or not self._is_last):
+        if stat.S_ISLNK(known_status(found).st_mode) and (self._follow or self._must_be_folder or not self._is_last):
             try:
                 return self._follow_link(found, name)
             finally:
@@ -311,13 +311,14 @@ class _Walk:
             return False
         if self._resolve & RESOLVE_NO_SYMLINKS:
             raise OSError(errno.ELOOP, "a symbolic link")
-        link = os.readlink(b"", dir_fd=found)
-        status, proc = os.fstat(found), self._proc()
-        if proc is not None and status.st_dev == proc[0]:
+        proc = self._proc()
+        is_of_proc = proc is not None and known_status(found).st_dev == proc[0]
+        link = os.readlink(b"", dir_fd=found) if is_of_proc else read_link(found, b"")
+        if proc is not None and is_of_proc:
             if _identity(self._current) == proc and name in (b"self", b"thread-self"):
                 self._components[:0] = _number_in(self._current, self._thread, name)
                 return True
-            if _identity(self._current) != proc and status.st_size != len(link):
+            if _identity(self._current) != proc and os.fstat(found).st_size != len(link):
                 return self._follow_magic_link(name)
         if link.startswith(b"/"):
             if self._resolve & RESOLVE_BENEATH:
@@ -331,7 +332,7 @@ class _Walk:
             raise OSError(errno.ELOOP, "a magic link")
         if self._resolve & (_SCOPED | RESOLVE_NO_XDEV):
             raise OSError(errno.EXDEV, "a magic link")
-        target = os.open(name, _PATH, dir_fd=self._current)
+        target = find(self._current, name, _PATH)
         self._move(target, inside=self._lookup.entered and self._lookup.is_private(target))
         return True
 
@@ -398,7 +399,7 @@ def _start_of(text: bytes) -> list[bytes]:
 
 def _in_root(root: int, names: tuple[bytes, ...]) -> int:
     path = b"/".join(names) or b"."
-    return openat2(root, path, _PATH, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return find(root, path, _PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
 
 def _identity(descriptor: int) -> Identity:

@@ -23,8 +23,7 @@ _COMM = 15
 
 
 class Replay:
-    """One replay: `script` is to be fed with the recording, then `command` is what is to be run, watched by `tracer`.
-    """
+    """One replay, against `program`, a command with its arguments; `script` is the recording."""
 
     def __init__(self, given: Given, words: list[str]) -> None:
         """Raises UsageError."""
@@ -38,7 +37,7 @@ class Replay:
         if not program:
             advice = f"give one: kdbus replay {self.path} -- PROGRAM"
             raise UsageError(_ATTEMPT, "there is no program to play against", advice)
-        self._program = program
+        self.program = program
         self._given = given
         self._patience_s = _seconds(given.last("--patience") or "5")
         for mask in given.get("--mask", []):
@@ -70,7 +69,7 @@ class Replay:
         play = Play(
             os.path.abspath(self.path),
             sorted(played),
-            self._program,
+            self.program,
             self._buses(),
             self._given.get("--mask", []),
             "--timing" in self._given,
@@ -87,7 +86,7 @@ class Replay:
         words = self._given.get("--play")
         if words:
             return self.script.chosen([each for word in words for each in word.split(",")])
-        return self.script.all_but(os.path.basename(self._program[0])[:_COMM])
+        return self.script.all_but(os.path.basename(self.program[0])[:_COMM])
 
     def _buses(self) -> dict[str, str]:
         """The names of buses and endpoints of now, by those of the recording; the given buses are asked for."""

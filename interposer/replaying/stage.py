@@ -40,6 +40,8 @@ from tracing.recording import BadRecording, read
 DIFFERENT = 1
 """The exit status where the live side differs, and has ended with 0."""
 _SUBREAPER = 36
+_MARK_S = 30.0
+"""How long a call of our own may take to come through the pipe, in seconds, before it is given up."""
 _SHOWN = 200
 """Lines of one difference that are shown at most."""
 
@@ -216,7 +218,7 @@ class _Stage:
         """Take what the live side has done before its end, which may still be on its way."""
         speaks_final()
         with suppress(queue.Empty):
-            while not isinstance(happened := self._happened.get(timeout=self._play.patience_s), _Mark):
+            while not isinstance(happened := self._happened.get(timeout=_MARK_S), _Mark):
                 if isinstance(happened, Record):
                     self._live.hear(happened)
 

@@ -99,7 +99,7 @@ def join(
     mode: Mode | None,
     *,
     dies_with_us: bool,
-    preload: bool = True,
+    preload: bool | None = None,
     self_serve: bool = False,
     faults: Sequence[str] = (),
 ) -> Joined:
@@ -124,7 +124,7 @@ def _launch(
     connection: socket.socket,
     mode: Mode | None,
     dies_with_us: bool,
-    preload: bool,
+    preload: bool | None,
     self_serve: bool,
     faults: Sequence[str],
 ) -> Launched:
@@ -155,19 +155,19 @@ def _launch(
 
 
 def _launch_held(
-    command: Sequence[str], mirror: Mirror | None, mode: Mode | None, preload: bool, self_serve: bool
+    command: Sequence[str], mirror: Mirror | None, mode: Mode | None, preload: bool | None, self_serve: bool
 ) -> Launched:
     """`mirror` is closed in any case. Raises what `launch_held` raises."""
     if mode is Mode.PATH:
         for mount in mirror or ():
             os.close(mount)
-        return launch_held_in_path_mode(command, preload=preload)
+        return launch_held_in_path_mode(command, preload=preload is not False)
     try:
         return launch_held(command, mirror, preload=self_serve)
     except NO_VIEW:
         if mode is Mode.MOUNT:
             raise
-    return launch_held_in_path_mode(command, preload=preload)
+    return launch_held_in_path_mode(command, preload=preload is not False)
 
 
 def _offer(connection: socket.socket, launched: Launched, faults: Sequence[str]) -> None:

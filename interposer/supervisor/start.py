@@ -51,11 +51,12 @@ def run(launched: Launched, options: RunOptions) -> int:
     """
     use_descriptors()
     mask = AttachFlagsMask(launched.parameters_directory)
+    module = os.fstat(launched.parameters_directory).st_dev
     os.close(launched.parameters_directory)
     supervisor = Supervisor(options, mask, probe=launched.waits_killable)
     place = places.make()
     try:
-        _add(supervisor, launched, options)
+        _add(supervisor, launched, options, module)
         # Who lingers also does what a signal asks for that comes after the program's end, and only the loop hears it.
         status = None if options.linger else serve_first_calls(supervisor, launched.pid)
         if status is None:
@@ -75,8 +76,8 @@ def run(launched: Launched, options: RunOptions) -> int:
         mask.close()
 
 
-def _add(supervisor: Supervisor, launched: Launched, options: RunOptions) -> None:
-    """Have the program's tree served, and its domain made."""
+def _add(supervisor: Supervisor, launched: Launched, options: RunOptions, module: int) -> None:
+    """Have the program's tree served, and its domain made. `module`: the device of /sys/module/kdbus."""
     files = NodeFiles(launched.kdbus_directory, (("control",),))
     mounted = MountedDomain(supervisor.new_domain(files), files)
     supervisor.shared.domains.append(mounted)
@@ -85,6 +86,8 @@ def _add(supervisor: Supervisor, launched: Launched, options: RunOptions) -> Non
     tree = supervisor.add(listener, waits_killable=launched.waits_killable, faults=options.faults)
     if launched.mode is Mode.MOUNT:
         tree.mounts.follow(mounted, launched.pid)
+        if launched.spared:
+            tree.spare_opens(files, module)
     else:
         tree.show_folder(files, launched.kdbus_directory, launched.module_directory)
     if options.buses:

@@ -37,6 +37,7 @@ from interposer.target.stalls import PostedWrites, Stalls
 from interposer.traps.exactly_once import Answers
 from interposer.traps.mounts import Mounts
 from interposer.traps.path_mode import PathCalls
+from interposer.traps.preloaded import Preloaded
 from interposer.traps.traps import MountedDomain, Traps
 from native.flow import STALL_ANSWER, STALL_CALL, STALL_OTHER, Stall
 from native.notification import Listener, Notification
@@ -75,6 +76,7 @@ class Tree:
         meet. Raises OSError."""
         self.faults = faults
         self._path_calls: PathCalls | None = None
+        self._preloaded: Preloaded | None = None
         self._aside: dict[int, Notification] = {}
         """Calls that are served, or answered, later."""
         self._shared = shared
@@ -120,6 +122,26 @@ class Tree:
         self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self._pump)
         self._mostly_elsewhere |= _by_number(self._path_calls.handlers())
         self.mounts.on_mount = self._path_calls.preloaded.mounted
+
+    def spare_opens(self, files: NodeFiles, module: int) -> None:
+        """Programs have the preloaded library in mount mode: answer what it asks (`interposer.traps.preloaded`).
+
+        `files`: the nodes at /sys/fs/kdbus; `module`: the device of /sys/module/kdbus. Raises OSError.
+        """
+        preloaded = Preloaded(files.device, module, real=True)
+        traps = self._traps
+
+        def open_(call: Notification) -> None:
+            if not preloaded.serve(self.listener, traps, call, call.arguments[0], call.arguments[1]):
+                traps.open(call)
+
+        def openat(call: Notification) -> None:
+            if not preloaded.serve(self.listener, traps, call, call.arguments[1], call.arguments[2]):
+                traps.openat(call)
+
+        self._mostly_elsewhere |= _by_number({"open": open_, "openat": openat})
+        self.mounts.on_mount = preloaded.mounted
+        self._preloaded = preloaded
 
     def kernel_keeps_promise(self) -> None:
         """This kernel is known to be free of the hole (`interposer.traps.exactly_once`): answers need no
@@ -237,6 +259,8 @@ class Tree:
         self.mounts.close()
         if self._path_calls is not None:
             self._path_calls.close()
+        if self._preloaded is not None:
+            self._preloaded.close()
         self._answers.close()
         self.listener.close()
 

@@ -159,13 +159,12 @@ class PathCalls:
                 return False
             if self._lookup.leads_elsewhere(call.pid, directory, name, follow=follow, resolve=resolve):
                 return False
-        except Stalled:
-            return False  # it is the caller who waits, in the kernel
-        caller = self._traps.caller(call)
-        try:
+            caller = self._traps.caller(call)
             found = self._lookup.locate(
                 call.pid, directory, name, identity_of(caller), follow=follow, resolve=resolve
             )
+        except Stalled:
+            return False  # it is the caller who waits, in the kernel
         except OSError:
             return False
         if found is None:
@@ -211,7 +210,7 @@ class PathCalls:
 
     def _open(self, call: Notification, directory: int, path: int, flags: int, resolve: int = 0) -> None:
         flags &= 0xFFFFFFFF
-        if self._open_for_preloaded(call, path, flags):
+        if self._preloaded.serve(self._listener, self._traps, call, path, flags):
             return
         follow = not flags & os.O_NOFOLLOW and flags & (os.O_CREAT | os.O_EXCL) != os.O_CREAT | os.O_EXCL
 
@@ -227,21 +226,6 @@ class PathCalls:
             self._traps.open_at(call, signed32(directory), path, flags)
         else:
             self._listener.respond_continue(call.id)
-
-    def _open_for_preloaded(self, call: Notification, path: int, flags: int) -> bool:
-        """Serve an open by the preloaded library, or of it; False, and nothing has happened, if it is any other."""
-        name = _name_at(call, path)
-        try:
-            opened = self._preloaded.open(name, call.architecture) if name else None
-        except OSError:
-            return False
-        if opened is None:
-            return False
-        try:
-            self._traps.answer(call, lambda: self._give(call, opened, close_on_exec=bool(flags & os.O_CLOEXEC)))
-        finally:
-            os.close(opened)
-        return True
 
     def _open_located(self, call: Notification, found: Located, caller: TargetCaller, flags: int) -> int | None:
         if found.descriptor < 0:

@@ -11,28 +11,37 @@ get an empty one. A descriptor of a file that everybody may have leads nowhere e
 whether there is a kdbusfs that a program has mounted. It maps the page, which is written here before the call is
 answered that makes the difference; so it is never late.
 
+In mount mode (`kdbus run --preload`) only opens for writing are trapped, so that the loader is on its own.
+
 Weakness: when the supervisor has ended, the loader finds the library by its path or complains.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
 from interposer.launch.filter import I386
 from interposer.launch.preloading import preloadable
+from interposer.traps.exactly_once import Interrupted
+from interposer.traps.traps import Traps
+from native import memory
+from native.notification import Listener, Notification
 from native.pool import Pool
 from native.preloaded import STATE, STATE_PATH
 
 _PAGE = 4096
+_PATH_LIMIT = 4096
 
 
 class Preloaded:
     """What one supervisor has for the preloaded libraries of its programs."""
 
-    def __init__(self, kdbus: int, module: int) -> None:
-        """Of the two folders, the devices. Raises OSError."""
+    def __init__(self, kdbus: int, module: int, *, real: bool = False) -> None:
+        """Of the two folders, the devices. `real`: in mount mode, where nodes are real files. Raises OSError."""
         self._devices = kdbus, module
+        self._real = real
         self._entered = self._mounted = False
         self._state = Pool(b"kdbus-preload", _PAGE)
         self._put()
@@ -51,7 +60,7 @@ class Preloaded:
         self._put()
 
     def _put(self) -> None:
-        self._state.write(0, STATE.pack(self._entered, self._mounted, *self._devices))
+        self._state.write(0, STATE.pack(self._entered, self._mounted, self._real, 0, *self._devices))
 
     def open(self, path: bytes, architecture: int) -> int | None:
         """A descriptor for who opens `path`, the caller's to close; None if it is none of this. Raises OSError.
@@ -68,6 +77,30 @@ class Preloaded:
             self._for_32_bits = os.memfd_create("kdbus-preload-32", os.MFD_CLOEXEC)
             os.write(self._for_32_bits, empty_library())
         return os.open(f"/proc/self/fd/{self._for_32_bits}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def serve(self, listener: Listener, traps: Traps, call: Notification, address: int, flags: int) -> bool:
+        """Serve an open of the path at `address` with `flags`; False, and nothing has happened, if it is another."""
+        try:
+            name = memory.read_string(call.pid, address, _PATH_LIMIT)
+            opened = self.open(name, call.architecture)
+        except OSError:
+            return False
+        if opened is None:
+            return False
+
+        def give() -> int:
+            try:
+                return listener.add_descriptor(call.id, opened, close_on_exec=bool(flags & os.O_CLOEXEC))
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ESRCH):
+                    raise Interrupted from error
+                return -(error.errno or errno.EIO)
+
+        try:
+            traps.answer(call, give)
+        finally:
+            os.close(opened)
+        return True
 
     def close(self) -> None:
         """Let go of everything. Idempotent."""

@@ -15,22 +15,42 @@
 extern char __libc_single_threaded __attribute__((weak));
 extern __typeof__(pthread_setcanceltype) pthread_setcanceltype __attribute__((weak));
 
-// What may open a node of a kdbusfs that a program has mounted.
+// What may open a node that is a real file: that of mount mode, or of a kdbusfs that a program has mounted.
 static bool opens_node(int flags)
 {
     return (flags & O_ACCMODE) != O_RDONLY && !(flags & (O_CREAT | O_PATH | O_DIRECTORY));
 }
 
+// Whether it is known before that the call has to be trapped. An open that empties the file cannot be made twice.
+static bool has_to_be_trapped(int directory, const char *path, int flags)
+{
+    if (kdbus_state && opens_node(flags) && (kdbus_state->mounted || (kdbus_state->real && flags & O_TRUNC)))
+        return true;
+    return !kdbus_try_untrapped(directory, path);
+}
+
+// Whether a node of mount mode was opened; it is closed again, as it has to be opened trapped.
+static bool was_node(long file, int flags)
+{
+    struct stat status;
+
+    if (!kdbus_state || !kdbus_state->real || !opens_node(flags) ||
+        kdbus_trapped(SYS_fstat, file, (long)&status, 0, 0, 0, 0) || !kdbus_is_node(&status))
+        return false;
+    kdbus_trapped(SYS_close, file, 0, 0, 0, 0, 0);
+    return true;
+}
+
 long kdbus_open(int directory, const char *path, int flags, mode_t mode)
 {
-    long result;
-
-    if (!(kdbus_state && kdbus_state->mounted && opens_node(flags)) && kdbus_try_untrapped(directory, path)) {
+    if (!has_to_be_trapped(directory, path, flags)) {
+        long result = untrapped(SYS_openat, directory, (long)path, flags, mode, 0, 0);
         int error;
 
-        result = untrapped(SYS_openat, directory, (long)path, flags, mode, 0, 0);
-        if (result >= 0)
+        if (result >= 0 && !was_node(result, flags))
             return result;
+        if (result >= 0)
+            return kdbus_trapped(SYS_openat, directory, (long)path, flags, mode, 0, 0);
         error = (int)-result;
         // What cannot be made in /sys/fs is for the supervisor to say.
         if (flags & O_CREAT && (error == EACCES || error == EROFS || error == EPERM))

@@ -11,13 +11,15 @@
 // tells when it has handed out the first one (`struct state`); from then on relative paths that begin on their devices
 // are trapped, and so are paths with magic links of /proc, as far as they name it.
 //
+// In mount mode nodes are real files, and the kernel finds all there is. Only opens are trapped, and those of nodes
+// have to be (opens.c).
+//
 // Weaknesses, after the first folder was handed out: a symbolic link to /proc/self/cwd or the like is not noticed, and
 // leads to a file where it should lead to a node; its first ioctl makes it one.
 
 #include "preload.h"
 
 #include <string.h>
-#include <sys/stat.h>
 
 // Longer ones are trapped; this has to fit on the stack of a signal handler.
 #define LONGEST_PATH 512
@@ -27,13 +29,18 @@ static long status_of(int directory, const char *path, struct stat *status, int 
     return untrapped(SYS_newfstatat, directory, (long)path, (long)status, flags, 0, 0);
 }
 
+bool kdbus_is_node(const struct stat *status)
+{
+    return status->st_dev == kdbus_state->kdbus || status->st_dev == kdbus_state->module;
+}
+
 static bool on_private_device(int directory)
 {
     struct stat status;
     long error = directory == AT_FDCWD ? status_of(AT_FDCWD, ".", &status, 0)
                                        : status_of(directory, "", &status, AT_EMPTY_PATH);
 
-    return error || status.st_dev == kdbus_state->kdbus || status.st_dev == kdbus_state->module;
+    return error || kdbus_is_node(&status);
 }
 
 bool kdbus_try_untrapped(int directory, const char *path)
@@ -86,7 +93,7 @@ bool kdbus_may_lead_here(int directory, const char *path, int error)
     struct stat status;
     size_t length, name, parent;
 
-    if (!kdbus_state || error != ENOENT)
+    if (!kdbus_state || kdbus_state->real || error != ENOENT)
         return false;
     length = strnlen(path, sizeof(copy));
     if (!length)

@@ -30,6 +30,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 
@@ -49,7 +50,9 @@
 struct state {
     uint32_t entered; // whether anybody may hold a folder of the private folder
     uint32_t mounted; // whether a program has mounted a kdbusfs of its own, whose nodes are real files
-    uint64_t kdbus;   // the devices that the two private folders are on, as st_dev has them
+    uint32_t real;    // mount mode: the nodes are real files, and no call but opens and mappings is trapped
+    uint32_t unused;
+    uint64_t kdbus;   // the devices that /sys/fs/kdbus and /sys/module/kdbus are on, as st_dev has them
     uint64_t module;
 };
 
@@ -78,6 +81,9 @@ long kdbus_result(long result);
 // Whether a path call may be made untrapped, and what it says be believed unless it fails as `kdbus_may_lead_here`
 // says. `path` was not looked at yet.
 bool kdbus_try_untrapped(int directory, const char *path);
+
+// Whether a file of that status is a node, or one of those that stand beside them.
+bool kdbus_is_node(const struct stat *status);
 
 // Whether it is the name of a component that the supervisor answers for where it does not exist.
 bool kdbus_is_ours(const char *name);

@@ -23,4 +23,4 @@ def test_with_and_without_flows(user: User, open_folder: Path) -> None:
 
 @pytest.mark.parametrize("user", ["root"], indirect=True)
 def test_in_path_mode(user: User, open_folder: Path) -> None:
-    run_all("stalled_paths", user, open_folder, options=["--mode", "path"])
+    run_all("stalled_paths", user, open_folder, options=["--mode", "path", "--no-preload"])

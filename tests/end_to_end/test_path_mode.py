@@ -31,7 +31,7 @@ __all__ = ["harness"]
 CALLS = "path_calls"
 _APART = {
     *(CALLS, "i386", "mixed-service", "mixed-service-2", "mounts", "namespaces", "traced"),
-    *("checked", "faults", "snapshot219", "version2"),
+    *("checked", "faults", "shelf_hostile", "snapshot219", "version2"),
 }
 """Programs that are about mounts, user namespaces, and threads traced by others, and those that need another program,
 or options of `kdbus`, which their own tests give."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The library that is preloaded in path mode: programs that have nothing to do with kdbus cannot tell it is there.
+"""The library that is preloaded: programs that have nothing to do with kdbus cannot tell it is there.
 
 `tests/programs/spared.c` makes every call that names a path; what it says must not depend on who answers: the kernel
 outside of `kdbus run`, the kernel by way of the library, or the supervisor.
@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from native.preloaded import library
+from tests.end_to_end.test_path_mode import cases, check, compiled
 from tests.support.compiling import compile_program
 from tests.support.users import User, current_user
 
@@ -25,6 +26,10 @@ LIBRARY = library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="there is no preloaded library for this machine")
 
 Folder = Callable[[User], Path]
+
+
+WITH = [["--mode", "path"], ["--mode", "mount", "--preload"]]
+"""The options with which the library is there."""
 
 
 def run_in(user: User, *command: str, preload: bool = True) -> list[str]:
@@ -63,8 +68,9 @@ def folder(open_folder: Path) -> Iterator[Folder]:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def test_calls_are_not_trapped(user: User, program: Path, folder: Folder) -> None:
-    outcome = user.run(run_in(user, str(program), str(folder(user)), "spared"))
+@pytest.mark.parametrize("options", WITH)
+def test_calls_are_not_trapped(user: User, options: list[str], program: Path, folder: Folder) -> None:
+    outcome = user.run(user.kdbus("run", *options, "--", str(program), str(folder(user)), "spared"))
     assert (outcome.status, outcome.output) == (0, "done\n")
 
 
@@ -86,12 +92,13 @@ def outcomes(output: str) -> list[str]:
     return said
 
 
-def test_calls_say_what_they_say_outside(user: User, program: Path, folder: Folder) -> None:
+@pytest.mark.parametrize("options", WITH)
+def test_calls_say_what_they_say_outside(user: User, options: list[str], program: Path, folder: Folder) -> None:
     def said(*, inside: bool) -> list[str]:
         command = [str(program), str(folder(user)), "outcomes"]
-        outcome = user.run(run_in(user, *command) if inside else command)
+        outcome = user.run(user.kdbus("run", *options, "--", *command) if inside else command)
         assert outcome.status == 0, outcome.output
-        return [line for line in outcomes(outcome.output) if "/sys/fs/kdbus" not in line]
+        return [line for line in outcomes(outcome.output) if "/sys/fs/" not in line]
 
     outside = said(inside=False)
     assert len(outside) > 2500
@@ -109,8 +116,9 @@ def test_calls_say_the_same_trapped(user: User, program: Path, folder: Folder) -
     assert said(preload=True) == said(preload=False)
 
 
-def test_no_call_is_broken_off(user: User, program: Path, folder: Folder) -> None:
-    outcome = user.run(run_in(user, str(program), str(folder(user)), "timer"))
+@pytest.mark.parametrize("options", WITH)
+def test_no_call_is_broken_off(user: User, options: list[str], program: Path, folder: Folder) -> None:
+    outcome = user.run(user.kdbus("run", *options, "--", str(program), str(folder(user)), "timer"))
     assert (outcome.status, outcome.output) == (0, "0 failed\n")
 
 
@@ -161,6 +169,19 @@ def test_programs_of_every_day(user: User, script: str, project: Path) -> None:
     for preload in (True, False):
         inside = user.run(run_in(user, *command, preload=preload), folder=project)
         assert (inside.status, inside.output) == (outside.status, outside.output)
+
+
+@pytest.mark.parametrize("name", ["path_calls", "readiness", "lifetimes", "descriptors", "attach_flags", "mounts"])
+def test_kdbus_in_mount_mode(user: User, name: str, open_folder: Path) -> None:
+    """Nodes are opened as ever, those of a kdbusfs of the program's own among them. Path mode has tests of its own."""
+    command = user.kdbus("run", "--mode", "mount", "--preload", "--", str(compiled(name, open_folder)))
+    outcome = user.run([*command, *cases(name, user)])
+    check(outcome.output, outcome.status)
+
+
+def test_it_is_wanted_or_not(user: User) -> None:
+    outcome = user.run(user.kdbus("run", "--preload", "--no-preload", "--", "true"))
+    assert (outcome.status, "give one of the two, or none" in outcome.output) == (125, True)
 
 
 def test_what_is_given_by_LD_PRELOAD_comes_first(user: User, open_folder: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_client_that_asks_less(recording: Recording) -> None:
 
 def test_a_client_that_asks_more(recording: Recording) -> None:
     arguments = own(("buyer", "0-talk", "bread", "milk", "eggs"))
-    status, output = recording.replay("--patience", "0.5", program=recording.buyer, arguments=arguments)
+    status, output = recording.replay("--patience", "30", program=recording.buyer, arguments=arguments)
     assert status == 1
     assert '+    payload, 5 bytes: "eggs\\0"' in output.splitlines()
 
@@ -200,3 +200,11 @@ def test_what_is_damaged_is_not_played(recording: Recording, tmp_path: Path) -> 
 def test_what_cannot_be_done(words: tuple[str, ...], part: str) -> None:
     outcome = current_user().run(current_user().kdbus("replay", *words))
     assert outcome.status == 125 and part in outcome.output, outcome.output
+
+
+def test_not_within_another(recording: Recording) -> None:
+    user = current_user()
+    inner = user.kdbus("replay", str(recording.path), "--", recording.buyer, *own(BUYER))
+    outcome = user.run(user.kdbus("run", "--", *inner))
+    assert outcome.status == 125
+    assert f"replaying against '{recording.buyer}': an outer `kdbus run` serves" in outcome.output

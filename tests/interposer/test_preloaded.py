@@ -43,11 +43,11 @@ def test_the_state_is_seen_at_once_and_cannot_be_written(given: Preloaded) -> No
     descriptor = given.open(STATE_PATH, X86_64.audit)
     assert descriptor is not None
     with mmap.mmap(descriptor, 4096, prot=mmap.PROT_READ) as page:
-        assert STATE.unpack_from(page) == (0, 0, KDBUS, MODULE)
+        assert STATE.unpack_from(page) == (0, 0, 0, 0, KDBUS, MODULE)
         given.entered()
-        assert STATE.unpack_from(page) == (1, 0, KDBUS, MODULE)
+        assert STATE.unpack_from(page) == (1, 0, 0, 0, KDBUS, MODULE)
         given.mounted()
-        assert STATE.unpack_from(page) == (1, 1, KDBUS, MODULE)
+        assert STATE.unpack_from(page) == (1, 1, 0, 0, KDBUS, MODULE)
     with pytest.raises(PermissionError):
         mmap.mmap(descriptor, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     with pytest.raises(OSError):

@@ -2,7 +2,8 @@
 """One emulated machine, from its switching on to its end.
 
 Everything is emulated, the processor included, by as many threads as it has processors: two, since much of what can go
-wrong here needs two. What the machine prints is kept. A machine that has not ended in time is switched off.
+wrong here needs two. What the machine prints is kept. A machine that has not ended in time is switched off, as is one
+whose starter is killed.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def run(kind: Kind, kernel: Path, first: Path, root: Path, job: Path, seconds: f
     ]  # fmt: skip
     with (job / "console").open("wb+") as console:
         process = subprocess.Popen(
-            ["nice", "-n", str(_NICENESS), *command],
+            ["setpriv", "--pdeathsig", "KILL", "nice", "-n", str(_NICENESS), *command],
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,

@@ -63,11 +63,11 @@ def _build_helper(root: Root, folder: Path) -> None:
     """Build the project's C helper in `folder`, warnings being errors but in what cffi writes."""
     source = folder / "_helper.c"
     make_builder(folder).emit_c_code(str(source))
-    (python,) = (root.path / "usr" / "include").glob("python3.*")
-    headers = [
-        f"-isystem{python}",
-        *(f"-isystem{each}" for each in (root.path / "usr" / "include").glob("*-linux-gnu")),
-    ]
+    include = root.path / "usr" / "include"
+    (python,) = include.glob("python3.*")
+    # The kernel's headers are there for other architectures as well.
+    triple = root.compiler[0].removesuffix("-gcc")
+    headers = [f"-isystem{python}", f"-isystem{include / triple}"]
     compile_ = [*root.compiler, *BASE_FLAGS, "-fPIC", "-DPy_LIMITED_API=0x030b0000", *headers, f"-I{folder}"]
     objects = []
     for name, flags in ((source.name, ()), *((name, WARNING_FLAGS) for name in SOURCES)):

@@ -6,8 +6,8 @@
  *     spared     forbids all such calls but those from the page of the preloaded library, with a filter of its own, and
  *                tells which of its calls come from elsewhere
  *     outcomes   tells what the calls say: about what exists, what does not, bad addresses and arguments
- *     timer      opens, looks and asks for a second while a timer interrupts it each half millisecond; tells how often
- *                a call failed
+ *     timer      opens, looks, maps and asks for a second while a timer interrupts it each half millisecond; tells how
+ *                often a call failed
  */
 #define _GNU_SOURCE
 #define _LARGEFILE64_SOURCE
@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -153,8 +154,13 @@ static int some(const void *found)
 	CALL(getcwd_none, there(path, buffer, 0))
 
 static char start[PATH_MAX];
-static int folder, watch;
+static int folder, watch, file;
 static void *volatile nowhere;
+
+static int mapped(void *memory)
+{
+	return memory == MAP_FAILED ? -1 : munmap(memory, 4096);
+}
 
 static int told(FILE *stream)
 {
@@ -263,6 +269,8 @@ static void spared(const char *path)
 	CALL(realpath_relative, some(realpath("./inner/../file", buffer)))
 	CALL(missing, stat("missing", &status))
 	CALL(missing_folder, stat("missing/file", &status))
+	CALL(mmap, mapped(mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0)))
+	CALL(mmap64, mapped(mmap64(NULL, 4096, PROT_READ, MAP_SHARED, file, 0)))
 	CALL(chdir, chdir(".."))
 	CALL(fchdir, fchdir(folder))
 	CALL(getcwd, some(getcwd(buffer, sizeof(buffer))))
@@ -287,6 +295,14 @@ static void forbid(void)
 		FORBID(SYS_readlinkat), FORBID(SYS_getcwd), FORBID(SYS_chdir), FORBID(SYS_statfs),
 		FORBID(SYS_inotify_add_watch), FORBID(SYS_getxattr), FORBID(SYS_lgetxattr), FORBID(SYS_listxattr),
 		FORBID(SYS_llistxattr),
+		/* Shared, and not writable. */
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mmap, 0, 6),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[3])),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, MAP_PRIVATE, 3, 0),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, PROT_WRITE, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | FORBIDDEN),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 		/* Without AT_EMPTY_PATH only. */
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_newfstatat, 0, 3),
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[3])),
@@ -328,6 +344,7 @@ static int interrupted(void)
 		failed += !!closed(open("file", O_RDWR));
 		failed += !!stat("file", &status);
 		failed += !!access("file", R_OK);
+		failed += !!mapped(mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0));
 		failed += !stat("missing", &status) || errno != ENOENT;
 		clock_gettime(CLOCK_MONOTONIC, &now);
 	} while (now.tv_sec - begin.tv_sec + (now.tv_nsec - begin.tv_nsec) / 1e9 < 1 || signals < 100);
@@ -351,6 +368,7 @@ int main(int argc, char **argv)
 	CHECKED(chdir(argv[1]));
 	CHECKED(folder = open(".", O_RDONLY | O_DIRECTORY));
 	CHECKED(watch = inotify_init());
+	CHECKED(file = open("file", O_RDONLY));
 	if (!getcwd(start, sizeof(start)))
 		return 2;
 	if (!strcmp(argv[2], "timer")) {

@@ -20,6 +20,7 @@
 static struct server {
 	int fd, held, go;
 	__u32 hold;	/* the kind of request that is not answered until `go`; 0 for none */
+	int passed;	/* so many of them are, before */
 	char content[PAGE];
 } *server;	/* shared with the child */
 
@@ -85,7 +86,7 @@ static void serve_files(void)
 	while (read(server->fd, room, ROOM) > 0) {
 		const struct fuse_in_header *request = (const void *)room;
 
-		if (__atomic_load_n(&server->hold, __ATOMIC_SEQ_CST) == request->opcode) {
+		if (__atomic_load_n(&server->hold, __ATOMIC_SEQ_CST) == request->opcode && !server->passed--) {
 			post(server->held);
 			await(server->go);
 			__atomic_store_n(&server->hold, 0, __ATOMIC_SEQ_CST);
@@ -197,6 +198,23 @@ ROOT_CASE(a_path_that_does_not_come)
 {
 	begin_files();
 	GE(act_against(FUSE_LOOKUP, open_it, (void *)FILE_PATH), 0);
+}
+
+static int look_twice(void *path)
+{
+	struct stat status;
+
+	EQ(stat(path, &status), -1);
+	EQ(errno, ENOENT);
+	return stat(path, &status);
+}
+
+/* Where something could be of which the kernel does not know: the path is looked at again, step by step. */
+ROOT_CASE(a_path_that_does_not_come_the_second_time)
+{
+	begin_files();
+	server->passed = 1;
+	EQ(act_against(FUSE_LOOKUP, look_twice, (void *)(FOLDER "/kdbus")), -1);
 }
 
 ROOT_CASE(a_relative_path_that_does_not_come)

@@ -87,7 +87,7 @@ CASE(silent_service)
 	EQ(acquire(service, "org.example.Silent"), 0);
 	EQ(say(client, KDBUS_DST_ID_NAME, "org.example.Silent", 7, 20000, 0), 0);
 	EQ(command(service, KDBUS_CMD_RECV, &recv), 0);
-	EQ(say(client, KDBUS_DST_ID_NAME, "org.example.Silent", 8, 20, KDBUS_SEND_SYNC_REPLY), -ETIMEDOUT);
+	EQ(say(client, KDBUS_DST_ID_NAME, "org.example.Silent", 8, 300, KDBUS_SEND_SYNC_REPLY), -ETIMEDOUT);
 	close(client);
 	close(service);
 	close(bus);

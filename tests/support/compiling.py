@@ -21,6 +21,7 @@ WRITTEN_FOR = {
     "self_serve": "final",
     "shelf_hostile": "final",
     "snapshot219": "219",
+    "stalls_final": "final",
     "trouble-final": "final",
     "version2": "2",
 }

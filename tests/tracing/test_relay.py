@@ -90,6 +90,7 @@ def test_what_finds_no_room_is_counted(
     for module, name, value in (
         (relay, "BACKLOG", 1000),
         (relay, "PATIENCE_S", 0.0),
+        (relay, "AT_LEAST_S", 0.0),
         (output, "PATIENCE_S", 0.0),
         (output, "KEPT", 10000),
     ):
