@@ -81,6 +81,7 @@ class Union:
         Raises Unreachable for the daemon, Error for the bus.
         """
         self._ear = await self._connect()
+        self._ear.before_waiting = self._tell_idle
         self._asker = await self._connect()
         with (
             ExitStack() as stack,
@@ -160,9 +161,12 @@ class Union:
                 except ErrorReply as reason:
                     _LOG.info("not passed on: %s", reason.text)
             self._ear_busy = False
-            if not self._ear.has_more:
-                self._ear_idle.set()
-                self._ear_idle = trio.Event()
+
+    def _tell_idle(self) -> None:
+        """The ear has heard all that there is, or a part of a message."""
+        if not self._ear.has_more:
+            self._ear_idle.set()
+            self._ear_idle = trio.Event()
 
     async def _heard(self, message: Message, *, large: bool) -> None:
         """Raises ErrorReply."""
