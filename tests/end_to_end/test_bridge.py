@@ -26,30 +26,18 @@ def folder(open_folder: Path) -> Path:
     target = found / "tests" / "programs"
     target.mkdir(parents=True)
     (target.parent / "__init__.py").touch()
-    (found / "services").mkdir()
     for program in (*PROGRAMS.glob("dbus_*.py"), *PROGRAMS.glob("client_*.py")):
         shutil.copy(program, target)
     return found
 
 
-CONFIGURATION = """\
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig><type>session</type><listen>unix:tmpdir=/tmp</listen><servicedir>{folder}/services</servicedir>
-<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/>
-<allow own="*"/></policy></busconfig>
-"""
-
-
 @contextmanager
 def daemon(user: User, folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The address of a dbus-daemon that runs as the user, and its process."""
-    configuration = folder / "configuration"
-    configuration.write_text(CONFIGURATION.format(folder=folder))
     for program in ("dbus-daemon", "gdbus", "dbus-send"):
         if shutil.which(program) is None:
             pytest.skip(f"there is no {program}")
-    command = ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--print-address=1"]
+    command = ["dbus-daemon", "--session", "--nofork", "--print-address=1", "--address=unix:tmpdir=/tmp"]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -103,17 +91,6 @@ def test_programs_of_others(user: User, folder: Path) -> None:
     outcome = bridged(user, folder, "sh", "-c", script)
     expected = ["('hello',)", "there", *(["METHOD_RETURN"] if tool else [])]
     assert outcome.output.split() == expected, outcome.output
-
-
-def test_what_the_daemon_starts(user: User, folder: Path) -> None:
-    for name, command in (
-        ("t.Started", f"{user.python} -m tests.programs.dbus_activated serve t.Started"),
-        ("t.Broken", "/bin/false"),
-    ):
-        text = f"[D-BUS Service]\nName={name}\nExec={command}\n"
-        (folder / "services" / f"{name}.service").write_text(text)
-    outcome = bridged(user, folder, user.python, "-m", MODULE, "start")
-    assert outcome.output.splitlines() == ["('first',)", "('second',)", "quit", "('third',)", "PeerGone"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
