@@ -34,7 +34,8 @@ REVISIONS = ("3", "final")
 
 DESCRIPTION = """\
 Measure how fast kdbus programs are under `kdbus run`, and what others pay for it, in comparison with a bare trap, a
-unix socket, dbus-daemon and dbus-broker. Peers that are not installed are named; all of them together:
+unix socket, dbus-daemon and dbus-broker, and how fast D-Bus programs are with `kdbus proxy`. Peers that are not
+installed are named; all of them together:
 apt-get install gcc libc6-dev libsystemd-dev dbus dbus-broker strace.
 Without --quick it takes up to 20 minutes. The machine should have nothing else to do.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The D-Bus message buses to compare with: private ones, started for the run and gone afterwards.
+"""The D-Bus message buses to compare: private ones, started for the run and gone afterwards.
 
 dbus-daemon is started as a session bus on a socket of ours, with the distribution's session.conf, as any desktop does.
 
@@ -15,6 +15,8 @@ Alternative considered: starting the program dbus-broker itself and taking the l
 of its own, policies included, which has no stable documentation.
 
 Weakness: dbus-broker needs dbus-daemon here, so without the latter both are missing.
+
+The third is ours, to be compared with these: `kdbus proxy`, on a bus of a `kdbus run` of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from benchmarks.execution import CannotRun, Execution, NotInstalled
 DAEMON = "dbus-daemon"
 BROKER = "dbus-broker"
 NAMES = (DAEMON, BROKER)
+"""Those of others."""
+PROXY = "kdbus proxy"
 
 _JOURNAL = Path("/run/systemd/journal/socket")
 _START_SECONDS = 20.0
@@ -54,7 +58,8 @@ _WITHOUT_JOURNAL = 'shift; LISTEN_PID=$$ exec "$@"'
 
 @contextmanager
 def message_buses(execution: Execution) -> Iterator[dict[str, str | CannotRun]]:
-    """Start the message buses. Yields for each of `NAMES` its D-Bus address, or why it is missing."""
+    """Start the message buses. Yields for each of `NAMES`, and for the proxy, its D-Bus address, or why it is
+    missing."""
     with ExitStack() as stack:
         found: dict[str, str | CannotRun] = {}
         try:
@@ -69,6 +74,10 @@ def message_buses(execution: Execution) -> Iterator[dict[str, str | CannotRun]]:
             found[BROKER] = stack.enter_context(_broker(execution, daemon))
         except CannotRun as error:
             found[BROKER] = error
+        try:
+            found[PROXY] = stack.enter_context(_proxy(execution))
+        except CannotRun as error:
+            found[PROXY] = error
         yield found
 
 
@@ -91,6 +100,22 @@ def _daemon(execution: Execution) -> Iterator[str]:
         if not line:
             raise CannotRun(f"dbus-daemon does not start: {_last_line(execution, DAEMON)}")
         yield line
+
+
+@contextmanager
+def _proxy(execution: Execution) -> Iterator[str]:
+    address = f"unix:path={execution.folder / 'kdbus-proxy.socket'}"
+    reading, writing = os.pipe()
+    proxy = [*execution.kdbus, "proxy", "--bus", "benchmarks", "--listen", address, "--ready-fd", str(writing)]
+    run = [*execution.kdbus, "run", "--make-bus", "benchmarks", "--"]
+    with ExitStack() as stack:
+        ready, told = stack.enter_context(open(reading, "rb")), stack.enter_context(open(writing, "wb"))
+        log = stack.enter_context(_log(execution, "kdbus-proxy"))
+        stack.enter_context(execution.started([*run, *proxy], log, log, pass_fds=[writing]))
+        told.close()
+        if not select.select([ready], [], [], _START_SECONDS)[0] or not ready.read(1):
+            raise CannotRun(f"`kdbus proxy` does not serve: {_last_line(execution, 'kdbus-proxy')}")
+        yield address
 
 
 @contextmanager

@@ -133,6 +133,7 @@ def play(program: Path, settings: Settings, *, first: int, seconds: float | None
                 supervised.tell(str(number))
                 outcome.calls += int(supervised.line(_ROUND_SECONDS).split()[2])
                 outcome.rounds += 1
+                supervised.await_loop()
                 if unexpected := supervised.unexpected():
                     raise SupervisorFailed(unexpected)
                 now = footprint(supervised.pid)

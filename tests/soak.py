@@ -102,6 +102,7 @@ def soak(program: Path, *, seconds: float, members: int, seed: int, stretch: flo
             supervised.tell(str(int(stretch * 1000)))
             balance.add(supervised.line(stretch + _PATIENCE))
             balance.stretches += 1
+            supervised.await_loop()
             now = footprint(supervised.pid)
             balance.memory.append(now.memory)
             if baseline is None:

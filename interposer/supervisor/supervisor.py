@@ -89,6 +89,7 @@ class Supervisor:
         """Names of the revisions that programs have spoken, in whichever domain."""
         self._news = select.epoll()
         self._trees: dict[int, Tree] = {}
+        self._over = False
         self._next: tuple[Tree, Notification] | None = None
         """A call that was received while trio slept: the broker's, and nothing is received before it is served."""
         self._sleep = -1
@@ -322,6 +323,8 @@ class Supervisor:
     def serve_turn(self) -> None:
         """Serve the traps that are there, and those that follow at once, whatever else there is to do meanwhile; and
         what has ended."""
+        if self._over:
+            return
         if self._mount_news():
             # The poll of `news_fileno` has used them up, so the engine would not see them.
             self.housekeep(news=True)
@@ -428,6 +431,8 @@ class Supervisor:
 
     def housekeep(self, *, news: bool) -> None:
         """Hang-ups, deadlines, cancelled and interrupted calls, if there are any or if there is `news` of them."""
+        if self._over:
+            return
         now = time.monotonic_ns()
         self._flows.look(now)
         due = self.next_deadline_ns()
@@ -523,7 +528,9 @@ class Supervisor:
         return ended == len(self._trees)
 
     def end_domains(self) -> None:
-        """Disconnect everybody, as an unmount would: waiting calls are answered, handles hang up."""
+        """Disconnect everybody, as an unmount would: waiting calls are answered, handles hang up. Nothing is served any
+        more, also by a task whose turn has come already."""
+        self._over = True
         self._flows.recall()
         for mounted in self.shared.domains:
             mounted.domain.deactivate()

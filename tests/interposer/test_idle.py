@@ -207,3 +207,11 @@ def test_news_of_mounts_that_were_used_up_by_looking_are_not_lost() -> None:
     assert not supervisor.wait_natively(1 << 62)
     tree.mounts.has_news = lambda: True
     assert supervisor.wait_natively(1 << 62)
+
+
+def test_nothing_is_served_once_the_domains_have_ended() -> None:
+    """Nothing is touched either: descriptors are closed by then."""
+    supervisor = Supervisor.__new__(Supervisor)
+    supervisor._over = True
+    supervisor.serve_turn()
+    supervisor.housekeep(news=True)

@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 
 from interposer.launch.program import has_moved
 from tests.support.compiling import compile_program
+from tests.support.supervised import await_caught
 from tests.support.users import User
 
 PATIENCE_S = 60
@@ -64,17 +64,6 @@ def started(
             process.wait()
         if process.stderr is not None:
             process.stderr.close()
-
-
-def await_caught(process: int, number: int) -> None:
-    """Wait until a process catches the signal `number`, which it has ignored so far."""
-    stop = time.monotonic() + PATIENCE_S
-    while True:
-        text = Path(f"/proc/{process}/status").read_text()
-        if int(text.partition("SigCgt:")[2].split()[0], 16) >> number - 1 & 1:
-            return
-        assert time.monotonic() < stop, text
-        os.sched_yield()
 
 
 def test_daemon_finds_kdbus_gone_with_the_program(user: User, program: Path, pipe: Path) -> None:

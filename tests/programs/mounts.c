@@ -6,6 +6,7 @@
  * ordinary user gets a user namespace with it, and is root there.
  */
 #include "e2e.h"
+#include "supervisor.h"
 
 #include <limits.h>
 #include <linux/capability.h>
@@ -695,20 +696,6 @@ CASE(a_call_after_an_unmount)
 	}
 }
 
-static int parent_of(pid_t process)
-{
-	char path[64], text[512] = "";
-	int fd, parent;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", process);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	CHECK(fd >= 0);
-	GE(read(fd, text, sizeof(text) - 1), 1);
-	close(fd);
-	EQ(sscanf(strrchr(text, ')') + 1, " %*c %d", &parent), 1);
-	return parent;
-}
-
 /* Of the supervisor, once it has looked after all that has been closed: it does so before it serves the next call. */
 static int descriptors_of(pid_t process)
 {
@@ -743,10 +730,11 @@ static int children_of(pid_t process)
 /* Neither descriptors nor children stay behind in the supervisor, whose child is this program's main process. */
 ROOT_CASE(nothing_stays_behind)
 {
-	pid_t supervisor = parent_of(getppid());
-	int before = 0, children = children_of(supervisor);
+	pid_t parent = supervisor();
+	int before = 0, children = 0;
 
 	begin_case();
+	await_loop();
 	for (int round = 0; round < 30; round++) {
 		struct bus bus;
 
@@ -755,10 +743,12 @@ ROOT_CASE(nothing_stays_behind)
 		bus = bus_at(HERE);
 		EQ(try_unmount(HERE, 0), 0);
 		close(bus.fd);
-		if (round == 9)
-			before = descriptors_of(supervisor);
+		if (round == 9) {
+			before = descriptors_of(parent);
+			children = children_of(parent);
+		}
 	}
-	EQ(descriptors_of(supervisor), before);
+	EQ(descriptors_of(parent), before);
 	/* The program and the caretaker. */
-	EQ(children_of(supervisor), children);
+	EQ(children_of(parent), children);
 }

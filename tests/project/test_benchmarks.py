@@ -27,7 +27,7 @@ from benchmarks.command_line import REVISIONS, main
 from benchmarks.execution import SOURCES, CannotRun, NotInstalled, execution, parse_samples
 from benchmarks.figures import Figure, Results, Table, summarize
 from benchmarks.groups import GROUPS, KDBUS, SERVED_TRAP, SYNCHRONOUS, TRAP, Context, Group, Task, size
-from benchmarks.message_buses import BROKER, DAEMON, NAMES, message_buses
+from benchmarks.message_buses import BROKER, DAEMON, NAMES, PROXY, message_buses
 from benchmarks.settings import QUICK
 from benchmarks.targets import Target
 
@@ -279,7 +279,7 @@ def test_message_buses_that_are_not_installed_are_named(monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path))
     with execution() as programs, message_buses(programs) as found:
         reasons = {name: str(reason) for name, reason in found.items()}
-    assert set(reasons) == set(NAMES)
+    assert set(reasons) == {*NAMES, PROXY}
     assert reasons[DAEMON].endswith("apt-get install dbus")
     assert reasons[BROKER].endswith("apt-get install dbus-broker")
 

@@ -29,6 +29,7 @@ from typing import IO
 
 from tests.support.users import PROJECT, User
 
+_PATIENCE_S = 60
 GUARANTEE = "KDBUS_EXACTLY_ONCE"
 _STATISTICS = re.compile(
     r"^kdbus: (\d+) calls served by the broker, (\d+) natively$"
@@ -80,6 +81,18 @@ def footprint(pid: int) -> Footprint:
     children = sum(len((folder / "task" / thread / "children").read_text().split()) for thread in threads)
     pages = int((folder / "statm").read_text().split()[1])
     return Footprint(descriptors, pools, children, len(threads), pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def await_caught(process: int, number: int) -> None:
+    """Wait until a process catches the signal `number`, which it has ignored so far."""
+    stop = time.monotonic() + _PATIENCE_S
+    while True:
+        text = Path(f"/proc/{process}/status").read_text()
+        if int(text.partition("SigCgt:")[2].split()[0], 16) >> number - 1 & 1:
+            return
+        if time.monotonic() >= stop:
+            raise SupervisorFailed(f"signal {number} is not caught: {text}")
+        os.sched_yield()
 
 
 class Supervised:
@@ -134,6 +147,11 @@ class Supervised:
     def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
         assert pipe is not None
         return pipe
+
+    def await_loop(self) -> None:
+        """Wait until the supervisor has its event loop, with descriptors of its own, if it serves calls at all."""
+        if footprint(self.pid).descriptors["anon_inode:[eventpoll]"]:
+            await_caught(self.pid, signal.SIGCHLD)
 
     def tell(self, line: str) -> None:
         """Write a line to the program's stdin."""
