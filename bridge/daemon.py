@@ -68,12 +68,14 @@ class Received(NamedTuple):
 
 
 class Daemon:
-    """One connection. `name`: its unique name; `passes_descriptors`: whether they can be sent."""
+    """One connection. `name`: its unique name; `passes_descriptors`: whether they can be sent. `before_waiting` is
+    called when no whole message is left to be received."""
 
     def __init__(self, connection: socket.socket, limits: Limits) -> None:
         """On a connected socket, which is closed with this; `log_in` comes first."""
         self.passes_descriptors = False
         self.name = ""
+        self.before_waiting: Callable[[], None] = lambda: None
         self._limits = limits
         self._stream = Stream(connection, limits.descriptors)
         self._framing = Framing(MAX_SIZE, limits.descriptors)
@@ -98,6 +100,7 @@ class Daemon:
     async def receive(self) -> Received:
         """The next message. Raises Ended, OSError or Malformed."""
         while (data := self._framing.next()) is None:
+            self.before_waiting()
             content, descriptors = await self._stream.read()
             if not content:
                 raise Ended("the daemon has closed the connection")

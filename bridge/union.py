@@ -77,6 +77,7 @@ class Union:
         Raises Unreachable for the daemon, Error for the bus.
         """
         self._ear = await self._connect()
+        self._ear.before_waiting = self._tell_idle
         self._asker = await self._connect()
         with kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS) as self._hub:
             self._own_ids.add(self._hub.id)
@@ -147,9 +148,12 @@ class Union:
                 except ErrorReply as reason:
                     _LOG.info("not passed on: %s", reason.text)
             self._ear_busy = False
-            if not self._ear.has_more:
-                self._ear_idle.set()
-                self._ear_idle = trio.Event()
+
+    def _tell_idle(self) -> None:
+        """The ear has heard all that there is, or a part of a message."""
+        if not self._ear.has_more:
+            self._ear_idle.set()
+            self._ear_idle = trio.Event()
 
     async def _heard(self, message: Message, *, large: bool) -> None:
         """Raises ErrorReply."""

@@ -82,23 +82,29 @@ def serving(name: str = "t.Things") -> Iterator[tuple[Connection, Things]]:
         finally:
             bus.peer.byebye()
             thread.join()
+            wait_for_name(watching, name, owned=False)
 
 
 @contextmanager
 def owning(name: str) -> Iterator[Peer]:
-    """A client of the daemon that owns a name, which is known on the bus."""
-    with Peer() as client, connect(BUS) as watching:
-        with watching.subscribe(f"member='NameOwnerChanged',arg0='{name}'") as changes:
-            client.driver("RequestName", "su", name, 0)
-            if all(entry.name != name for entry in watching.peer.list_names()):
+    """A client of the daemon that owns a name, which is known on the bus; afterwards it is gone from there."""
+    with connect(BUS) as watching, watching.subscribe(f"member='NameOwnerChanged',arg0='{name}'") as changes:
+
+        def wait(*, owned: bool) -> None:
+            while any(entry.name == name for entry in watching.peer.list_names()) is not owned:
                 changes.receive(timeout=PATIENCE)
-        yield client
+
+        with Peer() as client:
+            client.driver("RequestName", "su", name, 0)
+            wait(owned=True)
+            yield client
+        wait(owned=False)
 
 
-def wait_for_name(client: Peer, name: str) -> None:
-    """Wait until a name has an owner at the daemon."""
+def wait_for_name(client: Peer, name: str, *, owned: bool = True) -> None:
+    """Wait until a name has an owner at the daemon, or none."""
     client.driver("AddMatch", "s", f"member='NameOwnerChanged',arg0='{name}'")
-    if client.driver("NameHasOwner", "s", name) is not True:
+    while client.driver("NameHasOwner", "s", name) is not owned:
         client.wait_for("NameOwnerChanged")
     client.driver("RemoveMatch", "s", f"member='NameOwnerChanged',arg0='{name}'")
 
@@ -221,14 +227,15 @@ def a_name_of_both_sides(client: Peer) -> None:
         assert second.driver("RequestName", "su", "t.Things", 0) == 2
         assert client.call("t.Things", "/things", "t.Things", "Echo", "v", (VALUES[0],)) == (VALUES[0],)
         client.wait_for("NameOwnerChanged")
-        with bus.subscribe("member='NameOwnerChanged',arg0='t.Things'") as changes:
+        with connect(BUS) as other, other.subscribe("member='NameOwnerChanged',arg0='t.Things'") as changes:
             bus.peer.release_name("t.Things")
             assert client.wait_for("NameOwnerChanged").body[2] == second.name
             assert changes.receive(timeout=PATIENCE).body[2] == ""
             assert changes.receive(timeout=PATIENCE).body[1] == ""
         answering = threading.Thread(target=second.serve, args=("Hi", "s", "there"))
         answering.start()
-        assert bus.call(method_call("t.Things", "/", "t.I", "Hi")).body == ("there",)
+        with connect(BUS) as other:
+            assert other.call(method_call("t.Things", "/", "t.I", "Hi")).body == ("there",)
         answering.join()
 
 
