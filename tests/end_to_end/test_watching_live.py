@@ -27,7 +27,9 @@ class Terminal:
 
     def __init__(self, folder: Path, command: list[str], environment: dict[str, str]) -> None:
         self._tmux = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
-        self._environment = {**environment, "TERM": "xterm-256color"}
+        # The terminal says how large it is, and not who runs the tests.
+        named = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
+        self._environment = {**named, "TERM": "xterm-256color"}
         # What it ends with stays on the screen.
         line = f"{shlex.join(command)}; echo ended with $?; exec cat"
         self._call("new-session", "-d", "-x", "140", "-y", "40", "sh", "-c", line)

@@ -86,12 +86,15 @@ def pretender(tmp_path: Path) -> Iterator[Path]:
 _KEEPER = """#!{python}
 import fcntl, os, threading
 
-def handle():
-    opened = os.open("/sys/fs/kdbus/control", os.O_RDWR)
+def call(descriptor):
     try:
-        fcntl.ioctl(opened, 0x9501)
+        fcntl.ioctl(descriptor, 0x9501)
     except OSError:
         pass
+
+def handle():
+    opened = os.open("/sys/fs/kdbus/control", os.O_RDWR)
+    call(opened)
     return opened
 
 os.close(handle())
@@ -101,6 +104,7 @@ for number in range(1, 5):
     kept = handle()
     if number < 3:
         os.close(kept)
+        call(0)  # by then the supervisor has looked after what was closed
     elif "{keeps}" == "let_go":
         threading.Timer(1, os.close, [kept]).start()
     print(f"round {{number}}: 1 calls", flush=True)
