@@ -134,36 +134,34 @@ void deputy_is_back(struct deputy *self, int result)
     longjmp(self->out, 1);
 }
 
-int deputy_read(struct deputy *self, uint32_t pid, const struct iovec *local, size_t local_count,
-                const struct iovec *remote, size_t remote_count)
+typedef ssize_t copy_call(pid_t, const struct iovec *, unsigned long, const struct iovec *, unsigned long,
+                          unsigned long);
+
+// Whether all of it was copied by `call`, process_vm_readv(2) or process_vm_writev(2).
+static int copy_all(struct deputy *self, copy_call *call, uint32_t pid, const struct iovec *local, size_t local_count,
+                    const struct iovec *remote, size_t remote_count)
 {
     size_t wanted = 0;
-    ssize_t copied;
     int whole;
 
     for (size_t i = 0; i < remote_count; i++)
         wanted += remote[i].iov_len;
     deputy_leaves(self);
-    copied = process_vm_readv((pid_t)pid, local, local_count, remote, remote_count, 0);
-    whole = copied == (ssize_t)wanted;
+    whole = call((pid_t)pid, local, local_count, remote, remote_count, 0) == (ssize_t)wanted;
     deputy_is_back(self, whole ? 0 : -EFAULT);
     return whole;
+}
+
+int deputy_read(struct deputy *self, uint32_t pid, const struct iovec *local, size_t local_count,
+                const struct iovec *remote, size_t remote_count)
+{
+    return copy_all(self, process_vm_readv, pid, local, local_count, remote, remote_count);
 }
 
 int deputy_write(struct deputy *self, uint32_t pid, const struct iovec *local, size_t local_count,
                  const struct iovec *remote, size_t remote_count)
 {
-    size_t wanted = 0;
-    ssize_t copied;
-    int whole;
-
-    for (size_t i = 0; i < remote_count; i++)
-        wanted += remote[i].iov_len;
-    deputy_leaves(self);
-    copied = process_vm_writev((pid_t)pid, local, local_count, remote, remote_count, 0);
-    whole = copied == (ssize_t)wanted;
-    deputy_is_back(self, whole ? 0 : -EFAULT);
-    return whole;
+    return copy_all(self, process_vm_writev, pid, local, local_count, remote, remote_count);
 }
 
 static void *be_deputy(void *argument)
