@@ -18,6 +18,7 @@ import pytest
 
 from bridge.service_file import BadFile, parse
 from tests.support.compiling import PROGRAMS
+from tests.support.message_bus import message_bus, needed
 from tests.support.service_files import BAD, GOOD
 from tests.support.users import PROJECT, Outcome, User, current_user
 
@@ -86,26 +87,10 @@ def client(user: User, *words: str) -> list[str]:
 @contextmanager
 def daemon(user: User, services: Path, folder: Path) -> Iterator[str]:
     """The address of a dbus-daemon that runs as the user, and knows these services."""
-    if shutil.which("dbus-daemon") is None:
-        pytest.skip("there is no dbus-daemon, of the package dbus-daemon")
     configuration = services / "configuration"
     configuration.write_text(DAEMON.format(folder=services))
-    command = ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--print-address=1"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-        env=user.environment,
-        user=user.identity,
-        group=user.identity,
-        extra_groups=None if user.identity is None else [],
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().decode().strip()
-        finally:
-            process.kill()
+    with message_bus(user, folder, (f"--config-file={configuration}",)) as (address, _):
+        yield address
 
 
 def test_a_program_is_started_and_ends_when_idle_and_nothing_is_lost(
@@ -200,8 +185,7 @@ def test_the_driver_starts_programs_for_those_that_speak_kdbus(user: User, servi
 
 
 def test_files_are_accepted_as_by_dbus_daemon(services: Path, programs: Path) -> None:
-    if shutil.which("gdbus") is None:
-        pytest.skip("there is no gdbus, of the package libglib2.0-bin")
+    needed("gdbus", "libglib2.0-bin")
     user = current_user()
     for name, data in {**GOOD, **BAD}.items():
         (services / f"t.{name}.service").write_bytes(data)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.compiling import PROGRAMS
+from tests.support.message_bus import message_bus, needed
 from tests.support.users import Outcome, User, current_user
 
 SECONDS = 120
@@ -34,25 +35,10 @@ def folder(open_folder: Path) -> Path:
 @contextmanager
 def daemon(user: User, folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The address of a dbus-daemon that runs as the user, and its process."""
-    for program in ("dbus-daemon", "gdbus", "dbus-send"):
-        if shutil.which(program) is None:
-            pytest.skip(f"there is no {program}")
-    command = ["dbus-daemon", "--session", "--nofork", "--print-address=1", "--address=unix:tmpdir=/tmp"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-        env=user.environment,
-        user=user.identity,
-        group=user.identity,
-        extra_groups=None if user.identity is None else [],
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().decode().strip(), process
-        finally:
-            process.kill()
+    needed("gdbus", "libglib2.0-bin")
+    needed("dbus-send", "dbus-bin")
+    with message_bus(user, folder) as found:
+        yield found
 
 
 def bridged(

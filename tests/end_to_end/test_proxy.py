@@ -9,14 +9,14 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.programs.dbus_peer import Peer
 from tests.support.compiling import PROGRAMS
+from tests.support.message_bus import message_bus, needed
 from tests.support.users import Outcome, User, current_user
 
 _SECONDS = 120
@@ -44,36 +44,10 @@ def proxied(user: User, *command: str, options: Sequence[str] = (), folder: str 
     return user.run(user.kdbus("run", "--make-bus", "user", "--", *proxy), seconds=_SECONDS, folder=folder)
 
 
-def needed(program: str, package: str) -> None:
-    """Skip the test if the machine has no such program."""
-    if shutil.which(program) is None:
-        pytest.skip(f"there is no {program}, of the package {package}")
-
-
-@contextmanager
-def daemon(user: User, folder: Path, configuration: str = "--session") -> Iterator[str]:
-    """The address of a dbus-daemon that runs as the user."""
-    command = ["dbus-daemon", configuration, "--nofork", "--print-address=1", "--address=unix:tmpdir=/tmp"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        cwd=folder,
-        env=user.environment,
-        user=user.identity,
-        group=user.identity,
-        extra_groups=None if user.identity is None else [],
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().decode().strip()
-        finally:
-            process.kill()
-
-
 def test_operations_give_what_they_give_with_dbus_daemon(user: User, folder: Path) -> None:
     needed("dbus-daemon", "dbus-daemon")
     program = (user.python, "-m", "tests.programs.dbus_operations")
-    with daemon(user, folder) as address:
+    with message_bus(user, folder) as (address, _):
         expected = user.run(["env", f"DBUS_SESSION_BUS_ADDRESS={address}", *program], folder=folder)
     assert expected.status == 0, expected.output
     assert expected.output.count("\n") > 1500
@@ -91,7 +65,7 @@ def test_programs_of_both_kinds(user: User, folder: Path) -> None:
 def test_what_is_invalid_ends_a_client_as_with_dbus_daemon(user: User, folder: Path) -> None:
     needed("dbus-daemon", "dbus-daemon")
     program = (user.python, "-m", "tests.programs.dbus_bad_input")
-    with daemon(user, folder) as address:
+    with message_bus(user, folder) as (address, _):
         expected = user.run(["env", f"DBUS_SESSION_BUS_ADDRESS={address}", *program], folder=folder)
     assert expected.status == 0, expected.output
     assert expected.output.count("hung up") > 300

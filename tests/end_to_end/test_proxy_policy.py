@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.test_proxy import daemon, needed, proxied, with_programs
+from tests.end_to_end.test_proxy import proxied, with_programs
 from tests.programs.dbus_policy import CONFIGURATION
+from tests.support.message_bus import message_bus, needed
 from tests.support.users import Outcome, User
 
 _SYSTEM = """\
@@ -45,7 +46,7 @@ def test_the_same_is_allowed_and_denied_as_with_dbus_daemon(user: User, folder: 
     needed("dbus-daemon", "dbus-daemon")
     path = _written(user, folder, CONFIGURATION)
     program = (user.python, "-m", "tests.programs.dbus_policy")
-    with daemon(user, folder, f"--config-file={path}") as address:
+    with message_bus(user, folder, (f"--config-file={path}", "--address=unix:tmpdir=/tmp")) as (address, _):
         expected = user.run(["env", f"DBUS_SESSION_BUS_ADDRESS={address}", *program], folder=folder)
     assert expected.status == 0, expected.output
     assert expected.output.count("AccessDenied") > 90 and expected.output.count("answered") > 50
