@@ -13,7 +13,7 @@
 
 struct client {
     sd_bus *bus;
-    char service[256];
+    char service[NAME_ROOM];
     char *data;
     uint64_t size;
     int memory;
@@ -52,17 +52,6 @@ static const sd_bus_vtable methods[] = {
     SD_BUS_METHOD("Take", "h", "t", take, SD_BUS_VTABLE_UNPRIVILEGED),
     SD_BUS_VTABLE_END,
 };
-
-__attribute__((noreturn)) static void run_service(int pipe)
-{
-    sd_bus *bus = join();
-    char name[256] = "";
-
-    check(sd_bus_add_object_vtable(bus, NULL, OBJECT, INTERFACE, methods, NULL), "add the object");
-    snprintf(name, sizeof(name), "%s", unique_name(bus));
-    write_all(pipe, name, sizeof(name));
-    serve(bus);
-}
 
 static sd_bus_message *call(struct client *client, sd_bus_message *request)
 {
@@ -127,7 +116,7 @@ int main(int argc, char **argv)
         fail_errno("make a pipe");
     service = fork_helper();
     if (service == 0)
-        run_service(ends[1]);
+        offer(methods, ends[1]);
     close(ends[1]);
     read_all(ends[0], client.service, sizeof(client.service));
     client.bus = join();

@@ -29,17 +29,6 @@ static const sd_bus_vtable methods[] = {
     SD_BUS_VTABLE_END,
 };
 
-__attribute__((noreturn)) static void run_service(int pipe)
-{
-    sd_bus *bus = join();
-    char name[256] = "";
-
-    check(sd_bus_add_object_vtable(bus, NULL, OBJECT, INTERFACE, methods, NULL), "add the object");
-    snprintf(name, sizeof(name), "%s", unique_name(bus));
-    write_all(pipe, name, sizeof(name));
-    serve(bus);
-}
-
 __attribute__((noreturn)) static void keep_calling(const char *service, _Atomic uint64_t *answered, int pipe)
 {
     sd_bus *bus = join();
@@ -53,14 +42,6 @@ __attribute__((noreturn)) static void keep_calling(const char *service, _Atomic 
         sd_bus_message_unref(reply);
         ++*answered;
     }
-}
-
-static void pass_time(double seconds)
-{
-    struct timespec time = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-
-    while (nanosleep(&time, &time) && errno == EINTR)
-        ;
 }
 
 int main(int argc, char **argv)
@@ -77,7 +58,7 @@ int main(int argc, char **argv)
     seconds = parse_seconds(argv[1]);
     for (int i = 2; i < argc; i++) {
         uint64_t count = parse_number(argv[i], 1, MOST);
-        char service[256];
+        char service[NAME_ROOM];
         char ready[MOST];
         int ends[2];
 
@@ -85,7 +66,7 @@ int main(int argc, char **argv)
             fail_errno("make a pipe");
         helpers[0] = fork_helper();
         if (helpers[0] == 0)
-            run_service(ends[1]);
+            offer(methods, ends[1]);
         read_all(ends[0], service, sizeof(service));
         for (uint64_t j = 0; j < count; j++) {
             helpers[j + 1] = fork_helper();

@@ -64,4 +64,19 @@ __attribute__((noreturn)) static inline void serve(sd_bus *bus)
     }
 }
 
+#define NAME_ROOM 256
+
+// Serves an object with these methods on a connection of its own, for good, once its name, in NAME_ROOM bytes, is in
+// the pipe.
+__attribute__((noreturn)) static inline void offer(const sd_bus_vtable *methods, int pipe)
+{
+    sd_bus *bus = join();
+    char name[NAME_ROOM] = "";
+
+    check(sd_bus_add_object_vtable(bus, NULL, OBJECT, INTERFACE, methods, NULL), "add the object");
+    snprintf(name, sizeof(name), "%s", unique_name(bus));
+    write_all(pipe, name, sizeof(name));
+    serve(bus);
+}
+
 #endif

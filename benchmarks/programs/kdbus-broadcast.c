@@ -47,18 +47,6 @@ static void send_and_receive(void *context)
     broadcast->parts[1].spent += now_ns() - start;
 }
 
-static void compose_signal(struct buffer *message)
-{
-    static const uint64_t payload = 1;
-    struct kdbus_bloom_filter *filter;
-
-    compose(message, KDBUS_DST_ID_BROADCAST, 1);
-    message->message.flags = KDBUS_MSG_SIGNAL;
-    add_bytes(message, &payload, sizeof(payload));
-    filter = add_item(message, KDBUS_ITEM_BLOOM_FILTER, sizeof(*filter) + BLOOM_SIZE);
-    ((unsigned char *)filter->data)[WANTED_BIT / 8] |= 1u << WANTED_BIT % 8;
-}
-
 int main(int argc, char **argv)
 {
     static struct broadcast broadcast;
@@ -74,7 +62,7 @@ int main(int argc, char **argv)
     make_bus("benchmark");
     bus_path(path, geteuid(), "benchmark");
     broadcast.sender = join(path, POOL_SIZE, false, 0);
-    compose_signal(&broadcast.message);
+    compose_signal(&broadcast.message, WANTED_BIT);
 
     for (int i = 3; i < argc; i++) {
         uint64_t wanted = parse_number(argv[i], 1, MOST_RECEIVERS);

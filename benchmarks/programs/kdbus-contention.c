@@ -83,14 +83,6 @@ __attribute__((noreturn)) static void keep_calling(const char *path, uint64_t se
     }
 }
 
-static void pass_time(double seconds)
-{
-    struct timespec time = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-
-    while (nanosleep(&time, &time) && errno == EINTR)
-        ;
-}
-
 static uint64_t total(const struct client *clients, uint64_t count)
 {
     uint64_t sum = 0;

@@ -63,14 +63,6 @@ static void start_pair(const char *path, pid_t *helpers, _Atomic uint64_t *calls
     close(service.descriptor);
 }
 
-static void pass_time(double seconds)
-{
-    struct timespec time = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-
-    while (nanosleep(&time, &time) && errno == EINTR)
-        ;
-}
-
 int main(int argc, char **argv)
 {
     _Atomic uint64_t *calls = mmap(NULL, sizeof(*calls), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

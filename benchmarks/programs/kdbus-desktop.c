@@ -71,18 +71,6 @@ __attribute__((noreturn)) static void listen_to_signals(const char *path, unsign
     }
 }
 
-static void compose_signal(struct buffer *message, unsigned bit)
-{
-    static const uint64_t payload = 1;
-    struct kdbus_bloom_filter *filter;
-
-    compose(message, KDBUS_DST_ID_BROADCAST, 1);
-    message->message.flags = KDBUS_MSG_SIGNAL;
-    add_bytes(message, &payload, sizeof(payload));
-    filter = add_item(message, KDBUS_ITEM_BLOOM_FILTER, sizeof(*filter) + BLOOM_SIZE);
-    ((unsigned char *)filter->data)[bit / 8] |= 1u << bit % 8;
-}
-
 static void ten_operations(void *context)
 {
     static const char question[REQUEST_BYTES] = "which property";

@@ -31,25 +31,6 @@ struct client {
     bool by_name;
 };
 
-__attribute__((noreturn)) static void serve(const struct connection *connection)
-{
-    for (;;) {
-        const struct kdbus_msg *request;
-        struct buffer reply;
-        uint64_t offset;
-        uint64_t size;
-
-        wait_for_message(connection);
-        offset = receive(connection);
-        request = message_at(connection, offset);
-        compose(&reply, request->src_id, request->cookie);
-        reply.message.cookie_reply = request->cookie;
-        add_bytes(&reply, payload_of(connection, offset, &size), sizeof(uint64_t));
-        send_message(connection, &reply);
-        release(connection, offset);
-    }
-}
-
 static void call_service(void *context)
 {
     struct client *client = context;
@@ -147,7 +128,7 @@ int main(int argc, char **argv)
 
         acquire_name(&connection, SERVICE_NAME);
         write_all(ends[1], &connection.id, sizeof(connection.id));
-        serve(&connection);
+        echo_requests(&connection);
     }
     read_all(ends[0], &client.service, sizeof(client.service));
     client.connection = join(path, POOL_SIZE, true, 0);

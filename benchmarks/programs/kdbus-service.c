@@ -23,25 +23,6 @@ struct client {
     struct part parts[1];
 };
 
-__attribute__((noreturn)) static void serve(const struct connection *connection)
-{
-    for (;;) {
-        const struct kdbus_msg *request;
-        struct buffer reply;
-        uint64_t offset;
-        uint64_t size;
-
-        wait_for_message(connection);
-        offset = receive(connection);
-        request = message_at(connection, offset);
-        compose(&reply, request->src_id, request->cookie);
-        reply.message.cookie_reply = request->cookie;
-        add_bytes(&reply, payload_of(connection, offset, &size), sizeof(uint64_t));
-        send_message(connection, &reply);
-        release(connection, offset);
-    }
-}
-
 static void call_service(void *context)
 {
     static const uint64_t payload = 1;
@@ -80,18 +61,6 @@ static void call_and_signal(void *context)
     listen_to_signal(client);
 }
 
-static void compose_signal(struct buffer *message)
-{
-    static const uint64_t payload = 1;
-    struct kdbus_bloom_filter *filter;
-
-    compose(message, KDBUS_DST_ID_BROADCAST, 1);
-    message->message.flags = KDBUS_MSG_SIGNAL;
-    add_bytes(message, &payload, sizeof(payload));
-    filter = add_item(message, KDBUS_ITEM_BLOOM_FILTER, sizeof(*filter) + BLOOM_SIZE);
-    ((unsigned char *)filter->data)[BIT / 8] |= 1u << BIT % 8;
-}
-
 int main(int argc, char **argv)
 {
     struct client client = {0};
@@ -108,13 +77,13 @@ int main(int argc, char **argv)
     service = join(path, POOL_SIZE, true, 0);
     helper = fork_helper();
     if (helper == 0)
-        serve(&service);
+        echo_requests(&service);
     close(service.descriptor);
     client.self = join(path, POOL_SIZE, true, 0);
     client.listener = join(path, POOL_SIZE, false, 0);
     client.service = service.id;
     add_match(&client.listener, BIT, 1);
-    compose_signal(&client.signal);
+    compose_signal(&client.signal, BIT);
 
     measure("call", seconds, call_service, &client);
     client.parts[0].what = "signal";

@@ -231,6 +231,26 @@ static inline const char *payload_of(const struct connection *connection, uint64
     return connection->pool + (PAYLOAD_IN_MESSAGE ? offset : 0) + vec->offset;
 }
 
+// Answers each request with its 8 bytes, for good.
+__attribute__((noreturn)) static inline void echo_requests(const struct connection *connection)
+{
+    for (;;) {
+        const struct kdbus_msg *request;
+        struct buffer reply;
+        uint64_t offset;
+        uint64_t size;
+
+        wait_for_message(connection);
+        offset = receive(connection);
+        request = message_at(connection, offset);
+        compose(&reply, request->src_id, request->cookie);
+        reply.message.cookie_reply = request->cookie;
+        add_bytes(&reply, payload_of(connection, offset, &size), sizeof(uint64_t));
+        send_message(connection, &reply);
+        release(connection, offset);
+    }
+}
+
 // Wants the broadcasts whose bloom filter has that bit.
 static inline void add_match(const struct connection *connection, unsigned bit, uint64_t cookie)
 {
@@ -240,6 +260,19 @@ static inline void add_match(const struct connection *connection, unsigned bit, 
     mask[bit / 8] = (unsigned char)(1u << bit % 8);
     if (ioctl(connection->descriptor, KDBUS_CMD_MATCH_ADD, &command))
         fail_errno("add a match");
+}
+
+// A broadcast of 8 bytes for those who want that bit.
+static inline void compose_signal(struct buffer *message, unsigned bit)
+{
+    static const uint64_t payload = 1;
+    struct kdbus_bloom_filter *filter;
+
+    compose(message, KDBUS_DST_ID_BROADCAST, 1);
+    message->message.flags = KDBUS_MSG_SIGNAL;
+    add_bytes(message, &payload, sizeof(payload));
+    filter = add_item(message, KDBUS_ITEM_BLOOM_FILTER, sizeof(*filter) + BLOOM_SIZE);
+    ((unsigned char *)filter->data)[bit / 8] |= 1u << bit % 8;
 }
 
 static inline void acquire_name(const struct connection *connection, const char *name)

@@ -82,6 +82,15 @@ static inline void report(const char *what, double nanoseconds)
     fflush(stdout);
 }
 
+// Lets others work for so long.
+static inline void pass_time(double seconds)
+{
+    struct timespec time = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
+
+    while (nanosleep(&time, &time) && errno == EINTR)
+        ;
+}
+
 // Repeats an operation for `seconds`, at least once. Returns the nanoseconds of one, and tells how often it was done.
 static inline double repeat(double seconds, void (*operation)(void *), void *context, uint64_t *number)
 {
