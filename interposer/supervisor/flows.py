@@ -610,8 +610,10 @@ class Flows:
 
     def _tell_names(self, connection: Connection) -> None:
         """The connection may be addressed by any of its names."""
+        if not connection.names:
+            return
         index, facts = self._indices[connection], self._origins.of_connection(connection)
-        if self._told_names.get(index) == facts or not connection.names:
+        if self._told_names.get(index) == facts:
             return
         if self._names_told + len(connection.names) > MOST_NAMES:
             self._forget_names()
