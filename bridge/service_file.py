@@ -69,17 +69,23 @@ def checked_name(name: str) -> str:
     return name
 
 
-def groups_of(data: bytes) -> dict[str, dict[str, str]]:
-    """The groups of a file in the form of the Desktop Entry Specification, each with its entries. Of what is there
-    twice, the first counts. Raises BadFile."""
-    if len(data) > MAX_SIZE:
-        raise BadFile(f"it has {len(data)} bytes; {MAX_SIZE} are allowed")
+def text_of(data: bytes) -> str:
+    """What a file says. Raises BadFile."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
         raise BadFile("it is no UTF-8") from None
     if "\0" in text:
         raise BadFile("there is a zero character in it")
+    return text
+
+
+def groups_of(data: bytes) -> dict[str, dict[str, str]]:
+    """The groups of a file in the form of the Desktop Entry Specification, each with its entries. Of what is there
+    twice, the first counts. Raises BadFile."""
+    if len(data) > MAX_SIZE:
+        raise BadFile(f"it has {len(data)} bytes; {MAX_SIZE} are allowed")
+    text = text_of(data)
     groups: dict[str, dict[str, str]] = {}
     entries: dict[str, str] | None = None
     for number, written in enumerate(text.split("\n"), 1):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bridge import shell_words
-from bridge.service_file import BadFile, checked_name
+from bridge.service_file import BadFile, checked_name, text_of
 from kdbus.flags import Access, AccessType
 
 _GROUP = re.compile(r"\[([^\[\]]+)\]")
@@ -108,16 +108,10 @@ Entries = list[tuple[str, str]]
 
 def _sections(data: bytes) -> dict[str, Entries]:
     """The sections with their entries, in order; a section may come in parts."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise BadFile("it is no UTF-8") from None
-    if "\0" in text:
-        raise BadFile("there is a zero character in it")
     sections: dict[str, Entries] = {}
     entries: Entries | None = None
     continued = ""
-    for number, written in enumerate(text.split("\n"), 1):
+    for number, written in enumerate(text_of(data).split("\n"), 1):
         line = written.strip()
         if line.startswith(("#", ";")) or not (line or continued):
             continue
