@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kdbus.abi.decode import (
@@ -89,7 +89,7 @@ def _as_bus_flags(revision: Revision, listed: Sequence[Value]) -> None:
             members["flags"] = flags_of(revision, flags.value, "KDBUS_MAKE_")
 
 
-def items_of(members: Members) -> list[Item]:
+def items_of(members: Mapping[str, object]) -> list[Item]:
     """The items among the members of a command, message or entry."""
     items = members.get("items", [])
     return [each for each in items if isinstance(each, Item)] if isinstance(items, list) else []

@@ -19,7 +19,7 @@ from typing import Any
 
 from interposer.checking import differences
 from interposer.checking.findings import Findings
-from kdbus.abi.decode import Flags, Item, Named, Text, struct_of
+from kdbus.abi.decode import Flags, Named, Text, struct_of
 from kdbus.abi.layout import align8
 from kdbus.abi.revision import REVISIONS
 from tracing.record import Event, Phase, Record
@@ -304,7 +304,7 @@ def _flags(members: Mapping[str, object]) -> tuple[str, ...]:
 
 def _names(members: Mapping[str, Any], kind: str | None = None) -> list[str]:
     """The texts in items, of one kind or all."""
-    items: list[Item] = items_of(members)  # type: ignore[arg-type]
+    items = items_of(members)
     texts = (each.value for each in items if isinstance(each.value, Text) and kind in (None, each.name))
     return [each.data.decode("utf-8", "replace") for each in texts]
 
@@ -312,7 +312,7 @@ def _names(members: Mapping[str, Any], kind: str | None = None) -> list[str]:
 def _descriptors(message: Mapping[str, Any]) -> list[int]:
     """The descriptors that came with a message, those of memfds among them."""
     found: list[int] = []
-    for item in items_of(message):  # type: ignore[arg-type]
+    for item in items_of(message):
         if item.name == "FDS" and isinstance(item.value, list):
             found += [number for number in map(_number, item.value) if number < 1 << 31]
         elif item.name == "PAYLOAD_MEMFD" and isinstance(item.value, Mapping):

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import trio
 import trio.testing
@@ -31,7 +31,7 @@ class Played:
         self.refused: list[tuple[int, str]] = []
         self.activated = Activated(
             wanted or Activatable("t.a", "a.service", ("/bin/a",)),
-            self,  # type: ignore[arg-type]
+            cast(Any, self),
             spawn=self._spawn,
             refuse=self._refuse,
             look=lambda: None,

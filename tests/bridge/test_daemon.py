@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -40,8 +41,8 @@ def test_addresses_without_a_socket(address: str) -> None:
 
 def hello(**answer: object) -> bytes:
     """The answer to Hello."""
-    fields = {"type": MessageType.METHOD_RETURN, "signature": "s", "body": (":1.7",), **answer}
-    return version1.build(Message(cookie=1, reply_cookie=1, sender=DRIVER, **fields))  # type: ignore[arg-type]
+    fields: dict[str, Any] = {"type": MessageType.METHOD_RETURN, "signature": "s", "body": (":1.7",), **answer}
+    return version1.build(Message(cookie=1, reply_cookie=1, sender=DRIVER, **fields))
 
 
 def play(path: Path, answers: Sequence[tuple[bytes, bytes]]) -> str:
