@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bridge.service_file import BadFile, parse
-from tests.support.compiling import PROGRAMS
+from tests.support.compiling import with_dbus_programs
 from tests.support.message_bus import message_bus, needed
 from tests.support.service_files import BAD, GOOD
 from tests.support.users import PROJECT, Outcome, User, current_user
@@ -35,12 +35,7 @@ DAEMON = """\
 @pytest.fixture(scope="session")
 def programs(open_folder: Path) -> Path:
     """A folder that every user can read, with the programs for this in it: modules, and the sample `idle`."""
-    found = open_folder / "activation"
-    target = found / "tests" / "programs"
-    target.mkdir(parents=True)
-    (target.parent / "__init__.py").touch()
-    for program in (*PROGRAMS.glob("dbus_*.py"), *PROGRAMS.glob("client_*.py")):
-        shutil.copy(program, target)
+    found = with_dbus_programs(open_folder / "activation")
     if shutil.which("gcc") is None:
         pytest.skip("needs a compiler: apt-get install gcc")
     include = PROJECT / "interposer" / "include" / "final"

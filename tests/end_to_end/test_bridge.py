@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.compiling import PROGRAMS
+from tests.support.compiling import with_dbus_programs
 from tests.support.message_bus import message_bus, needed
 from tests.support.users import Outcome, User, current_user
 
@@ -23,13 +23,7 @@ MODULE = "tests.programs.dbus_bridged"
 @pytest.fixture(scope="session")
 def folder(open_folder: Path) -> Path:
     """A folder, which every user can read, with the programs for this in it as modules."""
-    found = open_folder / "bridge"
-    target = found / "tests" / "programs"
-    target.mkdir(parents=True)
-    (target.parent / "__init__.py").touch()
-    for program in (*PROGRAMS.glob("dbus_*.py"), *PROGRAMS.glob("client_*.py")):
-        shutil.copy(program, target)
-    return found
+    return with_dbus_programs(open_folder / "bridge")
 
 
 @contextmanager

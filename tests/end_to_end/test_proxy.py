@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs.dbus_peer import Peer
-from tests.support.compiling import PROGRAMS
+from tests.support.compiling import with_dbus_programs
 from tests.support.message_bus import message_bus, needed
 from tests.support.users import Outcome, User, current_user
 
@@ -25,17 +24,7 @@ _SECONDS = 120
 @pytest.fixture(scope="session")
 def folder(open_folder: Path) -> Path:
     """A folder with the programs for this."""
-    return with_programs(open_folder / "proxy")
-
-
-def with_programs(found: Path) -> Path:
-    """A new folder, which every user can read, with the programs of D-Bus in it as modules."""
-    target = found / "tests" / "programs"
-    target.mkdir(parents=True)
-    (target.parent / "__init__.py").touch()
-    for program in (*PROGRAMS.glob("dbus_*.py"), *PROGRAMS.glob("client_*.py")):
-        shutil.copy(program, target)
-    return found
+    return with_dbus_programs(open_folder / "proxy")
 
 
 def proxied(user: User, *command: str, options: Sequence[str] = (), folder: str | Path = "/") -> Outcome:

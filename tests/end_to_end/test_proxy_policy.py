@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.test_proxy import proxied, with_programs
+from tests.end_to_end.test_proxy import proxied
 from tests.programs.dbus_policy import CONFIGURATION
+from tests.support.compiling import with_dbus_programs
 from tests.support.message_bus import message_bus, needed
 from tests.support.users import Outcome, User
 
@@ -30,7 +31,7 @@ _SYSTEM = """\
 @pytest.fixture(scope="session")
 def folder(open_folder: Path) -> Path:
     """A folder with the programs for this."""
-    return with_programs(open_folder / "proxy-policy")
+    return with_dbus_programs(open_folder / "proxy-policy")
 
 
 def _written(user: User, place: Path, text: str) -> Path:

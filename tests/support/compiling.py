@@ -41,3 +41,13 @@ def compile_program(name: str, folder: Path, *flags: str, revision: str | None =
     subprocess.run([*command, str(PROGRAMS / f"{name}.c"), "-o", str(program), "-pthread"], check=True)
     program.chmod(0o755)
     return program
+
+
+def with_dbus_programs(found: Path) -> Path:
+    """A new folder, which every user can read, with the programs of D-Bus in it as modules."""
+    target = found / "tests" / "programs"
+    target.mkdir(parents=True)
+    (target.parent / "__init__.py").touch()
+    for program in (*PROGRAMS.glob("dbus_*.py"), *PROGRAMS.glob("client_*.py")):
+        shutil.copy(program, target)
+    return found
