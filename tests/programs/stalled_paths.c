@@ -5,12 +5,12 @@
  * child uses no such file itself, so its end ends all waiting.
  */
 #include "e2e.h"
+#include "pairs.h"
 
 #include <linux/fuse.h>
 #include <sys/mount.h>
 
 #define PAGE 4096
-#define ROUNDS 50
 #define ROOM (1 << 17)
 #define FOLDER "/mnt"
 #define FILE_NAME "file"
@@ -124,38 +124,6 @@ static void hold(__u32 kind)
 	__atomic_store_n(&server->hold, kind, __ATOMIC_SEQ_CST);
 }
 
-struct pair {
-	struct connection client, service;
-};
-
-static struct pair new_pair(const struct bus *bus)
-{
-	return (struct pair) { hello(bus->path), hello(bus->path) };
-}
-
-static void pass(const struct pair *pair)
-{
-	EQ(SEND(&pair->client, .to = pair->service.id), 0);
-	done(&pair->service, receive(&pair->service));
-}
-
-/* Another process: its calls are served, on connections that it has had and on new ones. */
-static void others_go_on(const struct bus *bus, const struct pair *known)
-{
-	pid_t child = start_child();
-
-	if (!child) {
-		struct pair fresh = new_pair(bus);
-
-		for (int i = 0; i < ROUNDS; i++) {
-			pass(known);
-			pass(&fresh);
-		}
-		finish_child(0);
-	}
-	join(child);
-}
-
 struct act {
 	pthread_t thread;
 	int (*body)(void *);
@@ -178,8 +146,7 @@ static int act_against(__u32 kind, int (*body)(void *), void *argument)
 	struct pair pair = new_pair(&bus);
 	struct act act = { .body = body, .argument = argument };
 
-	for (int i = 0; i < ROUNDS; i++)
-		pass(&pair);
+	make_known(&pair);
 	hold(kind);
 	CHECK(!pthread_create(&act.thread, NULL, run_act, &act));
 	await(server->held);

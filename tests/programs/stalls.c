@@ -4,48 +4,8 @@
  * another process have been. If those waited for it, nobody would ever go on.
  */
 #include "e2e.h"
+#include "pairs.h"
 #include "withheld.h"
-
-#define ROUNDS 50
-
-struct pair {
-	struct connection client, service;
-};
-
-static struct pair new_pair(const struct bus *bus)
-{
-	return (struct pair) { hello(bus->path), hello(bus->path) };
-}
-
-static void pass(const struct pair *pair)
-{
-	EQ(SEND(&pair->client, .to = pair->service.id), 0);
-	done(&pair->service, receive(&pair->service));
-}
-
-/* Until its calls may be served natively. */
-static void make_known(const struct pair *pair)
-{
-	for (int i = 0; i < ROUNDS; i++)
-		pass(pair);
-}
-
-/* Another process: its calls are served, on connections that it has had and on new ones. */
-static void others_go_on(const struct bus *bus, const struct pair *known)
-{
-	pid_t child = start_child();
-
-	if (!child) {
-		struct pair fresh = new_pair(bus);
-
-		for (int i = 0; i < ROUNDS; i++) {
-			pass(known);
-			pass(&fresh);
-		}
-		finish_child(0);
-	}
-	join(child);
-}
 
 struct scene {
 	struct bus bus;
@@ -97,43 +57,40 @@ static void send_from(struct scene *scene, struct kdbus_cmd_send *send, const vo
 	start_call(&scene->call, scene->pair.client.fd, KDBUS_CMD_SEND, send);
 }
 
-ROOT_CASE(a_message_that_does_not_come)
+/* The message lies in the page, and is delivered once that has come. */
+static void send_late(struct page *page)
 {
-	struct page page = new_page(MISSING);
 	struct kdbus_cmd_send send;
 	struct scene scene;
 
 	set_up(&scene);
 	write_letter(&(struct letter) { .to = scene.pair.service.id }, &scene.message);
-	memcpy(page.content, scene.message.words, *(__u64 *)scene.message.words);
-	send_from(&scene, &send, page.memory);
-	await_stall(&page);
+	memcpy(page->content, scene.message.words, *(__u64 *)scene.message.words);
+	send_from(&scene, &send, page->memory);
+	await_stall(page);
 	others_go_on(&scene.bus, &scene.others);
-	serve(&page);
+	serve(page);
 	EQ(result_of(&scene.call), 0);
 	expect_text(&scene, TEXT);
+}
+
+ROOT_CASE(a_message_that_does_not_come)
+{
+	struct page page = new_page(MISSING);
+
+	send_late(&page);
 }
 
 ROOT_CASE(a_message_in_shared_memory_that_does_not_come)
 {
 	int file = (int)syscall(SYS_memfd_create, "shared", MFD_CLOEXEC);
-	struct kdbus_cmd_send send;
 	struct page page = {};
-	struct scene scene;
 
 	EQ(ftruncate(file, PAGE), 0);
 	page.memory = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
 	CHECK(page.memory != MAP_FAILED);
 	withhold(&page, MISSING);
-	set_up(&scene);
-	write_letter(&(struct letter) { .to = scene.pair.service.id }, &scene.message);
-	memcpy(page.content, scene.message.words, *(__u64 *)scene.message.words);
-	send_from(&scene, &send, page.memory);
-	await_stall(&page);
-	others_go_on(&scene.bus, &scene.others);
-	serve(&page);
-	EQ(result_of(&scene.call), 0);
-	expect_text(&scene, TEXT);
+	send_late(&page);
 }
 
 static void write_payload(struct scene *scene, const struct page *page)
