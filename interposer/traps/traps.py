@@ -462,9 +462,10 @@ class Traps:
             act = partial(handle.broker.map, rounded, writable=bool(protection & _PROT_WRITE))
             pool = act() if self.tap is None else self.tap.mapping(notification, handle, length, act)
             assert isinstance(pool, Pool)
-            result = inject_mapping(self._listener, notification, pool.read_only_descriptor, self._pump, arguments)
-            if result.outcome is Outcome.ALREADY_TRACED:
-                self.detours.map_instead(notification, handle, descriptor & 0xFFFFFFFF, pool.read_only_descriptor)
+            with pool.opened() as opened:
+                result = inject_mapping(self._listener, notification, opened, self._pump, arguments)
+                if result.outcome is Outcome.ALREADY_TRACED:
+                    self.detours.map_instead(notification, handle, descriptor & 0xFFFFFFFF, opened)
             return None
 
         self.answer(notification, serve, may_wait=True)
