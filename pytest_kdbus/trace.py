@@ -80,7 +80,8 @@ class Growth:
             raise OSError(number, os.strerror(number), file)
 
     def wait(self, seconds: float) -> bool:
-        """Until it has grown since the last time, or, the first time, since the beginning; False: not within that time."""
+        """Until it has grown since the last time, or, the first time, since the beginning; False: not within that time.
+        """
         if not select.select([self._descriptor], [], [], max(0.0, seconds))[0]:
             return False
         with suppress(BlockingIOError):
