@@ -13,7 +13,8 @@ Every trap ends in one of five answers, and in exactly one:
   ioctl replaces by a handle.
 
 A call that fails because the supervisor is short of something says so (ENFILE, ENOMEM); one whose caller may not be
-inspected, EPERM. One that fails in an unforeseen way is answered with EIO and reported. Nobody else notices.
+inspected, EPERM, and that is told (`interposer.target.inspection`). One that fails in an unforeseen way is answered
+with EIO and reported. Nobody else notices.
 
 What a call means is said by `interposer.traps.opens`, `ioctls`, `mappings`, `mounts` and `path_mode`; each of them
 looks at the call, and gives `Answering.answer` the function that serves it.
@@ -35,6 +36,7 @@ from interposer.report import unexpected
 from interposer.shortage import errno_of_shortage, tell_once
 from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import UserNamespaces
+from interposer.target.inspection import tell_forbidden
 from interposer.target.stalls import PostedWrites
 from interposer.traps.exactly_once import Answers, HeldCaller, Interrupted
 from interposer.traps.module_parameter import AttachFlagsMask
@@ -162,6 +164,7 @@ def failure_of(notification: Notification, error: Exception) -> int:
         tell_once(number, str(error) or "out of memory")
         return number
     if isinstance(error, PermissionError):
+        tell_forbidden(notification.pid)
         return errno.EPERM
     unexpected(f"system call {notification.number} of thread {notification.pid} fails with EIO")
     return errno.EIO

@@ -22,6 +22,7 @@ from interposer.handles.handles import OpenHandle, status_of
 from interposer.handles.late import LateHandles
 from interposer.shortage import tell_once
 from interposer.target.budget import OverBudget
+from interposer.target.inspection import tell_forbidden
 from interposer.traps.answering import Answering
 from interposer.traps.exactly_once import Interrupted
 from native.notification import Notification
@@ -49,6 +50,9 @@ class NodeHandles:
             return handle
         try:
             status = status_of(thread, descriptor)
+        except PermissionError:
+            tell_forbidden(thread)
+            return None
         except OSError:
             return None
         node = self.node_behind(status)

@@ -43,6 +43,7 @@ from interposer.nodes.lookup import Located, Lookup
 from interposer.nodes.resolve import AT_FDCWD, PATH_LIMIT
 from interposer.target.caller import TargetCaller
 from interposer.target.ids import own_namespace
+from interposer.target.inspection import tell_path_forbidden
 from interposer.traps.answering import Answering
 from interposer.traps.exactly_once import Interrupted
 from interposer.traps.node_handles import NodeHandles
@@ -452,6 +453,9 @@ def _name_at(call: Notification, address: int) -> bytes | None:
     """The path at an address of the caller; None if it cannot be read."""
     try:
         return memory.read_string(call.pid, address, PATH_LIMIT)
+    except PermissionError:
+        tell_path_forbidden(call.pid)
+        return None
     except OSError:
         return None
 
