@@ -10,8 +10,7 @@ the callers by the tables that compilers leave in programs for exceptions (`trac
 One register is missing: rbp, by which functions without optimisation, and those with arrays of variable length, find
 their frames. Functions in between have mostly saved it. Where none has, it is found by how the function begins (it
 pushes registers and makes room, and has that room when it calls), or else by the first place on the stack that has a
-frame's look: a saved rbp that leads further up, and behind it a return address whose call leads to this very function.
-Where neither is there, the stack ends, and that is said; nothing is guessed beyond that.
+return address whose call leads to this very function. Where neither is there, the stack ends, and that is said.
 
 Alternatives: perf_event_open(2), which containers forbid; a stop before the call, by ptrace(2), which costs two
 switches a call, and changes what is traced; eu-stack and libunwind, which attach.
@@ -161,13 +160,13 @@ class _Walk:
                 yield Frame(mapped.path, pc - mapped.start + mapped.offset, "", 0)
                 raise
             name, behind = program.symbol(inside + offset)
-            yield Frame(mapped.path, pc + offset, name, behind + pc - inside)
+            yield Frame(mapped.path, pc + offset, name, behind + pc - inside if name else 0)
             rule = program.rule(inside + offset)
+            if rule.return_address is None:
+                return
             if rule.by_rbp and rbp is None:
                 rbp = self._frame_of(program, rule, sp)
-            base = rbp if rule.by_rbp else sp
-            if rule.return_address is None or base is None:
-                return
+            base = sp if rbp is None or not rule.by_rbp else rbp
             sp = base + rule.offset
             if rule.saved_rbp is not None:
                 rbp = self._word(sp + rule.saved_rbp)
@@ -188,22 +187,20 @@ class _Walk:
 
     def _frame_of(self, program: Program, rule: Rule, sp: int) -> int:
         """What rbp is in a function that calls, with the stack pointer at `sp`."""
+        assert rule.return_address is not None
+        returns = rule.offset + rule.return_address
         room = _room(program.code(rule.start))
-        if room is not None and self._is_frame(sp + room):
+        if room is not None and self._returns_at(sp + room + returns):
             return sp + room
-        for place in range(0, len(self._copied.stack) - 15, 8):
-            if self._is_frame(self._copied.sp + place) and self._copied.sp + place >= sp:
-                target = self._called(self._word(self._copied.sp + place + 8))
-                if target == (program, rule.start):
-                    return self._copied.sp + place
+        for place in range(sp, self._copied.sp + len(self._copied.stack) - 7, 8):
+            if self._returns_at(place) and self._called(self._word(place)) == (program, rule.start):
+                return place - returns
         raise NotReadable(f"{program.path} keeps its frame at {rule.start:#x} in a register that is not known")
 
-    def _is_frame(self, address: int) -> bool:
-        """Whether what is there may be a saved rbp, and a return address behind it."""
-        try:
-            return self._at(self._word(address + 8)) is not None
-        except NotReadable:
-            return False
+    def _returns_at(self, address: int) -> bool:
+        """Whether what is there may be a return address."""
+        place = address - self._copied.sp
+        return 0 <= place <= len(self._copied.stack) - 8 and self._at(self._word(address)) is not None
 
     def _called(self, returns: int) -> tuple[Program, int] | None:
         """Which function is called by the call that returns there, if that can be seen from the call."""
