@@ -51,10 +51,10 @@ _OWN_OPTIONS = {
 _RUN_OPTIONS = {**_OWN_OPTIONS, **VERBOSE_OPTIONS, "--trace": None, "--explain": False, "--inject": True}
 _VIEW_OPTIONS = {
     **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
-    **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v -ff --json".split(), False),
+    **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -k -c -C -z -Z -v -ff --json".split(), False),
 }
 _TRACE_OPTIONS = {**UNDER_TRACE_OPTIONS, **_VIEW_OPTIONS, **JOINED_TRACE_OPTIONS}
-_RECORD_OPTIONS = {**UNDER_TRACE_OPTIONS, "-o": True, "-s": True}
+_RECORD_OPTIONS = {**UNDER_TRACE_OPTIONS, "-o": True, "-s": True, "-k": False}
 _CHECK_OPTIONS = {
     **UNDER_TRACE_OPTIONS,
     **dict.fromkeys(("--ignore", "--error", "--junit", "--json", "--recording"), True),

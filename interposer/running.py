@@ -40,7 +40,7 @@ def run(given: Given, command: list[str]) -> int:
     if given.keys() & {"--trace", "--explain"}:
         from interposer.trace_options import relayed, session_of_run
 
-        tracer = relayed(session_of_run(given))
+        tracer = relayed(session_of_run(given), given, "run")
     return end_like(run_traced(given, command, tracer))
 
 

@@ -11,7 +11,7 @@ from interposer.ending import end_like
 from interposer.errors import UsageError, quoted
 from interposer.options import JOINED_TRACE_OPTIONS, UNDER_TRACE_OPTIONS, Given, see_help
 from interposer.running import replace_if_nested, run_traced
-from interposer.trace_options import recorder, relayed, session, written
+from interposer.trace_options import recorder, relayed, session, with_stacks, written
 from interposer.watch_options import which
 
 
@@ -21,7 +21,7 @@ def trace(given: Given, command: list[str]) -> int:
         return _trace_running(given, command)
     if not command:
         raise UsageError("reading the arguments of `kdbus trace`", "there is no program", see_help("trace"))
-    return end_like(run_traced(given, command, relayed(session(given))))
+    return end_like(run_traced(given, command, relayed(session(given), given)))
 
 
 def _trace_running(given: Given, rest: list[str]) -> int:
@@ -34,7 +34,7 @@ def _trace_running(given: Given, rest: list[str]) -> int:
     from interposer.watching.calls import trace as trace_calls
 
     with written(given):
-        tracer = session(given)
+        tracer = with_stacks(session(given), given, "trace")
         try:
             trace_calls(*which("trace", given), tracer)
         finally:
@@ -46,7 +46,7 @@ def record(given: Given, command: list[str]) -> int:
     """`kdbus record`; its exit status, or death by its program's signal. Raises InterposerError."""
     if not command:
         raise UsageError("reading the arguments of `kdbus record`", "there is no program", see_help("record"))
-    return end_like(run_traced(given, command, relayed(recorder(given))))
+    return end_like(run_traced(given, command, relayed(recorder(given), given, "record")))
 
 
 def check(given: Given, command: list[str]) -> int:
