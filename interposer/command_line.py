@@ -64,11 +64,11 @@ _UNDER_TRACE_OPTIONS = {
 }
 _VIEW_OPTIONS = {
     **dict.fromkeys(("-o", "-e", "-s", "--color"), True),
-    **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -c -C -z -Z -v -ff --json".split(), False),
+    **dict.fromkeys("-x -xx -y -t -tt -ttt -r -T -k -c -C -z -Z -v -ff --json".split(), False),
 }
 _JOINED_TRACE_OPTIONS = {"-p": True, "--pid": True, "--domain": True}
 _TRACE_OPTIONS = {**_UNDER_TRACE_OPTIONS, **_VIEW_OPTIONS, **_JOINED_TRACE_OPTIONS}
-_RECORD_OPTIONS = {**_UNDER_TRACE_OPTIONS, "-o": True, "-s": True}
+_RECORD_OPTIONS = {**_UNDER_TRACE_OPTIONS, "-o": True, "-s": True, "-k": False}
 _CHECK_OPTIONS = {
     **_UNDER_TRACE_OPTIONS,
     **dict.fromkeys(("--ignore", "--error", "--junit", "--json", "--recording"), True),
@@ -226,7 +226,7 @@ def _run(given: Given, command: list[str]) -> int:
     if given.keys() & {"--trace", "--explain"}:
         from interposer.trace_options import relayed, session_of_run
 
-        tracer = relayed(session_of_run(given))
+        tracer = relayed(session_of_run(given), given, "run")
     return _end_like(_run_traced(given, command, tracer))
 
 
@@ -237,7 +237,7 @@ def _trace(given: Given, command: list[str]) -> int:
         raise UsageError("reading the arguments of `kdbus trace`", "there is no program", see_help("trace"))
     from interposer.trace_options import relayed, session
 
-    return _end_like(_run_traced(given, command, relayed(session(given))))
+    return _end_like(_run_traced(given, command, relayed(session(given), given)))
 
 
 def _trace_running(given: Given, rest: list[str]) -> int:
@@ -247,11 +247,11 @@ def _trace_running(given: Given, rest: list[str]) -> int:
     needless = given.keys() & (_UNDER_TRACE_OPTIONS.keys() - {"-f"})
     if needless:
         raise UsageError(attempted, f"{min(needless)} is for a program that is run", see_help("trace"))
-    from interposer.trace_options import session, written
+    from interposer.trace_options import session, with_stacks, written
     from interposer.watching.calls import trace
 
     with written(given):
-        tracer = session(given)
+        tracer = with_stacks(session(given), given, "trace")
         try:
             trace(*_which("trace", given), tracer)
         finally:
@@ -264,7 +264,7 @@ def _record(given: Given, command: list[str]) -> int:
         raise UsageError("reading the arguments of `kdbus record`", "there is no program", see_help("record"))
     from interposer.trace_options import recorder, relayed
 
-    return _end_like(_run_traced(given, command, relayed(recorder(given))))
+    return _end_like(_run_traced(given, command, relayed(recorder(given), given, "record")))
 
 
 def _check(given: Given, command: list[str]) -> int:

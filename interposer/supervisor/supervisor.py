@@ -131,6 +131,7 @@ class Supervisor:
         assert self._tap is not None
         self._tap.tracers[tracer] = None
         self._watch_natively()
+        self._allow_stacks()
 
     def _injected(self) -> list[str]:
         """What the call that was served last has met of what was injected."""
@@ -143,6 +144,12 @@ class Supervisor:
         if not self._tap.tracers:
             self._use_tap(None)
         self._watch_natively()
+        self._allow_stacks()
+
+    def _allow_stacks(self) -> None:
+        """Somebody who wants stacks comes or goes: native code keeps none."""
+        self._flows.recall()
+        self._allow_flows()
 
     def watch_messages(self, watcher: Watcher | None) -> None:
         """Tell `watcher`, besides tracers, of what is served natively from now on; None: only those."""
@@ -246,7 +253,8 @@ class Supervisor:
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
         possible = self._options.flows and can_compare() and can_fetch()
-        self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
+        without_stacks = self._tap is None or not self._tap.stacks
+        self._flows.enabled = possible and without_stacks and all(tree.may_flow for tree in self._trees.values())
 
     def _resume(
         self,

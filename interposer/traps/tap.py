@@ -95,7 +95,10 @@ class Tap:
         act: Callable[[], Wait | None],
     ) -> Wait | None:
         """The ioctl that `act` has the broker serve, watched. Raises what that raises."""
+        copied, note = self._stack(notification, caller) if self.stacks else (b"", "")
         record = self._begin(Event.CALL, notification, handle)
+        record.copied = copied
+        record.notes += [note] if note else []
         try:
             wait = act()
         except (Stalled, MemoryStalled):
@@ -345,6 +348,26 @@ class Tap:
             record.duration_ns = time.monotonic_ns() - record.monotonic_ns
         for tracer in self.tracers:
             tracer.take(record)
+
+    @property
+    def stacks(self) -> bool:
+        """Whether stacks are wanted, so that no call must be served elsewhere."""
+        return any(tracer.stacks for tracer in self.tracers)
+
+    @staticmethod
+    def _stack(notification: Notification, caller: TargetCaller) -> tuple[bytes, str]:
+        """What the stack of a call is found by; or why there is nothing. Raises Stalled, MemoryStalled."""
+        from interposer.traps.stack import NoStack, copy
+
+        try:
+            return copy(notification, caller).packed(), ""
+        except NoStack as reason:
+            return b"", f"no stack: {reason}"
+        except (Stalled, MemoryStalled):
+            raise
+        except Exception:
+            unexpected("copying a stack failed, the trace lacks it")
+            return b"", ""
 
     @property
     def payload_limit(self) -> int:
