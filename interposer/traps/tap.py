@@ -52,7 +52,7 @@ from native.notification import Notification
 from tracing.escaping import harmless
 from tracing.native_calls import Batch, Known, awaited, said
 from tracing.reason import reason
-from tracing.record import Event, Phase, Record, Tracer
+from tracing.record import CALLS, Event, Phase, Record, Tracer
 from tracing.relay import Relay
 
 P = ParamSpec("P")
@@ -197,6 +197,19 @@ class Tap:
         record.length = length
         return self._watch(record, act)
 
+    def mounting(self, notification: Notification, path: bytes, act: Callable[[], None]) -> None:
+        """Mount a kdbusfs by `act`, which raises OSError."""
+        self._mounting(Event.MOUNT, notification, path, act)
+
+    def unmounting(self, notification: Notification, path: bytes, act: Callable[[], None]) -> None:
+        """Unmount one by `act`, which raises OSError."""
+        self._mounting(Event.UMOUNT, notification, path, act)
+
+    def _mounting(self, event: Event, notification: Notification, path: bytes, act: Callable[[], None]) -> None:
+        record = self._begin(event, notification, None)
+        record.path = path.decode("utf-8", "backslashreplace")
+        self._watch(record, act)
+
     def hung_up(self, handle: OpenHandle) -> None:
         """The connection has ended, and the handle is still open."""
         self._safely(self._hung_up, handle)
@@ -239,6 +252,8 @@ class Tap:
     def _watch(self, record: Record, act: Callable[[], T]) -> T:
         try:
             value = act()
+        except (Stalled, MemoryStalled):
+            raise  # nothing has happened yet, and it will be asked for once more
         except Exception as error:
             _fail(record, error)
             self._safely(self._put, record)
@@ -344,7 +359,7 @@ class Tap:
         self._put(record)
 
     def _put(self, record: Record, *, over: bool = True) -> None:
-        if over and record.event in (Event.CALL, Event.OPEN, Event.MAP):
+        if over and record.event in CALLS:
             record.duration_ns = time.monotonic_ns() - record.monotonic_ns
         for tracer in self.tracers:
             tracer.take(record)
@@ -391,7 +406,8 @@ def _fail(record: Record, error: Exception) -> None:
         record.reason = reason(record.error, error.facts)
     else:
         record.errno = (isinstance(error, OSError) and error.errno) or 0
-        record.error, record.reason = type(error).__name__, harmless(str(error))
+        said = isinstance(error, OSError) and error.strerror
+        record.error, record.reason = type(error).__name__, harmless(said or str(error))
 
 
 def _said(connection: Connection) -> str:

@@ -133,6 +133,26 @@ def test_no_program_forges_lines(revision: str, programs: dict[str, Path], user:
     assert r'EINVAL (item 1 of 2, DST_NAME: "no\nname" breaks the rules for names)' in line
 
 
+@pytest.fixture(scope="session")
+def mounting(open_folder: Path) -> Path:
+    return compile_program("mounts", open_folder)
+
+
+def test_mounts_are_events(mounting: Path, user: User) -> None:
+    lines = trace(user, mounting, "umount_ends_the_domain", "-e", "mount,umount")
+    assert [re.sub(r"^\[pid +\d+\] | <[0-9.]+>$", "", line) for line in lines[:-2]] == [
+        'mount("/tmp/bus", "kdbusfs") = 0',
+        'umount("/tmp/bus") = 0',
+    ]
+
+
+def test_why_a_mount_fails(mounting: Path, user: User) -> None:
+    lines = trace(user, mounting, "errors_are_those_of_mount", "-Z")
+    assert " = -1 ENOENT (No such file or directory) <" in only(lines, 'mount("/tmp/absent", "kdbusfs")')
+    unreadable = 'mount("", "kdbusfs") = -1 EFAULT (read a string of at most 4096 bytes at 0x1 of'
+    assert only(lines, unreadable).endswith(">")
+
+
 @each_revision
 def test_json_follows_its_schema(revision: str, programs: dict[str, Path], user: User, open_folder: Path) -> None:
     validator = pytest.importorskip("jsonschema").Draft202012Validator
