@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import ParamSpec, TypeVar
 
+from broker.bus import Bus
 from broker.connection import Connection
-from broker.errors import KdbusError, errno_of
+from broker.errors import KdbusError, QueueFull, errno_of
 from broker.handle import ControlHandle, EndpointHandle
 from broker.reply import Reply
 from broker.send import Wait
@@ -50,7 +51,7 @@ from kdbus.abi.revision import Revision
 from native.deputies import Stalled
 from native.notification import Notification
 from tracing.escaping import harmless
-from tracing.native_calls import Batch, Known, awaited, said
+from tracing.native_calls import Batch, Known, awaited, fillers, said
 from tracing.reason import reason
 from tracing.record import CALLS, Event, Phase, Record, Tracer
 from tracing.relay import Relay
@@ -313,6 +314,8 @@ class Tap:
         if error is not None:
             _fail(record, error)  # first, as it may ask the broker
         self._describe(record, handle)
+        if isinstance(error, QueueFull) and handle.connection is not None:
+            record.notes += _fillers(error, handle.connection.bus)
         record.notes += self._injected()
         record.request, record.address = request, argument
         behaviour = None if handle.broker is None else handle.broker.spoken(request, argument, caller)
@@ -408,6 +411,13 @@ def _fail(record: Record, error: Exception) -> None:
         record.errno = (isinstance(error, OSError) and error.errno) or 0
         said = isinstance(error, OSError) and error.strerror
         record.error, record.reason = type(error).__name__, harmless(said or str(error))
+
+
+def _fillers(error: QueueFull, bus: Bus) -> list[str]:
+    """Who they are whose messages fill a queue."""
+    waiting = error.facts.get("waiting")
+    senders = ((sender, bus.connections.get(sender)) for sender in (waiting() if callable(waiting) else ()))
+    return fillers((number, () if sender is None else names_of(sender)) for number, sender in senders)
 
 
 def _said(connection: Connection) -> str:

@@ -69,8 +69,12 @@ def test_which_rule_of_a_match_is_refused(revision: str, programs: dict[str, Pat
 
 @each_revision
 def test_whose_messages_fill_a_queue(revision: str, programs: dict[str, Path], user: User) -> None:
-    line = only(trace(user, programs[revision], "full_queue", "-Z"), "SEND")
-    reader, chatter = re.findall(r"dst_id=(\d+)", line)[0], re.findall(r"trouble/bus (\d+)>", line)[0]
+    lines = trace(user, programs[revision], "full_queue", "-Z")
+    line = only(lines, "SEND")
+    reader, chatter = re.findall(r"dst_id=(\d+)", line)[0], re.findall(r"bus (\d+) org.example.Chatter>", line)[0]
+    assert lines[lines.index(line) + 1] == (
+        f"    # among those whose messages wait there: connection {chatter} (org.example.Chatter)"
+    )
     assert f"of connection {reader} " in line and f" of connection {chatter})" in line
     if revision == "3":
         assert (
@@ -273,6 +277,35 @@ def test_a_reader_that_does_not_read(programs: dict[str, Path], user: User) -> N
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         os.close(reading)
+
+
+def test_a_signal_to_all_of_a_group(writable: Path, user: User) -> None:
+    """`timeout kdbus trace -o FILE -- PROGRAM`: what the program was doing, and how it ended, is in the file."""
+    program, path = compile_program("stacks", writable), writable / "trace"
+    process = subprocess.Popen(
+        user.kdbus("trace", "-o", str(path), "--", str(program), "wait"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd="/",
+        env=user.environment,
+        start_new_session=True,
+        user=user.identity,
+        group=user.identity,
+        extra_groups=None if user.identity is None else [],
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(60) == -signal.SIGTERM
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+    lines = path.read_text().splitlines()
+    assert ['open("control")' in line for line in lines] == [True, False] and lines[1] == "+++ <control> closed +++"
 
 
 @each_revision
