@@ -9,9 +9,9 @@ answered: until then the caller waits, and nobody else writes.
 A record is made at once, because reasons and owners of names are only true at that moment. Making one must never harm a
 call: if it goes wrong, that is reported, and the trace lacks it.
 
-Traps ask for a tap at a few places (`Traps`, `Tree`, `WaitingCalls`, `HandleTable`), and there is none unless somebody
-traces. What the native engine serves it notes itself (`native/ring.c`), and is asked for before the broker does
-anything; both are done by one thread, so there is one order.
+Who serves a call asks for a tap at a few places (`Answering`, `NodeHandles`, `Ioctls`, `Mappings`, `Tree`,
+`WaitingCalls`, `HandleTable`), and there is none unless somebody traces. What the native engine serves it notes itself
+(`native/ring.c`), and is asked for before the broker does anything; both are done by one thread, so there is one order.
 
 Weaknesses: an open that the kernel refuses, and a mapping of a handle that this supervisor does not know, are not seen.
 """
