@@ -165,7 +165,7 @@ struct kdbus_pool {
     void *memory;             // writable mapping of the whole pool, only in this process
     uint64_t size;            // bytes
     uint64_t usable;          // bytes from the beginning in which slices may lie; who limits them raises it as needed
-    int read_only_descriptor; // what targets map
+    int read_only_descriptor; // what targets map; -1 where somebody else keeps it
 };
 
 int kdbus_pool_create(const char *name, uint64_t size, struct kdbus_pool *pool);
@@ -175,6 +175,24 @@ void kdbus_pool_destroy(struct kdbus_pool *pool);
 // Like kdbus_memory_read_pieces into the pool at `offset`; a piece at address 0 is that many zeros.
 int kdbus_pool_copy_from_process(const struct kdbus_pool *pool, int pid, uint64_t offset,
                                  const struct kdbus_piece *pieces, size_t count);
+
+// -- keeper.c: descriptors in a table of their own --------------------------------------------------------------------
+
+struct kdbus_keeper;
+
+int kdbus_keeper_create(struct kdbus_keeper **made);
+
+// Closes all that is kept.
+void kdbus_keeper_destroy(struct kdbus_keeper *keeper);
+
+// The number under which the file of `descriptor` is kept from now on.
+int kdbus_keeper_keep(const struct kdbus_keeper *keeper, int descriptor);
+
+// A duplicate of what is kept as `number`.
+int kdbus_keeper_fetch(const struct kdbus_keeper *keeper, int number);
+
+// Closes what is kept as `number`, soon.
+int kdbus_keeper_drop(const struct kdbus_keeper *keeper, int number);
 
 // -- deputy.c: threads that touch the memory of targets, and may be left behind with it ------------------------------
 
@@ -321,8 +339,12 @@ struct kdbus_flow_revision {
     uint32_t recv_dropped, recv_message;
     uint32_t free, free_words, free_flags, free_kernel_flags, free_return_flags, free_offset;
     uint32_t item_vector, item_offset, item_memfd, item_name, item_filter, item_timestamp;
-    int whole;              // a message is one slice, and its memory is shared among users
+    int whole;              // a message is one slice
+    int keeps_order;        // with the items that were sent, in their order; else they are made anew
     int keeps_padding;      // what stands between the items of a message is delivered
+    int takes_half;         // what is put into a pool may be half of what is left of it
+    int shares_memory;      // a quota is of the pool's memory, else of messages
+    int writes_no_message;  // RECV without a message stores that there is none
     int writes_empty_reply; // a SEND that does not wait writes that there is no reply
     int empty_is_pool_size; // the offset that stands for nothing
 };

@@ -14,7 +14,7 @@ from typing import Any
 
 from kdbus.abi.decode import Address, Flags, Item, Named, Text, Value
 from tracing import payload
-from tracing.record import Event
+from tracing.record import CALLS, Event
 from tracing.shown import Shown
 from tracing.text import errno_name
 
@@ -25,7 +25,11 @@ PAYLOAD = 4096
 
 def line(shown: Shown, limit: int = PAYLOAD) -> str:
     """The record as one line, with its newline; ASCII only. `limit`: bytes of its payload."""
-    return json.dumps(as_object(shown, limit), separators=(",", ":")) + "\n"
+    return _ENCODER.encode(as_object(shown, limit)) + "\n"
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+"""Kept, as to make one takes a third of what a line does."""
 
 
 def as_object(shown: Shown, limit: int = PAYLOAD) -> dict[str, Any]:
@@ -46,6 +50,7 @@ def as_object(shown: Shown, limit: int = PAYLOAD) -> dict[str, Any]:
         "pid": record.pid or None,
         "tid": record.tid or None,
         "comm": record.comm or None,
+        "path": record.path or None,
         "descriptor": record.descriptor,
         "connection": record.connection,
         "peer": record.peer,
@@ -57,7 +62,7 @@ def as_object(shown: Shown, limit: int = PAYLOAD) -> dict[str, Any]:
     found |= {name: value for name, value in optional.items() if value is not None}
     if record.event is Event.CALL:
         found |= _call(shown, limit)
-    if record.event in (Event.CALL, Event.OPEN, Event.MAP) and found.get("phase") != "unfinished":
+    if record.event in CALLS and found.get("phase") != "unfinished":
         found["value"] = None if record.errno or record.error else record.value
         found["errno"] = errno_name(record.errno) if record.errno else None
         if record.error:
@@ -87,6 +92,11 @@ def _call(shown: Shown, limit: int) -> dict[str, Any]:
 
 def as_value(value: Value | Item) -> Any:
     """A decoded value as what `json.dumps` takes."""
+    # What most values are comes first.
+    if type(value) is int:
+        return value
+    if isinstance(value, dict):
+        return {name: as_value(each) for name, each in value.items()}
     if isinstance(value, Flags):
         return {"value": value.value, "flags": list(value.names), "unknown": value.rest}
     if isinstance(value, Named):
@@ -99,8 +109,6 @@ def as_value(value: Value | Item) -> Any:
         return {"hex": value.hex()}
     if isinstance(value, Item):
         return {"item": value.name, "type": value.number, "size": value.size, "value": as_value(value.value)}
-    if isinstance(value, dict):
-        return {name: as_value(each) for name, each in value.items()}
     if isinstance(value, int):
         return value
     return [as_value(each) for each in value]
