@@ -188,6 +188,9 @@ void kdbus_deputies_destroy(struct kdbus_deputies *deputies);
 // Readable when somebody who was left behind is back.
 int kdbus_deputies_fileno(const struct kdbus_deputies *deputies);
 
+// Whether somebody was left behind of whom kdbus_deputies_next has not told.
+int kdbus_deputies_away(const struct kdbus_deputies *deputies);
+
 // The number of whoever was left behind last.
 uint64_t kdbus_deputies_ticket(const struct kdbus_deputies *deputies);
 
@@ -213,6 +216,9 @@ int64_t kdbus_deputies_read_link(struct kdbus_deputies *deputies, int directory,
                                  size_t size);
 int64_t kdbus_deputies_read_file(struct kdbus_deputies *deputies, const char *path, void *buffer, size_t size);
 
+// Closes a file that a target has made, which may stall (FUSE, sockets that linger). There are no errors.
+int kdbus_deputies_close(struct kdbus_deputies *deputies, int descriptor);
+
 // -- identity.c: which file a descriptor of another process is -----------------------------------------------------
 
 // 1 if `descriptor` of the thread `pid` is the file that was registered in `epoll` under the number `target`.
@@ -226,8 +232,8 @@ int kdbus_pidfd_getfd(int pidfd, int descriptor);
 int kdbus_socket_cookie(int descriptor, uint64_t *cookie);
 
 // Empties the receive queue of the socket behind `descriptor` of the thread `pid`: 1 if it is the socket `cookie`,
-// 0 if it is something else.
-int kdbus_drain(int pid, int descriptor, uint64_t cookie);
+// 0 if it is something else, which is then *stranger, to be closed, or -1.
+int kdbus_drain(int pid, int descriptor, uint64_t cookie, int *stranger);
 
 // -- namespace.c: namespaces, mounts and path lookup ---------------------------------------------------------------
 

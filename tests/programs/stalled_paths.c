@@ -49,6 +49,7 @@ static void serve_request(const struct fuse_in_header *request)
 	struct fuse_entry_out entry = { .nodeid = FILE_NODE, .attr = attributes(FILE_NODE) };
 	struct fuse_attr_out status = { .attr = attributes(request->nodeid) };
 	struct fuse_open_out opened = { .fh = 1 };
+	struct fuse_poll_out polled = {};
 
 	switch (request->opcode) {
 	case FUSE_INIT:
@@ -69,6 +70,12 @@ static void serve_request(const struct fuse_in_header *request)
 		break;
 	case FUSE_READ:
 		answer(request->unique, 0, server->content, PAGE);
+		break;
+	case FUSE_POLL:
+		answer(request->unique, 0, &polled, sizeof(polled));
+		break;
+	case FUSE_FLUSH:
+		answer(request->unique, 0, NULL, 0);
 		break;
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
@@ -237,5 +244,57 @@ ROOT_CASE(files_whose_status_does_not_come)
 	others_go_on(&bus, &pair);
 	munmap(memory, PAGE);
 	hold(0);
+	close(file);
+}
+
+static int send_and_drop(void *argument)
+{
+	const struct connection *connection = argument;
+	int file = open(FILE_PATH, O_RDWR | O_CLOEXEC);
+
+	GE(file, 0);
+	EQ(SEND(connection, .to = connection->id, .fds = &file, .fd_count = 1), 0);
+	close(file);
+	return receive_code(connection, KDBUS_RECV_DROP);
+}
+
+/* Each close of a file is told to its server, and waits for it: of a message's file as well, if nobody takes it. */
+ROOT_CASE(a_file_whose_close_does_not_come)
+{
+	struct connection connection;
+	struct bus bus;
+
+	begin_files();
+	bus = (struct bus) { .fd = open_control() };
+	EQ(try_bus(&bus, "close", 0, 0, _KDBUS_ATTACH_ALL), 0);
+	connection = hello(bus.path);
+	server->passed = 1;
+	EQ(act_against(FUSE_FLUSH, send_and_drop, &connection), 0);
+}
+
+static int call_with_cancel_file(const struct connection *connection, int file)
+{
+	return SEND(connection, .to = connection->id, .cookie = 1, .flags = KDBUS_MSG_EXPECT_REPLY,
+		    .deadline = in_ms(PATIENCE), .send_flags = KDBUS_SEND_SYNC_REPLY, .cancel = file);
+}
+
+/* Whether such a file can be read its server is asked, which does not answer; and so it is for a set that contains it. */
+ROOT_CASE(cancel_files_whose_state_does_not_come)
+{
+	struct epoll_event wanted = { .events = EPOLLIN };
+	int file, set = epoll_create1(EPOLL_CLOEXEC);
+	struct bus bus = new_bus(0);
+	struct connection connection;
+
+	begin_files();
+	connection = hello(bus.path);
+	file = open(FILE_PATH, O_RDWR | O_CLOEXEC);
+	GE(file, 0);
+	EQ(epoll_ctl(set, EPOLL_CTL_ADD, file, &wanted), 0);
+	hold(FUSE_POLL);
+	EQ(call_with_cancel_file(&connection, file), -EINVAL);
+	EQ(call_with_cancel_file(&connection, set), -EINVAL);
+	hold(0);
+	close(set);
 	close(file);
 }
