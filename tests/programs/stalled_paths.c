@@ -298,3 +298,48 @@ ROOT_CASE(cancel_files_whose_state_does_not_come)
 	close(set);
 	close(file);
 }
+
+static int mount_there(void *path)
+{
+	return mount("kdbus", path, "kdbusfs", 0, NULL) ? -errno : 0;
+}
+
+ROOT_CASE(a_place_to_mount_at_that_does_not_come)
+{
+	begin_files();
+	EQ(act_against(FUSE_LOOKUP, mount_there, (void *)FILE_PATH), -ENOTDIR);
+}
+
+static int unmount_there(void *path)
+{
+	return umount2(path, 0) ? -errno : 0;
+}
+
+ROOT_CASE(a_place_to_unmount_that_does_not_come)
+{
+	begin_files();
+	EQ(act_against(FUSE_LOOKUP, unmount_there, (void *)FILE_PATH), -EINVAL);
+}
+
+/* Who waits for such a place is killed: what was begun for it ends, and others mount. */
+ROOT_CASE(a_caller_that_is_killed_before_its_place_comes)
+{
+	struct bus bus = new_bus(0);
+	struct pair pair = new_pair(&bus);
+	pid_t child;
+
+	begin_files();
+	hold(FUSE_LOOKUP);
+	child = start_child();
+	if (!child) {
+		mount_there((void *)FILE_PATH);
+		finish_child(1);
+	}
+	await(server->held);
+	EQ(kill(child, SIGKILL), 0);
+	EQ(waitpid(child, NULL, 0), child);
+	others_go_on(&bus, &pair);
+	EQ(mount("kdbus", "/tmp", "kdbusfs", 0, NULL), 0);
+	EQ(umount2("/tmp", 0), 0);
+	post(server->go);
+}
