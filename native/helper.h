@@ -526,6 +526,12 @@ int kdbus_engine_watch(struct kdbus_engine *engine, int64_t payload, size_t most
 size_t kdbus_engine_take_records(struct kdbus_engine *engine, const struct kdbus_call_record **records,
                                  const char **data, size_t *size);
 
+// -- seize.c: tracing a thread of another process ------------------------------------------------------------------
+
+// ptrace(2), PTRACE_SEIZE with PTRACE_O_* `options`, by this thread. 0 or -errno; -ETIMEDOUT if a thread of the same
+// process has been in the middle of execve(2) for `patience_ns`, less than a second. Uses the signal SIGRTMAX - 1.
+int kdbus_seize(int pid, uint64_t options, uint32_t patience_ns);
+
 // -- seccomp.c: what a target is started with ----------------------------------------------------------------------
 
 struct kdbus_instruction {

@@ -38,7 +38,7 @@ static void answer(__u64 unique, int error, const void *data, size_t size)
 static struct fuse_attr attributes(__u64 node)
 {
 	return (struct fuse_attr) { .ino = node, .size = PAGE, .blocks = 8, .nlink = 1, .blksize = PAGE,
-				    .mode = node == FUSE_ROOT_ID ? S_IFDIR | 0755 : S_IFREG | 0666 };
+				    .mode = node == FUSE_ROOT_ID ? S_IFDIR | 0755 : S_IFREG | 0777 };
 }
 
 /* Nothing may be kept by the kernel: no name and no attribute is valid for any time. */
@@ -278,7 +278,7 @@ static int call_with_cancel_file(const struct connection *connection, int file)
 		    .deadline = in_ms(PATIENCE), .send_flags = KDBUS_SEND_SYNC_REPLY, .cancel = file);
 }
 
-/* Whether such a file can be read its server is asked, which does not answer; and so it is for a set that contains it. */
+/* Whether such a file can be read, its server is asked, which does not answer; likewise for a set with it. */
 ROOT_CASE(cancel_files_whose_state_does_not_come)
 {
 	struct epoll_event wanted = { .events = EPOLLIN };
@@ -342,4 +342,50 @@ ROOT_CASE(a_caller_that_is_killed_before_its_place_comes)
 	EQ(mount("kdbus", "/tmp", "kdbusfs", 0, NULL), 0);
 	EQ(umount2("/tmp", 0), 0);
 	post(server->go);
+}
+
+static int execute_it(void *path)
+{
+	execl(path, path, NULL);
+	return -errno;
+}
+
+struct mapping {
+	int fd, go;
+};
+
+static int map_pool(void *argument)
+{
+	struct mapping *mapping = argument;
+	void *memory;
+
+	await(mapping->go);
+	memory = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, mapping->fd, 0);
+	return memory == MAP_FAILED ? -errno : 0;
+}
+
+/* While a thread executes a program nobody can begin to trace its process; and a pool is mapped with ptrace(2). */
+ROOT_CASE(a_pool_that_is_mapped_while_a_program_does_not_come)
+{
+	struct act executing = { .body = execute_it, .argument = (void *)FILE_PATH };
+	struct act mapping = { .body = map_pool };
+	struct mapping mapped;
+	struct bus bus;
+
+	begin_files();
+	bus = (struct bus) { .fd = open_control() };
+	EQ(try_bus(&bus, "mapped", 0, 0, _KDBUS_ATTACH_ALL), 0);
+	mapped = (struct mapping) { hello(bus.path).fd, new_event() };
+	mapping.argument = &mapped;
+	/* Before, as no thread can be made meanwhile. */
+	CHECK(!pthread_create(&mapping.thread, NULL, run_act, &mapping));
+	hold(FUSE_READ);
+	CHECK(!pthread_create(&executing.thread, NULL, run_act, &executing));
+	await(server->held);
+	post(mapped.go);
+	CHECK(!pthread_join(mapping.thread, NULL));
+	EQ(mapping.result, 0);
+	post(server->go);
+	CHECK(!pthread_join(executing.thread, NULL));
+	EQ(executing.result, -ENOEXEC);
 }
