@@ -128,7 +128,7 @@ class Tree:
 
         `files`: the nodes at /sys/fs/kdbus; `module`: the device of /sys/module/kdbus. Raises OSError.
         """
-        preloaded = Preloaded(files.device, module, real=True)
+        preloaded = Preloaded(files.device, module, real=True, shelves=self._traps.gives_shelves)
         traps = self._traps
 
         def open_(call: Notification) -> None:

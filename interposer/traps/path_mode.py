@@ -101,7 +101,7 @@ class PathCalls:
         self._pump = pump
         self._device = os.fstat(kdbus).st_dev
         self._lookup = Lookup(kdbus, module, lambda device, inode: files.find(device, inode) is not None)
-        self._preloaded = Preloaded(self._device, os.fstat(module).st_dev)
+        self._preloaded = Preloaded(self._device, os.fstat(module).st_dev, shelves=traps.gives_shelves)
 
     @property
     def preloaded(self) -> Preloaded:

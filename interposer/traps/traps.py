@@ -119,6 +119,8 @@ class Traps:
         """Who is shown what is asked for and answered."""
         self._faults = faults
         self._shelves = Shelves(listener, answers, share)
+        self.gives_shelves = share is not None
+        """Whether receivers may serve themselves."""
         self.delayed = Delayed()
         self._parameter = parameter
         self._posted = posted

@@ -855,8 +855,9 @@ CASE(the_end)
 	EQ(readiness(alice.fd) & POLLHUP, POLLHUP);
 }
 
-/* The thread whose next call waits for the supervisor, which is stopped until then; 0 once that call is over. */
+/* The thread that is about to make calls while the supervisor is stopped, 0 before; and whether they are over. */
 static pid_t caller;
+static int calls_are_over;
 
 static char state_of(pid_t thread)
 {
@@ -874,23 +875,38 @@ static void *continue_supervisor(void *unused)
 {
 	pid_t thread;
 
-	while ((thread = __atomic_load_n(&caller, __ATOMIC_SEQ_CST)) && state_of(thread) != 'S')
+	while (!(thread = __atomic_load_n(&caller, __ATOMIC_SEQ_CST)))
+		sched_yield();
+	while (!__atomic_load_n(&calls_are_over, __ATOMIC_SEQ_CST) && state_of(thread) != 'S')
 		sched_yield();
 	CHECK(!kill(supervisor(), SIGCONT));
 	return unused;
 }
 
-/* RECV while the supervisor has had no time to see to anything that happened since the call before. */
-static int receive_at_once(const struct connection *connection)
+/*
+ * What RECV says right after `bus` was closed for the last time, by ourselves or with the end of `child`, if the
+ * supervisor has no time to see to it before something waits for it.
+ */
+static int receive_after_end(int bus, pid_t child, const struct connection *connection)
 {
 	struct kdbus_cmd_recv recv;
 	pthread_t thread;
 	int result;
 
-	caller = gettid();
+	caller = calls_are_over = 0;
 	EQ(pthread_create(&thread, NULL, continue_supervisor, NULL), 0);
+	if (child)
+		close(bus);
+	CHECK(!kill(supervisor(), SIGSTOP));
+	if (child) {
+		CHECK(!kill(child, SIGKILL));
+		CHECK(waitpid(child, NULL, 0) == child);
+	}
+	__atomic_store_n(&caller, gettid(), __ATOMIC_SEQ_CST);
+	if (!child)
+		close(bus);
 	result = receive(connection, &recv, 0);
-	__atomic_store_n(&caller, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&calls_are_over, 1, __ATOMIC_SEQ_CST);
 	EQ(pthread_join(thread, NULL), 0);
 	return result;
 }
@@ -898,12 +914,22 @@ static int receive_at_once(const struct connection *connection)
 /* What somebody has closed has its effects before the next call, however late the supervisor comes to look at it. */
 CASE(what_was_closed_shows_at_once)
 {
-	for (int round = 0; round < 4; round++) {
+	for (int round = 0; round < 8; round++) {
 		int bus = begin_traffic();
+		pid_t child = 0;
 
-		CHECK(!kill(supervisor(), SIGSTOP));
-		close(bus);
-		EQ(receive_at_once(round % 2 ? &alice : &bob), -ECONNRESET);
+		if (round % 4 == 3) {
+			child = start_child();
+			if (!child)
+				for (;;)
+					pause();
+		} else {
+			for (int i = 0; i < round % 4; i++)
+				send_to_bob(1);
+			if (round % 4)
+				EQ(take_one(bob.fd, bob.pool), 1);
+		}
+		EQ(receive_after_end(bus, child, round < 4 ? &bob : &alice), -ECONNRESET);
 		close(alice.fd);
 		close(bob.fd);
 	}
