@@ -35,7 +35,6 @@ from broker.recognition import named
 from broker.send import Wait
 from interposer.handles.handles import HandleTable, OpenHandle
 from interposer.launch.guarantee import forced
-from interposer.launch.view import AttachFlagsMask
 from interposer.nodes.filesystem import NodeFiles
 from interposer.options import RunOptions
 from interposer.report import say, unexpected
@@ -47,8 +46,9 @@ from interposer.target.budget import Budgets
 from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.target.stalls import Stalls
+from interposer.traps.answering import MountedDomain, failure_of
+from interposer.traps.module_parameter import AttachFlagsMask
 from interposer.traps.probe import Probe
-from interposer.traps.traps import MountedDomain, failure_of
 from native.deputies import Deputies, Stalled, employ
 from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Listener, Notification
@@ -104,12 +104,12 @@ class Supervisor:
         self._tap: Tap | None = None
         self._message_watcher: Watcher | None = None
         self.shared = Shared(
-            handles,
-            UserNamespaces(),
-            self._flows,
-            self._stalls,
-            mask,
-            self._mounted,
+            handles=handles,
+            namespaces=UserNamespaces(),
+            parameter=mask,
+            flows=self._flows,
+            stalls=self._stalls,
+            new_domain=self._mounted,
             self_serve=options.self_serve,
         )
         if options.tracer is not None:
@@ -164,8 +164,6 @@ class Supervisor:
         self._flows.recall()
         self._tap = self.shared.tap = tap
         self.shared.handles.connection_ended = (lambda _: None) if tap is None else tap.hung_up
-        for tree in self._trees.values():
-            tree.use_tap(tap)
         self._allow_flows()
 
     def new_domain(self, nodes: NodeEvents) -> Domain:
