@@ -29,7 +29,7 @@
  * there as well, as a disturbance; they are not part of the balance.
  *
  * A member that ends of its own accord has freed all that it was given, and then its pool must be a single free piece:
- * a payload of half its size must fit (of a sixth, less what metadata takes, in the final revision, which allows no more).
+ * a payload of half its size must fit (in the final revision, which allows no more, of a sixth less some metadata).
  */
 #define _GNU_SOURCE
 #include <errno.h>
