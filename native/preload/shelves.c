@@ -12,7 +12,8 @@
 // memory may have been killed meanwhile. What the C library closes by itself, as fclose(3) does, does not wait.
 //
 // When a handle was closed, whoever receives is to know at once, as with kdbus itself: so a call that traps follows, as
-// the supervisor sees to what was closed before each of those. Handles are told by who made their sockets.
+// the supervisor sees to what was closed before each of those. Handles are told by who made their sockets. Whoever puts
+// something else in a handle's place with dup2(2) mostly has it elsewhere as well, and need not wait.
 
 #include "taking.h"
 
@@ -255,27 +256,21 @@ EXPORTED int close(int descriptor)
 
 EXPORTED int dup2(int descriptor, int number)
 {
-    int handle = descriptor != number && is_handle(number);
     struct table *begun = begin_closing();
     int result = next_dup2 ? next_dup2(descriptor, number)
                            : (int)kdbus_result(kdbus_trapped(SYS_dup2, descriptor, number, 0, 0, 0, 0));
 
     end_closing(begun);
-    if (handle)
-        see_to_closed();
     return result;
 }
 
 EXPORTED int dup3(int descriptor, int number, int flags)
 {
-    int handle = is_handle(number);
     struct table *begun = begin_closing();
     int result = next_dup3 ? next_dup3(descriptor, number, flags)
                            : (int)kdbus_result(kdbus_trapped(SYS_dup3, descriptor, number, flags, 0, 0, 0));
 
     end_closing(begun);
-    if (handle)
-        see_to_closed();
     return result;
 }
 

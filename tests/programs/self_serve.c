@@ -8,6 +8,7 @@
 #include "supervisor.h"
 
 #include <setjmp.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 
 enum { WARM_UP = 60 };
@@ -932,5 +933,110 @@ CASE(what_was_closed_shows_at_once)
 		EQ(receive_after_end(bus, child, round < 4 ? &bob : &alice), -ECONNRESET);
 		close(alice.fd);
 		close(bob.fd);
+	}
+}
+
+/* A shelf that the preloaded library has mapped in this process; NULL if there is none. `flags`: as smaps has them. */
+static void *find_shelf(char flags[static 256])
+{
+	FILE *file = fopen("/proc/self/smaps", "re");
+	char *line = NULL, *found = NULL;
+	unsigned long start;
+	size_t size = 0;
+
+	CHECK(file);
+	while (getline(&line, &size, file) > 0) {
+		if (!found && strstr(line, "memfd:kdbus-shelf") && sscanf(line, "%lx-", &start) == 1)
+			found = (char *)start;
+		else if (found && sscanf(line, "VmFlags: %255[^\n]", flags) == 1)
+			break;
+	}
+	free(line);
+	fclose(file);
+	return found;
+}
+
+enum way { UNMAPPED, FORBIDDEN, READ_ONLY, REPLACED, WAYS };
+
+static void take_away(void *shelf, enum way way)
+{
+	if (way == UNMAPPED)
+		EQ(munmap(shelf, 4096), 0);
+	else if (way == REPLACED)
+		CHECK(mmap(shelf, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == shelf);
+	else
+		EQ(mprotect(shelf, 4096, way == FORBIDDEN ? PROT_NONE : PROT_READ), 0);
+}
+
+/* Who takes away memory that it does not know ends by a signal, or goes on, and nobody else sees anything of it. */
+CASE(memory_that_is_taken_away)
+{
+	begin_traffic();
+	for (int way = 0; way < WAYS; way++) {
+		struct connection other = alice, receiver = bob;
+		pid_t child = start_child();
+		int status;
+
+		if (!child) {
+			char flags[256];
+			void *shelf;
+
+			begin_traffic();
+			shelf = find_shelf(flags);
+			if (shelf)
+				take_away(shelf, (enum way)way);
+			for (int i = 0; i < WARM_UP; i++) {
+				send_to_bob(2);
+				EQ(take_one(bob.fd, bob.pool), 2);
+			}
+			finish_child(0);
+		}
+		alice = other;
+		bob = receiver;
+		EQ(waitpid(child, &status, 0), child);
+		CHECK(status == 0 || (WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV));
+		CHECK(way != REPLACED || status == 0);
+		for (int i = 0; i < WARM_UP; i++) {
+			send_to_bob(3);
+			EQ(take_one(bob.fd, bob.pool), 3);
+			EQ(readiness(bob.fd) & POLLIN, 0);
+		}
+	}
+}
+
+/* The memory is in no core dump, and a process that leaves one has ended like any other. */
+CASE(core_dumps)
+{
+	char folder[] = "/tmp/kdbus-core-XXXXXX", command[64];
+	const struct rlimit large = { 64 << 20, 64 << 20 };
+	pid_t child;
+	int status;
+
+	begin_traffic();
+	CHECK(mkdtemp(folder));
+	child = start_child();
+	if (!child) {
+		char flags[256] = "";
+
+		begin_traffic();
+		if (find_shelf(flags)) {
+			CHECK(strstr(flags, " dd"));
+			CHECK(strstr(flags, " dc"));
+		}
+		send_to_bob(1);
+		send_to_bob(2);
+		EQ(take_one(bob.fd, bob.pool), 1);
+		EQ(chdir(folder), 0);
+		setrlimit(RLIMIT_CORE, &large);
+		abort();
+	}
+	EQ(waitpid(child, &status, 0), child);
+	snprintf(command, sizeof(command), "rm -rf %s", folder);
+	EQ(system(command), 0);
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+	for (int i = 0; i < WARM_UP; i++) {
+		send_to_bob(3);
+		EQ(take_one(bob.fd, bob.pool), 3);
+		EQ(readiness(bob.fd) & POLLIN, 0);
 	}
 }
