@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Signals on the hot path, see hot_path.c. The broker has said who gets those to this destination, all or one, with this
-// filter; here it is looked whether all of them can take it. If one cannot, the broker looks, as that one has lost
+// Signals on the hot path, see hot_path.c. The broker has said who gets those to this destination, all or one, with
+// this filter; here it is looked whether all of them can take it. If one cannot, the broker looks, as that one has lost
 // something then, or the SEND fails; and nobody has got anything yet.
 
 #include "hot_path.h"
