@@ -7,6 +7,7 @@ installed into a virtual environment that borrows the dependencies of this one.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -198,3 +199,36 @@ def test_arguments_are_handed_on_byte_by_byte(installed: Path, tmp_path: Path) -
         environment = {b"PATH": os.fsencode(os.environ["PATH"]), **variables}
         ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
         assert ended.stdout.split(b"\n")[:-1] == words
+
+
+def test_runs_without_being_installed(wheel: Path, tmp_path: Path) -> None:
+    """By pipx, which fetches what the wheel needs from the package index."""
+    if importlib.util.find_spec("pipx") is None:
+        pytest.skip("pipx is not installed")
+    environment = {**_ENVIRONMENT, "PIPX_HOME": str(tmp_path / "home"), "PIPX_BIN_DIR": str(tmp_path / "bin")}
+    pipx = [sys.executable, "-m", "pipx", "run", "--spec", str(wheel), "kdbus", "run", "--", "ls", "/sys/fs/kdbus"]
+    try:
+        ended = subprocess.run(
+            pipx,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"pipx has not got what it needs within {_PATIENCE_S} s: a slow package index")
+    if ended.returncode and not _is_fetched("trio", tmp_path):
+        pytest.skip("no package index can be reached")
+    assert (ended.returncode, ended.stdout) == (0, "control\n"), ended.stderr
+
+
+def _is_fetched(name: str, folder: Path) -> bool:
+    """Whether pip can have that from the package index now."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--no-cache-dir", name]
+    try:
+        ended = subprocess.run(pip, cwd=folder, env=_ENVIRONMENT, capture_output=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return ended.returncode == 0
