@@ -159,6 +159,7 @@ _MEANINGS: Final[dict[tuple[str, int], str]] = {
     ("NAME_RELEASE", errno.EADDRINUSE): "another connection owns the name",
     ("CONN_INFO", errno.ESRCH): "nobody owns the name",
     ("CONN_INFO", errno.ENXIO): "no connection has that id",
+    ("CONN_INFO", errno.ETIMEDOUT): "nobody has acquired the name in time",
     ("MATCH_ADD", errno.EINVAL): "a rule is about something that is no name, or has an item of a wrong size",
     ("MATCH_ADD", errno.EDOM): "a mask is no multiple of the bus's bloom filter",
     ("MATCH_ADD", errno.EMFILE): "this connection has as many matches as it may have",

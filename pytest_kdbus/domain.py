@@ -65,6 +65,7 @@ class Domain:
         self._answers: dict[int, Future[Any]] = {}
         self._ended: dict[int, Future[int]] = {}
         self._fakes: dict[int, Fake] = {}
+        self._programs: list[Program] = []
         self._asked = 0
         self._ready: Future[None] = Future()
 
@@ -110,7 +111,9 @@ class Domain:
             output=output[1],
             errors=errors[1],
         )
-        return Program(self, process, [str(word) for word in command], Path(output[1]), Path(errors[1]))
+        program = Program(self, process, [str(word) for word in command], Path(output[1]), Path(errors[1]))
+        self._programs.append(program)
+        return program
 
     def run(
         self,
@@ -126,7 +129,10 @@ class Domain:
     # ---- names, calls, fakes ----
 
     def wait_for_name(self, name: str, seconds: float = SECONDS) -> int:
-        """Wait until somebody owns the well-known name; returns the connection's id. Raises kdbus.TimedOut."""
+        """Wait until somebody owns the well-known name; returns the connection's id. Raises kdbus.TimedOut.
+
+        What fails here or in `call` notes which programs have ended meanwhile, and what they said.
+        """
         return int(self._ask("wait_for_name", seconds, name=name, seconds=seconds))
 
     def call(
@@ -249,7 +255,9 @@ class Domain:
         with trace.Growth(self._recording) as growth:
             while not (found := self.calls(command, errno=errno, program=program, process=process, name=name)):
                 if not growth.wait(deadline - time.monotonic()):
-                    raise Failure(f"no program has made such a call of {command} within {seconds:g} s")
+                    failed = Failure(f"no program has made such a call of {command} within {seconds:g} s")
+                    self._tell_of_ends(failed)
+                    raise failed
         return found[0]
 
     def findings(self, *rules: str) -> list[Finding]:
@@ -294,10 +302,17 @@ class Domain:
             self._channel.send(id=number, do=what, **words)
             found: tuple[Any, list[int]] = answer.result(patience_s + _PATIENCE_S)
             return found
-        except kdbus.Error:
+        except kdbus.Error as error:
+            self._tell_of_ends(error)
             raise
         except OSError as error:
             raise self._gone() from error
+
+    def _tell_of_ends(self, error: Exception) -> None:
+        """Note on a failure which programs have ended meanwhile: they are what it is due to, mostly."""
+        for program in self._programs:
+            if said := program.unexpected_end():
+                error.add_note(said)
 
     def _begin(self) -> None:
         if self.started:

@@ -137,10 +137,23 @@ def test_what_is_not_there(kdbus):
 
 def test_nobody_has_the_name(kdbus):
     import kdbus as library
-    with pytest.raises(library.TimedOut):
+    with pytest.raises(library.TimedOut, match="org.example.X.*nobody has acquired the name in time"):
         kdbus.wait_for_name("org.example.X", seconds=0.1)
     with pytest.raises(library.NotFound):
         kdbus.call("org.example.X", b"")
+
+def test_who_has_ended_is_noted(kdbus):
+    import kdbus as library
+    expected = kdbus.start(["sh", "-c", "exit 4"])
+    expected.wait()
+    program = kdbus.start(["sh", "-c", "echo cannot >&2; exit 3"])
+    kdbus.ended(program.process).result(30)
+    with pytest.raises(library.TimedOut) as raised:
+        kdbus.wait_for_name("org.example.X", seconds=0.1)
+    assert raised.value.__notes__ == ["sh -c echo cannot >&2; exit 3 has ended, status 3: cannot"]
+    with pytest.raises(Failure) as raised:
+        kdbus.wait_for_call("SEND", seconds=0.1)
+    assert len(raised.value.__notes__) == 1
 
 def test_faults_come_first(kdbus):
     kdbus.run(["true"])
@@ -153,7 +166,7 @@ def test_faults_that_are_none(kdbus):
         kdbus.run(["true"])
 """
     )
-    assert "7 passed" in said, said
+    assert "8 passed" in said, said
 
 
 def test_nothing_is_left_running(suite: Suite) -> None:
