@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Event(StrEnum):
@@ -37,6 +37,18 @@ class Phase(StrEnum):
     WHOLE = "complete"
     WAITS = "unfinished"
     RESUMED = "resumed"
+
+
+class Frame(NamedTuple):
+    """A function that had called another one when the call was made."""
+
+    file: str
+    address: int
+    """Where it goes on, as the file's own tables number it."""
+    function: str
+    """Empty if the file does not name it."""
+    offset: int
+    """How far behind the beginning of the function that is."""
 
 
 @dataclass(slots=True)
@@ -103,6 +115,10 @@ class Record:
     """What else a person wants to know, in words: whom a call waits for, which replies never came."""
     count: int = 0
     """Of records that were dropped."""
+    stack: list[Frame] = field(default_factory=list)
+    """Who has made the call, the innermost first; empty unless that was asked for."""
+    copied: bytes = b""
+    """What that is found by (`tracing.stacks.Copied`), until it is."""
 
 
 class Tracer(Protocol):
@@ -116,6 +132,11 @@ class Tracer(Protocol):
     @property
     def waits(self) -> bool:
         """Whether taking a record may wait for a reader, and calls with it."""
+        ...
+
+    @property
+    def stacks(self) -> bool:
+        """Whether records shall have what stacks are found by, which native code does not keep."""
         ...
 
     def take(self, record: Record) -> None:

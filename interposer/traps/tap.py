@@ -9,9 +9,9 @@ answered: until then the caller waits, and nobody else writes.
 A record is made at once, because reasons and owners of names are only true at that moment. Making one must never harm a
 call: if it goes wrong, that is reported, and the trace lacks it.
 
-Traps ask for a tap at a few places (`Traps`, `Tree`, `WaitingCalls`, `HandleTable`), and there is none unless somebody
-traces. What the native engine serves it notes itself (`native/ring.c`), and is asked for before the broker does
-anything; both are done by one thread, so there is one order.
+Who serves a call asks for a tap at a few places (`Answering`, `NodeHandles`, `Ioctls`, `Mappings`, `Tree`,
+`WaitingCalls`, `HandleTable`), and there is none unless somebody traces. What the native engine serves it notes itself
+(`native/ring.c`), and is asked for before the broker does anything; both are done by one thread, so there is one order.
 
 Weaknesses: an open that the kernel refuses, and a mapping of a handle that this supervisor does not know, are not seen.
 """
@@ -95,7 +95,10 @@ class Tap:
         act: Callable[[], Wait | None],
     ) -> Wait | None:
         """The ioctl that `act` has the broker serve, watched. Raises what that raises."""
+        copied, note = self._stack(notification, caller) if self.stacks else (b"", "")
         record = self._begin(Event.CALL, notification, handle)
+        record.copied = copied
+        record.notes += [note] if note else []
         try:
             wait = act()
         except (Stalled, MemoryStalled):
@@ -345,6 +348,26 @@ class Tap:
             record.duration_ns = time.monotonic_ns() - record.monotonic_ns
         for tracer in self.tracers:
             tracer.take(record)
+
+    @property
+    def stacks(self) -> bool:
+        """Whether stacks are wanted, so that no call must be served elsewhere."""
+        return any(tracer.stacks for tracer in self.tracers)
+
+    @staticmethod
+    def _stack(notification: Notification, caller: TargetCaller) -> tuple[bytes, str]:
+        """What the stack of a call is found by; or why there is nothing. Raises Stalled, MemoryStalled."""
+        from interposer.traps.stack import NoStack, copy
+
+        try:
+            return copy(notification, caller).packed(), ""
+        except NoStack as reason:
+            return b"", f"no stack: {reason}"
+        except (Stalled, MemoryStalled):
+            raise
+        except Exception:
+            unexpected("copying a stack failed, the trace lacks it")
+            return b"", ""
 
     @property
     def payload_limit(self) -> int:
