@@ -53,6 +53,8 @@ class _Held:
     """Its process has made the bus."""
     descriptors: dict[tuple[int, int], File] = field(default_factory=dict)
     """What came with messages, by process and number."""
+    kept: set[tuple[int, int]] = field(default_factory=set)
+    """Those of them that a process still had when it ended by itself."""
 
 
 File = tuple[int, int]
@@ -96,6 +98,13 @@ class Checker:
         for held in self._connections.values():
             self._cut_off(held, "it was still open at the end")
         self._connections.clear()
+
+    def leaving(self, process: int) -> None:
+        """A process is about to end by itself: the last moment to see which descriptors it has never closed."""
+        for held in self._connections.values():
+            for place, file in held.descriptors.items():
+                if place[0] == process and self._open_file(*place) == file:
+                    held.kept.add(place)
 
     # ---- calls ----
 
@@ -267,7 +276,7 @@ class Checker:
             self.findings.add("unanswered-request", held.where, f"received and not replied to: {_and([*told, *more])}")
         if unread:
             self.findings.add("unread-messages", held.where, f"{unread} messages in its queue were never received")
-        still = [place for place, file in held.descriptors.items() if self._open_file(*place) == file]
+        still = held.kept | {place for place, file in held.descriptors.items() if self._open_file(*place) == file}
         if still:
             count = f"{len(still)} of the {len(held.descriptors)} looked at"
             self.findings.add("descriptors-left", held.where, f"came with messages and are still open: {count}")
