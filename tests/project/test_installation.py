@@ -232,3 +232,50 @@ def _is_fetched(name: str, folder: Path) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return ended.returncode == 0
+
+
+TYPED = """
+import kdbus
+from kdbus.dbus import service
+from kdbus.dbus.blocking import connect
+from kdbus.dbus.message import Message, method_call
+from pytest_kdbus.domain import Domain
+
+@service.interface("org.example.Typed")
+class Typed:
+    @service.method("s", "s")
+    def Echo(self, text: str) -> str:
+        return text
+
+def greet(bus: str) -> bytes:
+    with kdbus.connect(bus, attach_receive=kdbus.Attach.ALL) as connection:
+        with connection.receive(timeout=1) as message:
+            names: tuple[kdbus.OwnedName, ...] = message.metadata.names
+            return bytes(message.payload) + str(names).encode()
+
+def ask(bus: str) -> Message:
+    with connect(bus) as connection:
+        connection.objects.add("/", Typed())
+        return connection.call(method_call("a.b", "/", "a.b", "C"))
+
+def test_it(kdbus: Domain) -> None:
+    kdbus.fake("org.example.X", {"Ask": lambda word: ("s", word)})
+    status: int = kdbus.run(["true"]).status
+    assert status == 0
+"""
+"""What a user's program may look like; the errors are appended."""
+WRONG = ("greet(1)", "Typed().Echo(1)", "kdbus.connect('x', attach_recv=1)", "ask('x').nonsense")
+
+
+def test_library_and_plugin_are_typed(installed: Path, tmp_path: Path) -> None:
+    """mypy finds the types where the wheel is installed, and tells what is wrong with their use."""
+    file = tmp_path / "typed.py"
+    file.write_text(TYPED + "\n".join(WRONG) + "\n")
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--python-executable"]
+    command = [*mypy, str(installed.parent / "python"), str(file)]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=_ENVIRONMENT, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+    )
+    told = [int(line.split(":")[1]) for line in ended.stdout.splitlines() if ": error: " in line]
+    first = len(TYPED.splitlines()) + 1
+    assert told == list(range(first, first + len(WRONG))), ended.stdout + ended.stderr
