@@ -128,7 +128,7 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   -e KEY=VALUE[,VALUE...]
                  show only what has one of the values; `!` in front of them turns that around; of several -e all must
                  hold. The keys:
-                   command     SEND, RECV, ... and open, map, hang-up, close; `command=` may be left out
+                   command     SEND, RECV, ... and open, map, mount, umount, hang-up, close; `command=` may be left out
                    errno       ENOBUFS, ...
                    connection  an id, of who calls or of the other side
                    name        a well-known name, of either side or in an item

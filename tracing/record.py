@@ -23,12 +23,20 @@ class Event(StrEnum):
     """A node was opened, or could not be."""
     MAP = "map"
     """A pool was mapped, or could not be."""
+    MOUNT = "mount"
+    """A kdbusfs was mounted, or could not be."""
+    UMOUNT = "umount"
+    """One was unmounted, or could not be."""
     HANG_UP = "hang-up"
     """A connection has ended, whose handle is still open."""
     CLOSE = "close"
     """The last descriptor of a handle was closed."""
     DROPPED = "dropped"
     """Records are missing here, as whoever reads them was too slow."""
+
+
+CALLS = frozenset((Event.CALL, Event.OPEN, Event.MAP, Event.MOUNT, Event.UMOUNT))
+"""What somebody has called, and has a result."""
 
 
 class Phase(StrEnum):
@@ -115,6 +123,8 @@ class Record:
     """What else a person wants to know, in words: whom a call waits for, which replies never came."""
     count: int = 0
     """Of records that were dropped."""
+    path: str = ""
+    """Of a mount, as the program gave it."""
     stack: list[Frame] = field(default_factory=list)
     """Who has made the call, the innermost first; empty unless that was asked for."""
     copied: bytes = b""

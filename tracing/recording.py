@@ -63,6 +63,7 @@ _MEMBERS: Final = {
     31: "count",
     32: "stack",
     33: "copied",
+    34: "path",
 }
 """Numbers of members; they are for good."""
 _EMPTY: Final = Record(Event.CALL, 0, 0, 0)

@@ -21,7 +21,7 @@ from kdbus.abi.decode import COMMANDS, Address, Flags, Item, Members, Named, Tex
 from kdbus.abi.layout import signed64
 from tracing import payload
 from tracing.escaping import harmless, quoted
-from tracing.record import Event, Frame, Phase, Record
+from tracing.record import CALLS, Event, Frame, Phase, Record
 from tracing.shown import Shown
 
 _BYTES_SHOWN = 16
@@ -114,6 +114,10 @@ class TextWriter:
             return f'open("{harmless(record.node)}")'
         if record.event is Event.MAP:
             return f"mmap({self._handle(record)}, {record.length})"
+        if record.event is Event.MOUNT:
+            return f'mount("{harmless(record.path)}", "kdbusfs")'
+        if record.event is Event.UMOUNT:
+            return f'umount("{harmless(record.path)}")'
         if record.event is Event.DROPPED:
             return f"+++ {record.count} records were dropped: whoever reads the trace is too slow +++"
         what = "closed" if record.event is Event.CLOSE else "hung up"
@@ -180,7 +184,7 @@ class TextWriter:
         return quoted(data, style.payload, hexadecimal=hexadecimal)
 
     def _end(self, record: Record) -> str:
-        if record.event not in (Event.CALL, Event.OPEN, Event.MAP) or record.phase is Phase.WAITS:
+        if record.event not in CALLS or record.phase is Phase.WAITS:
             return ""
         if record.errno or record.error:
             result = "? " if record.errno == 512 else "-1 " if record.errno else "?"

@@ -66,10 +66,10 @@ class Mappings:
             tap = self._answering.common.tap
             pool = act() if tap is None else tap.mapping(notification, handle, length, act)
             assert isinstance(pool, Pool)
-            result = inject_mapping(self._listener, notification, pool.read_only_descriptor, self._pump, arguments)
-            if result.outcome is Outcome.ALREADY_TRACED:
-                number = descriptor & 0xFFFFFFFF
-                self._nodes.detours.map_instead(notification, handle, number, pool.read_only_descriptor)
+            with pool.opened() as opened:
+                result = inject_mapping(self._listener, notification, opened, self._pump, arguments)
+                if result.outcome is Outcome.ALREADY_TRACED:
+                    self._nodes.detours.map_instead(notification, handle, descriptor & 0xFFFFFFFF, opened)
             return None
 
         self._answering.answer(notification, serve, may_wait=True)

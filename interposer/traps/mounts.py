@@ -25,6 +25,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from broker.outside import INVALID_ID, Ids
 from interposer.nodes.filesystem import NodeFiles
@@ -133,7 +134,8 @@ class Mounts:
                     helper.close()
             self.collect()
 
-        self._answering.answer(notification, lambda: _result_of(unmount))
+        unmount_seen = partial(self._seen, notification, notification.arguments[0], unmount, mounts=False)
+        self._answering.answer(notification, lambda: _result_of(unmount_seen))
 
     def _path_to_domain(self, notification: Notification) -> bytes | None:
         """The target of an umount2(2), if it lies in a mount of one of the domains.
@@ -162,7 +164,21 @@ class Mounts:
             self._listener.respond_continue(notification.id)
             return
 
-        self._answering.answer(notification, lambda: _result_of(lambda: self._mount(notification, flags)))
+        mount = partial(self._mount, notification, flags)
+        mount_seen = partial(self._seen, notification, notification.arguments[1], mount, mounts=True)
+        self._answering.answer(notification, lambda: _result_of(mount_seen))
+
+    def _seen(self, notification: Notification, path: int, act: Callable[[], None], *, mounts: bool) -> None:
+        """Do `act`, which mounts or unmounts what has its path at `path`, and let whoever traces see it."""
+        tap = self._answering.common.tap
+        if tap is None:
+            act()
+            return
+        try:
+            text = memory.read_string(notification.pid, path, _LONGEST_STRING)
+        except OSError:
+            text = b""  # it fails for that
+        (tap.mounting if mounts else tap.unmounting)(notification, text, act)
 
     def fsopen(self, notification: Notification) -> None:
         """fsopen(type, flags)."""
@@ -182,7 +198,7 @@ class Mounts:
         """Raises the OSError that mount(2) gives."""
         source, path = _read_strings(notification)
         if len(self._domains) >= _DOMAINS_AT_ONCE:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(errno.ENOSPC, f"{_DOMAINS_AT_ONCE} kdbusfs are mounted, and no more may be")
         caller = self._answering.caller(notification)
         _know(caller)
         with ExitStack() as stack:

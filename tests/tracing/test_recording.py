@@ -21,6 +21,7 @@ FULL.message, FULL.payload, FULL.payload_size, FULL.pool, FULL.length = b"c", b"
 FULL.value, FULL.errno, FULL.error, FULL.reason, FULL.peer = -12, 13, "QueueFull", "é\n", 14
 FULL.names, FULL.notes, FULL.count = {7: ["a.b", "c.d"]}, ["x"], 15
 FULL.stack, FULL.copied = [Frame("/a (b)", 16, "main", 17), Frame("/c", 18, "", 0)], b"f"
+FULL.path = "/mnt"
 
 
 def stored(*records: Record) -> bytes:
