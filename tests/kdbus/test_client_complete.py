@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import re
 import struct
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 import pytest
 
@@ -17,7 +17,7 @@ from kdbus.dialect import DIALECTS
 from kdbus.message import BloomFilter, MemfdRange, Memory, Outgoing, read
 from kdbus.values import BloomParameters, Credentials, Pids, Policy, Rule
 
-GROUPS: tuple[tuple[str, type[IntEnum | flags.IntFlag]], ...] = (
+GROUPS: tuple[tuple[str, type[IntEnum | IntFlag]], ...] = (
     ("KDBUS_MAKE_", flags.MakeFlag),
     ("KDBUS_HELLO_", flags.HelloFlag),
     ("KDBUS_ATTACH_", flags.Attach),
