@@ -20,6 +20,7 @@ what it may do in `broker.access`. Reference: ipc/kdbus/connection.c.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ from broker.errors import (
     NotPermitted,
     PeerGone,
     PoolFull,
+    QueueFull,
     WrongConnectionKind,
 )
 from broker.item import Item
@@ -51,6 +53,7 @@ from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
 
 if TYPE_CHECKING:
+    from broker.behaviour import Behaviour
     from broker.endpoint import Endpoint
     from broker.message import Message
     from broker.names import NameEntry, Waiter
@@ -182,6 +185,17 @@ class Connection:
             self.pool.memory.close()
             raise
         self._fill_in(hello)
+
+    def speak(self, behaviour: Behaviour) -> None:
+        """It has turned out to speak that revision instead: what waits is charged once more, as that has it."""
+        self.behaviour = behaviour
+        self.quota = behaviour.new_quota(self.pool.size)
+        for waiting, entry in enumerate(self.queue.entries()):
+            charge, entry.charge = entry.charge, None
+            if charge is not None and entry.payload is not None:
+                charge.give_back()
+                with suppress(QueueFull):  # more than it would have let in, and then for nothing
+                    entry.charge = self.quota.charge(charge.user, waiting, entry.payload.size, len(entry.message.files))
 
     def _accounted(self, opener: Opener) -> int:
         """The user whose connection this counts as: one that it claims to be, if that may be believed."""

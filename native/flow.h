@@ -134,7 +134,7 @@ struct flow_entry {
 struct flow_charge {
     uint64_t user;
     uint64_t count; // of messages
-    uint64_t bytes; // of them, where memory is shared
+    uint64_t bytes; // of their memory, where that is shared
 };
 
 struct flow_connection {
