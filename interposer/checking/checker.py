@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from broker.recognition import named
 from interposer.checking import differences
 from interposer.checking.findings import Findings
 from kdbus.abi.decode import Flags, Named, Text, struct_of
-from kdbus.abi.layout import align8
+from kdbus.abi.layout import U64, align8
 from kdbus.abi.revision import REVISIONS
 from tracing.record import Event, Phase, Record
 from tracing.shown import Shown, items_of, show
@@ -29,6 +30,7 @@ from tracing.text import errno_name
 _REVISIONS = {revision.name: revision for revision in REVISIONS}
 _HEADER = 16
 _MOST_TOLD = 3
+_ASKED_AGAIN = "one_claim_per_name"
 _MOST_KEPT = 1 << 16
 """Requests and names that are remembered: a program chooses how many there are."""
 _EXPECTED = frozenset(("NoMessage", "NoMessageOfPriority", "Interrupted", "UnknownCommand", "MessagesLost"))
@@ -135,6 +137,8 @@ class Checker:
                 held.requests.discard(
                     (_number(shown.message.get("dst_id")), _number(shown.message.get("cookie_reply")))
                 )
+            if not record.errno and record.revision:
+                self._answered_otherwise(shown, held)
             if not record.errno:
                 self._succeeded(shown, held)
 
@@ -173,9 +177,29 @@ class Checker:
         if record.error in _EXPECTED:
             return
         self.findings.add("failed-call", where, f"{record.command}: {name} ({record.reason})")
+        if record.error == "NameAlreadyOwned" and (forgiving := differences.unlike(_ASKED_AGAIN, record.revision)):
+            text = f"NAME_ACQUIRE of a name that it has: {name} here, success in {_and(forgiving)}"
+            self.findings.add("answer-differs", where, text)
         if others := differences.other_errnos(record.error, record.errno, record.revision):
             told = _and(f"{errno_name(number)} in {_and(names)}" for number, names in others.items())
             self.findings.add("errno-differs", where, f"{record.command}: {name} in {record.revision} is {told}")
+
+    def _answered_otherwise(self, shown: Shown, held: _Held) -> None:
+        """Look for what has succeeded, and means something else in other revisions."""
+        record, given, revision = shown.record, shown.arguments, shown.record.revision
+        text = meaning = ""
+        if record.command == "NAME_ACQUIRE" and held.names.intersection(_names(given)):
+            meaning, text = _ASKED_AGAIN, "NAME_ACQUIRE of a name that it has: success here, EALREADY"
+        elif record.command == "CONN_INFO" and _number(given.get("id")) and _names(given):
+            meaning, text = "name_beats_id", "CONN_INFO with an id and a name: here the name counts, the id"
+            if not getattr(named(revision), meaning):
+                text = "CONN_INFO with an id and a name: here the id counts, the name"
+        elif record.command == "RECV" and shown.message.get("dst_id") is not None:
+            to_all = _number(shown.message.get("dst_id")) == U64
+            if to_all and _number(shown.message.get("src_id")) == record.connection:
+                meaning, text = "own_broadcasts", "RECV of a broadcast of its own: here it comes, nothing does"
+        if meaning and (others := differences.unlike(meaning, revision)):
+            self.findings.add("answer-differs", held.where, f"{text} in {_and(others)}")
 
     def _losses(self, shown: Shown, held: _Held) -> None:
         if shown.record.command == "RECV" and (count := _number(shown.results.get("dropped_msgs"))):

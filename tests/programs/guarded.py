@@ -5,7 +5,8 @@ guarded.py keeper REVISION BUS ACCESS    makes the bus, a policy holder for what
                                          endpoint through which org.example.Door may be had as ACCESS says (own,
                                          talk); says that it is open, answers one request, and narrows the policies
 guarded.py watcher REVISION BUS          is a monitor, and says who sent what to whom, until the answer has passed
-guarded.py guest REVISION BUS            wants two names through the endpoint, and asks the keeper
+guarded.py guest REVISION BUS            wants two names through the endpoint, asks the keeper, and, when it
+                                             has read a line from its standard input, takes leave
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ def keeper(revision: kdbus.Revision, bus: str, access: str) -> None:
                 holder.update(policies=[Policy("org.example.*", everybody(Access.TALK))])
                 endpoint.update([Policy(KEEPER, everybody(Access.TALK))])
                 owner.reply(request, b"welcome")
-            # Those who listen have to hear of the answer before the bus ends.
             with owner.receive(PATIENCE):
                 pass
 
@@ -51,6 +51,7 @@ def watcher(revision: kdbus.Revision, bus: str) -> None:
                 payload = bytes(message.payload)
                 if payload:
                     print(f"{payload.decode()} to {message.destination_name or 'whoever asked'}", file=sys.stderr)
+        print("seen", flush=True)
 
 
 def guest(revision: kdbus.Revision, bus: str) -> None:
@@ -63,6 +64,8 @@ def guest(revision: kdbus.Revision, bus: str) -> None:
                 print(f"{name} is not for me")
         with connection.call(KEEPER, b"hello", timeout=PATIENCE) as reply:
             print(bytes(reply.payload).decode())
+        # The keeper ends with that, and the bus with it, so the watcher has to have seen all.
+        sys.stdin.readline()
         connection.send(KEEPER, b"goodbye")
 
 
