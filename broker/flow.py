@@ -37,8 +37,8 @@ from operator import or_
 
 from broker.access import may_talk
 from broker.behaviour import Behaviour
-from broker.command import ORDINARY
 from broker.connection import Connection
+from broker.connection_kind import ORDINARY
 from broker.delivery import audience
 from broker.message import Message
 from broker.outside import Credentials
