@@ -124,6 +124,7 @@ _MEANINGS: Final[dict[tuple[str, int], str]] = {
     ("SEND", errno.EDESTADDRREQ): "the message has no destination",
     ("SEND", errno.EBADMSG): "a broadcast or signal needs the flag SIGNAL, a bloom filter, and no name",
     ("SEND", errno.ENOTUNIQ): "broadcasts and signals have no replies, deadlines or descriptors",
+    ("SEND", errno.EFAULT): "what is to be sent cannot be read, or the bloom filter's size is no multiple of 8",
     ("SEND", errno.EDOM): "the bloom filter is not of the bus's size",
     ("SEND", errno.EINVAL): "the destination is no name, the payload type is 0, or flags and deadline contradict each "
     "other",

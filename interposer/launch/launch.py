@@ -191,12 +191,9 @@ class Launched:
 
     def abandon(self) -> None:
         """End the child, which is reaped, and close everything."""
-        if self._report is not None:
-            self._report.close()
-            self._report = None
+        self.leave_nothing()
         _end(self.pid)
         self.close()
-        self.leave_nothing()
 
     def close(self) -> None:
         """Close all descriptors: nobody takes them over, or only duplicates."""
@@ -211,7 +208,11 @@ class Launched:
                 os.close(descriptor)
 
     def leave_nothing(self) -> None:
-        """The end: in path mode, remove the private folder. Idempotent."""
+        """The end: have a program that was never executed end as well, since it holds what it has inherited, and, in
+        path mode, remove the private folder. Idempotent."""
+        if self._report is not None:
+            self._report.close()
+            self._report = None
         folder, self._folder = self._folder, None
         if folder is not None:
             folder.remove()
@@ -484,6 +485,9 @@ def _become(
     except Exception as error:
         report.send(_ERROR + pack(LaunchFailed("preparing the program's process", f"{type(error).__name__}: {error}")))
     finally:
+        if exits:
+            # Nobody serves that trap before the program runs.
+            os.kill(os.getpid(), signal.SIGKILL)
         os._exit(LaunchFailed.exit_status)
 
 

@@ -92,6 +92,20 @@ def test_notes_tell_what_other_revisions_do(user: User, program: Path, writable:
     assert bounds == [], bounds
 
 
+@pytest.mark.parametrize("mode", ["mount", "path"])
+def test_what_cannot_be_run(mode: str, user: User, writable: Path) -> None:
+    """Whoever was to become the program ends, though ends are watched."""
+    (writable / "text").write_text("no program")
+    (writable / "text").chmod(0o755)
+    for words, part in (
+        (["--", "/nowhere/program"], "there is no such program"),
+        (["--", str(writable / "text")], "Exec format error"),
+        (["--make-bus", "a b", "--", "true"], "a name has letters"),
+    ):
+        outcome = check(user, "--mode", mode, *words)
+        assert outcome.status in (125, 126, 127) and part in outcome.output
+
+
 AMBIGUOUS = """
 import sys
 from contextlib import suppress

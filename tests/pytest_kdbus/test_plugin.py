@@ -155,6 +155,35 @@ def test_who_has_ended_is_noted(kdbus):
         kdbus.wait_for_call("SEND", seconds=0.1)
     assert len(raised.value.__notes__) == 1
 
+def test_what_does_not_exist_cannot_be_found(kdbus):
+    kdbus.run(["true"])
+    for ask, told in (
+        (lambda: kdbus.calls("SENT"), "no command 'SENT'; did you mean SEND"),
+        (lambda: kdbus.calls(errno="ENOBUF"), "did you mean ENOBUFS"),
+        (lambda: kdbus.wait_for_call("SENT"), "no command 'SENT'"),
+        (lambda: kdbus.findings("slice-leek"), "did you mean slice-leak"),
+    ):
+        with pytest.raises(Failure, match=told):
+            ask()
+
+def test_what_is_of_the_wrong_type(kdbus):
+    for attempt, told in (
+        (lambda: kdbus.start("true"), "'true' is no list of words"),
+        (lambda: kdbus.start([]), "is no list of words"),
+        (lambda: kdbus.call("org.example.X", "text"), "'text' is not bytes"),
+        (lambda: kdbus.send("org.example.X", "text"), "'text' is not bytes"),
+        (lambda: kdbus.broadcast("text"), "'text' is not bytes"),
+        (lambda: kdbus.fake("org.example.X", 5), "are 5: give bytes, a function, or a dictionary"),
+    ):
+        with pytest.raises(TypeError, match=told):
+            attempt()
+    assert kdbus.run([b"true"]).status == 0
+
+@pytest.mark.kdbus(bus="a b")
+def test_a_bus_that_cannot_be(kdbus):
+    with pytest.raises(Failure, match="making the bus '[0-9]+-a b': a name has"):
+        kdbus.run(["true"])
+
 def test_faults_come_first(kdbus):
     kdbus.run(["true"])
     with pytest.raises(Failure, match="before the first"):
@@ -166,7 +195,7 @@ def test_faults_that_are_none(kdbus):
         kdbus.run(["true"])
 """
     )
-    assert "8 passed" in said, said
+    assert "11 passed" in said, said
 
 
 def test_nothing_is_left_running(suite: Suite) -> None:
