@@ -37,5 +37,6 @@ and of the bridge:
 
     daemon        a connection to a D-Bus daemon, as a client
     stand_ins     one connection on each bus for each of the other that is heard of there
+    startable     what the daemon can start
     union         all of them: names, signals, comings and goings
 """

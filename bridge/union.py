@@ -8,6 +8,8 @@ daemon questions.
 
 *No loops.* What our own connections say or own is not passed on.
 
+*What the daemon can start* has activators on the bus (`bridge.startable`). What the bus can start, the daemon cannot.
+
 *Names* of one side are requested by the stand-in of their owner on the other, and it waits in the queue where somebody
 has them there. So if both sides have a name, each has its own, and when one goes, the other is everybody's. The driver,
 and `kdbus.Activator`, are each side's own.
@@ -25,6 +27,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 import trio
@@ -35,6 +38,7 @@ from bridge.daemon import Daemon, Ended, Unreachable, connect
 from bridge.failures import ACCESS_DENIED, LIMITS_EXCEEDED
 from bridge.limits import DEFAULTS, Limits
 from bridge.stand_ins import OnBus, OnDaemon, read
+from bridge.startable import Startable
 from kdbus.abi.revision import FINAL
 from kdbus.dbus.errors import DBusError, ErrorReply
 from kdbus.dbus.kernel import DRIVER
@@ -79,7 +83,11 @@ class Union:
         self._ear = await self._connect()
         self._ear.before_waiting = self._tell_idle
         self._asker = await self._connect()
-        with kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS) as self._hub:
+        with (
+            ExitStack() as stack,
+            kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS) as self._hub,
+        ):
+            self._startable = Startable(self._bus, self._asker, stack)
             self._own_ids.add(self._hub.id)
             try:
                 async with trio.open_nursery() as self._nursery:
@@ -121,6 +129,11 @@ class Union:
                     except ErrorReply:
                         continue
                     await self._owned_on_daemon(name, "", owner)
+            (startable,) = await self._asker.ask("ListActivatableNames")
+            for name in startable:
+                activated = None if name in _NOT_SHARED else self._startable.hold(name)
+                if activated is not None:
+                    self._nursery.start_soon(activated.serve)
             for entry in self._hub.list_names(ListFlag.NAMES):
                 if entry.name and not entry.flags & HelloFlag.ACTIVATOR:
                     await self._owned_on_bus(entry.name, 0, entry.id)
@@ -278,6 +291,7 @@ class Union:
         """Raises DBusError or ErrorReply."""
         change = origin.notification
         if isinstance(change, NameChange):
+            self._startable.changed(change)
             hidden = NameFlag.ACTIVATOR | NameFlag.IN_QUEUE
             old = 0 if change.old_flags & hidden else change.old_id
             new = 0 if change.new_flags & hidden else change.new_id
@@ -348,8 +362,8 @@ class Union:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(stand_in.daemon.write_all)
                     nursery.start_soon(serve)
-        except* (Ended, DBusError, OSError, trio.ClosedResourceError) as group:
-            _LOG.debug("connection %d has ended at the daemon: %s", stand_in.id, group)
+        except* (Ended, DBusError, OSError) as group:
+            _LOG.info("connection %d is not seen at the daemon any more: %s", stand_in.id, group.exceptions[0])
         self._on_daemon.pop(stand_in.id, None)
         stand_in.daemon.close()
 

@@ -341,7 +341,22 @@ def serve() -> None:
         bus.serve()
 
 
+def start() -> None:
+    """Call what the daemon starts, have it end, and call it again; and what cannot be started."""
+    with connect(BUS) as bus, bus.subscribe("member='NameOwnerChanged',arg0='t.Started',arg2=''") as changes:
+        for word in ("first", "second"):
+            print(bus.call(method_call("t.Started", "/", "t.I", "Echo", "s", (word,))).body, flush=True)
+        bus.call(method_call("t.Started", "/", "t.I", "Quit"))
+        changes.receive(timeout=PATIENCE)
+        print("quit", flush=True)
+        print(bus.call(method_call("t.Started", "/", "t.I", "Echo", "s", ("third",))).body, flush=True)
+        print(outcome(bus, "t.Broken"), flush=True)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["start"]:
+        start()
+        sys.exit()
     if sys.argv[1:] == ["serve"]:
         serve()
     if sys.argv[1:2] == ["call"]:
