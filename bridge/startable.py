@@ -5,20 +5,22 @@ For each name that the daemon can start there is an activator on the bus, as for
 What is sent to it has the daemon start the program; when that has the name there, its stand-in takes the name here, and
 gets what waits. A name for which there is an activator already is left to that one.
 
-Senders who wait for a reply to what cannot be started learn that there will be none, and not why.
+A program may have the name at the daemon and never on the bus, as the bridge does not speak for it, or as it has gone
+at once. Then what waits is refused, like all that cannot be started. Senders who wait for a reply learn that there will
+be none, and not why.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
 
 import kdbus.trio
 from bridge.activatable import Activatable
-from bridge.activated import Activated, Attempt, Patience
+from bridge.activated import SPAWN_FAILED, Activated, Attempt, Patience
 from bridge.daemon import Daemon, Ended
 from kdbus.abi.revision import FINAL
 from kdbus.dbus.errors import ErrorReply
@@ -34,9 +36,10 @@ _LOG = logging.getLogger("bridge")
 class _Asked:
     """The daemon, asked to start a program, as an attempt."""
 
-    def __init__(self, daemon: Daemon, name: str) -> None:
+    def __init__(self, daemon: Daemon, name: str, caught_up: Callable[[], Awaitable[None]]) -> None:
         self._daemon = daemon
         self._name = name
+        self._caught_up = caught_up
 
     async def failure(self) -> ErrorReply | None:
         try:
@@ -45,41 +48,59 @@ class _Asked:
             return reason
         except Ended:
             await trio.sleep_forever()
-        return None
+        await self._caught_up()
+        return ErrorReply(SPAWN_FAILED, f"{self._name} was started, and is not on this bus")
 
     def kill(self) -> None:
         """That is the daemon's business."""
 
 
 class Startable:
-    """Holds the names on the bus, as long as the stack lives."""
+    """Holds the names on the bus; they are what it contains. `ids`: of the connections that hold them; `listed`:
+    all names that the daemon can start."""
 
-    def __init__(self, bus: str, daemon: Daemon, stack: ExitStack) -> None:
-        """`daemon`: a connection for questions, which somebody else receives from."""
+    def __init__(self, bus: str, daemon: Daemon, caught_up: Callable[[], Awaitable[None]]) -> None:
+        """`daemon`: a connection for questions, which somebody else receives from; `caught_up`: waits until what the
+        daemon has told by now has taken effect on the bus."""
         self._bus = bus
         self._daemon = daemon
-        self._stack = stack
-        self._activated: dict[str, Activated] = {}
+        self._caught_up = caught_up
+        self._activated: dict[str, tuple[Activated, kdbus.trio.Connection, trio.CancelScope]] = {}
+        self.ids: set[int] = set()
+        self.listed: frozenset[str] = frozenset()
 
-    def hold(self, name: str) -> Activated | None:
-        """Make an activator for a name, whose `serve` is to work from then on. None if there cannot be one."""
+    def __contains__(self, name: object) -> bool:
+        return name in self._activated
+
+    async def refresh(self, nursery: trio.Nursery, left_out: frozenset[str]) -> None:
+        """Ask the daemon what it can start, but for those, and hold just that. Raises Disconnected, Ended, or
+        ErrorReply."""
+        (listed,) = await self._daemon.ask("ListActivatableNames")
+        self.listed = frozenset(listed)
+        wanted = self.listed - left_out
+        for name in self._activated.keys() - wanted:
+            self._activated[name][2].cancel()
+        for name in sorted(wanted - self._activated.keys()):
+            if self._hold(name):
+                nursery.start_soon(self._serve, name)
+
+    def _hold(self, name: str) -> bool:
+        """Make an activator for a name; whether there can be one."""
         try:
-            starter = self._stack.enter_context(
-                kdbus.trio.connect(
-                    self._bus,
-                    revision=FINAL,
-                    flags=HelloFlag.ACTIVATOR | HelloFlag.ACCEPT_FD,
-                    attach_receive=Attach.ALL,
-                    policies=[Policy(name)],
-                )
+            starter = kdbus.trio.connect(
+                self._bus,
+                revision=FINAL,
+                flags=HelloFlag.ACTIVATOR | HelloFlag.ACCEPT_FD,
+                attach_receive=Attach.ALL,
+                policies=[Policy(name)],
             )
         except Disconnected:
             raise
         except Error as error:
             level = logging.INFO if isinstance(error, Denied) else logging.DEBUG
             _LOG.log(level, "%s cannot be started from the bus: %s", name, error)
-            return None
-        self._activated[name] = made = Activated(
+            return False
+        made = Activated(
             Activatable(name, "the daemon", ()),
             starter,
             spawn=self._start,
@@ -87,12 +108,22 @@ class Startable:
             look=lambda: None,
             patience=_PATIENCE,
         )
-        return made
+        self._activated[name] = made, starter, trio.CancelScope()
+        self.ids.add(starter.id)
+        return True
+
+    async def _serve(self, name: str) -> None:
+        made, starter, scope = self._activated[name]
+        try:
+            with starter, scope:
+                await made.serve()
+        finally:
+            del self._activated[name]
 
     def changed(self, change: NameChange) -> None:
         """A name changed hands on the bus."""
         if change.name in self._activated and change.new_id and not change.new_flags & NameFlag.ACTIVATOR:
-            self._activated[change.name].name_taken()
+            self._activated[change.name][0].name_taken()
 
     async def _start(self, wanted: Activatable) -> Attempt:
-        return _Asked(self._daemon, wanted.name)
+        return _Asked(self._daemon, wanted.name, self._caught_up)

@@ -8,7 +8,9 @@ daemon questions.
 
 *No loops.* What our own connections say or own is not passed on.
 
-*What the daemon can start* has activators on the bus (`bridge.startable`). What the bus can start, the daemon cannot.
+*What can be started.* What the daemon can start has activators on the bus (`bridge.startable`). What activators on the
+bus can start, a connection at the daemon holds the names of, which stands in for all of them. Who is started takes the
+name from it, and it waits in the queue behind him. A name that both sides can start, each starts for itself.
 
 *Names* of one side are requested by the stand-in of their owner on the other, and it waits in the queue where somebody
 has them there. So if both sides have a name, each has its own, and when one goes, the other is everybody's. The driver,
@@ -27,7 +29,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -51,6 +53,10 @@ from kdbus.received import Message as Received
 from kdbus.values import Credentials, IdChange, NameChange, Pids
 
 _NOT_SHARED: Final = frozenset({DRIVER, ACTIVATOR})
+_HOLDER: Final = 0
+"""In place of an id: the stand-in at the daemon for what can be started on the bus."""
+_ALLOW_REPLACEMENT: Final = 1
+_REPLACE_EXISTING: Final = 2
 _GONE: Final = 4096
 """Clients of the daemon that have gone, of which something may still come."""
 _LOG = logging.getLogger("bridge")
@@ -68,6 +74,7 @@ class Union:
         self._on_bus: dict[str, OnBus] = {}
         self._own_names: set[str] = set()
         self._own_ids: set[int] = set()
+        self._held: set[str] = set()
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._making = trio.Lock()
         self._hub_taking = trio.Lock()
@@ -83,11 +90,8 @@ class Union:
         self._ear = await self._connect()
         self._ear.before_waiting = self._tell_idle
         self._asker = await self._connect()
-        with (
-            ExitStack() as stack,
-            kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS) as self._hub,
-        ):
-            self._startable = Startable(self._bus, self._asker, stack)
+        with kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS) as self._hub:
+            self._startable = Startable(self._bus, self._asker, self._all_caught_up)
             self._own_ids.add(self._hub.id)
             try:
                 async with trio.open_nursery() as self._nursery:
@@ -129,13 +133,11 @@ class Union:
                     except ErrorReply:
                         continue
                     await self._owned_on_daemon(name, "", owner)
-            (startable,) = await self._asker.ask("ListActivatableNames")
-            for name in startable:
-                activated = None if name in _NOT_SHARED else self._startable.hold(name)
-                if activated is not None:
-                    self._nursery.start_soon(activated.serve)
-            for entry in self._hub.list_names(ListFlag.NAMES):
-                if entry.name and not entry.flags & HelloFlag.ACTIVATOR:
+            await self._startable.refresh(self._nursery, _NOT_SHARED)
+            for entry in self._hub.list_names(ListFlag.NAMES | ListFlag.ACTIVATORS):
+                if entry.name and entry.flags & HelloFlag.ACTIVATOR:
+                    await self._can_be_started(entry.name, entry.id)
+                elif entry.name:
                     await self._owned_on_bus(entry.name, 0, entry.id)
         for stand_in in list(self._on_daemon.values()):
             await stand_in.settle()
@@ -170,13 +172,17 @@ class Union:
 
     async def _heard(self, message: Message, *, large: bool) -> None:
         """Raises ErrorReply."""
+        if self._ear.answered(message):
+            return
         if message.type != MessageType.SIGNAL or message.destination is not None or message.sender is None:
             return
         if message.sender != DRIVER:
             if message.sender not in self._own_names and not message.descriptors:
                 stand_in = await self._of_client(message.sender)
-                await stand_in.say(message, (), large=large)
+                await stand_in.say(message, (), large=large, via=None)
             return
+        if message.member == "ActivatableServicesChanged":
+            await self._startable.refresh(self._nursery, _NOT_SHARED)
         if (message.member, message.signature) != ("NameOwnerChanged", "sss"):
             return
         name, old, new = message.body
@@ -198,7 +204,11 @@ class Union:
             self._on_bus[old].release_name(name)
         if new and new not in self._own_names:
             try:
-                (await self._of_client(new)).acquire_name(name)
+                stand_in = await self._of_client(new)
+                if not stand_in.acquire_name(name) and self._hub.info(name, Attach.NONE).id not in self._own_ids:
+                    _LOG.warning("%s is owned on both sides: each has its own", name)
+            except Error as error:
+                _LOG.debug("%s has gone meanwhile: %s", name, error)
             except ErrorReply as reason:
                 _LOG.warning("%s is not to be had on the bus: %s", name, reason.text)
 
@@ -210,6 +220,8 @@ class Union:
         """A client has gone: pass on what is left of it."""
         for each in list(self._on_daemon.values()):
             await each.settle()
+        if name in self._on_bus:
+            await self._on_bus[name].owes_nothing()
         if name in self._on_bus:
             self._on_bus[name].scope.cancel()
 
@@ -240,7 +252,7 @@ class Union:
             raise ErrorReply(LIMITS_EXCEEDED, f"kdbus gives no connection: {error.meaning}") from error
         self._own_ids.add(peer.id)
         peer.add_match(ToId(peer.id))
-        return OnBus(peer, name, self._limits, self._of_connection)
+        return OnBus(peer, name, self._limits, self._of_connection, self._startable)
 
     def _new_peer(self, user: int | None, group: int, process: int) -> kdbus.trio.Connection:
         """A connection in somebody's name, if we may. Raises Error."""
@@ -263,6 +275,8 @@ class Union:
             _LOG.debug("%s has ended: %s", stand_in.name, error)
         self._on_bus.pop(stand_in.name, None)
         stand_in.close()
+        for each in self._on_daemon.values():
+            each.forget(stand_in.name)
 
     # ---- the bus's side
 
@@ -296,6 +310,11 @@ class Union:
             old = 0 if change.old_flags & hidden else change.old_id
             new = 0 if change.new_flags & hidden else change.new_id
             await self._owned_on_bus(change.name, old, new)
+            if change.new_flags & NameFlag.ACTIVATOR:
+                await self._can_be_started(change.name, change.new_id)
+            elif not change.new_id and change.name in self._held:
+                self._held.remove(change.name)
+                self._on_daemon[_HOLDER].release_name(change.name)
         elif isinstance(change, IdChange):
             self._own_ids.discard(change.id)
             if change.id in self._on_daemon:
@@ -314,9 +333,31 @@ class Union:
             self._on_daemon[old].release_name(name)
         if new and new not in self._own_ids:
             try:
-                (await self._of_connection(new, None)).request_name(name)
+                stand_in = await self._of_connection(new, None)
+                stand_in.request_name(name, _REPLACE_EXISTING if name in self._held else 0)
             except ErrorReply as reason:
                 _LOG.warning("%s is not to be had of the daemon: %s", name, reason.text)
+
+    async def _can_be_started(self, name: str, activator: int) -> None:
+        """A connection of the bus is the activator of a name."""
+        if name in _NOT_SHARED or name in self._held or activator in self._startable.ids:
+            return
+        if name in self._startable.listed:
+            return
+        if _HOLDER not in self._on_daemon:
+            try:
+                self._new_on_daemon(await self._connect(), _HOLDER)
+            except Unreachable as error:
+                _LOG.warning("%s cannot be started from the daemon: %s", name, error)
+                return
+        self._held.add(name)
+        self._on_daemon[_HOLDER].request_name(name, _ALLOW_REPLACEMENT)
+
+    async def _all_caught_up(self) -> None:
+        """What the daemon has told by now is done on the bus, and the bus has told that."""
+        with suppress(Ended, ErrorReply):
+            await self._ear.ask("GetId")
+        await self._hub_caught_up()
 
     async def _part_with_connection(self, identifier: int) -> None:
         """A connection has gone: pass on what is left of it."""
@@ -325,6 +366,8 @@ class Union:
                 await each.drain()
             except Error as error:
                 _LOG.debug("%s has ended: %s", each.name, error)
+        if identifier in self._on_daemon:
+            await self._on_daemon[identifier].owes_nothing()
         if identifier in self._on_daemon:
             self._on_daemon[identifier].scope.cancel()
 
@@ -343,12 +386,16 @@ class Union:
                     daemon = await self._connect()
                 except Unreachable as error:
                     raise ErrorReply(LIMITS_EXCEEDED, f"the daemon gives no connection: {error}") from error
-                made = OnDaemon(daemon, identifier, self._limits, self._of_client)
-                self._on_daemon[identifier] = made
-                self._nursery.start_soon(self._serve_on_daemon, made)
+                self._new_on_daemon(daemon, identifier)
                 if not present:
                     self._nursery.start_soon(self._part_with_connection, identifier)
             return self._on_daemon[identifier]
+
+    def _new_on_daemon(self, daemon: Daemon, identifier: int) -> OnDaemon:
+        made = OnDaemon(daemon, identifier, self._limits, self._of_client, self._held)
+        self._on_daemon[identifier] = made
+        self._nursery.start_soon(self._serve_on_daemon, made)
+        return made
 
     async def _serve_on_daemon(self, stand_in: OnDaemon) -> None:
         async def serve() -> None:
@@ -366,6 +413,8 @@ class Union:
             _LOG.info("connection %d is not seen at the daemon any more: %s", stand_in.id, group.exceptions[0])
         self._on_daemon.pop(stand_in.id, None)
         stand_in.daemon.close()
+        for each in self._on_bus.values():
+            each.forget(stand_in.id)
 
     def _check(self, user: int | None) -> None:
         """Raise ErrorReply if we do not speak for somebody of that user; None: nobody knows, as it has gone. On the bus

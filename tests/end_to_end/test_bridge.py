@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.compiling import with_dbus_programs
-from tests.support.message_bus import message_bus, needed
+from tests.support.message_bus import SESSION, message_bus, needed
 from tests.support.users import Outcome, User, current_user
 
 SECONDS = 120
@@ -27,19 +27,28 @@ def folder(open_folder: Path) -> Path:
 
 
 @contextmanager
-def daemon(user: User, folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def daemon(
+    user: User, folder: Path, configuration: Path | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The address of a dbus-daemon that runs as the user, and its process."""
     needed("gdbus", "libglib2.0-bin")
     needed("dbus-send", "dbus-bin")
-    with message_bus(user, folder) as found:
+    options = SESSION if configuration is None else (f"--config-file={configuration}",)
+    with message_bus(user, folder, options) as found:
         yield found
 
 
 def bridged(
-    user: User, folder: Path, *command: str, options: Sequence[str] = (), bus: str = "user", address: str = ""
+    user: User,
+    folder: Path,
+    *command: str,
+    options: Sequence[str] = (),
+    bus: str = "user",
+    address: str = "",
+    configuration: Path | None = None,
 ) -> Outcome:
     """How a program ended that ran where a bus and a daemon's are one."""
-    with daemon(user, folder) as (own, _):
+    with daemon(user, folder, configuration) as (own, _):
         inner = [*user.kdbus("bridge", "--bus", bus, "--to", "session", *options), "--exec", *command]
         run = ["env", f"DBUS_SESSION_BUS_ADDRESS={address or own}", *user.kdbus("run", "--make-bus", bus, "--", *inner)]
         return user.run(run, seconds=SECONDS, folder=folder)
@@ -51,6 +60,35 @@ def test_programs_of_both_sides(user: User, folder: Path) -> None:
     outcome = bridged(user, folder, user.python, "-m", MODULE, options=options)
     assert outcome.status == 0, outcome.output
     assert outcome.output.count("ok - ") == 11, outcome.output
+
+
+SERVICES = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>session</type><listen>unix:tmpdir=/tmp</listen><servicedir>{folder}/services</servicedir>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/>
+<allow own="*"/></policy></busconfig>
+"""
+
+
+def with_services(user: User, folder: Path) -> Path:
+    """The configuration of a daemon that can start programs."""
+    services = folder / "services"
+    services.mkdir(exist_ok=True)
+    for name, command in (
+        ("t.Started", f"{user.python} -m tests.programs.dbus_activated serve t.Started"),
+        ("t.Broken", "/bin/false"),
+    ):
+        (services / f"{name}.service").write_text(f"[D-BUS Service]\nName={name}\nExec={command}\n")
+    configuration = folder / "services.conf"
+    configuration.write_text(SERVICES.format(folder=folder))
+    return configuration
+
+
+def test_what_the_daemon_starts(user: User, folder: Path) -> None:
+    configuration = with_services(user, folder)
+    outcome = bridged(user, folder, user.python, "-m", MODULE, "start", configuration=configuration)
+    assert outcome.output.splitlines() == ["('first',)", "('second',)", "quit", "('third',)", "PeerGone"]
 
 
 def test_programs_of_others(user: User, folder: Path) -> None:
