@@ -227,7 +227,9 @@ class Client:
         """What shows the client what passes. Raises ErrorReply, and Error."""
         if self._user not in (0, os.geteuid()):
             raise ErrorReply(ACCESS_DENIED, "Only root, and the user whose bus it is, may become a monitor")
-        return Monitor(self._terms.bus, rules, self._stream, self._limits, passes_descriptors=self._passes_descriptors)
+        return Monitor(
+            self._terms.bus, rules, self._stream, self._limits, passes_descriptors=self._passes_descriptors
+        )
 
     # ---- from then on
 

@@ -33,10 +33,12 @@ from typing import Final
 import trio
 
 import kdbus.trio
+from bridge.activation import ACTIVATOR
 from bridge.daemon import Daemon, Ended
 from bridge.failures import NOT_SUPPORTED, gone, no_such_name
 from bridge.limits import Limits
 from bridge.onward import Onward
+from bridge.starting import refusal
 from bridge.threads import compute
 from kdbus.dbus import names, version2
 from kdbus.dbus.errors import DBusError, ErrorReply, InvalidValue, Malformed
@@ -49,6 +51,8 @@ from kdbus.received import Descriptor
 from kdbus.received import Message as Received
 from kdbus.values import Credentials, ReplyDead, ReplyTimeout
 
+HOLDER: Final = -1
+"""In place of an id: the stand-in at the daemon for all that can be started on kdbus."""
 _IN_QUEUE: Final = 2
 _LOG = logging.getLogger("bridge")
 
@@ -57,7 +61,7 @@ Finder = Callable[[int, Credentials | None], Awaitable["OnDaemon"]]
 
 
 class OnDaemon:
-    """Stands at the daemon for the connection of kdbus `id`, or, with the id 0, for all that can be started on kdbus.
+    """Stands at the daemon for the connection of kdbus `id`, or, as the HOLDER, for all that can be started on kdbus.
 
     `other` finds the stand-in of a client of the daemon; `started`: the names that can be started on kdbus. `scope` is
     to end it.
@@ -115,7 +119,7 @@ class OnDaemon:
         if message.expects_reply:
             self._owed.add((sender, message.cookie))
         if message.destination not in self._started:
-            if not self.id:
+            if self.id == HOLDER:
                 raise no_such_name(message.destination or "", auto_start=False)
             message = replace(message, destination=names.unique_name(self.id))
         stand_in = await self._other(sender)
@@ -207,6 +211,7 @@ class OnBus:
         self._started = started
         self._calls: dict[int, OnDaemon] = {}
         self._owed: dict[tuple[int, int], str | None] = {}
+        self._refused: dict[int, ErrorReply] = {}
         self._leaving: set[str] = set()
         self._answered = trio.Event()
 
@@ -239,7 +244,8 @@ class OnBus:
         if isinstance(origin.notification, ReplyDead | ReplyTimeout):
             called = self._calls.pop(origin.reply_to, None)
             if called is not None:
-                called.answer(_failure(origin.reply_to, self.name, gone()))
+                reason = self._refused.pop(origin.reply_to, None) or gone()
+                called.answer(_failure(origin.reply_to, self.name, reason))
             return
         if origin.notification is not None:
             return
@@ -256,6 +262,8 @@ class OnBus:
     async def _pass_on(self, origin: Received) -> None:
         large = sum(map(len, origin.views)) > self._limits.on_loop
         message = await compute(large, read, origin)
+        if message.type == MessageType.SIGNAL and self._take_refusal(origin, message):
+            return
         if (message.reply_cookie or 0) != origin.reply_to:
             raise Malformed(f"a {message.type.name} which is for kdbus a reply to {origin.reply_to}")
         if origin.reply_to:
@@ -264,6 +272,7 @@ class OnBus:
                 descriptors = [Descriptor(each.take()) for each in origin.descriptors]
                 await self._calls[origin.reply_to].reply(replace(message, destination=self.name), descriptors)
                 del self._calls[origin.reply_to]
+                self._refused.pop(origin.reply_to, None)
             return
         name = origin.destination_name
         if origin.expects_reply:
@@ -272,6 +281,15 @@ class OnBus:
         descriptors = [Descriptor(each.take()) for each in origin.descriptors]
         to_name = name if name in self._started else None
         await stand_in.say(replace(message, cookie=origin.cookie), descriptors, self, to_name)
+
+    def _take_refusal(self, origin: Received, message: Message) -> bool:
+        """Whether this is an activator's word of why a call will not be answered; it is remembered then."""
+        if all(owned.name != ACTIVATOR for owned in origin.metadata.names):
+            return False
+        reason = refusal(message)
+        if reason is not None and reason[0] in self._calls:
+            self._refused[reason[0]] = reason[1]
+        return reason is not None
 
     def _refuse(self, origin: Received, reason: ErrorReply) -> None:
         """Tell whoever waits for a reply, on either side."""

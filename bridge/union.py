@@ -39,7 +39,7 @@ from bridge.activation import ACTIVATOR
 from bridge.daemon import Daemon, Ended, Unreachable, connect
 from bridge.failures import ACCESS_DENIED, LIMITS_EXCEEDED
 from bridge.limits import DEFAULTS, Limits
-from bridge.stand_ins import OnBus, OnDaemon, read
+from bridge.stand_ins import HOLDER, OnBus, OnDaemon, read
 from bridge.startable import Startable
 from kdbus.abi.revision import FINAL
 from kdbus.dbus.errors import DBusError, ErrorReply
@@ -53,8 +53,8 @@ from kdbus.received import Message as Received
 from kdbus.values import Credentials, IdChange, NameChange, Pids
 
 _NOT_SHARED: Final = frozenset({DRIVER, ACTIVATOR})
-_HOLDER: Final = 0
-"""In place of an id: the stand-in at the daemon for what can be started on the bus."""
+_OF_SENDERS: Final = Attach.CREDS | Attach.NAMES
+"""What a stand-in on the bus is told with each message."""
 _ALLOW_REPLACEMENT: Final = 1
 _REPLACE_EXISTING: Final = 2
 _GONE: Final = 4096
@@ -261,11 +261,11 @@ class Union:
             try:
                 pids = Pids(process, process, 0)
                 return kdbus.trio.connect(
-                    self._bus, revision=FINAL, attach_receive=Attach.CREDS, creds=creds, pids=pids
+                    self._bus, revision=FINAL, attach_receive=_OF_SENDERS, creds=creds, pids=pids
                 )
             except Denied:
                 pass
-        return kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS)
+        return kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=_OF_SENDERS)
 
     async def _serve_on_bus(self, stand_in: OnBus) -> None:
         try:
@@ -314,7 +314,7 @@ class Union:
                 await self._can_be_started(change.name, change.new_id)
             elif not change.new_id and change.name in self._held:
                 self._held.remove(change.name)
-                self._on_daemon[_HOLDER].release_name(change.name)
+                self._on_daemon[HOLDER].release_name(change.name)
         elif isinstance(change, IdChange):
             self._own_ids.discard(change.id)
             if change.id in self._on_daemon:
@@ -344,14 +344,14 @@ class Union:
             return
         if name in self._startable.listed:
             return
-        if _HOLDER not in self._on_daemon:
+        if HOLDER not in self._on_daemon:
             try:
-                self._new_on_daemon(await self._connect(), _HOLDER)
+                self._new_on_daemon(await self._connect(), HOLDER)
             except Unreachable as error:
                 _LOG.warning("%s cannot be started from the daemon: %s", name, error)
                 return
         self._held.add(name)
-        self._on_daemon[_HOLDER].request_name(name, _ALLOW_REPLACEMENT)
+        self._on_daemon[HOLDER].request_name(name, _ALLOW_REPLACEMENT)
 
     async def _all_caught_up(self) -> None:
         """What the daemon has told by now is done on the bus, and the bus has told that."""

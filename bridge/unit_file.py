@@ -23,7 +23,9 @@ from kdbus.flags import Access, AccessType
 _GROUP = re.compile(r"\[([^\[\]]+)\]")
 _TRUE: Final = frozenset({"1", "yes", "y", "true", "t", "on"})
 _FALSE: Final = frozenset({"0", "no", "n", "false", "f", "off"})
-_BUSNAME: Final = frozenset("Name Service Activating AcceptFileDescriptors AllowUser AllowGroup AllowWorld".split())
+_BUSNAME: Final = frozenset(
+    "Name Service Activating AcceptFileDescriptors AllowUser AllowGroup AllowWorld".split()
+)
 
 
 @dataclass(frozen=True, slots=True)

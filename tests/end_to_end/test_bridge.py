@@ -46,11 +46,13 @@ def bridged(
     bus: str = "user",
     address: str = "",
     configuration: Path | None = None,
+    run_options: Sequence[str] = (),
 ) -> Outcome:
     """How a program ended that ran where a bus and a daemon's are one."""
     with daemon(user, folder, configuration) as (own, _):
         inner = [*user.kdbus("bridge", "--bus", bus, "--to", "session", *options), "--exec", *command]
-        run = ["env", f"DBUS_SESSION_BUS_ADDRESS={address or own}", *user.kdbus("run", "--make-bus", bus, "--", *inner)]
+        outer = user.kdbus("run", "--make-bus", bus, *run_options, "--", *inner)
+        run = ["env", f"DBUS_SESSION_BUS_ADDRESS={address or own}", *outer]
         return user.run(run, seconds=SECONDS, folder=folder)
 
 
@@ -71,6 +73,9 @@ SERVICES = """\
 """
 
 
+STARTS = "tests.programs.dbus_starts"
+
+
 def with_services(user: User, folder: Path) -> Path:
     """The configuration of a daemon that can start programs."""
     services = folder / "services"
@@ -78,6 +83,7 @@ def with_services(user: User, folder: Path) -> Path:
     for name, command in (
         ("t.Started", f"{user.python} -m tests.programs.dbus_activated serve t.Started"),
         ("t.Broken", "/bin/false"),
+        ("t.Idle", f"{user.python} -m {STARTS} serve-daemon t.Idle"),
     ):
         (services / f"{name}.service").write_text(f"[D-BUS Service]\nName={name}\nExec={command}\n")
     configuration = folder / "services.conf"
@@ -89,6 +95,33 @@ def test_what_the_daemon_starts(user: User, folder: Path) -> None:
     configuration = with_services(user, folder)
     outcome = bridged(user, folder, user.python, "-m", MODULE, "start", configuration=configuration)
     assert outcome.output.splitlines() == ["('first',)", "('second',)", "quit", "('third',)", "PeerGone"]
+
+
+def test_what_the_daemon_starts_may_end_at_any_time(user: User, folder: Path) -> None:
+    configuration = with_services(user, folder)
+    # What it starts may go before it can be asked who it is.
+    options = ["--all-users"] if user.identity is None and os.geteuid() == 0 else []
+    command = [user.python, "-m", STARTS, "call-bus", "t.Idle"]
+    outcome = bridged(user, folder, *command, configuration=configuration, options=options)
+    assert outcome.output.splitlines() == ["all answered"]
+
+
+def test_what_the_bus_starts_may_end_at_any_time(user: User, folder: Path) -> None:
+    services = folder / "services-of-the-bus"
+    services.mkdir(exist_ok=True)
+    for name, command in (
+        ("k.Idle", f"{user.python} -m {STARTS} serve-bus k.Idle"),
+        ("k.Broken", "/bin/false"),
+    ):
+        (services / f"{name}.service").write_text(f"[D-BUS Service]\nName={name}\nExec={command}\n")
+    script = (
+        f"{user.python} -m {STARTS} call-daemon k.Idle; "
+        "dbus-send --session --print-reply --dest=k.Broken / t.I.Echo string:x"
+    )
+    outcome = bridged(user, folder, "sh", "-c", script, run_options=["--activate", str(services)])
+    answered, *refused = outcome.output.splitlines()
+    assert answered == "all answered", outcome.output
+    assert "Error org.freedesktop.DBus.Error.Spawn.ChildExited: Process k.Broken exited with status 1" in refused
 
 
 def test_programs_of_others(user: User, folder: Path) -> None:
