@@ -184,7 +184,10 @@ class Inward:
                 return None
         elif message.type == MessageType.SIGNAL and _from_activator(origin) and self.starting.take_failed(message):
             return None
-        elif message.destination is None:
+        elif message.destination is None and not (
+            message.type == MessageType.SIGNAL and any(rule.fits(message, _owned(origin)) for rule in self.rules)
+        ):
+            # Not one to all that kdbus could not send to all (`bridge.onward`).
             message = replace(message, destination=self.name)
         serial = self._serial_of(origin)
         return message if message.cookie == serial else replace(message, cookie=serial)
@@ -227,7 +230,7 @@ class Inward:
                 reason = self.starting.reason(reply_to)
                 self.say(replace(told, error_name=reason.name, body=(reason.text,)))
             return
-        name, old, new = told.body
+        name, old, new = told.body or ("", "", "")
         if isinstance(notification, NameChange):
             self.starting.take_changed(notification)
         if isinstance(notification, NameChange) and old == self.name:
