@@ -367,6 +367,9 @@ class Union:
             except Error as error:
                 _LOG.debug("%s has ended: %s", each.name, error)
         if identifier in self._on_daemon:
+            # It has given its names up: what comes later comes elsewhere.
+            await self._on_daemon[identifier].settle()
+        if identifier in self._on_daemon:
             await self._on_daemon[identifier].owes_nothing()
         if identifier in self._on_daemon:
             self._on_daemon[identifier].scope.cancel()
