@@ -37,9 +37,9 @@ from interposer.launch.filter import Condition, Trap, build, this_architecture
 from interposer.launch.launch import install_filter
 from interposer.launch.nested import is_nested
 from interposer.launch.preloading import preloadable
-from interposer.shared_domain.admission import try_to_inspect, yama_scope
 from interposer.shortage import ADVICE
 from interposer.target.budget import HANDLE_DESCRIPTORS, Budgets, use_descriptors
+from interposer.target.inspection import try_to_inspect, yama_scope
 from kdbus.abi.revision import REVISIONS
 from native import identity, memory
 from native.notification import Listener, Notification

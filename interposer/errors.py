@@ -87,6 +87,10 @@ class OutOfResources(InterposerError):
     """This process may not have what it needs: descriptors, memory, processes."""
 
 
+class ProgramForbidden(InterposerError):
+    """The program runs, and may not be inspected. It is told, and ends nothing."""
+
+
 class DomainUnavailable(InterposerError):
     """There is no server to join at a path, it does not let this program in, or none can be started there."""
 

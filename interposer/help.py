@@ -128,7 +128,7 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   -e KEY=VALUE[,VALUE...]
                  show only what has one of the values; `!` in front of them turns that around; of several -e all must
                  hold. The keys:
-                   command     SEND, RECV, ... and open, map, hang-up, close; `command=` may be left out
+                   command     SEND, RECV, ... and open, map, mount, umount, hang-up, close; `command=` may be left out
                    errno       ENOBUFS, ...
                    connection  an id, of who calls or of the other side
                    name        a well-known name, of either side or in an item
@@ -142,6 +142,8 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   -r             the time since the line before
   -T             how long calls took in nanoseconds instead of microseconds
   -v             members that are zero as well
+  -k             below each call the functions that have called each other to make it, the innermost first; of programs
+                 for x86-64, and slow; needs `pip install 'kdbus-interposer[stacks]'`
   -c, -C         tables at the end, instead of the trace or behind it: calls, errors and times by command; requests and
                  how long their replies took, by who was asked
   --json         one JSON object per line, as docs/tracing.md describes
@@ -175,6 +177,7 @@ usage: kdbus record [OPTIONS] [--] PROGRAM [ARGUMENTS...]
 
   -o FILE        the file (kdbus.recording)
   -s BYTES       so much of each payload (65536)
+  -k             with the functions that have made each call, as for `kdbus trace`
   -f             with all that PROGRAM starts, as it is anyway
   --mode MODE    as for `kdbus run`
   --linger       as for `kdbus run`
@@ -210,6 +213,7 @@ usage: kdbus show [OPTIONS] FILE
   -t, -tt        the time of day
   -ttt, -r       the time as seconds since 1970; the time since the line before
   -T             nanoseconds
+  -k             the functions that have made each call, if they were recorded
   -ff            with -o: one file for each process
   -c, -C         tables by command, and by who was asked
   --json         one JSON object per line

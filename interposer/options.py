@@ -20,6 +20,16 @@ REVISIONS = ("2", "3", "219", "4", "final")
 """What `--revision` takes (`broker.recognition.NAMES`, which need not be imported for that)."""
 
 
+VERBOSE_OPTIONS = {"-v": False, "--verbose": False}
+UNDER_TRACE_OPTIONS = {
+    **dict.fromkeys(("--mode", "--make-bus", "--revision", "--inject"), True),
+    **dict.fromkeys(("-f", "--linger"), False),
+}
+JOINED_TRACE_OPTIONS = {"-p": True, "--pid": True, "--domain": True}
+"""Options that several subcommands have, as `parse` takes them: of all that run a program; of those that trace one; of
+`kdbus trace` where the program runs already."""
+
+
 class RunOptions(NamedTuple):
     """The options of `kdbus run`.
 

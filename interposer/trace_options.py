@@ -44,6 +44,7 @@ def session(given: Given, subcommand: str = "trace") -> Session | Split:
         everything="-v" in given,
         brackets=path is None,
         colour=_colour(given, descriptor, subcommand),
+        stacks="-k" in given,
     )
     wishes = Wishes(
         chosen,
@@ -58,13 +59,25 @@ def session(given: Given, subcommand: str = "trace") -> Session | Split:
     return Split(wishes) if split else Session(wishes, descriptor)
 
 
-def relayed(tracer: Session | Split | Recorder) -> Tracer:
-    """What is shown every call: `tracer`, or a process of its own that has it, where nobody looks at lines before the
-    program goes on. Raises OutputFailed."""
-    if not tracer.may_lag:
+def with_stacks(tracer: Tracer, given: Given, subcommand: str) -> Tracer:
+    """`tracer`, which has stacks found if -k is there. Raises UsageError."""
+    if "-k" not in given:
         return tracer
     try:
-        return Relay(tracer, tracer.path)
+        from tracing.stacks import WithStacks
+    except ModuleNotFoundError as error:
+        advice = "install it: pip install 'kdbus-interposer[stacks]'"
+        raise _wrong(subcommand, f"-k: there is no module {error.name}", advice) from error
+    return WithStacks(tracer)
+
+
+def relayed(tracer: Session | Split | Recorder, given: Given, subcommand: str = "trace") -> Tracer:
+    """What is shown every call: `tracer`, or a process of its own that has it, where nobody looks at lines before the
+    program goes on, or stacks are to be found, which takes long. Raises OutputFailed, UsageError."""
+    if not tracer.may_lag and "-k" not in given:
+        return tracer
+    try:
+        return Relay(with_stacks(tracer, given, subcommand), tracer.path)
     except OSError as error:
         reason, advice = os.strerror(error.errno or 0), "free some memory, or end other programs"
         raise OutputFailed("starting a process that writes the trace", reason, advice) from error

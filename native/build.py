@@ -47,6 +47,7 @@ SOURCES = (
     "caretaker.c",
     "memory.c",
     "pool.c",
+    "keeper.c",
     "deputy.c",
     "identity.c",
     "namespace.c",

@@ -165,7 +165,7 @@ struct kdbus_pool {
     void *memory;             // writable mapping of the whole pool, only in this process
     uint64_t size;            // bytes
     uint64_t usable;          // bytes from the beginning in which slices may lie; who limits them raises it as needed
-    int read_only_descriptor; // what targets map
+    int read_only_descriptor; // what targets map; -1 where somebody else keeps it
 };
 
 int kdbus_pool_create(const char *name, uint64_t size, struct kdbus_pool *pool);
@@ -175,6 +175,24 @@ void kdbus_pool_destroy(struct kdbus_pool *pool);
 // Like kdbus_memory_read_pieces into the pool at `offset`; a piece at address 0 is that many zeros.
 int kdbus_pool_copy_from_process(const struct kdbus_pool *pool, int pid, uint64_t offset,
                                  const struct kdbus_piece *pieces, size_t count);
+
+// -- keeper.c: descriptors in a table of their own --------------------------------------------------------------------
+
+struct kdbus_keeper;
+
+int kdbus_keeper_create(struct kdbus_keeper **made);
+
+// Closes all that is kept.
+void kdbus_keeper_destroy(struct kdbus_keeper *keeper);
+
+// The number under which the file of `descriptor` is kept from now on.
+int kdbus_keeper_keep(const struct kdbus_keeper *keeper, int descriptor);
+
+// A duplicate of what is kept as `number`.
+int kdbus_keeper_fetch(const struct kdbus_keeper *keeper, int number);
+
+// Closes what is kept as `number`, soon.
+int kdbus_keeper_drop(const struct kdbus_keeper *keeper, int number);
 
 // -- deputy.c: threads that touch the memory of targets, and may be left behind with it ------------------------------
 

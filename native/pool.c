@@ -77,7 +77,8 @@ void kdbus_pool_destroy(struct kdbus_pool *pool)
     if (!pool->memory)
         return;
     munmap(pool->memory, pool->size);
-    close(pool->read_only_descriptor);
+    if (pool->read_only_descriptor >= 0)
+        close(pool->read_only_descriptor);
     pool->memory = NULL;
     pool->size = 0;
     pool->read_only_descriptor = -1;

@@ -16,11 +16,14 @@ the seal forbids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from native.deputies import Stalled, present
+from native.keeper import Keeper
 from native.library import failure, ffi, lib
 from native.memory import pieces_array
 
@@ -46,12 +49,13 @@ class Pool:
     `broker.outside.PoolMemory`.
     """
 
-    __slots__ = ("_pool", "_view", "read_only_descriptor", "size")
+    __slots__ = ("_closed", "_kept", "_pool", "_view", "read_only_descriptor", "size")
 
     size: int
     """Bytes."""
     read_only_descriptor: int
-    """The read-only opening: what is given to the receiver to map. Owned by the pool; -1 once closed."""
+    """The read-only opening, which is given to the receiver to map (`opened`). Owned by the pool; -1 once closed or
+    entrusted."""
 
     def __init__(self, name: bytes, size: int) -> None:
         if b"\0" in name:
@@ -63,6 +67,8 @@ class Pool:
         self._view = memoryview(ffi.buffer(self._pool.memory, size))
         self.size = size
         self.read_only_descriptor = self._pool.read_only_descriptor
+        self._kept: tuple[Keeper, int] | None = None
+        self._closed = False
 
     @property
     def usable(self) -> int:
@@ -78,7 +84,7 @@ class Pool:
         return end <= self.usable
 
     def _check(self, offset: int, size: int) -> None:
-        if self.read_only_descriptor < 0:
+        if self._closed:
             raise ValueError("the pool is closed")
         if offset < 0 or size < 0 or offset + size > self.size:
             raise ValueError(f"{size} bytes at {offset} leave a pool of {self.size} bytes")
@@ -128,16 +134,37 @@ class Pool:
         self._view.release()
         self._view = memoryview(ffi.buffer(self._pool.memory, self.size))
 
+    def entrust(self, keeper: Keeper) -> None:
+        """Have the read-only opening kept elsewhere from now on. Raises OSError as `Keeper.keep` does."""
+        self._kept = keeper, keeper.keep(self.read_only_descriptor)
+        os.close(self.read_only_descriptor)
+        self.read_only_descriptor = self._pool.read_only_descriptor = -1
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """The read-only opening, wherever it is kept, for a moment. Raises OSError as `Keeper.fetched` does."""
+        if self._kept is None:
+            yield self.read_only_descriptor
+        else:
+            keeper, number = self._kept
+            with keeper.fetched(number) as descriptor:
+                yield descriptor
+
     def description(self) -> CData:
         """C's structure of this pool, valid until `close`."""
         return self._pool
 
     def close(self) -> None:
         """Gives up the mapping and the descriptor; mappings of receivers stay valid. Idempotent."""
-        if self.read_only_descriptor >= 0:
+        if not self._closed:
+            self._closed = True
             self.read_only_descriptor = -1
             self._view.release()
             lib.kdbus_pool_destroy(self._pool)
+            if self._kept is not None:
+                keeper, number = self._kept
+                with suppress(OSError):  # a keeper that has ended keeps nothing
+                    keeper.drop(number)
 
     def __enter__(self) -> Pool:
         return self

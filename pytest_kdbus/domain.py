@@ -247,9 +247,7 @@ class Domain:
         deadline = time.monotonic() + seconds
         self._begin()
         with trace.Growth(self._recording) as growth:
-            while not (
-                found := self.calls(command, errno=errno, program=program, process=process, name=name)
-            ):
+            while not (found := self.calls(command, errno=errno, program=program, process=process, name=name)):
                 if not growth.wait(deadline - time.monotonic()):
                     raise Failure(f"no program has made such a call of {command} within {seconds:g} s")
         return found[0]

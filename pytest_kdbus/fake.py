@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Fakes: peers that a test makes up, which own a name and answer what comes.
 
-What a fake answers is said in one of two ways: for programs that speak D-Bus (GVariant, as sd-bus did on kdbus) by the
-names of methods; for all others by bytes, or a function of the request's bytes. Handlers run in the test's process, in
-a thread; one that fails makes the test fail.
+What a fake answers is said in one of two ways: for programs that speak D-Bus, by the names of methods; for all others
+by bytes, or a function of the request's bytes. D-Bus is answered in the version of the wire format that the request is
+in: GVariant as a rule. Handlers run in the test's process, in a thread; one that fails makes the test fail.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kdbus.dbus import message as dbus
 from kdbus.dbus.errors import DBusError, ErrorReply, Malformed
 from kdbus.dbus.handles import replaced
 from kdbus.dbus.message import Message, MessageType
-from kdbus.dbus.version2 import build, parse
+from kdbus.dbus.versions import GVARIANT, Version, build, parse
 from kdbus.received import Descriptor
 from pytest_kdbus.agent import COOKIE
 
@@ -53,6 +53,8 @@ class Request:
     """The id of the connection that sent it."""
     message: Message | None
     """What it says in D-Bus; None for a fake that does not speak it, and for what is no D-Bus."""
+    version: Version | None = None
+    """Of the wire format that it said so in."""
     descriptors: tuple[Descriptor, ...] = ()
     """Those that came with it. Each closes itself when it is forgotten, unless it is taken."""
 
@@ -111,41 +113,41 @@ class Fake:
 
     def _request(self, payload: bytes, sender: int, descriptors: tuple[Descriptor, ...]) -> Request:
         if isinstance(self._replies, Mapping):
-            return Request(payload, sender, _with_descriptors(parse(payload), descriptors), descriptors)
-        message = None
+            return Request(payload, sender, *_parsed(payload, descriptors), descriptors)
         if self._replies is None:
             with suppress(DBusError):
-                message = _with_descriptors(parse(payload), descriptors)
-        return Request(payload, sender, message, descriptors)
+                return Request(payload, sender, *_parsed(payload, descriptors), descriptors)
+        return Request(payload, sender, None, None, descriptors)
 
 
-def _with_descriptors(message: Message, descriptors: Sequence[Descriptor]) -> Message:
-    """A message whose values of the type `h` are the descriptors instead of their indexes."""
+def _parsed(payload: bytes, descriptors: Sequence[Descriptor]) -> tuple[Message, Version]:
+    """A message, whose values of the type `h` are the descriptors instead of their indexes, and its version."""
+    message, version = parse(payload)
 
     def descriptor(index: int) -> Descriptor:
         if index >= len(descriptors):
             raise Malformed(f"the descriptor {index} of {len(descriptors)}")
         return descriptors[index]
 
-    return replace(message, body=replaced(message.signature, message.body, descriptor))
+    return replace(message, body=replaced(message.signature, message.body, descriptor)), version
 
 
 def _dbus_answer(replies: Mapping[str, Reply], request: Request) -> Passing | None:
-    call = request.message
-    if call is None or call.type != MessageType.METHOD_CALL or not call.expects_reply:
+    call, version = request.message, request.version
+    if call is None or version is None or call.type != MessageType.METHOD_CALL or not call.expects_reply:
         return None
     member = call.member or ""
     if member not in replies:
-        return _built(dbus.error(call, _UNKNOWN_METHOD, f"this fake has no method {member}"))
+        return _built(dbus.error(call, _UNKNOWN_METHOD, f"this fake has no method {member}"), version)
     reply = replies[member]
     try:
         value = reply(*call.body) if callable(reply) else reply
     except ErrorReply as error:
         value = error
     if isinstance(value, ErrorReply):
-        return _built(dbus.error(call, value.name, value.text))
+        return _built(dbus.error(call, value.name, value.text), version)
     signature, body = _typed(value)
-    return _built(dbus.method_return(call, signature, body))
+    return _built(dbus.method_return(call, signature, body), version)
 
 
 def _typed(value: Reply) -> tuple[str, tuple[Any, ...]]:
@@ -161,8 +163,8 @@ def _typed(value: Reply) -> tuple[str, tuple[Any, ...]]:
     raise TypeError(f"a fake's reply is {value!r}: say of which type it is, as in ('u', 5) or ('as', ['a', 'b'])")
 
 
-def _built(message: Message) -> Passing:
-    """A message as bytes; values of the type `h` are descriptors."""
+def _built(message: Message, version: Version) -> Passing:
+    """A message as bytes of that version; values of the type `h` are descriptors."""
     passed: list[HasFileno | int] = []
 
     def index(value: HasFileno | int) -> int:
@@ -170,7 +172,8 @@ def _built(message: Message) -> Passing:
         return len(passed) - 1
 
     body = replaced(message.signature, message.body, index)
-    return Passing(build(replace(message, body=body, cookie=COOKIE, descriptors=len(passed))), passed)
+    whole = replace(message, body=body, cookie=COOKIE, descriptors=len(passed))
+    return Passing(build(whole, version), passed)
 
 
 def numbers(passing: Passing) -> list[int]:
@@ -180,7 +183,7 @@ def numbers(passing: Passing) -> list[int]:
 
 def dbus_call(name: str, path: str, interface: str, member: str, signature: str, arguments: tuple[Any, ...]) -> Passing:
     """A call of a method."""
-    return _built(dbus.method_call(name, path, interface, member, signature, arguments))
+    return _built(dbus.method_call(name, path, interface, member, signature, arguments), GVARIANT)
 
 
 def dbus_signal(
@@ -190,13 +193,13 @@ def dbus_signal(
     from kdbus.dbus.bloom import filter_of  # which needs the extra `dbus`
 
     message = dbus.signal(path, interface, member, signature, arguments)
-    return _built(message).payload, filter_of(message, size=size, hashes=hashes)
+    return _built(message, GVARIANT).payload, filter_of(message, size=size, hashes=hashes)
 
 
 def dbus_result(payload: bytes, descriptors: Sequence[int] = ()) -> Any:
     """What a reply says: nothing, a value, or a tuple of several. Takes over the descriptors, which are what values of
     the type `h` become. Raises ErrorReply."""
-    reply = _with_descriptors(parse(payload), tuple(map(Descriptor, descriptors)))
+    reply, _ = _parsed(payload, tuple(map(Descriptor, descriptors)))
     if reply.type == MessageType.ERROR:
         raise ErrorReply(reply.error_name or "", str(reply.body[0]) if reply.body else "")
     return reply.body[0] if len(reply.body) == 1 else reply.body or None

@@ -14,7 +14,7 @@ from typing import Any
 
 from kdbus.abi.decode import Address, Flags, Item, Named, Text, Value
 from tracing import payload
-from tracing.record import Event
+from tracing.record import CALLS, Event
 from tracing.shown import Shown
 from tracing.text import errno_name
 
@@ -46,17 +46,19 @@ def as_object(shown: Shown, limit: int = PAYLOAD) -> dict[str, Any]:
         "pid": record.pid or None,
         "tid": record.tid or None,
         "comm": record.comm or None,
+        "path": record.path or None,
         "descriptor": record.descriptor,
         "connection": record.connection,
         "peer": record.peer,
         "length": record.length or None,
         "names": {str(number): names for number, names in record.names.items()} or None,
         "notes": record.notes or None,
+        "stack": [frame._asdict() for frame in record.stack] or None,
     }
     found |= {name: value for name, value in optional.items() if value is not None}
     if record.event is Event.CALL:
         found |= _call(shown, limit)
-    if record.event in (Event.CALL, Event.OPEN, Event.MAP) and found.get("phase") != "unfinished":
+    if record.event in CALLS and found.get("phase") != "unfinished":
         found["value"] = None if record.errno or record.error else record.value
         found["errno"] = errno_name(record.errno) if record.errno else None
         if record.error:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import errno
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, NamedTuple
@@ -27,7 +28,7 @@ from tracing.record import Event, Phase, Record
 
 FORM: Final = struct.Struct("=7Q10I4Q72s72s")
 """Of `struct kdbus_call_record`, whose members `NativeCall` names."""
-_TID, _CONNECTION, _PEER = 18, 20, 3
+_TID, _CONNECTION, _ERROR, _PEER = 18, 20, 22, 3
 """Places of members, in units of their size."""
 MOST_NAMES: Final = 16
 _HEAD = struct.Struct("=QqQII")
@@ -85,12 +86,14 @@ class NativeCall(NamedTuple):
         facts = self._refusal(data, user) if self.error == errno.ENOBUFS else {}
         return reason(self.error_name(), facts)
 
+    def waiting(self, data: bytes) -> dict[int, int]:
+        """Of a call that a full queue has refused: how many messages wait there, by who has sent them."""
+        start = self.place + self.message_kept + self.payload_kept
+        return Counter(sender for (sender,) in struct.iter_unpack("=Q", data[start : start + 8 * self.senders]))
+
     def _refusal(self, data: bytes, user: int) -> dict[str, object]:
         """The facts of a QueueFull, as `broker.quota` and `broker.inbox` have them."""
-        start = self.place + self.message_kept + self.payload_kept
-        waiting: dict[int, int] = {}
-        for (sender,) in struct.iter_unpack("=Q", data[start : start + 8 * self.senders]):
-            waiting[sender] = waiting.get(sender, 0) + 1
+        waiting = self.waiting(data)
         facts: dict[str, object] = {"connection": self.peer, "waiting": waiting}
         facts |= {"user": user, "limit": self.refused_limit}
         if self.refused_by == _REFUSED_COUNT:
@@ -145,6 +148,9 @@ class Batch:
         halves, words = memoryview(self.records).cast("I"), memoryview(self.records).cast("Q")
         indices = halves[_CONNECTION :: FORM.size // 4].tolist()
         peers = set(zip(indices, words[_PEER :: FORM.size // 8].tolist(), strict=True))
+        if any(halves[_ERROR :: FORM.size // 4]):
+            calls = map(NativeCall._make, FORM.iter_unpack(self.records))
+            peers.update((call.connection, sender) for call in calls for sender in call.waiting(self.data))
         return set(halves[_TID :: FORM.size // 4].tolist()), set(indices), {each for each in peers if each[1]}
 
     def packed(self, known: bytes) -> Sequence[bytes]:
@@ -205,6 +211,8 @@ class Batch:
         if call.error:
             record.errno, record.error = call.error, call.error_name()
             record.reason = call.reason(self.data, user)
+            known = ((sender, self.known.peers.get((call.connection, sender))) for sender in call.waiting(self.data))
+            record.notes += fillers((sender, found or ()) for sender, found in known)
         return record
 
 
@@ -229,3 +237,9 @@ def said(connection: int, names: Sequence[str]) -> str:
 def awaited(replier: int, names: Sequence[str], cookie: int) -> str:
     """What a call waits for, in words."""
     return f"waits until {said(replier, names)} replies to cookie {cookie}"
+
+
+def fillers(senders: Iterable[tuple[int, Sequence[str]]]) -> list[str]:
+    """Who those are whose messages fill a queue, in words, if any of them has a name."""
+    found = [said(connection, names) for connection, names in senders if names]
+    return [f"among those whose messages wait there: {', '.join(found)}"] if found else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdbus.dbus import version1, version2
+from kdbus.dbus import versions
 from kdbus.dbus.errors import DBusError
 from kdbus.dbus.message import Message
 from kdbus.dbus.values import Just, Variant
@@ -17,22 +17,20 @@ from tracing.escaping import quoted
 
 MOST = 16 << 10
 """Bytes of a payload that is looked into; decoding takes time in proportion to it."""
-_VERSIONS = {1: version1.parse, 2: version2.parse}
 _MEMBERS = ("destination", "sender", "path", "interface", "member", "error_name", "reply_cookie", "signature")
 
 
 def dbus_version(payload: bytes) -> int:
     """Which version of the wire format a payload claims to have, 0 for none."""
-    return payload[3] if len(payload) > 3 and payload[0] in b"lB" and payload[3] in _VERSIONS else 0
+    return versions.version_of(payload) or 0
 
 
 def parse(payload: bytes, most: int = MOST) -> Message | None:
     """The D-Bus message that a whole payload is; None if it is none, or has more than `most` bytes."""
-    version = dbus_version(payload)
-    if not version or len(payload) > most:
+    if len(payload) > most:
         return None
     try:
-        return _VERSIONS[version](payload)
+        return versions.parse(payload)[0]
     except DBusError:
         return None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Event(StrEnum):
@@ -23,6 +23,10 @@ class Event(StrEnum):
     """A node was opened, or could not be."""
     MAP = "map"
     """A pool was mapped, or could not be."""
+    MOUNT = "mount"
+    """A kdbusfs was mounted, or could not be."""
+    UMOUNT = "umount"
+    """One was unmounted, or could not be."""
     HANG_UP = "hang-up"
     """A connection has ended, whose handle is still open."""
     CLOSE = "close"
@@ -31,12 +35,28 @@ class Event(StrEnum):
     """Records are missing here, as whoever reads them was too slow."""
 
 
+CALLS = frozenset((Event.CALL, Event.OPEN, Event.MAP, Event.MOUNT, Event.UMOUNT))
+"""What somebody has called, and has a result."""
+
+
 class Phase(StrEnum):
     """Which part of a call a record tells."""
 
     WHOLE = "complete"
     WAITS = "unfinished"
     RESUMED = "resumed"
+
+
+class Frame(NamedTuple):
+    """A function that had called another one when the call was made."""
+
+    file: str
+    address: int
+    """Where it goes on, as the file's own tables number it."""
+    function: str
+    """Empty if the file does not name it."""
+    offset: int
+    """How far behind the beginning of the function that is."""
 
 
 @dataclass(slots=True)
@@ -103,6 +123,12 @@ class Record:
     """What else a person wants to know, in words: whom a call waits for, which replies never came."""
     count: int = 0
     """Of records that were dropped."""
+    path: str = ""
+    """Of a mount, as the program gave it."""
+    stack: list[Frame] = field(default_factory=list)
+    """Who has made the call, the innermost first; empty unless that was asked for."""
+    copied: bytes = b""
+    """What that is found by (`tracing.stacks.Copied`), until it is."""
 
 
 class Tracer(Protocol):
@@ -116,6 +142,11 @@ class Tracer(Protocol):
     @property
     def waits(self) -> bool:
         """Whether taking a record may wait for a reader, and calls with it."""
+        ...
+
+    @property
+    def stacks(self) -> bool:
+        """Whether records shall have what stacks are found by, which native code does not keep."""
         ...
 
     def take(self, record: Record) -> None:

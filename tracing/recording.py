@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
-from tracing.record import Event, Phase, Record
+from tracing.record import Event, Frame, Phase, Record
 
 MAGIC: Final = b"kdbus recording\x01"
 _FRAME = struct.Struct("<2I")
@@ -61,6 +61,9 @@ _MEMBERS: Final = {
     29: "names",
     30: "notes",
     31: "count",
+    32: "stack",
+    33: "copied",
+    34: "path",
 }
 """Numbers of members; they are for good."""
 _EMPTY: Final = Record(Event.CALL, 0, 0, 0)
@@ -194,6 +197,8 @@ def _as_kind(name: str, value: Any) -> Any:
         return {int(number): _texts(names) for number, names in json.loads(text).items()}
     if name == "notes":
         return _texts(json.loads(text))
+    if name == "stack":
+        return [_frame(each) for each in json.loads(text)]
     return kind(text) if kind in (Event, Phase) else text
 
 
@@ -201,3 +206,10 @@ def _texts(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise ValueError("no list of texts")
     return value
+
+
+def _frame(value: Any) -> Frame:
+    file, address, function, offset = value
+    if not (isinstance(file, str) and isinstance(function, str)):
+        raise ValueError("no function")
+    return Frame(file, int(address), function, int(offset))

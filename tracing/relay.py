@@ -52,7 +52,7 @@ _PIPE = 1 << 20
 _HEAD = struct.Struct("=2I")
 _RECORD, _BATCH, _DROPPED = range(3)
 """Kinds of messages; of the last one, the size is how many."""
-_IGNORED = signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP
+_IGNORED = signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP, signal.SIGTERM
 
 
 class Relay:
@@ -67,6 +67,7 @@ class Relay:
         """
         self.payload_limit = tracer.payload_limit
         """How many bytes of a payload a record shall have."""
+        self.stacks = tracer.stacks
         reading, writing = os.pipe()
         parent = os.pidfd_open(os.getpid())
         self._process = os.fork()

@@ -60,6 +60,7 @@ class Session:
     """One trace. `close` is to be called at the end."""
 
     waits = True
+    stacks = False
 
     def __init__(self, wishes: Wishes, descriptor: int) -> None:
         """Takes over `descriptor`, to which everything goes. Unless it is live, all that it does may raise OSError."""
@@ -113,6 +114,7 @@ class Split:
     """A trace in one file for each process: the path, a dot, and the process's number (`-ff`)."""
 
     waits = True
+    stacks = False
 
     def __init__(self, wishes: Wishes) -> None:
         """Of `wishes`, the path is what all names begin with."""
@@ -171,6 +173,7 @@ class Recorder:
     """A recording that is made. `close` is to be called at the end."""
 
     waits = True
+    stacks = False
 
     def __init__(self, descriptor: int, path: str, payload_limit: int) -> None:
         """Takes over `descriptor`, of the file `path`. `payload_limit`: bytes of each payload."""

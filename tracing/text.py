@@ -21,7 +21,7 @@ from kdbus.abi.decode import COMMANDS, Address, Flags, Item, Members, Named, Tex
 from kdbus.abi.layout import signed64
 from tracing import payload
 from tracing.escaping import harmless, quoted
-from tracing.record import Event, Phase, Record
+from tracing.record import CALLS, Event, Frame, Phase, Record
 from tracing.shown import Shown
 
 _BYTES_SHOWN = 16
@@ -53,6 +53,8 @@ class Style:
     brackets: bool = True
     """As `[pid N]`."""
     colour: bool = False
+    stacks: bool = False
+    """Who has made a call, if that is known."""
 
 
 def errno_name(number: int) -> str:
@@ -76,8 +78,9 @@ class TextWriter:
         self._names = record.names if self._style.names else {}
         self._now_ns = record.monotonic_ns
         line = self._front(record) + self._body(shown) + self._end(record)
+        stack = "".join(f"\n {self._dim('> ' + _frame(frame))}" for frame in record.stack if self._style.stacks)
         notes = "".join(f"\n    {self._dim('# ' + harmless(note))}" for note in record.notes)
-        return line + notes + "\n"
+        return line + stack + notes + "\n"
 
     def value(self, value: Value | Item, name: str = "") -> str:
         """A decoded value, as it stands in a line; `name`: of the member."""
@@ -111,6 +114,10 @@ class TextWriter:
             return f'open("{harmless(record.node)}")'
         if record.event is Event.MAP:
             return f"mmap({self._handle(record)}, {record.length})"
+        if record.event is Event.MOUNT:
+            return f'mount("{harmless(record.path)}", "kdbusfs")'
+        if record.event is Event.UMOUNT:
+            return f'umount("{harmless(record.path)}")'
         if record.event is Event.DROPPED:
             return f"+++ {record.count} records were dropped: whoever reads the trace is too slow +++"
         what = "closed" if record.event is Event.CLOSE else "hung up"
@@ -177,7 +184,7 @@ class TextWriter:
         return quoted(data, style.payload, hexadecimal=hexadecimal)
 
     def _end(self, record: Record) -> str:
-        if record.event not in (Event.CALL, Event.OPEN, Event.MAP) or record.phase is Phase.WAITS:
+        if record.event not in CALLS or record.phase is Phase.WAITS:
             return ""
         if record.errno or record.error:
             result = "? " if record.errno == 512 else "-1 " if record.errno else "?"
@@ -248,6 +255,12 @@ _FROM_NOBODY = ("src_id", Named(0, "KDBUS_SRC_ID_KERNEL"))
 """What stands in a message that is sent, as the kernel fills in the sender."""
 _IDS = frozenset(("dst_id", "src_id", "id"))
 _HEXADECIMAL = frozenset(("inheritable", "permitted", "effective", "bounding", "payload_type"))
+
+
+def _frame(frame: Frame) -> str:
+    """As strace has it."""
+    function = f"({harmless(frame.function)}+{frame.offset:#x}) " if frame.function else " "
+    return f"{harmless(frame.file)}{function}[{frame.address:#x}]"
 
 
 def _is_nothing(value: Value) -> bool:

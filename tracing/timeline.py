@@ -23,7 +23,7 @@ from typing import Any
 from kdbus.abi.decode import Named, Value
 from tracing import json_lines
 from tracing.protobuf import double, field, fixed64
-from tracing.record import Event, Phase, Record
+from tracing.record import CALLS, Phase, Record
 from tracing.shown import Shown, show
 from tracing.text import errno_name
 
@@ -81,7 +81,7 @@ class _Timeline:
         elif record.phase is Phase.RESUMED:
             if self._waiting.pop(thread, None) is not None:
                 yield _event(_END, track, end_ns, arguments=_outcome(shown), flow=flow, last=last)
-        elif record.event in (Event.CALL, Event.OPEN, Event.MAP):
+        elif record.event in CALLS:
             arguments = {**_arguments(shown), **_outcome(shown)}
             yield _event(_BEGIN, track, record.monotonic_ns, _title(record), arguments, flow, last)
             yield _event(_END, track, end_ns)
@@ -192,8 +192,13 @@ def _title(record: Record) -> str:
 
 def _arguments(shown: Shown) -> dict[str, Any]:
     found = json_lines.as_object(shown, _SHOWN)
-    wanted = ("node", "connection", "peer", "descriptor", "arguments", "results", "message", "dbus", "payload", "notes")
-    return {name: found[name] for name in (*wanted, "count", "sequence") if name in found}
+    return {name: found[name] for name in _WANTED if name in found}
+
+
+_WANTED = (
+    *("node", "path", "connection", "peer", "descriptor", "arguments", "results", "message", "dbus", "payload"),
+    *("notes", "count", "sequence"),
+)
 
 
 def _number(value: Value | None) -> int:

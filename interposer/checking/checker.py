@@ -64,6 +64,7 @@ class Checker:
 
     payload_limit = 0
     waits = False
+    stacks = False
 
     def __init__(self, findings: Findings, open_file: Callable[[int, int], File | None] = lambda *_: None) -> None:
         """`open_file`: the file that a process has under a number at this moment, None if that cannot be told."""

@@ -5,16 +5,16 @@ A handle is one end of a stream socket pair in the target; the supervisor keeps 
 sockets cannot be served: `interposer.handles.stand_ins`.) The kernel then does for free what a bus needs most:
 duplicates, inheritance, passing, poll(2), and telling when the last of all duplicates is gone.
 
-*Which handle a trapped descriptor is.* Numbers are reused, so a number is only a hint. The proof is an epoll set per
-handle that holds the target's end: it does not keep it open, and kcmp(2) compares a descriptor of any process with it
-(`native.identity`, which has other means where kcmp is forbidden). What is not remembered under its number is looked
-up by the inode of the socket, and then proved in the same way.
+*Which handle a trapped descriptor is.* Numbers are reused, so a number is only a hint. The proof is an epoll set that
+holds the target's end: it does not keep it open, and kcmp(2) compares a descriptor of any process with it
+(`native.identity`, which has other means where kcmp is forbidden; `interposer.handles.entries`). What is not remembered
+under its number is looked up by the inode of the socket, and then proved in the same way.
 
 *Readable.* The message that enters an empty queue writes one byte. When the queue is empty again the byte is taken
 back, through the descriptor of the very call that emptied it. Edge-triggered pollers read until the queue is empty,
 as epoll(7) asks them to, so they need no byte for each message.
 
-*The end of the handle.* All duplicates closed is a hang-up here. A target can fake that with shutdown(2), so the
+*The end of the handle.* All duplicates closed is a hang-up here. A target can fake that with shutdown(2), so an
 epoll set is asked whether the file is really gone. Hang-ups are collected before every trap: what was closed before a
 call is gone when it is served.
 
@@ -28,8 +28,8 @@ Alternatives: a pipe cannot be made readable and hung up independently; an event
 costs ten times more.
 
 Weaknesses: fstat(2) shows a socket. A handle that is no connection polls writable instead of hung up, and one that is
-hung up polls readable as well. Two descriptors in the supervisor for each handle, and one for the pool of a
-connection.
+hung up polls readable as well. A descriptor in the supervisor for each handle, and one for each eight of them; those
+of pools are kept elsewhere once they are many (`native.keeper`).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from itertools import islice
 from broker.connection import Connection
 from broker.handle import ControlHandle, EndpointHandle, Handle
 from interposer.handles import stand_ins
+from interposer.handles.entries import Entries, Entry
 from interposer.handles.stand_ins import SupervisorsEnd, TargetsEnd
 from interposer.report import unexpected
 from interposer.target.budget import HANDLE_DESCRIPTORS, Budgets, Charge
@@ -97,9 +98,8 @@ class OpenHandle:
     """What it costs its opener."""
     inode: int
     cookie: int
-    epoll: int
-    target: int
-    """Number under which the target's end was added to `epoll`."""
+    entry: Entry
+    """The target's end, as an epoll set holds it."""
     broker: Handle | None = None
     location: tuple[int, int] = (0, 0)
     known_as: dict[tuple[int, int], None] = field(default_factory=dict)
@@ -144,11 +144,11 @@ class OpenHandle:
 
     def is_open(self) -> bool:
         """Whether any duplicate of the target's end is still open anywhere."""
-        return identity.epoll_holds(self.epoll, self.target)
+        return self.entry.is_open()
 
     def is_file(self, thread: int, descriptor: int) -> bool:
         """Whether `descriptor` of `thread` is this handle."""
-        return identity.same_file(thread, descriptor, self.epoll, self.target)
+        return self.entry.is_file(thread, descriptor)
 
 
 def connection_of(handle: OpenHandle) -> Connection:
@@ -173,6 +173,7 @@ class HandleTable:
         self._by_ours: dict[int, OpenHandle] = {}
         self._unwatched: dict[OpenHandle, None] = {}
         """Those whose last close nothing announces, in the order in which they are looked at."""
+        self._entries = Entries()
         self._hang_ups = select.epoll()
         self._poll = select.poll()
         self._poll.register(self._hang_ups.fileno(), select.POLLIN)
@@ -211,15 +212,13 @@ class HandleTable:
     def _make(self, charge: Charge, nonblocking: bool) -> tuple[OpenHandle, TargetsEnd]:
         ours, theirs = stand_ins.make(nonblocking=nonblocking)
         try:
-            with select.epoll() as epoll:
-                epoll.register(theirs.fileno(), 0)
-                number = os.dup(epoll.fileno())
+            entry = self._entries.add(theirs.fileno())
         except BaseException:
             ours.close()
             theirs.close()
             raise
         inode = os.fstat(theirs.fileno()).st_ino
-        return OpenHandle(self, ours, charge, inode, theirs.cookie, number, theirs.fileno()), theirs
+        return OpenHandle(self, ours, charge, inode, theirs.cookie, entry), theirs
 
     def add(self, handle: OpenHandle) -> None:
         """The target has its end: follow the handle from now on."""
@@ -231,7 +230,7 @@ class HandleTable:
     def discard(self, handle: OpenHandle) -> None:
         """The target never got its end."""
         handle.disconnected()
-        os.close(handle.epoll)
+        self._entries.remove(handle.entry)
         handle.charge.give_back()
 
     def find(self, thread: int, descriptor: int) -> OpenHandle | None:
@@ -326,7 +325,7 @@ class HandleTable:
         for key in handle.known_as:
             self._by_descriptor.pop(key, None)
         handle.disconnected()
-        os.close(handle.epoll)
+        self._entries.remove(handle.entry)
         if handle.plain >= 0:
             os.close(handle.plain)
         handle.charge.give_back()
@@ -336,3 +335,4 @@ class HandleTable:
         for handle in list(self._by_inode.values()):
             self._close(handle)
         self._hang_ups.close()
+        self._entries.close()

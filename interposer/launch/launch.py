@@ -117,7 +117,7 @@ class Launched:
     listener              seccomp notification descriptor
     mode                  which part of the work the supervisor has
     kdbus_directory       descriptor of the folder that the program sees at /sys/fs/kdbus; nodes are made through it
-    parameters_directory  descriptor of /sys/module/kdbus/parameters, for `view.AttachFlagsMask`
+    parameters_directory  descriptor of /sys/module/kdbus/parameters, for `traps.module_parameter.AttachFlagsMask`
     user_namespace        inode number of the program's user namespace
     own_user_namespace    descriptor of it if it was made for the program, else -1
     waits_killable        whether the filter has SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV

@@ -31,6 +31,8 @@ from native.namespace import (
 )
 
 AT_FDCWD = -100
+PATH_LIMIT = 4096
+"""How many bytes a path has at most, its zero included (PATH_MAX)."""
 _LONGEST_CHAIN = 40
 """How many symbolic links the kernel follows in one path (path_resolution(7))."""
 

@@ -108,6 +108,7 @@ class Script:
 
     payload_limit = 0
     waits = False
+    stacks = False
 
     def __init__(self) -> None:
         self.records: list[Record] = []

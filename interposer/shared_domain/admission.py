@@ -11,14 +11,13 @@ Alternative considered, for an ordinary user under Yama's scope 1: the program m
 
 from __future__ import annotations
 
-import errno
 import os
 
 from interposer.errors import DomainUnavailable
 from interposer.shared_domain import domain_socket
 from interposer.shared_domain.domain_socket import Message, Peer
 from interposer.target.ids import lines_of, read_file
-from native import memory
+from interposer.target.inspection import try_to_inspect, yama_scope
 from tracing.faults import parse
 
 
@@ -148,29 +147,6 @@ def _advice(peer: Peer, scope: str | None) -> str:
         if scope == "1":
             ways += ", or set kernel.yama.ptrace_scope to 0"
     return ways
-
-
-def yama_scope() -> str | None:
-    """What the security module Yama lets processes inspect: `0` to `3`, see ptrace(2); None without Yama."""
-    try:
-        with open("/proc/sys/kernel/yama/ptrace_scope") as file:
-            return file.read().strip()
-    except OSError:
-        return None
-
-
-def try_to_inspect(process: int) -> None:
-    """Find out whether this process may read and write the memory of `process`, and trace it.
-
-    pidfd_getfd(2), which asks for the same right, is forbidden in some containers. Raises OSError: EPERM if it may
-    not, ESRCH if there is no such process.
-    """
-    try:
-        memory.read(process, 0, 1)
-    except OSError as error:
-        # Nothing is there, but the kernel says so only to who may look.
-        if error.errno != errno.EFAULT:
-            raise
 
 
 def _process_of(pidfd: int) -> int:

@@ -81,7 +81,8 @@ from interposer.supervisor.supervisor import Supervisor
 from interposer.supervisor.tree import Tree
 from interposer.target.budget import Budget, Charge, OverBudget, use_descriptors
 from interposer.target.ids import own_namespace, parent_namespace
-from interposer.traps.traps import MountedDomain
+from interposer.traps.answering import MountedDomain
+from interposer.traps.module_parameter import AttachFlagsMask
 from interposer.watching import places
 from native.notification import Listener
 
@@ -151,7 +152,7 @@ class Server:
         """Show the domain's nodes in `folders`, and listen."""
         self._module = folders.module
         parameters = view.open_parameters(self._module)
-        self._mask = view.AttachFlagsMask(parameters)
+        self._mask = AttachFlagsMask(parameters)
         os.close(parameters)
         self._supervisor = Supervisor(options, self._mask, probe=True)
         self._supervisor.when_ended(self._tree_has_ended)

@@ -24,8 +24,9 @@ class Subscription:
 
     waits = False
 
-    def __init__(self, payload: int, news: Callable[[], None]) -> None:
-        """`payload`: how many bytes of payloads are wanted."""
+    def __init__(self, payload: int, news: Callable[[], None], *, stacks: bool = False) -> None:
+        """`payload`: how many bytes of payloads are wanted; `stacks`: whether what stacks are found by is."""
+        self.stacks = stacks
         self.payload_limit = max(0, min(payload, LONGEST_PAYLOAD))
         self._news = news
         self._frames: deque[bytes] = deque()

@@ -275,7 +275,8 @@ class Control:
             news.set()
 
         payload = question.get("payload")
-        subscription = Subscription(payload if isinstance(payload, int) else 0, wake)
+        limit, stacks = payload if isinstance(payload, int) else 0, bool(question.get("stacks"))
+        subscription = Subscription(limit, wake, stacks=stacks)
         self._watched.trace(subscription)
         try:
             # Whoever asks knows from now on that nothing will be missed.

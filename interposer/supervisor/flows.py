@@ -500,8 +500,8 @@ class Flows:
             user=self._number_of(connection.user),
             counter=counter,
             ours=handle.ours.fileno(),
-            epoll=handle.epoll,
-            target=handle.target,
+            epoll=handle.entry.epoll,
+            target=handle.entry.number,
             cookie=handle.cookie,
             pool=memory,
         )

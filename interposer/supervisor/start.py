@@ -28,12 +28,12 @@ from types import ModuleType
 
 from interposer.lasting import lasting_objects
 from interposer.launch.launch import Launched, Mode
-from interposer.launch.view import AttachFlagsMask
 from interposer.nodes.filesystem import NodeFiles
 from interposer.options import RunOptions
 from interposer.supervisor.supervisor import Supervisor
 from interposer.target.budget import use_descriptors
-from interposer.traps.traps import MountedDomain
+from interposer.traps.answering import MountedDomain
+from interposer.traps.module_parameter import AttachFlagsMask
 from interposer.watching import places
 from native.notification import Listener
 

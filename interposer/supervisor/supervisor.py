@@ -35,7 +35,6 @@ from broker.recognition import named
 from broker.send import Wait
 from interposer.handles.handles import HandleTable, OpenHandle
 from interposer.launch.guarantee import forced
-from interposer.launch.view import AttachFlagsMask
 from interposer.nodes.filesystem import NodeFiles
 from interposer.options import RunOptions
 from interposer.report import say, unexpected
@@ -47,8 +46,9 @@ from interposer.target.budget import Budgets
 from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
 from interposer.target.stalls import Stalls
+from interposer.traps.answering import MountedDomain, failure_of
+from interposer.traps.module_parameter import AttachFlagsMask
 from interposer.traps.probe import Probe
-from interposer.traps.traps import MountedDomain, failure_of
 from native.deputies import Deputies, Stalled, employ
 from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Listener, Notification
@@ -104,12 +104,12 @@ class Supervisor:
         self._tap: Tap | None = None
         self._message_watcher: Watcher | None = None
         self.shared = Shared(
-            handles,
-            UserNamespaces(),
-            self._flows,
-            self._stalls,
-            mask,
-            self._mounted,
+            handles=handles,
+            namespaces=UserNamespaces(),
+            parameter=mask,
+            flows=self._flows,
+            stalls=self._stalls,
+            new_domain=self._mounted,
             self_serve=options.self_serve,
         )
         if options.tracer is not None:
@@ -131,6 +131,7 @@ class Supervisor:
         assert self._tap is not None
         self._tap.tracers[tracer] = None
         self._watch_natively()
+        self._allow_stacks()
 
     def _injected(self) -> list[str]:
         """What the call that was served last has met of what was injected."""
@@ -143,6 +144,12 @@ class Supervisor:
         if not self._tap.tracers:
             self._use_tap(None)
         self._watch_natively()
+        self._allow_stacks()
+
+    def _allow_stacks(self) -> None:
+        """Somebody who wants stacks comes or goes: native code keeps none."""
+        self._flows.recall()
+        self._allow_flows()
 
     def watch_messages(self, watcher: Watcher | None) -> None:
         """Tell `watcher`, besides tracers, of what is served natively from now on; None: only those."""
@@ -157,8 +164,6 @@ class Supervisor:
         self._flows.recall()
         self._tap = self.shared.tap = tap
         self.shared.handles.connection_ended = (lambda _: None) if tap is None else tap.hung_up
-        for tree in self._trees.values():
-            tree.use_tap(tap)
         self._allow_flows()
 
     def new_domain(self, nodes: NodeEvents) -> Domain:
@@ -246,7 +251,8 @@ class Supervisor:
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
         possible = self._options.flows and can_compare() and can_fetch()
-        self._flows.enabled = possible and all(tree.may_flow for tree in self._trees.values())
+        without_stacks = self._tap is None or not self._tap.stacks
+        self._flows.enabled = possible and without_stacks and all(tree.may_flow for tree in self._trees.values())
 
     def _resume(
         self,

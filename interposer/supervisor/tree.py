@@ -18,60 +18,53 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.outside import Ids
 from broker.send import Wait
-from interposer.handles.handles import HandleTable, OpenHandle
+from interposer.handles.handles import OpenHandle
 from interposer.launch.filter import this_architecture
 from interposer.launch.guarantee import Guarantee, forced
-from interposer.launch.view import AttachFlagsMask
 from interposer.nodes.filesystem import NodeFiles
 from interposer.supervisor.flows import Flows
 from interposer.supervisor.waiting import WaitingCalls
 from interposer.target.caller import TargetCaller
-from interposer.target.ids import UserNamespaces
 from interposer.target.stalls import PostedWrites, Stalls
+from interposer.traps.answering import Answering, Common, MountedDomain
 from interposer.traps.exactly_once import Answers
+from interposer.traps.ioctls import Ioctls
+from interposer.traps.mappings import Mappings
 from interposer.traps.mounts import Mounts
+from interposer.traps.node_handles import NodeHandles
+from interposer.traps.opens import Opens
 from interposer.traps.path_mode import PathCalls
 from interposer.traps.preloaded import Preloaded
-from interposer.traps.traps import MountedDomain, Traps
 from native.flow import STALL_ANSWER, STALL_CALL, STALL_OTHER, Stall
 from native.notification import Listener, Notification
 
 if TYPE_CHECKING:
     from interposer.traps.faults import Faults
-    from interposer.traps.tap import Tap
 
 Serve = Callable[[Notification], None]
 
 
-@dataclass(eq=False, slots=True)
-class Shared:
+@dataclass(eq=False, slots=True, kw_only=True)
+class Shared(Common):
     """What all trees of one supervisor have in common."""
 
-    handles: HandleTable
-    namespaces: UserNamespaces
     flows: Flows
     stalls: Stalls
-    parameter: AttachFlagsMask
     new_domain: Callable[[Ids, NodeFiles], MountedDomain]
-    tap: Tap | None = None
     self_serve: bool = False
     """Whether receivers may serve themselves."""
-    domains: list[MountedDomain] = field(default_factory=list)
-    """Every file system that shows the nodes of a domain; a domain may be shown by several."""
 
 
 class Tree:
     """The processes under one listener."""
 
-    def __init__(
-        self, listener: Listener, waits_killable: bool, shared: Shared, faults: Faults | None = None
-    ) -> None:
+    def __init__(self, listener: Listener, waits_killable: bool, shared: Shared, faults: Faults | None = None) -> None:
         """Takes over `listener`. `waits_killable`: see `interposer.launch.launch.Launched`. `faults`: what calls are to
         meet. Raises OSError."""
         self.faults = faults
@@ -85,28 +78,19 @@ class Tree:
         self.waiting = WaitingCalls(self.listener, self._finish, self._interrupted)
         self._answers = Answers(self.listener, _guarantee(waits_killable), self._pump)
         self._posted = PostedWrites(self.listener, shared.stalls, partial(shared.flows.user_of, self.listener))
-        self._traps = Traps(
-            self.listener,
-            self._answers,
-            shared.handles,
-            shared.namespaces,
-            shared.domains,
-            self.waiting.add,
-            self._pump,
-            self._served,
-            shared.parameter,
-            self._posted,
-            faults,
-            shared.flows.share if shared.self_serve and faults is None else None,
-        )
-        self._traps.tap = shared.tap
-        self.mounts = Mounts(self.listener, self._traps, shared.domains, shared.new_domain)
-        self.detours = self._traps.detours
-        self.delayed = self._traps.delayed
-        served: dict[str, Serve] = {"ioctl": self._traps.ioctl, "fsopen": self.mounts.fsopen}
+        self._answering = Answering(shared, self.listener, self._answers, self._posted)
+        self._nodes = NodeHandles(self._answering)
+        self._opens = opens = Opens(self._answering, self._nodes)
+        share = shared.flows.share if shared.self_serve and faults is None else None
+        ioctls = Ioctls(self._answering, self._nodes, self.waiting.add, self._served, faults=faults, share=share)
+        mappings = Mappings(self._answering, self._nodes, self._pump)
+        self.mounts = Mounts(self._answering, shared.new_domain)
+        self.detours = self._nodes.detours
+        self.delayed = ioctls.delayed
+        served: dict[str, Serve] = {"ioctl": ioctls.ioctl, "fsopen": self.mounts.fsopen}
         served |= {"mount": self.mounts.mount, "umount2": self.mounts.umount2, "umount": self.mounts.umount}
-        mostly_elsewhere = {"open": self._traps.open, "openat": self._traps.openat, "openat2": self._traps.openat2}
-        mostly_elsewhere |= {"mmap": self._traps.mmap, "mmap2": self._traps.mmap, "old_mmap": self._traps.old_mmap}
+        mostly_elsewhere = {"open": opens.open, "openat": opens.openat, "openat2": opens.openat2}
+        mostly_elsewhere |= {"mmap": mappings.mmap, "mmap2": mappings.mmap, "old_mmap": mappings.old_mmap}
         self._serve_by_call = _by_number(served)
         self._mostly_elsewhere = _by_number(mostly_elsewhere)
 
@@ -119,7 +103,7 @@ class Tree:
 
         `files`: the nodes in `kdbus`. `module` is owned from now on.
         """
-        self._path_calls = PathCalls(self.listener, self._traps, files, kdbus, module, self._pump)
+        self._path_calls = PathCalls(self._answering, self._opens, self._nodes, files, kdbus, module, self._pump)
         self._mostly_elsewhere |= _by_number(self._path_calls.handlers())
         self.mounts.on_mount = self._path_calls.preloaded.mounted
 
@@ -129,15 +113,15 @@ class Tree:
         `files`: the nodes at /sys/fs/kdbus; `module`: the device of /sys/module/kdbus. Raises OSError.
         """
         preloaded = Preloaded(files.device, module, real=True)
-        traps = self._traps
+        answering, opens = self._answering, self._opens
 
         def open_(call: Notification) -> None:
-            if not preloaded.serve(self.listener, traps, call, call.arguments[0], call.arguments[1]):
-                traps.open(call)
+            if not preloaded.serve(answering, call, call.arguments[0], call.arguments[1]):
+                opens.open(call)
 
         def openat(call: Notification) -> None:
-            if not preloaded.serve(self.listener, traps, call, call.arguments[1], call.arguments[2]):
-                traps.openat(call)
+            if not preloaded.serve(answering, call, call.arguments[1], call.arguments[2]):
+                opens.openat(call)
 
         self._mostly_elsewhere |= _by_number({"open": open_, "openat": openat})
         self.mounts.on_mount = preloaded.mounted
@@ -160,7 +144,7 @@ class Tree:
     ) -> None:
         """Take over a call that waits, from the native side. `look_ns`: when to look at its thread; `began_ns`: when
         it began, 0 if nobody watched."""
-        wait = resume(self._traps.caller(notification))
+        wait = resume(self._answering.caller(notification))
         if self._shared.tap is not None:
             self._shared.tap.given_back(wait, notification, began_ns)
         self.waiting.add(notification, wait, look_ns)
@@ -210,7 +194,7 @@ class Tree:
         False, and nothing has happened, if it is any other call. Raises OSError if the listener is unusable.
         """
         serve = self._mostly_elsewhere.get((notification.architecture, notification.number))
-        return serve is not None and self._traps.without_broker(serve, notification)
+        return serve is not None and self._answering.without_broker(serve, notification)
 
     def serve(self, notification: Notification) -> None:
         """Serve a trapped call. Raises OSError if the listener is unusable."""
@@ -228,7 +212,7 @@ class Tree:
 
     def _finish(self, notification: Notification, wait: Wait) -> None:
         def serve() -> int:
-            caller = self._traps.caller(notification)
+            caller = self._answering.caller(notification)
             if self._shared.tap is None:
                 wait.finish(caller)
             else:
@@ -236,16 +220,12 @@ class Tree:
             self._shared.flows.note_answer(notification.pid, wait.connection, caller)
             return 0
 
-        if not self._traps.answer(notification, serve):
+        if not self._answering.answer(notification, serve):
             wait.interrupt()
 
     def _interrupted(self, wait: Wait) -> None:
         if self._shared.tap is not None:
             self._shared.tap.interrupted(wait)
-
-    def use_tap(self, tap: Tap | None) -> None:
-        """From now on, `tap` is shown what is asked for and answered; None: nobody is."""
-        self._traps.tap = tap
 
     def close(self) -> None:
         """End the domains that were mounted here, and let go of everything. Nothing is lent."""

@@ -5,18 +5,21 @@ In the original, what programs left open or queued was the kernel's, and had no 
 held by one process, which has limits: descriptors (RLIMIT_NOFILE), address space, memory. Whoever reaches them first
 would take kdbus away from all others, who have done nothing. So there is a budget for each, and one rule:
 
-    a user has at most half of what all other users together leave.
+    a user has at most half of what all other users together leave; of descriptors, two thirds.
 
 Whoever comes later therefore always finds something, however many have come before, and a single user on a machine of
-its own has half of everything. A fixed share would need to know how many users there will be.
+its own has half of everything. A fixed share would need to know how many users there will be. Of descriptors a limit of
+20 000, which is common, is to be enough for 10 000 connections of one user.
 
 Users are the real uids of the calling threads, in the supervisor's user namespace. That is on purpose coarser than in
 `broker.quota`, where each custom endpoint has an account of its own: those can be made at will.
 
 Three budgets:
 
-*Descriptors*: 2 for each open handle (3 for one that has replaced a plain file), 1 for each pool, 1 for each descriptor
-that a message under way carries. ENFILE. Some are kept back for the supervisor's own needs.
+*Descriptors*: 1 for each open handle (2 for one that has replaced a plain file), 1 for each descriptor that a message
+under way carries. ENFILE. Some are kept back for the supervisor's own needs, and a ninth for the sets of handles
+(`interposer.handles.entries`). Those of pools, of which a handle has one at most, are not counted: a few are kept in
+sight, all others in a table of their own (`native.keeper`), which has room for one of each handle.
 
 *Address space* for pools, each of which is mapped as a whole. ENOMEM from HELLO.
 
@@ -41,6 +44,7 @@ import resource
 from collections.abc import Callable
 
 from interposer.target.ids import lines_of, read_file
+from native.keeper import Keeper
 from native.pool import Pool
 
 DESCRIPTORS_AT_MOST = 1 << 17
@@ -49,7 +53,11 @@ DESCRIPTORS_KEPT_BACK = 128
 """For the supervisor's own needs, most of which last for one call."""
 THREAD_DESCRIPTORS = 256
 """For what the hot path holds of threads (`native.flow`); an eighth of all where there are few."""
-HANDLE_DESCRIPTORS = 2
+HANDLE_DESCRIPTORS = 1
+HANDLES_PER_SET = 8
+"""How many handles share an epoll set, which is a descriptor as well (`interposer.handles.entries`)."""
+POOLS_AT_HAND = 64
+"""Pools whose descriptors stay in the process's own table; a sixteenth of it where that is less."""
 ADDRESS_SPACE = 1 << 46
 """Bytes; half of what a process has on x86-64."""
 MEMORY_STEP = 64 << 10
@@ -90,9 +98,11 @@ class Charge:
 class Budget:
     """`total` of something, `what` to people, shared by users."""
 
-    def __init__(self, total: int, what: str) -> None:
+    def __init__(self, total: int, what: str, share: tuple[int, int] = (1, 2)) -> None:
+        """`share`: which part a user may have of what others leave, (numerator, denominator)."""
         self.total = total
         self._what = what
+        self._part, self._whole = share
         self._used = 0
         self._by_user: dict[int, int] = {}
 
@@ -109,13 +119,13 @@ class Budget:
     def left(self, user: int) -> int:
         """How much `user` may still be charged."""
         own = self._by_user.get(user, 0)
-        return max(0, (self.total - (self._used - own)) // 2 - own)
+        return max(0, (self.total - (self._used - own)) * self._part // self._whole - own)
 
     def take(self, user: int, amount: int) -> None:
         """Count `amount` more for `user`. Raises OverBudget."""
         own = self._by_user.get(user, 0)
         others = self._used - own
-        if 2 * (own + amount) > self.total - others:
+        if self._whole * (own + amount) > self._part * (self.total - others):
             raise OverBudget(f"user {user} has its share of {self._what}")
         self._used += amount
         self._by_user[user] = own + amount
@@ -137,31 +147,76 @@ class Budgets:
         """With the limits of this process and this machine. Raises OSError."""
         limit = _limit(resource.RLIMIT_NOFILE)
         self.of_threads = min(THREAD_DESCRIPTORS, limit // 8)
-        self.descriptors = Budget(max(0, limit - self.of_threads - DESCRIPTORS_KEPT_BACK), "open files")
+        at_hand = min(POOLS_AT_HAND, limit // 16)
+        of_handles = max(0, limit - self.of_threads - at_hand - DESCRIPTORS_KEPT_BACK)
+        self.descriptors = Budget(of_handles * HANDLES_PER_SET // (HANDLES_PER_SET + 1), "open files", (2, 3))
         self.address_space = Budget(min(ADDRESS_SPACE, _limit(resource.RLIMIT_AS)), "address space")
         self.memory = Budget(_memory() // 2, "memory")
+        self._places = _Places(at_hand)
 
     def new_pool(self, user: int, name: bytes, size: int) -> BudgetedPool:
-        """A pool that is charged to `user` until it is closed. Raises OverBudget, and OSError as `Pool` does."""
-        charges = []
+        """A pool that is charged to `user` until it is closed.
+
+        Raises OverBudget, and OSError as `Pool` and `Keeper` do.
+        """
+        charges: list[Charge] = []
         try:
-            charges.append(self.descriptors.charge(user, 1))
             charges.append(self.address_space.charge(user, size))
             charges.append(self.memory.charge(user, 0))
-            return BudgetedPool(name, size, charges)
+            return BudgetedPool(name, size, charges, self._places)
         except BaseException:
             for charge in charges:
                 charge.give_back()
             raise
 
 
+class _Places:
+    """Where the descriptors of pools are: at hand, as long as there is room, or with a keeper, as long as needed."""
+
+    def __init__(self, at_hand: int) -> None:
+        self._room = at_hand
+        self._entrusted = 0
+        self._keeper: Keeper | None = None
+
+    def take_in(self, pool: Pool) -> bool:
+        """Find a place for the descriptor of a new pool; whether it is with the keeper. Raises OSError."""
+        if self._room:
+            self._room -= 1
+            return False
+        if self._keeper is None:
+            self._keeper = Keeper()
+        self._entrusted += 1
+        try:
+            pool.entrust(self._keeper)
+        except OSError:
+            self.let_go(entrusted=True)
+            raise
+        return True
+
+    def let_go(self, *, entrusted: bool) -> None:
+        """A pool that was taken in has been closed."""
+        if not entrusted:
+            self._room += 1
+            return
+        self._entrusted -= 1
+        if not self._entrusted and self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
+
+
 class BudgetedPool(Pool):
     """A pool that gives back what it was charged for when it is closed; the last charge is for memory."""
 
-    __slots__ = ("_charges",)
+    __slots__ = ("_charges", "_entrusted", "_places")
 
-    def __init__(self, name: bytes, size: int, charges: list[Charge]) -> None:
+    def __init__(self, name: bytes, size: int, charges: list[Charge], places: _Places) -> None:
         super().__init__(name, size)
+        try:
+            self._entrusted = places.take_in(self)
+        except OSError:
+            super().close()
+            raise
+        self._places: _Places | None = places
         self._charges = charges
         self.limit(0)
 
@@ -178,6 +233,9 @@ class BudgetedPool(Pool):
 
     def close(self) -> None:
         super().close()
+        places, self._places = self._places, None
+        if places is not None:
+            places.let_go(entrusted=self._entrusted)
         for charge in self._charges:
             charge.give_back()
 

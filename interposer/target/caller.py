@@ -49,7 +49,7 @@ from native.pool import Pool
 
 # EIO: a page that cannot be read in, ESRCH: the thread is gone, EINVAL: a length that no address space can hold.
 BAD_MEMORY = frozenset({errno.EFAULT, errno.EIO, errno.ESRCH, errno.EINVAL})
-NO_MEMORY = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EMFILE, errno.ENFILE})
+NO_MEMORY = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
 
 
 class MemoryStalled(CallerGone):

@@ -25,17 +25,18 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from broker.outside import INVALID_ID, Ids
 from interposer.nodes.filesystem import NodeFiles
 from interposer.nodes.resolve import AT_FDCWD, StartingPoints, resolve
 from interposer.target.caller import TargetCaller
 from interposer.target.ids import read_file
+from interposer.traps.answering import Answering, MountedDomain
 from interposer.traps.mount_child import Helper, find_place, mount_as_caller, unmount_as_caller
 from interposer.traps.mount_watch import MountWatch
-from interposer.traps.traps import MountedDomain, Traps
 from native import memory, namespace
-from native.notification import Listener, Notification
+from native.notification import Notification
 
 _TYPE = b"kdbusfs"
 _LONGEST_STRING = 4096
@@ -64,11 +65,11 @@ NewDomain = Callable[[Ids, NodeFiles], MountedDomain]
 class Mounts:
     """Serves mount(2) and umount2(2), and ends the domains that are mounted nowhere any more."""
 
-    def __init__(self, listener: Listener, traps: Traps, domains: list[MountedDomain], new_domain: NewDomain) -> None:
-        """`domains` is shared with `traps`; `new_domain` makes one, given the mounter's ids and the files."""
-        self._listener = listener
-        self._traps = traps
-        self._domains = domains
+    def __init__(self, answering: Answering, new_domain: NewDomain) -> None:
+        """`new_domain` makes a domain, given the mounter's ids and the files."""
+        self._answering = answering
+        self._listener = answering.listener
+        self._domains = answering.common.domains
         self._new_domain = new_domain
         self._watch = MountWatch()
         self.on_mount: Callable[[], None] = lambda: None
@@ -125,7 +126,7 @@ class Mounts:
 
         def unmount() -> None:
             with ExitStack() as stack:
-                place = find_place(stack, self._traps.caller(notification), notification.pid, path)
+                place = find_place(stack, self._answering.caller(notification), notification.pid, path)
                 helper = Helper(lambda report: unmount_as_caller(report, place, flags))
                 try:
                     helper.receive()
@@ -133,7 +134,8 @@ class Mounts:
                     helper.close()
             self.collect()
 
-        self._traps.answer(notification, lambda: _result_of(unmount))
+        unmount_seen = partial(self._seen, notification, notification.arguments[0], unmount, mounts=False)
+        self._answering.answer(notification, lambda: _result_of(unmount_seen))
 
     def _path_to_domain(self, notification: Notification) -> bytes | None:
         """The target of an umount2(2), if it lies in a mount of one of the domains.
@@ -162,12 +164,26 @@ class Mounts:
             self._listener.respond_continue(notification.id)
             return
 
-        self._traps.answer(notification, lambda: _result_of(lambda: self._mount(notification, flags)))
+        mount = partial(self._mount, notification, flags)
+        mount_seen = partial(self._seen, notification, notification.arguments[1], mount, mounts=True)
+        self._answering.answer(notification, lambda: _result_of(mount_seen))
+
+    def _seen(self, notification: Notification, path: int, act: Callable[[], None], *, mounts: bool) -> None:
+        """Do `act`, which mounts or unmounts what has its path at `path`, and let whoever traces see it."""
+        tap = self._answering.common.tap
+        if tap is None:
+            act()
+            return
+        try:
+            text = memory.read_string(notification.pid, path, _LONGEST_STRING)
+        except OSError:
+            text = b""  # it fails for that
+        (tap.mounting if mounts else tap.unmounting)(notification, text, act)
 
     def fsopen(self, notification: Notification) -> None:
         """fsopen(type, flags)."""
         if self._is_type(notification, notification.arguments[0]):
-            self._traps.answer(notification, lambda: -errno.ENOSYS)
+            self._answering.answer(notification, lambda: -errno.ENOSYS)
         else:
             # The kernel does not know the type, should that be what it becomes.
             self._listener.respond_continue(notification.id)
@@ -182,8 +198,8 @@ class Mounts:
         """Raises the OSError that mount(2) gives."""
         source, path = _read_strings(notification)
         if len(self._domains) >= _DOMAINS_AT_ONCE:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        caller = self._traps.caller(notification)
+            raise OSError(errno.ENOSPC, f"{_DOMAINS_AT_ONCE} kdbusfs are mounted, and no more may be")
+        caller = self._answering.caller(notification)
         _know(caller)
         with ExitStack() as stack:
             place = find_place(stack, caller, notification.pid, path)

@@ -40,12 +40,15 @@ from interposer.injection.injection import InjectedCall, Outcome, inject
 from interposer.nodes.file_status import KDBUS_MAGIC, SYSFS_MAGIC, Status, pack_stat, pack_statfs, pack_statx
 from interposer.nodes.filesystem import NodeFiles
 from interposer.nodes.lookup import Located, Lookup
-from interposer.nodes.resolve import AT_FDCWD
+from interposer.nodes.resolve import AT_FDCWD, PATH_LIMIT
 from interposer.target.caller import TargetCaller
 from interposer.target.ids import own_namespace
+from interposer.target.inspection import tell_path_forbidden
+from interposer.traps.answering import Answering
 from interposer.traps.exactly_once import Interrupted
+from interposer.traps.node_handles import NodeHandles
+from interposer.traps.opens import HOW_SIZE, NODE_OPEN_FLAGS, Opens, identity_of, signed32
 from interposer.traps.preloaded import Preloaded
-from interposer.traps.traps import NODE_OPEN_FLAGS, Traps, identity_of, signed32
 from native import memory
 from native.credentials import borrowed_identity
 from native.deputies import Stalled
@@ -57,10 +60,8 @@ from native.namespace import (
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
 )
-from native.notification import Listener, Notification
+from native.notification import Notification
 
-_PATH_LIMIT = 4096
-_HOW_SIZE = 24
 _RESOLVES = (
     RESOLVE_BENEATH
     | RESOLVE_IN_ROOT
@@ -83,8 +84,9 @@ class PathCalls:
 
     def __init__(
         self,
-        listener: Listener,
-        traps: Traps,
+        answering: Answering,
+        opens: Opens,
+        nodes: NodeHandles,
         files: NodeFiles,
         kdbus: int,
         module: int,
@@ -94,8 +96,10 @@ class PathCalls:
 
         `files` are the nodes in the first. `pump`: see `interposer.injection.injection.inject`.
         """
-        self._listener = listener
-        self._traps = traps
+        self._answering = answering
+        self._listener = answering.listener
+        self._opens = opens
+        self._nodes = nodes
         self._files = files
         self._module = module
         self._pump = pump
@@ -159,7 +163,7 @@ class PathCalls:
                 return False
             if self._lookup.leads_elsewhere(call.pid, directory, name, follow=follow, resolve=resolve):
                 return False
-            caller = self._traps.caller(call)
+            caller = self._answering.caller(call)
             found = self._lookup.locate(
                 call.pid, directory, name, identity_of(caller), follow=follow, resolve=resolve
             )
@@ -179,7 +183,7 @@ class PathCalls:
                 return -(error.errno or errno.EIO)
 
         try:
-            self._traps.answer(call, serve, may_wait=injects)
+            self._answering.answer(call, serve, may_wait=injects)
         finally:
             found.close()
         return True
@@ -199,18 +203,18 @@ class PathCalls:
         """openat2(directory, path, how, size)."""
         directory, path, how, size = call.arguments[:4]
         try:
-            raw = memory.read(call.pid, how, _HOW_SIZE) if size >= _HOW_SIZE else b""
+            raw = memory.read(call.pid, how, HOW_SIZE) if size >= HOW_SIZE else b""
         except (OSError, Stalled):
             raw = b""
         resolve = int.from_bytes(raw[16:24], "little")
         if not raw or resolve & ~_RESOLVES:
-            self._traps.openat2(call)
+            self._opens.openat2(call)
         else:
             self._open(call, directory, path, int.from_bytes(raw[:8], "little"), resolve)
 
     def _open(self, call: Notification, directory: int, path: int, flags: int, resolve: int = 0) -> None:
         flags &= 0xFFFFFFFF
-        if self._preloaded.serve(self._listener, self._traps, call, path, flags):
+        if self._preloaded.serve(self._answering, call, path, flags):
             return
         follow = not flags & os.O_NOFOLLOW and flags & (os.O_CREAT | os.O_EXCL) != os.O_CREAT | os.O_EXCL
 
@@ -223,7 +227,7 @@ class PathCalls:
             self._listener.respond_continue(call.id)
         elif flags & NODE_OPEN_FLAGS == os.O_RDWR:
             # It may lead to a kdbusfs that the program has mounted.
-            self._traps.open_at(call, signed32(directory), path, flags)
+            self._opens.open_at(call, signed32(directory), path, flags)
         else:
             self._listener.respond_continue(call.id)
 
@@ -249,14 +253,14 @@ class PathCalls:
         if flags & os.O_DIRECTORY and not is_folder:
             return -errno.ENOTDIR
         if flags & os.O_TRUNC:
-            self._traps.about_to_be_emptied(status)
+            self._opens.about_to_be_emptied(status)
         with identity_of(caller):
             opened = _reopen(found.descriptor, flags & ~_LOOKS_ALREADY_DONE)
         if flags & NODE_OPEN_FLAGS == os.O_WRONLY:
-            self._traps.parameter_opened(status)
+            self._opens.parameter_opened(status)
         try:
             if flags & NODE_OPEN_FLAGS == os.O_RDWR:
-                number = self._traps.install_node(call, status, flags)
+                number = self._nodes.install_node(call, status, flags)
                 if number is not None:
                     return number
             if is_folder:
@@ -371,10 +375,10 @@ class PathCalls:
         def serve() -> int:
             if len(path) + 1 > size:
                 return -errno.ERANGE
-            self._traps.caller(call).write(buffer, path + b"\0")
+            self._answering.caller(call).write(buffer, path + b"\0")
             return len(path) + 1
 
-        self._traps.answer(call, serve)
+        self._answering.answer(call, serve)
 
     def _path_of_folder(self, call: Notification) -> bytes | None:
         """Where the caller believes to be, if its working folder is one of ours."""
@@ -448,7 +452,10 @@ class PathCalls:
 def _name_at(call: Notification, address: int) -> bytes | None:
     """The path at an address of the caller; None if it cannot be read."""
     try:
-        return memory.read_string(call.pid, address, _PATH_LIMIT)
+        return memory.read_string(call.pid, address, PATH_LIMIT)
+    except PermissionError:
+        tell_path_forbidden(call.pid)
+        return None
     except OSError:
         return None
 

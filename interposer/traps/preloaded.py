@@ -24,15 +24,15 @@ import struct
 
 from interposer.launch.filter import I386
 from interposer.launch.preloading import preloadable
+from interposer.nodes.resolve import PATH_LIMIT
+from interposer.traps.answering import Answering
 from interposer.traps.exactly_once import Interrupted
-from interposer.traps.traps import Traps
 from native import memory
-from native.notification import Listener, Notification
+from native.notification import Notification
 from native.pool import Pool
 from native.preloaded import STATE, STATE_PATH
 
 _PAGE = 4096
-_PATH_LIMIT = 4096
 
 
 class Preloaded:
@@ -78,10 +78,10 @@ class Preloaded:
             os.write(self._for_32_bits, empty_library())
         return os.open(f"/proc/self/fd/{self._for_32_bits}", os.O_RDONLY | os.O_CLOEXEC)
 
-    def serve(self, listener: Listener, traps: Traps, call: Notification, address: int, flags: int) -> bool:
+    def serve(self, answering: Answering, call: Notification, address: int, flags: int) -> bool:
         """Serve an open of the path at `address` with `flags`; False, and nothing has happened, if it is another."""
         try:
-            name = memory.read_string(call.pid, address, _PATH_LIMIT)
+            name = memory.read_string(call.pid, address, PATH_LIMIT)
             opened = self.open(name, call.architecture)
         except OSError:
             return False
@@ -90,14 +90,14 @@ class Preloaded:
 
         def give() -> int:
             try:
-                return listener.add_descriptor(call.id, opened, close_on_exec=bool(flags & os.O_CLOEXEC))
+                return answering.listener.add_descriptor(call.id, opened, close_on_exec=bool(flags & os.O_CLOEXEC))
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ESRCH):
                     raise Interrupted from error
                 return -(error.errno or errno.EIO)
 
         try:
-            traps.answer(call, give)
+            answering.answer(call, give)
         finally:
             os.close(opened)
         return True

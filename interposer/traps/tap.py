@@ -9,9 +9,9 @@ answered: until then the caller waits, and nobody else writes.
 A record is made at once, because reasons and owners of names are only true at that moment. Making one must never harm a
 call: if it goes wrong, that is reported, and the trace lacks it.
 
-Traps ask for a tap at a few places (`Traps`, `Tree`, `WaitingCalls`, `HandleTable`), and there is none unless somebody
-traces. What the native engine serves it notes itself (`native/ring.c`), and is asked for before the broker does
-anything; both are done by one thread, so there is one order.
+Who serves a call asks for a tap at a few places (`Answering`, `NodeHandles`, `Ioctls`, `Mappings`, `Tree`,
+`WaitingCalls`, `HandleTable`), and there is none unless somebody traces. What the native engine serves it notes itself
+(`native/ring.c`), and is asked for before the broker does anything; both are done by one thread, so there is one order.
 
 Weaknesses: an open that the kernel refuses, and a mapping of a handle that this supervisor does not know, are not seen.
 """
@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import ParamSpec, TypeVar
 
+from broker.bus import Bus
 from broker.connection import Connection
-from broker.errors import KdbusError, errno_of
+from broker.errors import KdbusError, QueueFull, errno_of
 from broker.handle import ControlHandle, EndpointHandle
 from broker.reply import Reply
 from broker.send import Wait
@@ -50,9 +51,9 @@ from kdbus.abi.revision import Revision
 from native.deputies import Stalled
 from native.notification import Notification
 from tracing.escaping import harmless
-from tracing.native_calls import Batch, Known, awaited, said
+from tracing.native_calls import Batch, Known, awaited, fillers, said
 from tracing.reason import reason
-from tracing.record import Event, Phase, Record, Tracer
+from tracing.record import CALLS, Event, Phase, Record, Tracer
 from tracing.relay import Relay
 
 P = ParamSpec("P")
@@ -95,7 +96,10 @@ class Tap:
         act: Callable[[], Wait | None],
     ) -> Wait | None:
         """The ioctl that `act` has the broker serve, watched. Raises what that raises."""
+        copied, note = self._stack(notification, caller) if self.stacks else (b"", "")
         record = self._begin(Event.CALL, notification, handle)
+        record.copied = copied
+        record.notes += [note] if note else []
         try:
             wait = act()
         except (Stalled, MemoryStalled):
@@ -194,6 +198,19 @@ class Tap:
         record.length = length
         return self._watch(record, act)
 
+    def mounting(self, notification: Notification, path: bytes, act: Callable[[], None]) -> None:
+        """Mount a kdbusfs by `act`, which raises OSError."""
+        self._mounting(Event.MOUNT, notification, path, act)
+
+    def unmounting(self, notification: Notification, path: bytes, act: Callable[[], None]) -> None:
+        """Unmount one by `act`, which raises OSError."""
+        self._mounting(Event.UMOUNT, notification, path, act)
+
+    def _mounting(self, event: Event, notification: Notification, path: bytes, act: Callable[[], None]) -> None:
+        record = self._begin(event, notification, None)
+        record.path = path.decode("utf-8", "backslashreplace")
+        self._watch(record, act)
+
     def hung_up(self, handle: OpenHandle) -> None:
         """The connection has ended, and the handle is still open."""
         self._safely(self._hung_up, handle)
@@ -236,6 +253,8 @@ class Tap:
     def _watch(self, record: Record, act: Callable[[], T]) -> T:
         try:
             value = act()
+        except (Stalled, MemoryStalled):
+            raise  # nothing has happened yet, and it will be asked for once more
         except Exception as error:
             _fail(record, error)
             self._safely(self._put, record)
@@ -295,6 +314,8 @@ class Tap:
         if error is not None:
             _fail(record, error)  # first, as it may ask the broker
         self._describe(record, handle)
+        if isinstance(error, QueueFull) and handle.connection is not None:
+            record.notes += _fillers(error, handle.connection.bus)
         record.notes += self._injected()
         record.request, record.address = request, argument
         behaviour = None if handle.broker is None else handle.broker.spoken(request, argument, caller)
@@ -341,10 +362,30 @@ class Tap:
         self._put(record)
 
     def _put(self, record: Record, *, over: bool = True) -> None:
-        if over and record.event in (Event.CALL, Event.OPEN, Event.MAP):
+        if over and record.event in CALLS:
             record.duration_ns = time.monotonic_ns() - record.monotonic_ns
         for tracer in self.tracers:
             tracer.take(record)
+
+    @property
+    def stacks(self) -> bool:
+        """Whether stacks are wanted, so that no call must be served elsewhere."""
+        return any(tracer.stacks for tracer in self.tracers)
+
+    @staticmethod
+    def _stack(notification: Notification, caller: TargetCaller) -> tuple[bytes, str]:
+        """What the stack of a call is found by; or why there is nothing. Raises Stalled, MemoryStalled."""
+        from interposer.traps.stack import NoStack, copy
+
+        try:
+            return copy(notification, caller).packed(), ""
+        except NoStack as reason:
+            return b"", f"no stack: {reason}"
+        except (Stalled, MemoryStalled):
+            raise
+        except Exception:
+            unexpected("copying a stack failed, the trace lacks it")
+            return b"", ""
 
     @property
     def payload_limit(self) -> int:
@@ -368,7 +409,15 @@ def _fail(record: Record, error: Exception) -> None:
         record.reason = reason(record.error, error.facts)
     else:
         record.errno = (isinstance(error, OSError) and error.errno) or 0
-        record.error, record.reason = type(error).__name__, harmless(str(error))
+        said = isinstance(error, OSError) and error.strerror
+        record.error, record.reason = type(error).__name__, harmless(said or str(error))
+
+
+def _fillers(error: QueueFull, bus: Bus) -> list[str]:
+    """Who they are whose messages fill a queue."""
+    waiting = error.facts.get("waiting")
+    senders = ((sender, bus.connections.get(sender)) for sender in (waiting() if callable(waiting) else ()))
+    return fillers((number, () if sender is None else names_of(sender)) for number, sender in senders)
 
 
 def _said(connection: Connection) -> str:

@@ -16,7 +16,7 @@ from tracing.recording import MAGIC, BadRecording, read
 def trace(domain: str | None, process: int | None, tracer: Tracer) -> None:
     """Show `tracer` every call until the kdbus ends. Raises NothingToWatch, and what the tracer raises."""
     with ask.watch(domain, process) as watching:
-        stream = watching.stream(wire.CALLS, payload=tracer.payload_limit)
+        stream = watching.stream(wire.CALLS, payload=tracer.payload_limit, stacks=tracer.stacks)
         about = next(stream)
         say(f"kdbus: tracing the kdbus of process {about.get('pid')} until Ctrl-C")
         for told in stream:

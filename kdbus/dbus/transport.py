@@ -6,6 +6,9 @@ for the request that a reply belongs to by its own. Signals carry a bloom filter
 not copied, unless the message goes to many. The sender is who kdbus says it is. What cannot be read as D-Bus is
 ignored, and so are payloads of other types.
 
+That is the second version of the wire format, which nearly everybody spoke on kdbus. What comes in the first, which
+early libdbus put there, is read as well and answered likewise; what a connection sends of itself is of one version.
+
 Values of the type `h` are descriptors here: what has a `fileno`, or a number, on the way out; `kdbus.Descriptor`, which
 closes itself, on the way in.
 """
@@ -28,7 +31,8 @@ from kdbus.dbus.kernel import matches_of, message_of
 from kdbus.dbus.message import Flag, Message, MessageType
 from kdbus.dbus.rule import Rule
 from kdbus.dbus.service import FAILED, Action
-from kdbus.dbus.version2 import build_parts, parse
+from kdbus.dbus.version2 import Parts, build_parts
+from kdbus.dbus.versions import CLASSIC, GVARIANT, Version, build, parse
 from kdbus.errors import Disconnected, Error
 from kdbus.flags import BROADCAST, PAYLOAD_DBUS, MessageFlag
 from kdbus.peer import Peer
@@ -48,6 +52,8 @@ class Delivery:
 
     message: Message
     origin: Received
+    version: Version
+    """Of the wire format that it came in; what the bus itself tells counts as the second."""
 
     @property
     def sender_names(self) -> frozenset[str]:
@@ -58,9 +64,13 @@ class Delivery:
 class Transport:
     """Sends and reads messages of D-Bus on a connection."""
 
-    def __init__(self, peer: Peer) -> None:
-        """Nobody else should send D-Bus on that connection: cookies are counted here."""
+    def __init__(self, peer: Peer, version: Version = GVARIANT) -> None:
+        """Nobody else should send D-Bus on that connection: cookies are counted here. `version`: of the wire format,
+        for what is sent and is no reply. Raises InvalidValue: there is no such version."""
+        if version not in (CLASSIC, GVARIANT):
+            raise InvalidValue(f"version {version!r} of D-Bus's wire format; there are 1 (classic) and 2 (GVariant)")
         self._peer = peer
+        self._version = version
         self._cookies = itertools.count(1)
 
     def send(self, message: Message) -> int:
@@ -76,13 +86,17 @@ class Transport:
             return self._peer.send(destination, *payload, **options)
 
     def reply(self, request: Delivery, message: Message) -> None:
-        """Send a reply. Raises Error if nobody waits for it, InvalidValue if the body does not fit."""
-        with self.packed(message) as (_, payload, options):
+        """Send a reply, in the version of the request. Raises Error if nobody waits for it, InvalidValue if the body
+        does not fit."""
+        with self.packed(message, request.version) as (_, payload, options):
             self._peer.reply(request.origin, *payload, **options)
 
     @contextmanager
-    def packed(self, message: Message) -> Iterator[tuple[int | str, list[Payload], Options]]:
-        """Destination, payload and options for `Peer`, which hold while the block runs. Raises InvalidValue."""
+    def packed(
+        self, message: Message, version: Version | None = None
+    ) -> Iterator[tuple[int | str, list[Payload], Options]]:
+        """Destination, payload and options for `Peer`, which hold while the block runs; without a version it is the
+        connection's. Raises InvalidValue."""
         if message.destination is None:
             destination: int | str = BROADCAST
         else:
@@ -91,7 +105,12 @@ class Transport:
         numbers: list[int] = []
         body = replaced(message.signature, message.body, lambda value: _index(numbers, value))
         cookie = next(self._cookies)
-        parts = build_parts(replace(message, body=body, cookie=cookie, descriptors=len(numbers)), order=sys.byteorder)
+        whole = replace(message, body=body, cookie=cookie, descriptors=len(numbers))
+        if (version or self._version) == CLASSIC:
+            # Its end is not looked for by readers, so all of it may be in one memfd.
+            parts = Parts(b"", build(whole, CLASSIC, order=sys.byteorder), b"")
+        else:
+            parts = build_parts(whole, order=sys.byteorder)
         options = Options(cookie=cookie, descriptors=numbers)
         if message.flags & Flag.NO_AUTO_START:
             options["flags"] = MessageFlag.NO_AUTO_START
@@ -99,32 +118,33 @@ class Transport:
             yield destination, [b"".join(parts)], options
         else:
             with Memfd(parts.body) as memfd:
-                yield destination, [parts.head, memfd, parts.tail], options
+                yield destination, [part for part in (parts.head, memfd, parts.tail) if part], options
 
-    def read(self, origin: Received) -> Message:
+    def read(self, origin: Received) -> Delivery:
         """The message in what was received, which is released. Raises Malformed if it is none."""
         with origin:
             if origin.notification is not None:
                 told = message_of(origin.notification, origin.reply_to)
                 if told is None:
                     raise Malformed("a notification that D-Bus has no message for")
-                return told
+                return Delivery(told, origin, GVARIANT)
             if origin.payload_type != PAYLOAD_DBUS:
                 raise Malformed(f"a payload of the type {origin.payload_type:#x}")
             try:
-                message = parse(origin.payload)
+                message, version = parse(origin.payload)
             except Error as error:
                 raise Malformed(f"a payload that cannot be read: {error}") from None
             if message.descriptors != len(origin.descriptors):
                 raise Malformed(f"{len(origin.descriptors)} descriptors where {message.descriptors} were announced")
             taken: dict[int, Descriptor] = {}
             body = replaced(message.signature, message.body, lambda index: _descriptor(origin, taken, index))
-            return replace(message, sender=names.unique_name(origin.sender), body=body)
+            said = replace(message, sender=names.unique_name(origin.sender), body=body)
+            return Delivery(said, origin, version)
 
     def read_reply(self, origin: Received, cookie: int | None) -> Message:
         """The same for the reply to the request of that cookie. Raises Malformed also if the message says that it is
         something else, whatever kdbus said."""
-        message = self.read(origin)
+        message = self.read(origin).message
         if message.reply_cookie != cookie:
             raise Malformed(f"a {message.type.name} where the reply to the cookie {cookie} was expected")
         return message
@@ -132,7 +152,7 @@ class Transport:
     def delivery(self, origin: Received) -> Delivery | None:
         """The message in what was received, None if there is none that D-Bus knows: it is to be ignored then."""
         try:
-            return Delivery(self.read(origin), origin)
+            return self.read(origin)
         except Malformed as error:
             _LOG.debug("ignored: %s", error)
             return None

@@ -36,6 +36,7 @@ from kdbus.dbus.proxy import Target
 from kdbus.dbus.rule import Rule
 from kdbus.dbus.service import Action, Objects
 from kdbus.dbus.transport import Delivery, Transport, log_failure, machine_id
+from kdbus.dbus.versions import GVARIANT, Version
 from kdbus.errors import Disconnected, Malformed
 from kdbus.flags import Attach, NameFlag
 from kdbus.nodes import ROOT
@@ -53,11 +54,12 @@ class Connection:
     `peer` is the connection below, for what D-Bus has no words for; `objects` are ours, which others may call.
     """
 
-    def __init__(self, peer: kdbus.trio.Connection) -> None:
-        """On a connection that nobody else receives from."""
+    def __init__(self, peer: kdbus.trio.Connection, *, version: Version = GVARIANT) -> None:
+        """On a connection that nobody else receives from. `version`: of the wire format, 1 for peers that speak nothing
+        else; calls are answered in theirs anyway."""
         self.peer = peer
         self.objects = Objects(machine_id)
-        self._transport = Transport(peer)
+        self._transport = Transport(peer, version)
         self._subscriptions: list[Subscription] = []
 
     @property
@@ -238,14 +240,15 @@ async def connect(
     endpoint: str = "bus",
     root: str = ROOT,
     revision: Revision | None = None,
+    version: Version = GVARIANT,
     **hello: Unpack[HelloOptions],
 ) -> AsyncIterator[Connection]:
     """Connect to a bus; as `kdbus.connect`, but that names of senders are asked for unless told otherwise, since match
-    rules may speak of them. Raises Error."""
+    rules may speak of them; `version` as of Connection. Raises Error."""
     hello.setdefault("attach_receive", Attach.NAMES)
     raised: BaseException | None = None
     with kdbus.trio.connect(bus, endpoint=endpoint, root=root, revision=revision, **hello) as peer:
-        connection = Connection(peer)
+        connection = Connection(peer, version=version)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(connection._serve)

@@ -15,6 +15,9 @@
 // - A signal handler may run at any moment, call ioctl(2) itself, and never return. What it finds is a message that has
 //   been received, with all results written, or one that has not. Only while the last message is taken, which takes two
 //   steps, signals are blocked.
+// - What another has closed by now must show, the end of the bus for one: the supervisor sees to that before each call
+//   that traps, and else in its own time. So that there is no message is answered here just once after each that was
+//   taken here, as whoever takes what there is goes to sleep then; who asks again has a reason.
 // - After fork(2) the child knows nothing any more, and begins anew: what is known lies in memory that is wiped then,
 //   and shelves are not inherited.
 //
@@ -135,7 +138,7 @@ static int take_last(const struct known *known, int descriptor, uint64_t head)
 }
 
 // The RECV of a command that can be read. `may_be_last`: signals are blocked, and so on.
-static int try(const struct known *known, int descriptor, uint64_t *command, int may_be_last, long *result)
+static int try(struct known *known, int descriptor, uint64_t *command, int may_be_last, long *result)
 {
     const struct shelf_layout *layout = &known->layout;
     struct shelf *shelf = known->shelf;
@@ -154,7 +157,7 @@ static int try(const struct known *known, int descriptor, uint64_t *command, int
         if (!(head & SHELF_OPEN) || shelf_ready(head) > SHELF_PLACES)
             return 0;
         if (!shelf_ready(head)) {
-            if (head & (SHELF_READABLE | SHELF_MORE))
+            if (head & (SHELF_READABLE | SHELF_MORE) || !__atomic_exchange_n(&known->took, 0, __ATOMIC_RELAXED))
                 return 0;
             write_results(layout, command, (struct results){0, 0, {layout->empty_offset, 0, 0}});
             *result = -EAGAIN;
@@ -167,15 +170,17 @@ static int try(const struct known *known, int descriptor, uint64_t *command, int
         }
         write_results(layout, command, (struct results){0, 0, {word & ~SHELF_STATE, size, 0}});
         *result = 0;
-        if (is_last(head))
-            return may_be_last && take_last(known, descriptor, head);
-        if (take(shelf, head, head & SHELF_FLAGS))
+        if (is_last(head) && !(may_be_last && take_last(known, descriptor, head)))
+            return 0;
+        if (is_last(head) || take(shelf, head, head & SHELF_FLAGS)) {
+            __atomic_store_n(&known->took, 1, __ATOMIC_RELAXED);
             return 1;
+        }
     }
 }
 
 // The same where the message is the last one, as far as can be seen.
-static int try_last(const struct known *known, int descriptor, uint64_t *command, long *result)
+static int try_last(struct known *known, int descriptor, uint64_t *command, long *result)
 {
     const uint64_t all = UINT64_MAX;
     uint64_t before;
@@ -191,7 +196,7 @@ static int try_last(const struct known *known, int descriptor, uint64_t *command
     return taken;
 }
 
-int taking_receive(const struct known *known, int descriptor, uint64_t *command, long *result)
+int taking_receive(struct known *known, int descriptor, uint64_t *command, long *result)
 {
     const struct shelf_layout *layout = &known->layout;
     uint64_t head = __atomic_load_n(&known->shelf->head, __ATOMIC_RELAXED);

@@ -14,6 +14,7 @@
 struct known {
     uint32_t users;
     uint32_t busy;
+    uint32_t took; // whether a message was taken since it was said that there is none
     int descriptor;
     uint64_t cookie;
     struct shelf *shelf; // NULL: there is none for it
@@ -21,7 +22,7 @@ struct known {
 };
 
 // 1 if the RECV, or the FREE, of that connection was served, with its result.
-int taking_receive(const struct known *known, int descriptor, uint64_t *command, long *result);
+int taking_receive(struct known *known, int descriptor, uint64_t *command, long *result);
 int taking_free(const struct known *known, int descriptor, uint64_t *command, long *result);
 
 // Writes the cookie of the descriptor's socket there; 0 if that cannot be.

@@ -69,8 +69,12 @@ def test_which_rule_of_a_match_is_refused(revision: str, programs: dict[str, Pat
 
 @each_revision
 def test_whose_messages_fill_a_queue(revision: str, programs: dict[str, Path], user: User) -> None:
-    line = only(trace(user, programs[revision], "full_queue", "-Z"), "SEND")
-    reader, chatter = re.findall(r"dst_id=(\d+)", line)[0], re.findall(r"trouble/bus (\d+)>", line)[0]
+    lines = trace(user, programs[revision], "full_queue", "-Z")
+    line = only(lines, "SEND")
+    reader, chatter = re.findall(r"dst_id=(\d+)", line)[0], re.findall(r"bus (\d+) org.example.Chatter>", line)[0]
+    assert lines[lines.index(line) + 1] == (
+        f"    # among those whose messages wait there: connection {chatter} (org.example.Chatter)"
+    )
     assert f"of connection {reader} " in line and f" of connection {chatter})" in line
     if revision == "3":
         assert (
@@ -131,6 +135,26 @@ def test_no_program_forges_lines(revision: str, programs: dict[str, Path], user:
     assert r"\n[pid     1] SEND(3) = 0\n\33[31m" in line and r'DST_NAME "no\nname"' in line
     assert "\x1b" not in line
     assert r'EINVAL (item 1 of 2, DST_NAME: "no\nname" breaks the rules for names)' in line
+
+
+@pytest.fixture(scope="session")
+def mounting(open_folder: Path) -> Path:
+    return compile_program("mounts", open_folder)
+
+
+def test_mounts_are_events(mounting: Path, user: User) -> None:
+    lines = trace(user, mounting, "umount_ends_the_domain", "-e", "mount,umount")
+    assert [re.sub(r"^\[pid +\d+\] | <[0-9.]+>$", "", line) for line in lines[:-2]] == [
+        'mount("/tmp/bus", "kdbusfs") = 0',
+        'umount("/tmp/bus") = 0',
+    ]
+
+
+def test_why_a_mount_fails(mounting: Path, user: User) -> None:
+    lines = trace(user, mounting, "errors_are_those_of_mount", "-Z")
+    assert " = -1 ENOENT (No such file or directory) <" in only(lines, 'mount("/tmp/absent", "kdbusfs")')
+    unreadable = 'mount("", "kdbusfs") = -1 EFAULT (read a string of at most 4096 bytes at 0x1 of'
+    assert only(lines, unreadable).endswith(">")
 
 
 @each_revision
@@ -253,6 +277,35 @@ def test_a_reader_that_does_not_read(programs: dict[str, Path], user: User) -> N
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         os.close(reading)
+
+
+def test_a_signal_to_all_of_a_group(writable: Path, user: User) -> None:
+    """`timeout kdbus trace -o FILE -- PROGRAM`: what the program was doing, and how it ended, is in the file."""
+    program, path = compile_program("stacks", writable), writable / "trace"
+    process = subprocess.Popen(
+        user.kdbus("trace", "-o", str(path), "--", str(program), "wait"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd="/",
+        env=user.environment,
+        start_new_session=True,
+        user=user.identity,
+        group=user.identity,
+        extra_groups=None if user.identity is None else [],
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(60) == -signal.SIGTERM
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+    lines = path.read_text().splitlines()
+    assert ['open("control")' in line for line in lines] == [True, False] and lines[1] == "+++ <control> closed +++"
 
 
 @each_revision

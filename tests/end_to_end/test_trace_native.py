@@ -119,7 +119,7 @@ def monitored(user: User, script: str, *options: str) -> tuple[list[dict[str, ob
             stderr=subprocess.PIPE,
             text=True,
             cwd="/",
-            env=user.environment,
+            env=user.trusting.environment,
             user=user.identity,
             group=user.identity,
             extra_groups=None if user.identity is None else [],

@@ -55,8 +55,15 @@ def test_memfds_under_way(user: User, options: list[str], open_folder: Path) -> 
     _run(user, limited, "memfds", told=1)
 
 
+def test_connections_take_less_than_their_number_and_a_half(user: User, open_folder: Path) -> None:
+    """The descriptors of pools do not count, and handles share what proves that they are themselves."""
+    program = compile_program("bounds", open_folder, "-O2")
+    run = user.kdbus("run", "--", str(program), "connections")
+    _run(user, ["prlimit", "--nofile=1024:1024", *run], "connections", told=0)
+
+
 def test_users_share_descriptors(user: User, open_folder: Path) -> None:
-    """A user who takes everything leaves half to others."""
+    """A user who takes everything leaves a third to others."""
     if os.geteuid() != 0 or user.identity is not None:
         pytest.skip("needs several users")
     program = compile_program("bounds", open_folder, "-O2")
@@ -98,6 +105,18 @@ def test_half_of_what_the_others_leave() -> None:
     assert [budget.used_by(user) for user in (1, 2, 3)] == [0, 0, 0]
     budget.charge(3, 25).again()
     assert budget.left(3) == 0
+
+
+def test_other_shares_than_a_half() -> None:
+    budget = Budget(100, "something", (2, 3))
+    assert budget.left(1) == 66
+    budget.charge(1, 66)
+    with pytest.raises(OverBudget):
+        budget.charge(1, 1)
+    assert budget.left(2) == 22
+    budget.charge(2, 22)
+    with pytest.raises(OverBudget):
+        budget.charge(2, 1)
 
 
 def test_a_pool_gives_everything_back() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from interposer.errors import DomainUnavailable
 from interposer.shared_domain import admission, domain_socket
-from interposer.shared_domain.admission import Offered, check, try_to_inspect, yama_scope
+from interposer.shared_domain.admission import Offered, check
 from interposer.shared_domain.domain_socket import Message, Peer
 from native import seccomp
 from tests.interposer.test_view import NOBODY, become_nobody, needs_root
@@ -82,13 +82,6 @@ def test_one_who_has_ended() -> None:
         return refusal(offer, os.geteuid())
 
     assert "does not see the program's process" in in_child(body)
-
-
-def test_oneself_may_be_inspected() -> None:
-    try_to_inspect(os.getpid())
-    assert yama_scope() in (None, "0", "1", "2", "3")
-    with pytest.raises(ProcessLookupError):
-        try_to_inspect(0)
 
 
 def test_faults_are_told_apart_from_flags() -> None:

@@ -35,6 +35,13 @@ SECONDS = 60 + MESSAGES // 500
 RESULT = 5
 
 
+def finally_collides(flags: int) -> bool:
+    """What the probe says in the end: on a busy machine some attempts say nothing. Raises OSError as `collides`."""
+    while (verdict := collides(flags)) is None:
+        continue
+    return verdict
+
+
 @pytest.mark.timeout(3 * SECONDS)
 @pytest.mark.parametrize("guarantee", ["", "kernel", "confirmed", "held"])
 def test_storm(user: User, open_folder: Path, guarantee: str) -> None:
@@ -42,7 +49,7 @@ def test_storm(user: User, open_folder: Path, guarantee: str) -> None:
 
     "": what is chosen for this machine; the others are forced.
     """
-    if guarantee == "kernel" and collides(SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) is not False:
+    if guarantee == "kernel" and finally_collides(SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV):
         pytest.skip("this kernel loses answers")
     target = open_folder / "signal_storm"
     program = target if target.exists() else compile_program("signal_storm", open_folder, "-O2")
@@ -55,15 +62,15 @@ def test_storm(user: User, open_folder: Path, guarantee: str) -> None:
 
 def test_the_probe_tells_a_kernel_that_loses_answers() -> None:
     """Without the flag every kernel does, in the same order of events."""
-    assert collides(0) is True
+    assert finally_collides(0)
 
 
 def test_the_probe_in_its_child_says_the_same() -> None:
     try:
-        verdict = collides(SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+        verdict = finally_collides(SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
     except OSError as error:
         pytest.skip(f"this kernel does not know the flag: {error}")
-    assert Probe().works() == (verdict is False)
+    assert Probe().works() == (not verdict)
 
 
 def test_a_probe_that_nobody_waits_for() -> None:

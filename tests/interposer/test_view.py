@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from interposer.errors import MountNamespaceUnavailable, SysUnavailable
 from interposer.launch import view
+from interposer.traps.module_parameter import AttachFlagsMask
 from native import namespace
 from tests.support.children import in_child
 
@@ -157,7 +156,7 @@ def test_descriptors_do_not_keep_the_mount_busy(as_user: Callable[[Callable[[], 
 @needs_root
 def test_root_writes_the_mask_with_immediate_effect() -> None:
     def body() -> Any:
-        mask = view.AttachFlagsMask(enter().parameters_directory)
+        mask = AttachFlagsMask(enter().parameters_directory)
         seen = [mask.current()]
         for written in ("5", "0x3f\n", "nonsense", "", "18446744073709551615\n", "18446744073709551616"):
             Path(MASK).write_text(written)
@@ -235,85 +234,3 @@ def test_no_namespace_to_be_had_is_a_typed_error(tmp_path: Path) -> None:
         return str(raised.value)
 
     assert "path mode" in in_child(body)
-
-
-@pytest.mark.parametrize(
-    ("written", "expected"),
-    [
-        (b"123", 123),
-        (b"123\n", 123),
-        (b"0x3f", 0x3F),
-        (b"0X3F\n", 0x3F),
-        (b"+7", 7),
-        (b"010", 8),
-        (b"0", 0),
-        (b"18446744073709551615", 2**64 - 1),
-        (b"18446744073709551616", None),
-        (b"", None),
-        (b"\n", None),
-        (b"0x", None),
-        (b"0x0x1", None),
-        (b"-1", None),
-        (b"1 ", None),
-        (b"1\n\n", None),
-        (b"1_0", None),
-        (b"09", None),
-        (b"3f", None),
-        ("\u0663".encode(), None),
-    ],
-)
-def test_numbers_are_read_as_sysfs_reads_them(written: bytes, expected: int | None) -> None:
-    assert view.parse_unsigned(written) == expected
-
-
-@given(st.integers(0, 2**64 - 1))
-def test_every_mask_survives_being_written(value: int) -> None:
-    assert view.parse_unsigned(b"%d\n" % value) == view.parse_unsigned(b"%#x" % value) == value
-
-
-@given(st.binary(max_size=30))
-def test_no_bytes_break_the_reader(data: bytes) -> None:
-    value = view.parse_unsigned(data)
-    assert value is None or 0 <= value < 2**64
-
-
-def test_a_mask_that_is_about_to_be_written_keeps_its_value_until_then(tmp_path: Path) -> None:
-    file = tmp_path / view.MASK_FILE
-    file.write_text("10271\n")
-    folder = os.open(tmp_path, os.O_PATH)
-    mask = view.AttachFlagsMask(folder, default=1)
-    os.close(folder)
-    assert mask.is_file(file.stat()) and not mask.is_file(tmp_path.stat())
-    mask.opened_for_writing()
-    assert file.read_text() == ""
-    assert mask.current() == 10271
-    with file.open("r+") as writer:
-        writer.write("0")
-    assert mask.current() == 0
-    mask.close()
-
-
-def test_unreadable_mask_keeps_the_last_value(tmp_path: Path) -> None:
-    file = tmp_path / view.MASK_FILE
-    file.write_text("12\n")
-    folder = os.open(tmp_path, os.O_PATH)
-    mask = view.AttachFlagsMask(folder, default=1)
-    os.close(folder)
-    assert mask.current() == 12
-    file.write_text("")
-    assert mask.current() == 12
-    mask.close()
-    assert mask.current() == 12
-
-
-def test_a_shorter_number_may_be_written_over_a_longer_one(tmp_path: Path) -> None:
-    file = tmp_path / view.MASK_FILE
-    file.write_text("10271\n")
-    folder = os.open(tmp_path, os.O_PATH)
-    mask = view.AttachFlagsMask(folder, default=1)
-    os.close(folder)
-    assert mask.current() == 10271
-    with open(file, "r+b", buffering=0) as parameter:
-        parameter.write(b"0x2\n")
-    assert mask.current() == 2
-    mask.close()

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from tests.kernels import image, machine, roots
 from tests.kernels.confinement import Confined
-from tests.kernels.inside import RUNS, Outcome
+from tests.kernels.inside import CONFINED, RUNS, Outcome
+from tests.kernels.labels import PACKAGES, SETTINGS, TOOLS
 from tests.kernels.packages import PackageError, Packages
 from tests.support.compiling import PROGRAMS
 from tests.support.users import PROJECT
@@ -39,7 +40,7 @@ class Result:
     """What one kernel came to.
 
     `modes`: what `kdbus run` does for root and for an ordinary user; `lacks`: what `kdbus doctor` misses there;
-    `confined`: what came of Yama's scopes, if they were tried.
+    `confined`: what came of Yama's scopes or of policies, if they were tried.
     """
 
     version: str
@@ -58,7 +59,13 @@ def main() -> int:
     add = parser.add_argument
     add("kernels", nargs="*", metavar="KERNEL", help=f"how its version begins, or `newest` ({' '.join(DEFAULT)})")
     add("--architecture", choices=machine.KINDS, default="amd64", help="Debian's name of it (%(default)s)")
-    add("--only", nargs="+", default=[], metavar="PROGRAM", help="of those in `inside` (all), or yama")
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PROGRAM",
+        help="of those in `inside` (all), or yama, apparmor, selinux",
+    )
     add("--folder", type=Path, default=_cache(), help="keeps what is downloaded (%(default)s)")
     add("--keep", type=Path, help="keeps what each machine printed and reported")
     add("--mirror", help="address of a Debian archive (the one of this machine's apt)")
@@ -110,9 +117,13 @@ def _try(
     quoted = {name: shlex.quote(str(word)) for name, word in words.items()}
     program.write_text(_JOB.format(programs=shlex.join(options.only), **quoted))
     program.chmod(0o755)
+    for word in SETTINGS.keys() & set(options.only):
+        tool = packages.unpack([PACKAGES[word]], options.folder / f"{word}-{kind}") / TOOLS[word]
+        shutil.copy(tool, job)
+    settings = " ".join(SETTINGS[word] for word in options.only if word in SETTINGS)
     vmlinuz = next(kernel.rglob("vmlinuz*"))
     begin = time.monotonic()
-    said = machine.run(machine.KINDS[kind], vmlinuz, first, root.path, job, options.seconds)
+    said = machine.run(machine.KINDS[kind], vmlinuz, first, root.path, job, options.seconds, settings)
     seconds = time.monotonic() - begin
     try:
         return _read(version, job, seconds)
@@ -133,9 +144,9 @@ def _read(version: str, job: Path, seconds: float) -> Result:
     outcomes = [Outcome(**each) for each in json.loads((job / "outcomes.json").read_text())]
     failed = [f"{each.name} ({each.user}): {each.wrong}" for each in outcomes if each.wrong]
     right, skipped = sum(each.right for each in outcomes), sum(each.skipped for each in outcomes)
-    found = job / "yama.json"
-    scopes = [Confined(**each) for each in json.loads(found.read_text())] if found.exists() else []
-    confined = [f"scope {each.scope}: {each.what}: {each.trouble or 'works'}" for each in scopes]
+    found = job / CONFINED
+    tried = [Confined(**each) for each in json.loads(found.read_text())] if found.exists() else []
+    confined = [f"{each.under}: {each.what}: {each.trouble or 'works'}" for each in tried]
     return Result(version, modes, lacks, right, failed, skipped, seconds, confined)
 
 

@@ -19,7 +19,7 @@ import select
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +28,18 @@ from tests.support.users import User
 
 SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 PROGRAM, CASE = "traced", "the_pool_is_read_and_the_handle_polls"
+SERVERS = (("root", "root"), ("root", "ordinary"), ("ordinary", "ordinary"))
+"""Whose server, and whose program."""
 _MODES = ("mount", "path")
 _SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Confined:
-    """What came of `kdbus run`, or of one with a server, under a scope: nothing if it worked, or what was said."""
+    """What came of `kdbus run`, or of one with a server, under a scope (or a policy, see `labels`): nothing if it
+    worked, or what was said."""
 
-    scope: int
+    under: str
     what: str
     trouble: str
 
@@ -45,29 +48,46 @@ def scopes(users: dict[str, User], folder: Path) -> Iterator[Confined]:
     """Everything under each scope, the strictest last. `folder` has PROGRAM."""
     for scope in range(4):
         SCOPE.write_text(str(scope))
+        under = f"scope {scope}"
         for mode in _MODES:
             run = ("run", "--mode", mode)
             for name, user in users.items():
-                yield Confined(scope, f"run, {name}, {mode}", _trouble(user, [*run], folder))
-            for server, program in (("root", "root"), ("root", "ordinary"), ("ordinary", "ordinary")):
-                what = f"serve of {server}, {program}, {mode}"
-                with _served(users[server]) as socket:
-                    if isinstance(socket, Path):
-                        trouble = _trouble(users[program], [*run, "--domain", str(socket)], folder)
-                    else:
-                        trouble = socket
-                yield Confined(scope, what, trouble)
+                yield Confined(under, f"run, {name}, {mode}", trouble_of(user, run, folder))
+            for server, program in SERVERS:
+                trouble = trouble_with_server(users[server], users[program], run, folder)
+                yield Confined(under, f"serve of {server}, {program}, {mode}", trouble)
 
 
-def _trouble(user: User, arguments: list[str], folder: Path) -> str:
-    outcome = user.run(user.kdbus(*arguments, "--", str(folder / PROGRAM), CASE), seconds=_SECONDS)
+def trouble_with_server(
+    server: User,
+    user: User,
+    arguments: Sequence[str],
+    folder: Path,
+    *,
+    server_around: Sequence[str] = (),
+    around: Sequence[str] = (),
+) -> str:
+    """As `trouble_of`, in the domain of a server, which is started by `server_around`."""
+    with _served(server, server_around) as socket:
+        if isinstance(socket, Path):
+            return trouble_of(user, [*arguments, "--domain", str(socket)], folder, around=around)
+        return socket
+
+
+def trouble_of(
+    user: User, arguments: Sequence[str], folder: Path, *, around: Sequence[str] = (), inside: Sequence[str] = ()
+) -> str:
+    """What came of the program under `kdbus run`, and nothing if it worked. `around` starts the one, `inside`
+    the other."""
+    program = [*inside, str(folder / PROGRAM), CASE]
+    outcome = user.run([*around, *user.kdbus(*arguments, "--", *program)], seconds=_SECONDS)
     if outcome.status == 0 and f"ok 1 - {CASE}" in outcome.output:
         return ""
     return " ".join(re.findall(r"kdbus: (.*)", outcome.output)) or f"status {outcome.status}: {outcome.output}"
 
 
 @contextmanager
-def _served(user: User) -> Iterator[Path | str]:
+def _served(user: User, around: Sequence[str]) -> Iterator[Path | str]:
     """The socket of a server of that user's; what was said, where none could be had."""
     place = Path(tempfile.mkdtemp())
     place.chmod(0o755)
@@ -76,7 +96,7 @@ def _served(user: User) -> Iterator[Path | str]:
     ready, tell = os.pipe()
     with tempfile.TemporaryFile() as output:
         server = subprocess.Popen(
-            user.kdbus("serve", "--socket", str(place / "domain"), "--ready-fd", str(tell)),
+            [*around, *user.kdbus("serve", "--socket", str(place / "domain"), "--ready-fd", str(tell))],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -22,14 +22,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.kernels.confinement import scopes
+from tests.kernels.labels import TRIED
 from tests.project.test_selftests import NAMES
 from tests.support.e2e import cases_of
 from tests.support.users import User, current_user, readable_folder, unprivileged_user
 
 HARNESS = "kdbus-test"
 """The kernel's selftests."""
-YAMA = "yama"
-"""The word for `confinement`, which is done only when it is asked for."""
+CONFINEMENTS = {"yama": scopes, **TRIED}
+"""By the word that asks for it: what confines programs, and is tried only then."""
+CONFINED = "confined.json"
 _LONG = "many_"
 """How the names of cases begin that make calls by the thousand."""
 _SECONDS = 900
@@ -98,12 +100,12 @@ def main() -> None:
         users = {"root": current_user(), "ordinary": unprivileged_user(open_folder)}
         for name, user in users.items():
             (folder / f"doctor-{name}.json").write_text(user.run(user.kdbus("doctor", "--json"), seconds=300).output)
-        if YAMA in sys.argv[2:]:
-            confined = []
-            for each in scopes(users, folder):
+        confined = []
+        for word in CONFINEMENTS.keys() & set(sys.argv[2:]):
+            for each in CONFINEMENTS[word](users, folder):
                 confined.append(each)
-                print(each.scope, each.what, each.trouble or "ok", flush=True)
-            (folder / "yama.json").write_text(json.dumps([asdict(each) for each in confined], indent=1))
+                print(each.under, each.what, each.trouble or "ok", flush=True)
+                (folder / CONFINED).write_text(json.dumps([asdict(each) for each in confined], indent=1))
         for outcome in _outcomes(users, folder, sys.argv[2:] or [*(run.program for run in RUNS), HARNESS]):
             outcomes.append(outcome)
             print(outcome.user, outcome.name, outcome.wrong or "ok", f"{outcome.seconds:.0f} s", flush=True)

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import kdbus
-from kdbus.dbus import proxy, service
+from kdbus.dbus import proxy, service, version1
 from kdbus.dbus.blocking import Connection
 from kdbus.dbus.errors import ErrorReply, InvalidName, InvalidValue, Malformed
 from kdbus.dbus.message import Flag, Message, method_call, method_return, signal
 from kdbus.dbus.values import Variant
 from kdbus.dbus.version2 import build, parse
+from kdbus.dbus.versions import CLASSIC, GVARIANT, Version, version_of
 from tests.programs.client_support import PATIENCE, Scene, case, fails, main
 
 NAME = "org.example.Printer"
@@ -66,8 +67,8 @@ class Printer:
     Printed = service.Signal("us", "job", "text")
 
 
-def connect(scene: Scene) -> Connection:
-    return Connection(scene.connect(attach_receive=kdbus.Attach.NAMES))
+def connect(scene: Scene, version: Version = GVARIANT) -> Connection:
+    return Connection(scene.connect(attach_receive=kdbus.Attach.NAMES), version=version)
 
 
 def serving(scene: Scene, *instances: object, name: str = NAME) -> Connection:
@@ -163,6 +164,58 @@ def descriptors_travel(scene: Scene) -> None:
 
 
 @case
+def classic_messages_are_answered_in_kind(scene: Scene) -> None:
+    printer = Printer()
+    service_side = serving(scene, printer)
+    bus = connect(scene, CLASSIC)
+    remote = bus.proxy(NAME, PATH, NAME)
+    assert remote.Print("text", 2) == 2
+    assert remote.get_all() == {"Volume": 0.5}
+    for size in (0, 600_000, 5_000_000):
+        content = os.urandom(16) * (size // 16)
+        assert remote.Echo(content) == content
+    reading, writing = os.pipe()
+    try:
+        remote.Pass(writing).close()
+        assert os.read(reading, 10) == b"seen"
+    finally:
+        os.close(reading)
+        os.close(writing)
+    try:
+        remote.Break()
+    except ErrorReply as error:
+        assert error.name == "org.example.Error.Broken"
+    else:
+        raise AssertionError("no error")
+    with connect(scene).subscribe("member='Printed',arg1='this'") as printed:
+        bus.send(Printer.Printed.message(PATH, 1, "not this"))
+        bus.send(Printer.Printed.message(PATH, 2, "this"))
+        assert printed.receive(PATIENCE).body == (2, "this")
+    # What goes over the bus is of the version that was asked for, and so is the answer.
+    witness = scene.connect()
+    bus.send(method_call(f":1.{witness.id}", PATH, NAME, "Print", flags=Flag.NO_REPLY_EXPECTED))
+    with witness.receive(PATIENCE) as message:
+        assert version_of(message.payload) == CLASSIC
+    destination = service_side.unique_name
+    for version, data in (
+        (CLASSIC, version1.build(replace(method_call(destination, PATH, NAME, "Print", "su", ("", 0)), cookie=7))),
+        (GVARIANT, build(replace(method_call(destination, PATH, NAME, "Print", "su", ("", 0)), cookie=7))),
+    ):
+        with witness.call(service_side.peer.id, data, cookie=7, timeout=PATIENCE) as answer:
+            assert version_of(answer.payload) == version
+
+
+@case
+def there_are_two_versions(scene: Scene) -> None:
+    try:
+        Connection(scene.connect(), version=3)  # type: ignore[arg-type]
+    except InvalidValue as error:
+        assert "1 (classic) and 2 (GVariant)" in str(error)
+    else:
+        raise AssertionError("a third version")
+
+
+@case
 def signals_come_to_those_who_want_them(scene: Scene) -> None:
     sender, receiver = connect(scene), connect(scene)
     sender.acquire_name(NAME)
@@ -208,6 +261,7 @@ def what_is_not_d_bus_is_ignored(scene: Scene) -> None:
     liar, receiver = scene.connect(), connect(scene)
     call = method_call(None, PATH, NAME, "Print", "su", ("x", 1), flags=Flag.NO_REPLY_EXPECTED)
     liar.send(receiver.peer.id, b"nonsense")
+    liar.send(receiver.peer.id, version1.build(replace(call, cookie=1))[:-1])
     liar.send(receiver.peer.id, raw(call)[:-1])
     liar.send(receiver.peer.id, raw(call), payload_type=7)
     liar.send(receiver.peer.id, raw(replace(call, descriptors=1)))

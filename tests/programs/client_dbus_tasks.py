@@ -13,6 +13,7 @@ import kdbus
 from kdbus.dbus import service
 from kdbus.dbus.errors import ErrorReply
 from kdbus.dbus.trio import Connection, connect
+from kdbus.dbus.versions import CLASSIC
 from tests.programs.client_support import PATIENCE, Scene, main, task_case
 
 NAME = "org.example.Clock"
@@ -71,6 +72,19 @@ async def slow_calls_do_not_hold_up_others(scene: Scene) -> None:
             assert await clock.get_all() == {"Waiting": 3}
             await clock.Strike()
         assert results == [3, 3, 3]
+
+
+@task_case
+async def classic_messages_are_answered_in_kind(scene: Scene) -> None:
+    async with speak(scene) as server, connect(scene.bus.name, revision=scene.revision, version=CLASSIC) as client:
+        server.acquire_name(NAME)
+        server.objects.add(PATH, Clock())
+        clock = await client.proxy(NAME, PATH, NAME)
+        await clock.Strike()
+        assert await clock.Wait() == 1
+        with server.subscribe("member='Struck'") as struck:
+            client.send(Clock.Struck.message(PATH, 12))
+            assert (await struck.receive()).body == (12,)
 
 
 @task_case

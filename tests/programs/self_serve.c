@@ -5,8 +5,8 @@
  * case holds with all calls trapped as well.
  */
 #include "final.h"
+#include "supervisor.h"
 
-#include <sched.h>
 #include <setjmp.h>
 #include <sys/time.h>
 
@@ -853,4 +853,58 @@ CASE(the_end)
 	close(bus);
 	EQ(receive(&alice, &recv, 0), -ECONNRESET);
 	EQ(readiness(alice.fd) & POLLHUP, POLLHUP);
+}
+
+/* The thread whose next call waits for the supervisor, which is stopped until then; 0 once that call is over. */
+static pid_t caller;
+
+static char state_of(pid_t thread)
+{
+	char path[64], text[512] = "";
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", thread);
+	file = fopen(path, "re");
+	CHECK(file && fgets(text, sizeof(text), file));
+	fclose(file);
+	return strrchr(text, ')')[2];
+}
+
+static void *continue_supervisor(void *unused)
+{
+	pid_t thread;
+
+	while ((thread = __atomic_load_n(&caller, __ATOMIC_SEQ_CST)) && state_of(thread) != 'S')
+		sched_yield();
+	CHECK(!kill(supervisor(), SIGCONT));
+	return unused;
+}
+
+/* RECV while the supervisor has had no time to see to anything that happened since the call before. */
+static int receive_at_once(const struct connection *connection)
+{
+	struct kdbus_cmd_recv recv;
+	pthread_t thread;
+	int result;
+
+	caller = gettid();
+	EQ(pthread_create(&thread, NULL, continue_supervisor, NULL), 0);
+	result = receive(connection, &recv, 0);
+	__atomic_store_n(&caller, 0, __ATOMIC_SEQ_CST);
+	EQ(pthread_join(thread, NULL), 0);
+	return result;
+}
+
+/* What somebody has closed has its effects before the next call, however late the supervisor comes to look at it. */
+CASE(what_was_closed_shows_at_once)
+{
+	for (int round = 0; round < 4; round++) {
+		int bus = begin_traffic();
+
+		CHECK(!kill(supervisor(), SIGSTOP));
+		close(bus);
+		EQ(receive_at_once(round % 2 ? &alice : &bob), -ECONNRESET);
+		close(alice.fd);
+		close(bob.fd);
+	}
 }

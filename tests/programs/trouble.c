@@ -113,6 +113,7 @@ CASE(full_queue)
 	int bus = new_bus(), reader = connection(&reader_id), chatter = connection(&chatter_id);
 	int result = 0;
 
+	EQ(acquire(chatter, "org.example.Chatter"), 0);
 	for (int i = 0; i < 300 && !result; i++)
 		result = say(chatter, reader_id, NULL, 0, 0, 0);
 	EQ(result, -ENOBUFS);

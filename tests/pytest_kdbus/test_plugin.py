@@ -25,7 +25,7 @@ import sys
 import kdbus
 from kdbus.dbus.message import method_call
 from kdbus.dbus.blocking import connect
-with connect(sys.argv[1]) as bus:
+with connect(sys.argv[1], version=1 if "classic" in sys.argv else 2) as bus:
     reply = bus.call(method_call("org.example.X", "/", "org.example.X", sys.argv[2]))
     print(reply.body)
 """
@@ -173,8 +173,8 @@ def test_fakes_that_speak_dbus(suite: Suite) -> None:
         test_it="""
 import sys
 
-def ask(kdbus, member):
-    return kdbus.run([sys.executable, "client.py", kdbus.bus, member])
+def ask(kdbus, member, *more):
+    return kdbus.run([sys.executable, "client.py", kdbus.bus, member, *more])
 
 def test_it(kdbus):
     fake = kdbus.fake("org.example.X", {"Name": "X", "Numbers": lambda: ("au", [1, 2]), "Nothing": None})
@@ -182,7 +182,9 @@ def test_it(kdbus):
     assert ask(kdbus, "Numbers").output == "([1, 2],)\\n"
     assert ask(kdbus, "Nothing").output == "()\\n"
     assert ask(kdbus, "Other").output == "('this fake has no method Other',)\\n"
-    assert [request.member for request in fake.requests] == ["Name", "Numbers", "Nothing", "Other"]
+    assert ask(kdbus, "Numbers", "classic").output == "([1, 2],)\\n"
+    assert [request.member for request in fake.requests] == ["Name", "Numbers", "Nothing", "Other", "Numbers"]
+    assert [request.version for request in fake.requests] == [2, 2, 2, 2, 1]
     ended = ask(kdbus, "Name")
     assert [call.command for call in ended.calls("SEND")] == ["SEND"]
     assert list(ended.calls("SEND")[0].names.values()) == [["org.example.X"]]

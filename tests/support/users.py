@@ -187,11 +187,12 @@ def _copy_packages(target: Path) -> None:
 
 
 def _needed_distributions() -> set[str]:
-    """The names of the distributions that the project needs to run, D-Bus included, directly or through others, and of
-    the library that plays D-Bus programs of today."""
+    """The names of the distributions that the project needs to run, D-Bus and stacks included, directly or through
+    others, and of the library that plays D-Bus programs of today."""
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     found: set[str] = set()
-    waiting: list[str] = [*project["dependencies"], *project["optional-dependencies"]["dbus"], "jeepney"]
+    extras = project["optional-dependencies"]
+    waiting: list[str] = [*project["dependencies"], *extras["dbus"], *extras["stacks"], "jeepney"]
     while waiting:
         specification, _, marker = waiting.pop().partition(";")
         name = re.split(r"[^A-Za-z0-9._-]", specification.strip(), maxsplit=1)[0]

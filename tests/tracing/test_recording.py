@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracing.record import Event, Phase, Record
+from tracing.record import Event, Frame, Phase, Record
 from tracing.recording import MAGIC, BadRecording, frame, read
 
 FULL = Record(Event.CALL, 7, 1, 2, 3, Phase.RESUMED, 4, 5, "comm", 6, "0-x/bus", 7, "final", "SEND", 8, 9, b"a", b"b")
 FULL.message, FULL.payload, FULL.payload_size, FULL.pool, FULL.length = b"c", b"d", 10, b"e", 11
 FULL.value, FULL.errno, FULL.error, FULL.reason, FULL.peer = -12, 13, "QueueFull", "é\n", 14
 FULL.names, FULL.notes, FULL.count = {7: ["a.b", "c.d"]}, ["x"], 15
+FULL.stack, FULL.copied = [Frame("/a (b)", 16, "main", 17), Frame("/c", 18, "", 0)], b"f"
+FULL.path = "/mnt"
 
 
 def stored(*records: Record) -> bytes:
