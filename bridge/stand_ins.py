@@ -355,10 +355,15 @@ class OnBus:
         for each in [each for each in self._owed if each[0] == connection]:
             self._answer(*each)
 
-    async def owes_nothing(self) -> None:
-        """Wait until every call that came here is answered."""
+    async def finish(self) -> None:
+        """Wait until every call that has come here is answered. Raises Error.
+
+        What was sent to a name before that got another owner is still in the queue of this one.
+        """
+        await self.drain()
         while self._owed:
             await self._answered.wait()
+            await self.drain()
 
     def close(self) -> None:
         self._peer.close()

@@ -220,10 +220,13 @@ class Union:
         """A client has gone: pass on what is left of it."""
         for each in list(self._on_daemon.values()):
             await each.settle()
-        if name in self._on_bus:
-            await self._on_bus[name].owes_nothing()
-        if name in self._on_bus:
-            self._on_bus[name].scope.cancel()
+        stand_in = self._on_bus.get(name)
+        if stand_in is not None:
+            try:
+                await stand_in.finish()
+            except Error as error:
+                _LOG.debug("%s has ended: %s", name, error)
+            stand_in.scope.cancel()
 
     async def _of_client(self, name: str) -> OnBus:
         """The stand-in on the bus. Raises ErrorReply."""
@@ -314,7 +317,8 @@ class Union:
                 await self._can_be_started(change.name, change.new_id)
             elif not change.new_id and change.name in self._held:
                 self._held.remove(change.name)
-                self._on_daemon[HOLDER].release_name(change.name)
+                if HOLDER in self._on_daemon:
+                    self._on_daemon[HOLDER].release_name(change.name)
         elif isinstance(change, IdChange):
             self._own_ids.discard(change.id)
             if change.id in self._on_daemon:
