@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from broker import item
+from broker.connection_kind import ANY_KIND
 from broker.errors import BadAddress, CommandChanged, CommandTooLarge, CommandTooSmall, KdbusError, UnknownFlags
 from broker.item import Item
 from broker.outside import Caller
@@ -35,15 +36,6 @@ from kdbus.abi.layout import Struct
 
 if TYPE_CHECKING:
     from broker.behaviour import Behaviour
-
-ORDINARY = "ordinary"
-ACTIVATOR = "activator"
-POLICY_HOLDER = "policy holder"
-MONITOR = "monitor"
-
-ANY_KIND = frozenset((ORDINARY, ACTIVATOR, POLICY_HOLDER, MONITOR))
-ONLY_ORDINARY = frozenset((ORDINARY,))
-RECEIVERS = frozenset((ORDINARY, ACTIVATOR, MONITOR))
 
 WHOLE = "*"
 """A write-back of the whole structure, as it was read and then changed: `kernel_flags` gets its old value back."""

@@ -16,15 +16,26 @@ the queue in which it waits.
 
 This module is about the life of a connection. What it sends and receives is in `broker.send` and `broker.receive`,
 what it may do in `broker.access`. Reference: ipc/kdbus/connection.c.
+
+It is also the middle of a knot: eighteen modules name each other's types in a circle (`tests/project/test_circles.py`
+has the list, and keeps it from growing), although what they import when they are loaded goes one way. The concepts are
+one knot. A connection is on a bus and belongs to an endpoint, both of which have their connections; a message knows
+its sender, and lies in queues of connections; a reply is owed by one connection to another; a revision's `Behaviour`
+has functions over all of them, and each of them has one. Rules follow these relations in both directions, so a
+protocol in between would repeat most attributes of the class behind it, and hide nothing. What asks for little is
+outside: spelling (`broker.naming`), kinds of connections (`broker.connection_kind`), policy databases, pools, quotas
+and items know nobody here, and metadata asks two things of its reader (`broker.metadata.Reader`).
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from broker import command, item
+from broker import item
 from broker.command import Invocation
+from broker.connection_kind import ACTIVATOR, MONITOR, ORDINARY, POLICY_HOLDER
 from broker.errors import (
     AlreadyDisconnected,
     AttachFlagsRefused,
@@ -38,12 +49,13 @@ from broker.errors import (
     NotPermitted,
     PeerGone,
     PoolFull,
+    QueueFull,
     WrongConnectionKind,
 )
 from broker.item import Item
 from broker.match import MatchDatabase
 from broker.metadata import PROCESS_FLAGS, START_TIME, ProcessMetadata, faked_items
-from broker.names import is_valid_name
+from broker.naming import is_valid_name
 from broker.outside import ConnectionEvents, Credentials
 from broker.pool import Pool
 from broker.queue import Queue, QueueEntry
@@ -51,15 +63,16 @@ from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
 
 if TYPE_CHECKING:
+    from broker.behaviour import Behaviour
     from broker.endpoint import Endpoint
     from broker.message import Message
     from broker.names import NameEntry, Waiter
     from broker.reply import Reply
 
 _SPECIAL_KINDS = (
-    (abi.HELLO_ACTIVATOR, command.ACTIVATOR),
-    (abi.HELLO_POLICY_HOLDER, command.POLICY_HOLDER),
-    (abi.HELLO_MONITOR, command.MONITOR),
+    (abi.HELLO_ACTIVATOR, ACTIVATOR),
+    (abi.HELLO_POLICY_HOLDER, POLICY_HOLDER),
+    (abi.HELLO_MONITOR, MONITOR),
 )
 
 _HELLO_ITEMS = frozenset(
@@ -108,7 +121,7 @@ def kind_of(flags: int) -> str:
     kinds = [kind for flag, kind in _SPECIAL_KINDS if flags & flag]
     if len(kinds) > 1:
         raise BadArgument(rule=f"flags for {' and '.join(kinds)} at once")
-    return kinds[0] if kinds else command.ORDINARY
+    return kinds[0] if kinds else ORDINARY
 
 
 class Connection:
@@ -183,6 +196,17 @@ class Connection:
             raise
         self._fill_in(hello)
 
+    def speak(self, behaviour: Behaviour) -> None:
+        """It has turned out to speak that revision instead: what waits is charged once more, as that has it."""
+        self.behaviour = behaviour
+        self.quota = behaviour.new_quota(self.pool.size)
+        for waiting, entry in enumerate(self.queue.entries()):
+            charge, entry.charge = entry.charge, None
+            if charge is not None and entry.payload is not None:
+                charge.give_back()
+                with suppress(QueueFull):  # more than it would have let in, and then for nothing
+                    entry.charge = self.quota.charge(charge.user, waiting, entry.payload.size, len(entry.message.files))
+
     def _accounted(self, opener: Opener) -> int:
         """The user whose connection this counts as: one that it claims to be, if that may be believed."""
         claimed = self.faked_metadata and self.metadata.valid & abi.ATTACH_CREDS
@@ -190,9 +214,9 @@ class Connection:
         return self.metadata.credentials.uid if believed else self.credentials.uid
 
     def _check_kind(self) -> None:
-        if self.kind == command.MONITOR and self.endpoint.has_policy:
+        if self.kind == MONITOR and self.endpoint.has_policy:
             raise WrongConnectionKind(rule="no monitors on a custom endpoint")
-        if self.kind != command.ORDINARY and not self.privileged:
+        if self.kind != ORDINARY and not self.privileged:
             raise NotPermitted(rule=f"only who is privileged on the bus may be a connection of kind {self.kind}")
 
     def _new_pool(self, hello: Invocation) -> Pool:
@@ -215,7 +239,7 @@ class Connection:
             if current.type not in _HELLO_ITEMS:
                 raise BadItem(item=current, kind=current.type, rule="HELLO does not take it")
             if current.type == Kind.NAME:
-                if self.kind not in (command.ACTIVATOR, command.POLICY_HOLDER) or name is not None:
+                if self.kind not in (ACTIVATOR, POLICY_HOLDER) or name is not None:
                     rule = "only activators and policy holders have one" if name is None else "a second one"
                     raise BadArgument(item=current, kind=current.type, rule=rule)
                 name = current.text()
@@ -230,7 +254,7 @@ class Connection:
                 if description is not None:
                     raise BadArgument(item=current, kind=current.type, rule="a second one")
                 description = current.text()
-        if self.kind in (command.ACTIVATOR, command.POLICY_HOLDER) and name is None:
+        if self.kind in (ACTIVATOR, POLICY_HOLDER) and name is None:
             raise BadArgument(rule=f"a connection of kind {self.kind} needs a NAME item")
         return description
 
@@ -287,12 +311,12 @@ class Connection:
 
     @property
     def is_activator(self) -> bool:
-        return self.kind == command.ACTIVATOR
+        return self.kind == ACTIVATOR
 
     @property
     def _is_announced(self) -> bool:
         """Whether all are told that it comes and goes."""
-        return self.kind != command.MONITOR or self.behaviour.monitors_match
+        return self.kind != MONITOR or self.behaviour.monitors_match
 
     def connect(self, hello: Invocation) -> None:
         """Become a peer of the bus.
@@ -314,8 +338,8 @@ class Connection:
                 name = item.unique(hello.items, Kind.NAME).text()
                 self.bus.names.acquire(self, name, abi.NAME_ACTIVATOR)
             self.bus.notifications.flush()
-            if self.kind in (command.ACTIVATOR, command.POLICY_HOLDER):
-                wildcards = self.kind == command.POLICY_HOLDER
+            if self.kind in (ACTIVATOR, POLICY_HOLDER):
+                wildcards = self.kind == POLICY_HOLDER
                 self.bus.policy.set(hello.items, hello.caller.ids, self, single=True, wildcards=wildcards)
         except KdbusError:
             self.disconnect()
@@ -445,7 +469,7 @@ class Connection:
             items = sorted(items, key=lambda entry: _ORDER_OF_UPDATE[Kind(entry.type)])
         for current in items:
             if current.type in (Kind.ATTACH_FLAGS_SEND, Kind.ATTACH_FLAGS_RECV):
-                if self.kind == command.POLICY_HOLDER or (self.is_activator and current.type == Kind.ATTACH_FLAGS_SEND):
+                if self.kind == POLICY_HOLDER or (self.is_activator and current.type == Kind.ATTACH_FLAGS_SEND):
                     raise WrongConnectionKind(item=current, kind=current.type, connection_kind=self.kind)
                 flags = self.behaviour.read_attach_flags(current.u64())
                 if current.type == Kind.ATTACH_FLAGS_SEND:
@@ -453,7 +477,7 @@ class Connection:
                 else:
                     receive = flags
             elif current.type in (Kind.NAME, Kind.POLICY_ACCESS):
-                if self.kind != command.POLICY_HOLDER:
+                if self.kind != POLICY_HOLDER:
                     raise WrongConnectionKind(item=current, kind=current.type, connection_kind=self.kind)
                 policy = True
             else:

@@ -13,14 +13,8 @@ from collections.abc import Mapping
 
 from broker import errors, item, limits, metadata
 from broker.behaviour import Behaviour
-from broker.command import (
-    ANY_KIND,
-    ONLY_ORDINARY,
-    RECEIVERS,
-    WHOLE,
-    Command,
-    ItemRule,
-)
+from broker.command import WHOLE, Command, ItemRule
+from broker.connection_kind import ANY_KIND, ONLY_ORDINARY, RECEIVERS
 from broker.grant import Visible
 from broker.inbox import OneSlice
 from broker.info import claims_list

@@ -37,12 +37,14 @@ from operator import or_
 
 from broker.access import may_talk
 from broker.behaviour import Behaviour
-from broker.command import ORDINARY
 from broker.connection import Connection
+from broker.connection_kind import ORDINARY
 from broker.delivery import audience
 from broker.message import Message
 from broker.outside import Credentials
 from broker.queue import QueueEntry
+from broker.quota import ShareQuota
+from broker.receive import receive_telling_losses
 from broker.reply import Reply
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
@@ -58,9 +60,8 @@ GROUPS = 1024
 
 
 def is_native(behaviour: Behaviour) -> bool:
-    """Whether whoever serves the hot calls knows what a revision means by them: a SEND that points to its message, and,
-    where that is in one slice, items as they were sent and memory that is shared."""
-    return "msg_address" in behaviour.send_command.struct.members and behaviour.inbox.whole == behaviour.keeps_order
+    """Whether whoever serves the hot calls knows what a revision means by them: a SEND that points to its message."""
+    return "msg_address" in behaviour.send_command.struct.members
 
 
 def is_lendable(connection: Connection) -> bool:
@@ -77,7 +78,8 @@ def is_lendable(connection: Connection) -> bool:
     if connection.bus.monitors:
         return False
     return len(connection.pool) <= SLICES and all(
-        _is_plain(entry.message) and _is_own(entry, connection) for entry in connection.queue.entries()
+        entry.behaviour is connection.behaviour and _is_plain(entry.message) and _is_own(entry, connection)
+        for entry in connection.queue.entries()
     )
 
 
@@ -224,6 +226,10 @@ def layout(behaviour: Behaviour) -> dict[str, int]:
     revision = behaviour.revision
     found = {
         "whole": int(behaviour.inbox.whole),
+        "keeps_order": int(behaviour.keeps_order),
+        "takes_half": int(behaviour.inbox.takes_half),
+        "shares_memory": int(behaviour.new_quota is ShareQuota),
+        "writes_no_message": int(behaviour.receive is receive_telling_losses),
         "keeps_padding": int(behaviour.keeps_padding),
         "writes_empty_reply": int(behaviour.writes_empty_reply),
         "empty_is_pool_size": int(behaviour.empty_is_pool_size),

@@ -174,7 +174,7 @@ class EndpointHandle(Handle):
         super()._pin(behaviour)
         if self.connection is not None:
             assert behaviour is not None
-            self.connection.behaviour = behaviour
+            self.connection.speak(behaviour)
 
     def _setup_command(self, known: Command) -> Callable[[Invocation], None]:
         """What a command does that a handle takes before it is a connection. Raises WrongState."""

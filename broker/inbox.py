@@ -50,6 +50,8 @@ class Inbox(Protocol):
 
     whole: bool
     """Whether a message is complete in its receiver's pool once it is sent, whoever receives it."""
+    takes_half: bool
+    """Whether what is put into the pool, if there is room at all, may be half of what is left of it and no more."""
 
     def accept(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
@@ -96,6 +98,7 @@ class TwoSlices:
     """The payload at SEND, header and items at RECV."""
 
     whole = False
+    takes_half = True
 
     def accept(
         self, destination: Connection, sent: Message, caller: Caller | None, user: User | None, attached: int
@@ -140,6 +143,7 @@ class OneSlice:
     """Everything at SEND but the numbers of descriptors. `plan`: how it is laid out."""
 
     whole = True
+    takes_half = False
 
     def __init__(self, plan: type[Plan] | None = None) -> None:
         self.plan = Plan if plan is None else plan
@@ -189,6 +193,8 @@ class OneSlice:
 class OneSliceOfHalf(OneSlice):
     """As version 3 takes messages: `most` of them, each not more than half of what is left of the pool."""
 
+    takes_half = True
+
     def __init__(self, plan: type[Plan] | None = None, most: int = limits.MESSAGES_PER_CONNECTION) -> None:
         super().__init__(plan)
         self._most = most
@@ -235,11 +241,7 @@ def _rebuilt(entry: QueueEntry, destination: Connection, user: User | None) -> Q
 class PartedEntry(QueueEntry):
     """An entry of `TwoSlices`; `payload` is the first of the two, None if there is nothing to copy."""
 
-    __slots__ = ("_behaviour",)
-
-    def __init__(self, message: Message, payload: Slice | None, behaviour: Behaviour) -> None:
-        super().__init__(message, payload)
-        self._behaviour = behaviour
+    __slots__ = ()
 
     def install(self, pool: Pool, caller: Caller, attach_flags: int, *, descriptors: bool) -> tuple[Slice, int]:
         """See `QueueEntry.install`. The slice that is made holds the payload's.
@@ -247,7 +249,7 @@ class PartedEntry(QueueEntry):
         It is allocated before any descriptor is installed, so that a full pool costs the receiver no descriptors. A
         descriptor that cannot be installed shows as its negative errno number.
         """
-        message, behaviour = self.message, self._behaviour
+        message, behaviour = self.message, self.behaviour
         metadata = behaviour.export(message.process, message.connection, caller.ids, attach_flags, behaviour, False)
         extra = notification_item(message, behaviour)
         size = _HEADER.size + len(extra) + message.items_size() + len(metadata)
@@ -259,7 +261,7 @@ class PartedEntry(QueueEntry):
         return slice_, return_flags
 
     def _payload_items(self, caller: Caller, *, descriptors: bool) -> tuple[bytes, int]:
-        message, build = self.message, self._behaviour.revision.build
+        message, build = self.message, self.behaviour.revision.build
         offset = 0 if self.payload is None else self.payload.offset
         complete = True
         parts: list[bytes] = []
@@ -373,13 +375,12 @@ class Plan:
 class WholeEntry(QueueEntry):
     """An entry of `OneSlice`; `payload` is the whole message."""
 
-    __slots__ = ("_behaviour", "file_places")
+    __slots__ = ("file_places",)
 
     def __init__(self, message: Message, slice_: Slice, payload_at: int, behaviour: Behaviour) -> None:
-        super().__init__(message, slice_)
+        super().__init__(message, slice_, behaviour)
         self.payload_offset = payload_at
         self.file_places: Sequence[int] = ()
-        self._behaviour = behaviour
 
     def read_items(self) -> None:
         """Give the message the items that it was sent with, out of the pool, if it has not kept them."""
@@ -387,11 +388,11 @@ class WholeEntry(QueueEntry):
         assert slice_ is not None
         if message.items:
             return
-        if not self._behaviour.keeps_order:
+        if not self.behaviour.keeps_order:
             return  # it had none that say more than can be said without
         data = slice_.pool.memory.read(slice_.offset + _HEADER.size, self.payload_offset - _HEADER.size)
         for _, number, payload, padding in walk(data):
-            kind = self._behaviour.revision.kind_of(number)
+            kind = self.behaviour.revision.kind_of(number)
             if kind not in (Kind.PAYLOAD_OFF, Kind.PAYLOAD_MEMFD, Kind.DST_NAME, Kind.BLOOM_FILTER):
                 break  # metadata follow
             message.items.append(Item(Kind.PAYLOAD_VEC if kind == Kind.PAYLOAD_OFF else kind, payload, padding))

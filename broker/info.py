@@ -31,7 +31,8 @@ from broker.errors import (
 )
 from broker.item import Item
 from broker.metadata import ConnectionMetadata, claim_flags, owned_name
-from broker.names import NameEntry, is_valid_name
+from broker.names import NameEntry
+from broker.naming import is_valid_name
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
 

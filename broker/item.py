@@ -21,7 +21,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from broker import limits
-from broker.errors import BadDescriptor, BadItem, BadName, DuplicateItem, KdbusError, MissingItem, NameTooLong
+from broker.errors import BadDescriptor, BadItem, DuplicateItem, KdbusError, MissingItem, NameTooLong
+from broker.naming import check_node_name
 from kdbus.abi.layout import align8
 from kdbus.abi.revision import VERSION3, Kind, Revision
 
@@ -51,21 +52,6 @@ class Item(NamedTuple):
 def is_terminated(payload: bytes) -> bool:
     """Whether the payload is a string with just one zero, at its end (`kdbus_str_valid`)."""
     return payload.find(b"\0") == len(payload) - 1 and bool(payload)
-
-
-LETTERS = frozenset(range(0x41, 0x5B)) | frozenset(range(0x61, 0x7B)) | frozenset(range(0xC0, 0x100)) - {0xD7, 0xF7}
-"""What the kernel's `isalpha` takes: ASCII and Latin-1 letters (lib/ctype.c)."""
-DIGITS = frozenset(b"0123456789")
-
-
-def check_node_name(name: bytes) -> None:
-    """A bus, endpoint or description: letters, digits and `_`, and inside also `-` and `.`.
-
-    Raises BadName. Reference: `kdbus_sysname_is_valid` in util.c.
-    """
-    inner = name[1:-1].replace(b"-", b"_").replace(b".", b"_")
-    if not name or not (LETTERS | DIGITS | {0x5F}).issuperset(name[:1] + inner + name[-1:]):
-        raise BadName(name=name)
 
 
 def exactly(size: int) -> Callable[[bytes], None]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from broker import bounds
 from broker.errors import BadItem, BadName, BloomSizeMismatch, NoSuchMatch, TooManyMatches
 from broker.item import Item
-from broker.names import is_valid_name
+from broker.naming import is_valid_name
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
 

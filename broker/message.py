@@ -50,7 +50,7 @@ from broker.errors import (
 )
 from broker.item import Item
 from broker.metadata import ConnectionMetadata, ProcessMetadata, claim_flags
-from broker.names import is_valid_name
+from broker.naming import is_valid_name
 from broker.outside import Caller, File
 from broker.pool import Slice
 from kdbus.abi import revision3 as abi

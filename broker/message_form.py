@@ -40,7 +40,7 @@ from broker.errors import (
 )
 from broker.item import Item
 from broker.message import Message, add_memfd, add_vector, check_bloom_filter, set_bloom_filter
-from broker.names import is_valid_name
+from broker.naming import is_valid_name
 from broker.negotiation import admit
 from broker.outside import Caller, File
 from broker.send import cancel_file

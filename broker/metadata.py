@@ -20,8 +20,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
+from typing import Protocol
 
-from broker.behaviour import Behaviour
 from broker.errors import BadArgument
 from broker.item import Item
 from broker.outside import INVALID_ID, Caller, Capabilities, Clock, Credentials, Ids, Pid, Process
@@ -29,6 +29,21 @@ from kdbus.abi import final
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64
 from kdbus.abi.revision import Kind, Revision
+
+
+class Reader(Protocol):
+    """What of a `broker.behaviour.Behaviour` counts here: metadata is written in the layout of who reads it."""
+
+    @property
+    def revision(self) -> Revision:
+        """The numbers and layouts of items."""
+        ...
+
+    @property
+    def claim_states(self) -> bool:
+        """Whether flags of a name say if its claim is the first."""
+        ...
+
 
 PROCESS_FLAGS = (
     abi.ATTACH_CREDS
@@ -236,16 +251,16 @@ class ConnectionMetadata:
                 self.description = description
                 self.valid |= abi.ATTACH_CONN_DESCRIPTION
 
-    def export(self, mask: int, behaviour: Behaviour) -> bytes:
+    def export(self, mask: int, reader: Reader) -> bytes:
         """The items that `mask` asks for and that are known."""
         mask &= self.valid
         parts: list[bytes] = []
         if mask & abi.ATTACH_NAMES:
-            parts += (owned_name(name, claim_flags(behaviour, flags), behaviour) for name, flags in self.names)
+            parts += (owned_name(name, claim_flags(reader, flags), reader) for name, flags in self.names)
         if mask & abi.ATTACH_CONN_DESCRIPTION:
-            parts.append(behaviour.revision.build(Kind.CONN_DESCRIPTION, self.description + b"\0"))
+            parts.append(reader.revision.build(Kind.CONN_DESCRIPTION, self.description + b"\0"))
         if mask & abi.ATTACH_TIMESTAMP:
-            parts.append(behaviour.revision.build(Kind.TIMESTAMP, self.timestamp))
+            parts.append(reader.revision.build(Kind.TIMESTAMP, self.timestamp))
         return b"".join(parts)
 
 
@@ -254,13 +269,13 @@ def export(
     connection: ConnectionMetadata,
     ids: Ids,
     mask: int,
-    behaviour: Behaviour,
+    reader: Reader,
     blank_capabilities: bool,
 ) -> bytes:
     """The items that `mask` asks for, as from version 3 on: of the process (`ProcessMetadata.export`), then of the
     connection."""
-    items = process.export(ids, mask, behaviour.revision, blank_capabilities=blank_capabilities)
-    return items + connection.export(mask, behaviour)
+    items = process.export(ids, mask, reader.revision, blank_capabilities=blank_capabilities)
+    return items + connection.export(mask, reader)
 
 
 def _seen_from(ids: Ids, capabilities: Capabilities) -> Capabilities:
@@ -273,9 +288,9 @@ def _seen_from(ids: Ids, capabilities: Capabilities) -> Capabilities:
     return capabilities
 
 
-def owned_name(name: bytes, flags: int, behaviour: Behaviour) -> bytes:
+def owned_name(name: bytes, flags: int, reader: Reader) -> bytes:
     """An OWNED_NAME: KDBUS_NAME_* flags (64 bits), then the name."""
-    return behaviour.revision.build(Kind.OWNED_NAME, struct.pack("<Q", flags) + name + b"\0")
+    return reader.revision.build(Kind.OWNED_NAME, struct.pack("<Q", flags) + name + b"\0")
 
 
 def faked_items(items: list[Item]) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -285,9 +300,9 @@ def faked_items(items: list[Item]) -> tuple[bytes | None, bytes | None, bytes | 
     return creds and creds.payload, pids and pids.payload, label and label.text()
 
 
-def claim_flags(behaviour: Behaviour, flags: int, *, first: bool = True) -> int:
-    """The flags of a claim to a name as a reader of that behaviour sees them; `first`: it owns the name now."""
-    if not behaviour.claim_states:
+def claim_flags(reader: Reader, flags: int, *, first: bool = True) -> int:
+    """The flags of a claim to a name as `reader` sees them; `first`: it owns the name now."""
+    if not reader.claim_states:
         return flags
     kept = flags & (abi.NAME_ALLOW_REPLACEMENT | abi.NAME_QUEUE | abi.NAME_ACTIVATOR)
     return kept | (NAME_PRIMARY if first else abi.NAME_IN_QUEUE)

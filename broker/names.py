@@ -26,39 +26,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
-from broker import bounds, limits
+from broker import bounds
 from broker.errors import BadArgument, KdbusError, NameAlreadyOwned, NameTaken, NoSuchName, NotNameOwner, TooManyNames
-from broker.item import DIGITS, LETTERS
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
 
 if TYPE_CHECKING:
     from broker.bus import Bus
     from broker.connection import Connection
-
-
-def is_valid_name(name: bytes, *, wildcard: bool) -> bool:
-    """Whether `name` is a well-known name.
-
-    Two or more elements of letters (see `broker.item`), digits, `_` and `-`, separated by dots; none is empty or
-    begins with a digit; at most 255 bytes in all. With `wildcard`, the last element may be `*`.
-    """
-    if len(name) > limits.NAME_LENGTH:
-        return False
-    elements = name.split(b".")
-    if len(elements) < 2:
-        return False
-    if wildcard and elements[-1] == b"*":
-        elements.pop()
-    return all(_is_element(element) for element in elements)
-
-
-_FIRST = LETTERS | frozenset(b"_-")
-_FURTHER = _FIRST | DIGITS
-
-
-def _is_element(element: bytes) -> bool:
-    return bool(element) and element[0] in _FIRST and _FURTHER.issuperset(element)
 
 
 _ONE_NAME = "an activator has one name only"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from broker import limits
 from broker.errors import BadArgument, BadName, DuplicateItem, TooManyPolicies
 from broker.item import Item, padded_size
-from broker.names import is_valid_name
+from broker.naming import is_valid_name
 from broker.outside import Credentials, Ids
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind

@@ -20,6 +20,7 @@ from broker.outside import Caller
 from broker.pool import Pool, Slice
 
 if TYPE_CHECKING:
+    from broker.behaviour import Behaviour
     from broker.message import Message
     from broker.quota import Charge, ShareCharge
     from broker.reply import Reply
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
 class QueueEntry:
     """One message in one receiver's queue, or attached to a synchronous reply."""
 
-    __slots__ = ("charge", "memfd_places", "message", "name_id", "payload", "payload_offset", "reply")
+    __slots__ = ("behaviour", "charge", "memfd_places", "message", "name_id", "payload", "payload_offset", "reply")
 
-    def __init__(self, message: Message, payload: Slice | None) -> None:
-        """`payload`: the slice in which the payload lies, held once; None if there is nothing to copy."""
+    def __init__(self, message: Message, payload: Slice | None, behaviour: Behaviour) -> None:
+        """`payload`: the slice in which the payload lies, held once; None if there is nothing to copy. `behaviour`:
+        what its receiver speaks."""
+        self.behaviour = behaviour
         self.message = message.hold()
         self.payload = payload
         self.payload_offset = 0

@@ -22,8 +22,9 @@ from collections.abc import Callable
 
 from broker import message
 from broker.access import endpoint_lets_talk, may_talk, refused_by
-from broker.command import ORDINARY, Invocation, answering
+from broker.command import Invocation, answering
 from broker.connection import Connection
+from broker.connection_kind import ORDINARY
 from broker.delivery import broadcast, collect, copy_delivered, eavesdrop, insert
 from broker.errors import (
     BadArgument,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 
-from broker import item
 from broker.bus import Bus
 from broker.command import Invocation
 from broker.domain import Domain
@@ -18,6 +17,7 @@ from broker.errors import BadName, NameTooLong
 from broker.final import FINAL
 from broker.item import Item
 from broker.limits import NODE_NAME_LENGTH
+from broker.naming import check_node_name
 from broker.outside import Caller
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
@@ -33,7 +33,7 @@ def make_bus(domain: Domain, name: bytes, maker: Caller, *, world: bool) -> Bus:
     """
     if len(name) > NODE_NAME_LENGTH:
         raise NameTooLong(count=len(name), limit=NODE_NAME_LENGTH)
-    item.check_node_name(name)
+    check_node_name(name)
     if not name[:1].isdigit() or b"-" not in name:
         raise BadName(name=name)
     behaviour = domain.forced or FINAL

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from broker import errors, item, limits, metadata2
-from broker.command import MONITOR, ORDINARY, Command, ItemRule
+from broker.command import Command, ItemRule
+from broker.connection_kind import MONITOR, ORDINARY
 from broker.form2 import admit, read_message
 from broker.inbox2 import Version2Inbox
 from broker.receive import receive_offset

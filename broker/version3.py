@@ -9,16 +9,8 @@ from __future__ import annotations
 
 from broker import command, item, limits, metadata
 from broker.behaviour import Behaviour
-from broker.command import (
-    MONITOR,
-    ONLY_ORDINARY,
-    ORDINARY,
-    POLICY_HOLDER,
-    RECEIVERS,
-    WHOLE,
-    WHOLE_WITH_ITEMS,
-    Command,
-)
+from broker.command import WHOLE, WHOLE_WITH_ITEMS, Command
+from broker.connection_kind import MONITOR, ONLY_ORDINARY, ORDINARY, POLICY_HOLDER, RECEIVERS
 from broker.grant import Agreed
 from broker.inbox import TwoSlices
 from broker.info import name_list

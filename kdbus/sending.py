@@ -13,12 +13,12 @@ import fcntl
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self, TypeAlias, TypedDict
+from typing import Final, TypeAlias, TypedDict
 
 from kdbus.errors import failure
 from kdbus.flags import MessageFlag
 from kdbus.message import MemfdRange, Memory
+from kdbus.owned import OwnsDescriptor
 
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -30,16 +30,16 @@ class Zeros:
     size: int
 
 
-class Memfd:
+class Memfd(OwnsDescriptor):
     """A sealed file in memory, which can be sent any number of times, to anybody, in whole or in part.
 
-    It owns its descriptor: use it as a context manager, or close it, or forget it.
+    It owns its descriptor: use it as a context manager, or close it, or forget it. Receivers have descriptors of their
+    own.
     """
 
     def __init__(self, content: bytes | bytearray | memoryview, name: str = "kdbus") -> None:
         """A new one with that content; `name` is for debugging (memfd_create(2)). Raises Error."""
         self.size = memoryview(content).nbytes
-        self._descriptor = -1
         try:
             self._descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             with open(self._descriptor, "wb", closefd=False) as file:
@@ -57,23 +57,6 @@ class Memfd:
         if self._descriptor < 0:
             raise ValueError("the memfd is closed")
         return self._descriptor
-
-    def close(self) -> None:
-        """Idempotent. Receivers have descriptors of their own."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 Payload: TypeAlias = bytes | bytearray | memoryview | Zeros | Memfd | MemfdRange

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from kdbus.commands import Command
 from kdbus.errors import Error, closed, failure
+from kdbus.owned import OwnsDescriptor
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _ioctl: Final = _LIBC.ioctl
@@ -45,12 +46,11 @@ class Device(Protocol):
         """Idempotent."""
 
 
-class Node:
+class Node(OwnsDescriptor):
     """An open node of kdbusfs."""
 
     def __init__(self, path: str) -> None:
         """Open `path`. Raises Error (ENOENT, EACCES, ESHUTDOWN of a bus that has ended)."""
-        self._descriptor = -1
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
@@ -81,15 +81,6 @@ class Node:
     def fileno(self) -> int:
         """As Device says."""
         return self._descriptor
-
-    def close(self) -> None:
-        """As Device says."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        self.close()
 
 
 def in_memory(data: bytearray) -> tuple[object, int]:

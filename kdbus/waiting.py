@@ -11,13 +11,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from kdbus import matches
 from kdbus.errors import Error, NotFound, failure
 from kdbus.flags import Attach, HelloFlag, NameFlag
 from kdbus.nodes import path_of
+from kdbus.owned import OwnsDescriptor
 from kdbus.peer import Peer
 from kdbus.received import Message
 from kdbus.system import Node
@@ -33,13 +33,13 @@ _add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _EVENTS: Final = 0x4 | 0x80 | 0x100
 
 
-class BusWatch:
+class BusWatch(OwnsDescriptor):
     """Looks for an endpoint's node, and can be waited for (`fileno`) if it is not there."""
 
     def __init__(self, bus: str, endpoint: str, root: str) -> None:
         """Raises Error: there is no kdbus, or no more descriptors."""
         self._path = path_of(bus, endpoint, root)
-        self._descriptor: int = _LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptor = _LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._descriptor < 0:
             raise failure("inotify_init", ctypes.get_errno())
         if not self._watch(os.path.dirname(os.path.dirname(self._path))):
@@ -66,20 +66,6 @@ class BusWatch:
     def fileno(self) -> int:
         """Readable when one should look again."""
         return self._descriptor
-
-    def close(self) -> None:
-        """Idempotent."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _watch(self, folder: str) -> bool:
         """Watch a folder, if it is there. It is opened first, as `kdbus run` has to find it for us where there is no

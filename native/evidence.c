@@ -70,14 +70,16 @@ static int status_has(int status, const char *expected, size_t size)
 static int root_is(int directory, const char *name, const char *expected, size_t size)
 {
     struct statx found;
-    uint64_t words[3];
+    struct {
+        uint64_t device, inode, mount;
+    } root;
 
-    if (size != sizeof(words) || statx(directory, name, 0, STATX_INO | STATX_MNT_ID, &found) ||
+    if (size != sizeof(root) || statx(directory, name, 0, STATX_INO | STATX_MNT_ID, &found) ||
         !(found.stx_mask & STATX_MNT_ID))
         return 0;
-    memcpy(words, expected, sizeof(words));
-    return words[0] == makedev(found.stx_dev_major, found.stx_dev_minor) && words[1] == found.stx_ino &&
-           words[2] == found.stx_mnt_id;
+    memcpy(&root, expected, sizeof(root));
+    return root.device == makedev(found.stx_dev_major, found.stx_dev_minor) && root.inode == found.stx_ino &&
+           root.mount == found.stx_mnt_id;
 }
 
 static int parameter_is(const char *expected, size_t size)
@@ -99,32 +101,36 @@ int kdbus_evidence_holds(int directory, int status, const char *evidence, size_t
     if (size > LONGEST)
         return 0;
     while (size) {
-        uint32_t head[3]; // kind, length of the name with its zero, length of what was found
+        struct {
+            uint32_t kind;
+            uint32_t name; // bytes of it, its zero included
+            uint32_t found; // bytes of what was found
+        } head;
         const char *name = evidence + sizeof(head);
         const char *found;
         int holds = 0;
 
         if (size < sizeof(head))
             return 0;
-        memcpy(head, evidence, sizeof(head));
+        memcpy(&head, evidence, sizeof(head));
         size -= sizeof(head);
-        if (!head[1] || head[1] > size || name[head[1] - 1] || head[2] > size - head[1])
+        if (!head.name || head.name > size || name[head.name - 1] || head.found > size - head.name)
             return 0;
-        found = name + head[1];
-        if (head[0] == LINK)
-            holds = link_is(directory, name, found, head[2]);
-        else if (head[0] == CONTENT)
-            holds = content_is(directory, name, found, head[2]);
-        else if (head[0] == STATUS)
-            holds = status_has(status, found, head[2]);
-        else if (head[0] == ROOT)
-            holds = root_is(directory, name, found, head[2]);
-        else if (head[0] == PARAMETER)
-            holds = parameter_is(found, head[2]);
+        found = name + head.name;
+        if (head.kind == LINK)
+            holds = link_is(directory, name, found, head.found);
+        else if (head.kind == CONTENT)
+            holds = content_is(directory, name, found, head.found);
+        else if (head.kind == STATUS)
+            holds = status_has(status, found, head.found);
+        else if (head.kind == ROOT)
+            holds = root_is(directory, name, found, head.found);
+        else if (head.kind == PARAMETER)
+            holds = parameter_is(found, head.found);
         if (!holds)
             return 0;
-        evidence = found + head[2];
-        size -= head[1] + head[2];
+        evidence = found + head.found;
+        size -= head.name + head.found;
     }
     return 1;
 }

@@ -73,6 +73,11 @@ struct lent_pool {
 };
 
 void lent_pool_clear(struct lent_pool *pool);
+
+// A pool in words: these, then each slice in order of offset. The state of a slice is bit 0 free, bit 1 published, from
+// bit 8 on the number of holders; its child an offset, all ones for none.
+enum { POOL_SERIAL, POOL_BUSY, POOL_COUNT, POOL_WORDS };
+enum { SLICE_SIZE, SLICE_STATE, SLICE_SERIAL, SLICE_CHILD, SLICE_WORDS };
 int lent_pool_load(struct lent_pool *pool, const uint64_t *words, size_t count);
 int lent_pool_store(const struct lent_pool *pool, struct words *out);
 struct lent_slice *lent_pool_find(const struct lent_pool *pool, uint64_t offset);
@@ -134,7 +139,7 @@ struct flow_entry {
 struct flow_charge {
     uint64_t user;
     uint64_t count; // of messages
-    uint64_t bytes; // of them, where memory is shared
+    uint64_t bytes; // of their memory, where that is shared
 };
 
 struct flow_connection {

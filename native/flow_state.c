@@ -2,9 +2,9 @@
 //
 // The state of lent connections on its way: from the broker to the engine, and back (broker/lending.py).
 //
-// It travels as an array of 64-bit words, in the same layout in both directions, described where it is written. What
-// comes from the broker is checked all the same: an index that is none, or a count beyond a limit, is -EINVAL, and
-// nothing is lent.
+// It travels as an array of 64-bit words, in the same layout in both directions: LENT_COUNTERS sequence numbers, how
+// many connections and how many replies there are, the replies, the connections. What comes from the broker is checked
+// all the same: an index that is none, or a count beyond a limit, is -EINVAL, and nothing is lent.
 
 #include "flow.h"
 
@@ -13,7 +13,65 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PART_WORDS = 4 }; // of a piece of payload
+// A reply: these, then the call that waits for it, zeros if none does. The requester is all ones if the broker keeps
+// the reply. The state is bit 0 sync, 1 linked, 2 waiting.
+enum {
+    REPLY_NUMBER,
+    REPLY_REQUESTER,
+    REPLY_REPLIER,
+    REPLY_COOKIE,
+    REPLY_DEADLINE,
+    REPLY_NAME_ID,
+    REPLY_STATE,
+    REPLY_WORDS
+};
+
+// A call that waits: its notification with its listener and six arguments, when to look at its thread, when it began (0
+// if nobody watched), its command.
+enum {
+    CALL_ID,
+    CALL_PID,
+    CALL_FLAGS,
+    CALL_NUMBER,
+    CALL_ARCHITECTURE,
+    CALL_POINTER,
+    CALL_LISTENER,
+    CALL_ARGUMENTS,
+    CALL_LOOK = CALL_ARGUMENTS + 6,
+    CALL_BEGAN,
+    CALL_COMMAND,
+    CALL_WORDS = CALL_COMMAND + LENT_COMMAND
+};
+
+// A connection: these, the first of its pool's words among them; the slices of its pool; the number of its messages;
+// those. The state is bit 0 readable, 1 changed; the facts are its names and description.
+enum {
+    CONNECTION_INDEX,
+    CONNECTION_STATE,
+    CONNECTION_FACTS,
+    CONNECTION_ATTACH_FLAGS,
+    CONNECTION_POOL,
+    CONNECTION_WORDS = CONNECTION_POOL + POOL_WORDS
+};
+
+// A message: the HEADER_WORDS of its header; these; its parts; the size of the name, and the name in whole words. The
+// payload is an offset, all ones for none; the reply a number, 0 for none; the user all ones for none.
+enum {
+    ENTRY_SEQUENCE,
+    ENTRY_NAME_ID,
+    ENTRY_PAYLOAD,
+    ENTRY_REPLY,
+    ENTRY_USER,
+    ENTRY_ORIGIN,
+    ENTRY_HAS_TIMESTAMP,
+    ENTRY_TIMESTAMP,
+    ENTRY_PARTS = ENTRY_TIMESTAMP + 2,
+    ENTRY_WORDS
+};
+enum { HEADER_WORDS = 8 };
+
+// A piece of payload. The file is a descriptor, all ones for none; the high half is `sender` of struct flow_part.
+enum { PART_SIZE, PART_START, PART_FILE, PART_PLACE, PART_WORDS };
 
 int words_add(struct words *words, uint64_t word)
 {
@@ -85,27 +143,24 @@ void flow_forget_replies(struct kdbus_engine *engine)
 
 // -- taking back ------------------------------------------------------------------------------------------------------
 
-// number, requester (all ones if the broker keeps the reply), replier, cookie, deadline, name id, state (bit 0 sync,
-// 1 linked, 2 waiting), then of a waiting call the notification (13 words, one of them its listener), when to look at
-// its thread, when it began (0 if nobody watched), and the command (9 words), zeros for others.
 static int store_reply(const struct flow_reply *reply, struct words *out)
 {
     const struct kdbus_notification *caller = &reply->caller;
     uint64_t words[] = {
-        reply->number,
-        reply->requester ? reply->requester->index : UINT64_MAX,
-        reply->replier->index,
-        reply->cookie,
-        reply->deadline_ns,
-        reply->name_id,
-        reply->sync | (uint64_t)reply->linked << 1 | (uint64_t)reply->waiting << 2,
-        caller->id,
-        caller->pid,
-        caller->flags,
-        (uint64_t)caller->number,
-        caller->architecture,
-        caller->instruction_pointer,
-        (uint64_t)reply->listener,
+        [REPLY_NUMBER] = reply->number,
+        [REPLY_REQUESTER] = reply->requester ? reply->requester->index : UINT64_MAX,
+        [REPLY_REPLIER] = reply->replier->index,
+        [REPLY_COOKIE] = reply->cookie,
+        [REPLY_DEADLINE] = reply->deadline_ns,
+        [REPLY_NAME_ID] = reply->name_id,
+        [REPLY_STATE] = reply->sync | (uint64_t)reply->linked << 1 | (uint64_t)reply->waiting << 2,
+        [REPLY_WORDS + CALL_ID] = caller->id,
+        [REPLY_WORDS + CALL_PID] = caller->pid,
+        [REPLY_WORDS + CALL_FLAGS] = caller->flags,
+        [REPLY_WORDS + CALL_NUMBER] = (uint64_t)caller->number,
+        [REPLY_WORDS + CALL_ARCHITECTURE] = caller->architecture,
+        [REPLY_WORDS + CALL_POINTER] = caller->instruction_pointer,
+        [REPLY_WORDS + CALL_LISTENER] = (uint64_t)reply->listener,
     };
     int result = add_all(out, words, sizeof(words) / sizeof(*words));
 
@@ -118,32 +173,33 @@ static int store_reply(const struct flow_reply *reply, struct words *out)
     return result ? result : add_all(out, reply->command, LENT_COMMAND);
 }
 
-// The header of the message (8 words), sequence, name id, offset of the payload (all ones for none), number of the
-// reply (0 for none), user (all ones for none), origin, whether there is a timestamp, the timestamp, number of parts,
-// each with size, start, descriptor (all ones for none; the high half is `sender` of struct flow_part) and place, size
-// of the name, the name in whole words.
 static int store_entry(const struct flow_connection *connection, const struct flow_entry *entry, struct words *out)
 {
     uint64_t words[] = {
-        entry->sequence,
-        entry->name_id,
-        entry->payload ? entry->payload->offset : UINT64_MAX,
-        entry->reply ? entry->reply->number : 0,
-        entry->user < 0 ? UINT64_MAX : connection->charges[entry->user].user,
-        entry->origin,
-        entry->has_timestamp,
-        entry->timestamp[0],
-        entry->timestamp[1],
-        entry->part_count,
+        [ENTRY_SEQUENCE] = entry->sequence,
+        [ENTRY_NAME_ID] = entry->name_id,
+        [ENTRY_PAYLOAD] = entry->payload ? entry->payload->offset : UINT64_MAX,
+        [ENTRY_REPLY] = entry->reply ? entry->reply->number : 0,
+        [ENTRY_USER] = entry->user < 0 ? UINT64_MAX : connection->charges[entry->user].user,
+        [ENTRY_ORIGIN] = entry->origin,
+        [ENTRY_HAS_TIMESTAMP] = entry->has_timestamp,
+        [ENTRY_TIMESTAMP] = entry->timestamp[0],
+        [ENTRY_TIMESTAMP + 1] = entry->timestamp[1],
+        [ENTRY_PARTS] = entry->part_count,
     };
-    int result = add_all(out, entry->header, 8);
+    int result = add_all(out, entry->header, HEADER_WORDS);
 
     if (!result)
         result = add_all(out, words, sizeof(words) / sizeof(*words));
     for (uint32_t i = 0; i < entry->part_count && !result; i++) {
         const struct flow_part *part = &entry->parts[i];
         uint64_t file = part->file < 0 ? UINT64_MAX : (uint64_t)part->sender << 32 | (uint32_t)part->file;
-        uint64_t told[] = {part->size, part->start, file, part->place};
+        uint64_t told[] = {
+            [PART_SIZE] = part->size,
+            [PART_START] = part->start,
+            [PART_FILE] = file,
+            [PART_PLACE] = part->place,
+        };
 
         result = add_all(out, told, PART_WORDS);
     }
@@ -152,8 +208,6 @@ static int store_entry(const struct flow_connection *connection, const struct fl
     return result ? result : add_all(out, entry->name, (entry->name_size + 7) / 8);
 }
 
-// index, state (bit 0 readable, 1 changed), names and description, attach flags, the pool as lent_pool_store writes it,
-// number of entries, the entries.
 static int store_connection(const struct flow_connection *connection, struct words *out)
 {
     int result = words_add(out, connection->index);
@@ -296,9 +350,10 @@ static int is_whole(const struct flow_connection *connection, const struct flow_
 
 static int load_entry(struct kdbus_engine *engine, struct flow_connection *connection, struct reader *reader)
 {
-    const uint64_t *header = read_words(reader, 8);
-    const uint64_t *facts = read_words(reader, 10);
-    const uint64_t *parts = facts && facts[9] <= LENT_PARTS ? read_words(reader, PART_WORDS * facts[9]) : NULL;
+    const uint64_t *header = read_words(reader, HEADER_WORDS);
+    const uint64_t *facts = read_words(reader, ENTRY_WORDS);
+    uint64_t count = facts ? facts[ENTRY_PARTS] : 0;
+    const uint64_t *parts = facts && count <= LENT_PARTS ? read_words(reader, PART_WORDS * count) : NULL;
     const uint64_t *name_size = parts ? read_words(reader, 1) : NULL;
     const uint64_t *name = name_size && *name_size <= LENT_NAME ? read_words(reader, (*name_size + 7) / 8) : NULL;
     struct flow_entry *entry;
@@ -309,17 +364,20 @@ static int load_entry(struct kdbus_engine *engine, struct flow_connection *conne
     if (!entry)
         return -ENOMEM;
     memcpy(entry->header, header, sizeof(entry->header));
-    entry->sequence = facts[0];
-    entry->name_id = facts[1];
-    entry->payload = facts[2] == UINT64_MAX ? NULL : lent_pool_find(&connection->pool, facts[2]);
-    entry->reply = facts[3] ? reply_of_number(engine, facts[3]) : NULL;
+    entry->sequence = facts[ENTRY_SEQUENCE];
+    entry->name_id = facts[ENTRY_NAME_ID];
+    entry->payload =
+        facts[ENTRY_PAYLOAD] == UINT64_MAX ? NULL : lent_pool_find(&connection->pool, facts[ENTRY_PAYLOAD]);
+    entry->reply = facts[ENTRY_REPLY] ? reply_of_number(engine, facts[ENTRY_REPLY]) : NULL;
     entry->user = -1;
-    entry->origin = facts[5];
-    entry->has_timestamp = facts[6];
-    memcpy(entry->timestamp, facts + 7, sizeof(entry->timestamp));
-    entry->part_count = (uint32_t)facts[9];
+    entry->origin = facts[ENTRY_ORIGIN];
+    entry->has_timestamp = facts[ENTRY_HAS_TIMESTAMP];
+    memcpy(entry->timestamp, facts + ENTRY_TIMESTAMP, sizeof(entry->timestamp));
+    entry->part_count = (uint32_t)count;
     for (uint32_t i = 0; i < entry->part_count; i++, parts += PART_WORDS)
-        entry->parts[i] = (struct flow_part){parts[0], parts[1], (int)(int64_t)parts[2], 0, parts[3]};
+        entry->parts[i] = (struct flow_part){
+            parts[PART_SIZE], parts[PART_START], (int)(int64_t)parts[PART_FILE], 0, parts[PART_PLACE],
+        };
     entry->name_size = (uint32_t)*name_size;
     memcpy(entry->name, name, entry->name_size);
     if (connection->last)
@@ -330,60 +388,61 @@ static int load_entry(struct kdbus_engine *engine, struct flow_connection *conne
     connection->message_count++;
     if (entry->reply)
         entry->reply->holders++;
-    if ((facts[2] != UINT64_MAX && !entry->payload) || (facts[3] && !entry->reply))
+    if ((facts[ENTRY_PAYLOAD] != UINT64_MAX && !entry->payload) || (facts[ENTRY_REPLY] && !entry->reply))
         return -EINVAL;
     if (connection->revision->whole && !is_whole(connection, entry))
         return -EINVAL;
-    return facts[4] == UINT64_MAX ? 0 : load_charge(connection, entry, facts[4]);
+    return facts[ENTRY_USER] == UINT64_MAX ? 0 : load_charge(connection, entry, facts[ENTRY_USER]);
 }
 
 static int load_connection(struct kdbus_engine *engine, struct reader *reader)
 {
-    // index, state, names and description, attach flags, and the beginning of the pool
-    const uint64_t *start = read_words(reader, 7);
-    const uint64_t *slices = start && start[6] <= LENT_SLICES ? read_words(reader, 4 * start[6]) : NULL;
+    const uint64_t *start = read_words(reader, CONNECTION_WORDS);
+    uint64_t count = start ? start[CONNECTION_POOL + POOL_COUNT] : 0;
+    const uint64_t *slices = start && count <= LENT_SLICES ? read_words(reader, SLICE_WORDS * count) : NULL;
     const uint64_t *entries = slices ? read_words(reader, 1) : NULL;
-    struct flow_connection *connection = entries ? flow_connection_at(engine, (uint32_t)start[0]) : NULL;
+    struct flow_connection *connection =
+        entries ? flow_connection_at(engine, (uint32_t)start[CONNECTION_INDEX]) : NULL;
     int result;
 
     if (!connection || *entries > LENT_MESSAGES)
         return -EINVAL;
     connection->generation = engine->generation;
-    connection->readable = start[1] & 1;
-    connection->facts = start[2];
-    connection->attach_flags = start[3];
+    connection->readable = start[CONNECTION_STATE] & 1;
+    connection->facts = start[CONNECTION_FACTS];
+    connection->attach_flags = start[CONNECTION_ATTACH_FLAGS];
     connection->dirty = *entries ? LENT_GIVEN : 0;
-    result = lent_pool_load(&connection->pool, start + 4, 3 + 4 * start[6]);
+    result = lent_pool_load(&connection->pool, start + CONNECTION_POOL, POOL_WORDS + SLICE_WORDS * count);
     for (uint64_t i = 0; i < *entries && !result; i++)
         result = load_entry(engine, connection, reader);
     return result;
 }
 
-// In the order of store_reply.
 static void load_caller(struct flow_reply *reply, const uint64_t *words)
 {
     struct kdbus_notification *caller = &reply->caller;
 
-    caller->id = words[0];
-    caller->pid = (uint32_t)words[1];
-    caller->flags = (uint32_t)words[2];
-    caller->number = (int32_t)words[3];
-    caller->architecture = (uint32_t)words[4];
-    caller->instruction_pointer = words[5];
-    reply->listener = (int)words[6];
-    memcpy(caller->arguments, words + 7, sizeof(caller->arguments));
-    reply->look_ns = words[13];
-    reply->began_ns = words[14];
-    memcpy(reply->command, words + 15, sizeof(reply->command));
+    caller->id = words[CALL_ID];
+    caller->pid = (uint32_t)words[CALL_PID];
+    caller->flags = (uint32_t)words[CALL_FLAGS];
+    caller->number = (int32_t)words[CALL_NUMBER];
+    caller->architecture = (uint32_t)words[CALL_ARCHITECTURE];
+    caller->instruction_pointer = words[CALL_POINTER];
+    reply->listener = (int)words[CALL_LISTENER];
+    memcpy(caller->arguments, words + CALL_ARGUMENTS, sizeof(caller->arguments));
+    reply->look_ns = words[CALL_LOOK];
+    reply->began_ns = words[CALL_BEGAN];
+    memcpy(reply->command, words + CALL_COMMAND, sizeof(reply->command));
 }
 
 static int load_reply(struct kdbus_engine *engine, struct reader *reader)
 {
-    const uint64_t *facts = read_words(reader, 7);
-    const uint64_t *wait = facts ? read_words(reader, 15 + LENT_COMMAND) : NULL;
-    int kept = wait && facts[1] == UINT64_MAX;
-    struct flow_connection *requester = wait && !kept ? flow_connection_at(engine, (uint32_t)facts[1]) : NULL;
-    struct flow_connection *replier = wait ? flow_connection_at(engine, (uint32_t)facts[2]) : NULL;
+    const uint64_t *facts = read_words(reader, REPLY_WORDS);
+    const uint64_t *wait = facts ? read_words(reader, CALL_WORDS) : NULL;
+    int kept = wait && facts[REPLY_REQUESTER] == UINT64_MAX;
+    struct flow_connection *requester =
+        wait && !kept ? flow_connection_at(engine, (uint32_t)facts[REPLY_REQUESTER]) : NULL;
+    struct flow_connection *replier = wait ? flow_connection_at(engine, (uint32_t)facts[REPLY_REPLIER]) : NULL;
     struct flow_reply *reply;
 
     if (!replier || (!requester && !kept))
@@ -391,7 +450,7 @@ static int load_reply(struct kdbus_engine *engine, struct reader *reader)
     reply = flow_new_reply(engine);
     if (!reply)
         return -ENOMEM;
-    reply->number = facts[0];
+    reply->number = facts[REPLY_NUMBER];
     if (engine->last_reply < reply->number)
         engine->last_reply = reply->number;
     reply->replier = replier;
@@ -399,12 +458,12 @@ static int load_reply(struct kdbus_engine *engine, struct reader *reader)
         return 0; // only named by requests that the replier has not received yet
     reply->requester = requester;
     requester->request_count++;
-    reply->cookie = facts[3];
-    reply->deadline_ns = facts[4];
-    reply->name_id = facts[5];
-    reply->sync = facts[6] & 1;
-    reply->linked = facts[6] >> 1 & 1;
-    reply->waiting = facts[6] >> 2 & 1;
+    reply->cookie = facts[REPLY_COOKIE];
+    reply->deadline_ns = facts[REPLY_DEADLINE];
+    reply->name_id = facts[REPLY_NAME_ID];
+    reply->sync = facts[REPLY_STATE] & 1;
+    reply->linked = facts[REPLY_STATE] >> 1 & 1;
+    reply->waiting = facts[REPLY_STATE] >> 2 & 1;
     reply->holders = reply->linked + reply->waiting; // and the entries that name it
     load_caller(reply, wait);
     return 0;

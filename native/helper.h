@@ -339,8 +339,12 @@ struct kdbus_flow_revision {
     uint32_t recv_dropped, recv_message;
     uint32_t free, free_words, free_flags, free_kernel_flags, free_return_flags, free_offset;
     uint32_t item_vector, item_offset, item_memfd, item_name, item_filter, item_timestamp;
-    int whole;              // a message is one slice, and its memory is shared among users
+    int whole;              // a message is one slice
+    int keeps_order;        // with the items that were sent, in their order; else they are made anew
     int keeps_padding;      // what stands between the items of a message is delivered
+    int takes_half;         // what is put into a pool may be half of what is left of it
+    int shares_memory;      // a quota is of the pool's memory, else of messages
+    int writes_no_message;  // RECV without a message stores that there is none
     int writes_empty_reply; // a SEND that does not wait writes that there is no reply
     int empty_is_pool_size; // the offset that stands for nothing
 };

@@ -17,7 +17,9 @@
 // and its descriptor made unreadable when the queue is empty again.
 
 #include "hot_path.h"
+#include "shelf.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 // A RECV after which nothing waits any more needs a duplicate of the descriptor, to make it unreadable.
@@ -58,6 +60,11 @@ int flow_serve(struct kdbus_engine *engine, const struct kdbus_notification *cal
     engine->flight = (struct flight){.socket = -1};
     if (call->architecture != OWN_ARCHITECTURE || call->number != SYS_ioctl || call->arguments[2] & 7)
         return 0;
+    if ((uint32_t)call->arguments[1] == SHELF_SETTLE && descriptor == UINT32_MAX) {
+        // Somebody has closed a handle, and nothing has hung up: it was not the last descriptor of it.
+        kdbus_listener_respond(engine->listener, call->id, 0, EBADF);
+        return 1;
+    }
     binding = flow_find_binding(engine, (uint64_t)call->pid << 32 | descriptor);
     connection = binding ? binding->connection : NULL;
     if (!connection || !flow_is_lent(engine, connection))

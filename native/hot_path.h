@@ -78,6 +78,9 @@ void hot_calm(struct flow_connection *connection, int socket);
 
 // incoming.c
 int incoming_has_metadata(const struct flow_entry *entry);
+size_t incoming_size(const struct flow_entry *entry);
+uint64_t *incoming_write_items(const struct kdbus_flow_revision *receiver, const struct flow_entry *entry,
+                               uint64_t payload_at, uint64_t *word);
 uint64_t incoming_install_files(int listener, uint64_t call, const struct flow_connection *receiver,
                                 const struct lent_slice *slice, const struct flow_entry *entry);
 void incoming_undo(struct flow_connection *receiver, const struct flow_entry *entry, struct lent_slice *slice);
@@ -92,7 +95,8 @@ struct whole {
     uint64_t size; // of the slice
 };
 
-struct whole whole_measure(const struct outgoing *out, const struct flow_entry *entry, const struct flow_export *shown);
+struct whole whole_measure(const struct outgoing *out, const struct kdbus_flow_revision *receiver,
+                           const struct flow_entry *entry, const struct flow_export *shown);
 struct lent_slice *whole_write(const struct kdbus_notification *call, struct outgoing *out,
                                struct flow_connection *receiver, struct flow_entry *entry,
                                const struct flow_export *shown, const struct whole *whole);

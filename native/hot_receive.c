@@ -40,6 +40,9 @@ static int write_no_message(struct kdbus_engine *engine, const struct kdbus_noti
         return hot_write_back(engine, call->pid, call->arguments[2], command, revision->recv_kernel_flags,
                               results + revision->recv_kernel_flags, 1);
     results[revision->recv_return_flags] = 0;
+    if (!revision->writes_no_message)
+        return hot_write_back(engine, call->pid, call->arguments[2], command, revision->recv_return_flags,
+                              results + revision->recv_return_flags, 1);
     results[revision->recv_dropped] = 0;
     memset(results + revision->recv_message, 0, 24);
     if (revision->empty_is_pool_size)

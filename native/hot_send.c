@@ -273,6 +273,14 @@ void sending_restore_flags(const struct sending *send)
     hot_write_back(send->engine, send->call->pid, send->call->arguments[2], written, first, send->command + first, 2);
 }
 
+// Whether that many bytes are more than the receiver may be given, though there is room.
+static int exceeds_half(const struct flow_connection *receiver, uint64_t size)
+{
+    uint64_t remaining = receiver->pool.memory.size - receiver->pool.busy;
+
+    return receiver->revision->takes_half && size < remaining && size > remaining / 2;
+}
+
 // Puts the message into the receiver's pool, and finds out what it costs (as quota_find says). Where it is refused, or
 // the broker's, there is nothing to undo but the entry.
 int sending_place(struct sending *send, struct flow_connection *receiver, struct flow_entry *entry,
@@ -283,7 +291,9 @@ int sending_place(struct sending *send, struct flow_connection *receiver, struct
     int charge;
 
     if (is_whole)
-        whole = whole_measure(&send->out, entry, shown);
+        whole = whole_measure(&send->out, receiver->revision, entry, shown);
+    if (exceeds_half(receiver, is_whole ? whole.size : send->out.payload_size))
+        return CHARGE_OF_BROKER;
     charge = free_of_charge && !is_whole ? CHARGE_NONE : quota_find(receiver, send->source->user, whole.size);
     if (charge == CHARGE_OF_BROKER || (charge == CHARGE_REFUSED && is_whole))
         return charge;

@@ -12,16 +12,55 @@ int incoming_has_metadata(const struct flow_entry *entry)
     return entry->origin || entry->has_timestamp;
 }
 
-static size_t size_of(const struct flow_entry *entry, const struct flow_export *shown)
+// Bytes of the message without metadata, as incoming_write_items makes its items.
+size_t incoming_size(const struct flow_entry *entry)
 {
     size_t size = HEADER_BYTES + (entry->name_size ? align8(ITEM_HEADER + entry->name_size) : 0);
-
-    if (shown)
-        size += shown->items_size + (entry->has_timestamp && shown->facts.shows_timestamp ? TIMESTAMP_ITEM : 0);
 
     for (uint32_t i = 0; i < entry->part_count; i++)
         size += entry->parts[i].file < 0 ? VEC_ITEM : MEMFD_ITEM;
     return size;
+}
+
+static size_t size_of(const struct flow_entry *entry, const struct flow_export *shown)
+{
+    size_t size = incoming_size(entry);
+
+    if (shown)
+        size += shown->items_size + (entry->has_timestamp && shown->facts.shows_timestamp ? TIMESTAMP_ITEM : 0);
+    return size;
+}
+
+// Destination and payload as items at `word`; `payload_at`: where the payload begins, counted as the receiver does.
+// Returns what is behind them.
+uint64_t *incoming_write_items(const struct kdbus_flow_revision *receiver, const struct flow_entry *entry,
+                               uint64_t payload_at, uint64_t *word)
+{
+    if (entry->name_size) {
+        size_t padded = align8(entry->name_size);
+
+        *word++ = ITEM_HEADER + entry->name_size;
+        *word++ = receiver->item_name;
+        memset(word, 0, padded);
+        memcpy(word, entry->name, entry->name_size);
+        word += padded / 8;
+    }
+    for (uint32_t i = 0; i < entry->part_count; i++) {
+        if (entry->parts[i].file >= 0) {
+            *word++ = MEMFD_ITEM;
+            *word++ = receiver->item_memfd;
+            *word++ = entry->parts[i].start;
+            *word++ = entry->parts[i].size;
+            *word++ = UINT32_MAX; // until it is installed
+            continue;
+        }
+        *word++ = VEC_ITEM;
+        *word++ = receiver->item_offset;
+        *word++ = entry->parts[i].size;
+        // Zeros that are not stored have no place.
+        *word++ = entry->parts[i].start == UINT64_MAX ? UINT64_MAX : entry->parts[i].start + payload_at;
+    }
+    return word;
 }
 
 // The same for a message of one slice, which knows where the numbers go; what cannot be installed is -1 there.
@@ -101,31 +140,7 @@ struct lent_slice *incoming_write(struct flow_connection *receiver, const struct
     word = (uint64_t *)((char *)receiver->pool.memory.memory + slice->offset);
     memcpy(word, entry->header, HEADER_BYTES);
     word[MSG_SIZE] = size;
-    word += MSG_WORDS;
-    if (entry->name_size) {
-        size_t padded = align8(entry->name_size);
-
-        *word++ = ITEM_HEADER + entry->name_size;
-        *word++ = revision->item_name;
-        memset(word, 0, padded);
-        memcpy(word, entry->name, entry->name_size);
-        word += padded / 8;
-    }
-    for (uint32_t i = 0; i < entry->part_count; i++) {
-        if (entry->parts[i].file >= 0) {
-            *word++ = MEMFD_ITEM;
-            *word++ = revision->item_memfd;
-            *word++ = entry->parts[i].start;
-            *word++ = entry->parts[i].size;
-            *word++ = UINT32_MAX; // until it is installed
-            continue;
-        }
-        *word++ = VEC_ITEM;
-        *word++ = revision->item_offset;
-        *word++ = entry->parts[i].size;
-        // Zeros that are not stored have no place.
-        *word++ = entry->parts[i].start == UINT64_MAX ? UINT64_MAX : entry->parts[i].start + offset;
-    }
+    word = incoming_write_items(revision, entry, offset, word + MSG_WORDS);
     if (shown) {
         memcpy(word, shown->data, shown->items_size);
         word += shown->items_size / 8;

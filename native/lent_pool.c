@@ -30,21 +30,19 @@ struct lent_slice *lent_pool_find(const struct lent_pool *pool, uint64_t offset)
     return NULL;
 }
 
-// `words`: serial, busy, number of slices, then for each in order of offset: size, state, serial, offset of the child
-// (all ones for none). The state is bit 0 free, bit 1 published, from bit 8 on the number of holders.
 int lent_pool_load(struct lent_pool *pool, const uint64_t *words, size_t count)
 {
     struct lent_slice *last = NULL;
     uint64_t offset = 0;
 
     lent_pool_clear(pool);
-    if (count < 3 || words[2] > LENT_SLICES || count != 3 + 4 * words[2])
+    if (count < POOL_WORDS || words[POOL_COUNT] > LENT_SLICES || count != POOL_WORDS + SLICE_WORDS * words[POOL_COUNT])
         return -EINVAL;
-    pool->serial = words[0];
-    pool->busy = words[1];
+    pool->serial = words[POOL_SERIAL];
+    pool->busy = words[POOL_BUSY];
     pool->memory.memory = pool->origin->memory;
     pool->memory.usable = pool->origin->usable;
-    for (const uint64_t *word = words + 3; word < words + count; word += 4) {
+    for (const uint64_t *word = words + POOL_WORDS; word < words + count; word += SLICE_WORDS) {
         struct lent_slice *slice = calloc(1, sizeof(*slice));
 
         if (!slice) {
@@ -52,11 +50,11 @@ int lent_pool_load(struct lent_pool *pool, const uint64_t *words, size_t count)
             return -ENOMEM;
         }
         slice->offset = offset;
-        slice->size = word[0];
-        slice->free = word[1] & 1;
-        slice->published = word[1] >> 1 & 1;
-        slice->holders = (uint32_t)(word[1] >> 8);
-        slice->serial = word[2];
+        slice->size = word[SLICE_SIZE];
+        slice->free = word[SLICE_STATE] & 1;
+        slice->published = word[SLICE_STATE] >> 1 & 1;
+        slice->holders = (uint32_t)(word[SLICE_STATE] >> 8);
+        slice->serial = word[SLICE_SERIAL];
         slice->before = last;
         if (last)
             last->next = slice;
@@ -72,9 +70,9 @@ int lent_pool_load(struct lent_pool *pool, const uint64_t *words, size_t count)
     }
     // Children are named by offset, so they can be linked only now.
     last = pool->first;
-    for (const uint64_t *word = words + 3; word < words + count; word += 4, last = last->next)
-        if (word[3] != UINT64_MAX)
-            last->child = lent_pool_find(pool, word[3]);
+    for (const uint64_t *word = words + POOL_WORDS; word < words + count; word += SLICE_WORDS, last = last->next)
+        if (word[SLICE_CHILD] != UINT64_MAX)
+            last->child = lent_pool_find(pool, word[SLICE_CHILD]);
     return 0;
 }
 

@@ -267,6 +267,8 @@ static int run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
         if (result != 1)
             return result;
         engine->listener = *listener;
+        if (engine->chosen_ns && !hung_up) // it may have come since that was looked at
+            hung_up = poll(&engine->pollers[engine->listener_count + HANG_UPS], 1, 0) > 0;
         if (engine->held_count && stall_holds(engine, *listener, notification))
             return 5;
         if (!engine->lent_any || hung_up || !flow_serve(engine, notification))

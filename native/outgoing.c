@@ -226,10 +226,8 @@ int outgoing_copy_payload(const struct kdbus_notification *call, struct outgoing
 struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, struct outgoing *out,
                                          struct flow_connection *receiver)
 {
-    uint64_t remaining = receiver->pool.memory.size - receiver->pool.busy;
-    struct lent_slice *slice = out->payload_size < remaining && out->payload_size > remaining / 2
-                ? NULL
-                                   : lent_pool_allocate(&receiver->pool, out->payload_size);
+    struct lent_slice *slice = lent_pool_allocate(&receiver->pool, out->payload_size);
+
     out->filling = slice;
     out->filled = receiver;
     if (slice && !outgoing_copy_payload(call, out, (char *)receiver->pool.memory.memory + slice->offset)) {

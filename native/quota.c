@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // What a message costs its sender's user in the receiver's queue, as the broker counts it (broker/quota.py): messages,
-// or, where a message is one slice of the pool, the pool's memory.
+// or, where the revision of the receiver has it so, the pool's memory.
 
 #include "flow.h"
 
@@ -38,7 +38,7 @@ int quota_find(const struct flow_connection *receiver, uint64_t user, uint64_t s
 {
     int found;
 
-    if (receiver->revision->whole) {
+    if (receiver->revision->shares_memory) {
         found = quota_of_user(receiver, user);
         return found >= 0 && exceeds_share(receiver, &receiver->charges[found], size) ? CHARGE_REFUSED : found;
     }
@@ -59,7 +59,7 @@ void quota_explain(const struct flow_connection *receiver, uint64_t user, uint64
     uint64_t most;
 
     *refusal = (struct kdbus_refusal){KDBUS_REFUSED_COUNT, charge->count, LENT_PER_USER, 0};
-    if (!receiver->revision->whole)
+    if (!receiver->revision->shares_memory)
         return;
     refusal->limit = LENT_SHARE_MESSAGES;
     most = half < receiver->waiting_bytes ? 0 : (half - receiver->waiting_bytes + charge->bytes) / 3;
@@ -81,7 +81,7 @@ void quota_charge(struct flow_connection *receiver, struct flow_entry *entry, in
     if (!record->count)
         *record = (struct flow_charge){user, 0, 0};
     record->count++;
-    if (receiver->revision->whole) {
+    if (receiver->revision->shares_memory) {
         record->bytes += entry->payload->size;
         receiver->waiting_bytes += entry->payload->size;
     }
@@ -93,7 +93,7 @@ void quota_give_back(struct flow_connection *receiver, struct flow_entry *entry)
     if (entry->user < 0)
         return;
     receiver->charges[entry->user].count--;
-    if (receiver->revision->whole) {
+    if (receiver->revision->shares_memory) {
         receiver->charges[entry->user].bytes -= entry->payload->size;
         receiver->waiting_bytes -= entry->payload->size;
     }

@@ -256,16 +256,17 @@ void flow_ring_refused(struct kdbus_engine *engine, const struct sending *send)
 {
     struct flow_ring *ring = engine->ring;
     struct kdbus_call_record *record;
-    uint64_t whole;
+    uint64_t size = 0;
 
     if (!ring)
         return;
-    whole = send->receiver->revision->whole ? whole_measure(&send->out, send->entry, send->shown).size : 0;
+    if (send->receiver->revision->whole)
+        size = whole_measure(&send->out, send->receiver->revision, send->entry, send->shown).size;
     record = add_sent(ring, send);
     record->error = ENOBUFS;
     if (send->revision->writes_empty_reply)
         record->after[send->revision->send_return_flags] = 0;
-    quota_explain(send->receiver, send->source->user, whole, &record->refusal);
+    quota_explain(send->receiver, send->source->user, size, &record->refusal);
     for (const struct flow_entry *entry = send->receiver->first; entry; entry = entry->next) {
         append(ring, &entry->header[MSG_SRC], sizeof(uint64_t));
         record->senders++;

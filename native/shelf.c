@@ -354,7 +354,7 @@ static void tell_layout(const struct flow_connection *connection, struct shelf_l
 }
 
 // A new shelf for the connection, in place of any that it has: a descriptor, which is the caller's; -EBUSY while it is
-// lent, -EOPNOTSUPP where messages are no slices of their own, or -errno.
+// lent, -EOPNOTSUPP where messages are not the final revision's, or -errno.
 int kdbus_engine_share(struct kdbus_engine *engine, uint32_t index)
 {
     struct flow_connection *connection = flow_connection_at(engine, index);
@@ -367,8 +367,8 @@ int kdbus_engine_share(struct kdbus_engine *engine, uint32_t index)
         return -ENOENT;
     if (flow_is_lent(engine, connection))
         return -EBUSY;
-    if (!connection->revision->whole || connection->revision->recv_kernel_flags ||
-        connection->revision->free_kernel_flags)
+    if (!connection->revision->whole || !connection->revision->keeps_order ||
+        connection->revision->recv_kernel_flags || connection->revision->free_kernel_flags)
         return -EOPNOTSUPP;
     file = kdbus_memory_file("kdbus-shelf");
     if (file < 0)

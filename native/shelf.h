@@ -22,7 +22,8 @@
 
 // Private calls, of numbers that no revision of kdbus has, without argument. The first returns a descriptor of the
 // shelf (open for reading and writing), of which the caller is the user from now on; ENOTCONN: not yet; EOPNOTSUPP:
-// never here; any other failure: nowhere. The second has pollers woken if there is a message.
+// never here; any other failure: nowhere. The second has pollers woken if there is a message; on a descriptor that
+// is none, it fails once what was closed before has been seen to.
 #define SHELF_ASK _IO(0x95, 0xf0)
 #define SHELF_SETTLE _IO(0x95, 0xf1)
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Messages of one slice, as the final revision has them (broker/inbox.py): the sender's items in its own order,
-// metadata, and then the payload, all of it written when the message is sent.
+// Messages of one slice, as the final revision and the state of systemd 219 have them (broker/inbox.py): the sender's
+// items in its own order, or others that say the same; metadata, and then the payload, all of it written when the
+// message is sent.
 
 #include "hot_path.h"
 
@@ -13,13 +14,16 @@ static int has_timestamp(const struct flow_entry *entry, const struct flow_expor
 }
 
 // How large the message will be. `shown`: NULL without metadata.
-struct whole whole_measure(const struct outgoing *out, const struct flow_entry *entry, const struct flow_export *shown)
+struct whole whole_measure(const struct outgoing *out, const struct kdbus_flow_revision *receiver,
+                           const struct flow_entry *entry, const struct flow_export *shown)
 {
     struct whole whole = {.message_size = out->items_end, .metadata_at = align8(out->words[MSG_SIZE])};
 
+    if (!receiver->keeps_order)
+        whole.message_size = whole.metadata_at = incoming_size(entry);
     whole.payload_at = whole.metadata_at;
     if (shown && shown->items_size) {
-        whole.message_size = whole.payload_at + shown->facts.items_end;
+        whole.message_size = whole.payload_at + (receiver->keeps_order ? shown->facts.items_end : shown->items_size);
         whole.payload_at += shown->items_size;
     }
     if (shown && has_timestamp(entry, shown))
@@ -28,9 +32,9 @@ struct whole whole_measure(const struct outgoing *out, const struct flow_entry *
     return whole;
 }
 
-// The items, with the receiver's numbers; offsets of payload are counted from the start of the message, and descriptors
-// have no number yet.
-static void write_items(const struct outgoing *out, const struct kdbus_flow_revision *receiver,
+// The items that were sent, with the receiver's numbers; offsets of payload are counted from the start of the message,
+// and descriptors have no number yet.
+static void write_sent_items(const struct outgoing *out, const struct kdbus_flow_revision *receiver,
                         struct flow_entry *entry, uint64_t payload_at, char *message)
 {
     const struct kdbus_flow_revision *sender = out->revision;
@@ -61,6 +65,20 @@ static void write_items(const struct outgoing *out, const struct kdbus_flow_revi
     }
 }
 
+// Items that say the same, in an order of their own.
+static void write_own_items(const struct kdbus_flow_revision *receiver, struct flow_entry *entry, uint64_t payload_at,
+                            char *message)
+{
+    uint64_t place = HEADER_BYTES + (entry->name_size ? align8(ITEM_HEADER + entry->name_size) : 0);
+
+    incoming_write_items(receiver, entry, payload_at, (uint64_t *)(message + HEADER_BYTES));
+    for (uint32_t i = 0; i < entry->part_count; i++) {
+        if (entry->parts[i].file >= 0)
+            entry->parts[i].place = place + ITEM_HEADER + 16;
+        place += entry->parts[i].file < 0 ? VEC_ITEM : MEMFD_ITEM;
+    }
+}
+
 // The message in a slice of its own, held once; NULL if that is the broker's business.
 struct lent_slice *whole_write(const struct kdbus_notification *call, struct outgoing *out,
                                struct flow_connection *receiver, struct flow_entry *entry,
@@ -84,7 +102,10 @@ struct lent_slice *whole_write(const struct kdbus_notification *call, struct out
     memset(message + whole->payload_at + out->payload_size, 0, whole->size - whole->payload_at - out->payload_size);
     memcpy(message, entry->header, HEADER_BYTES);
     memcpy(message, &whole->message_size, sizeof(whole->message_size));
-    write_items(out, receiver->revision, entry, whole->payload_at, message);
+    if (receiver->revision->keeps_order)
+        write_sent_items(out, receiver->revision, entry, whole->payload_at, message);
+    else
+        write_own_items(receiver->revision, entry, whole->payload_at, message);
     if (shown)
         memcpy(message + whole->metadata_at, shown->data, shown->items_size);
     if (shown && has_timestamp(entry, shown)) {

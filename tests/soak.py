@@ -3,11 +3,13 @@
 
     python -m tests.soak --seconds 3600
     python -m tests.soak --seconds 600 --members 32 --seed 7
+    python -m tests.soak --seconds 600 --self-serve
 
 `programs/soak.c` does the traffic, and counts each message exactly once although its sender or its receiver may be
 killed at any moment; it says how. Sent messages must equal those received (or thrown away with RECV_DROP), plus those
 found in the queues of the dead, plus those lost with a connection that was closed with a queue; the last may not be
 more than a queue holds. Every member that ends of its own accord also checks that its pool is one free piece again.
+With `--self-serve`, members are of the final revision, and take and free plain messages by themselves.
 
 It goes in stretches, in which all that exists is made anew and ends. After each one the supervisor has to hold the
 descriptors, mappings, children and threads that it held after the first; and over all of them its resident memory may
@@ -48,6 +50,7 @@ class Balance:
     seconds: float = 0.0
     by_broker: int = 0
     natively: int = 0
+    by_receivers: int = 0
     memory: list[int] = field(default_factory=list)
     """Resident bytes of the supervisor after each stretch."""
     descriptors: int = 0
@@ -79,7 +82,7 @@ class Balance:
         memory = ", ".join(f"{self.memory[place] >> 10}" for place in places)
         return [
             f"{self.seconds:.0f} s in {self.stretches} stretches; {count['calls']} calls, {self.by_broker} served by "
-            f"the broker, {self.natively} natively",
+            f"the broker, {self.natively} natively; {self.by_receivers} more by receivers themselves",
             f"processes: {count['lives']} born, {count['ended']} ended, {count['lives'] - count['ended']} killed",
             f"messages: {count['sent']} sent = {count['received']} received or dropped + {count['left']} in the queues "
             f"of the dead + {count['lost']} closed with a queue",
@@ -90,12 +93,20 @@ class Balance:
         ]
 
 
-def soak(program: Path, *, seconds: float, members: int, seed: int, stretch: float = STRETCH) -> Balance:
+def compiled(folder: Path, *, self_serve: bool) -> Path:
+    """The program, compiled into `folder`: for the final revision if its receivers are to serve themselves, else 3."""
+    return compile_program("soak", folder, "-O2", revision="final" if self_serve else None)
+
+
+def soak(
+    program: Path, *, seconds: float, members: int, seed: int, stretch: float = STRETCH, self_serve: bool = False
+) -> Balance:
     """Soak for about `seconds`. Raises SupervisorFailed when something ends, hangs, or speaks that must not."""
     balance = Balance()
     begin = time.monotonic()
     baseline: Footprint | None = None
-    with Supervised([str(program), str(seed), str(members)]) as supervised:
+    options = ["--self-serve"] if self_serve else []
+    with Supervised([str(program), str(seed), str(members)], options=options) as supervised:
         if supervised.line(_PATIENCE) != "ready":
             raise SupervisorFailed("the program does not start")
         while balance.stretches < 2 or time.monotonic() - begin < seconds:
@@ -115,6 +126,7 @@ def soak(program: Path, *, seconds: float, members: int, seed: int, stretch: flo
         if status or supervised.unexpected():
             raise SupervisorFailed(f"the end: status {status}; {supervised.unexpected()}")
         balance.by_broker, balance.natively = supervised.served()
+        balance.by_receivers = supervised.served_by_receivers()
     balance.check()
     return balance
 
@@ -132,11 +144,18 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (default: 60)")
     parser.add_argument("--members", type=int, default=16, help="processes at the same time, up to 64 (default: 16)")
     parser.add_argument("--seed", type=int, default=1, help="other seeds make other traffic")
+    parser.add_argument("--self-serve", action="store_true", help="receivers serve themselves; of the final revision")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kdbus-soak-") as folder:
-        program = compile_program("soak", Path(folder), "-O2")
+        program = compiled(Path(folder), self_serve=given.self_serve)
         try:
-            balance = soak(program, seconds=given.seconds, members=given.members, seed=given.seed)
+            balance = soak(
+                program,
+                seconds=given.seconds,
+                members=given.members,
+                seed=given.seed,
+                self_serve=given.self_serve,
+            )
         except SupervisorFailed as error:
             print(error)
             return 1

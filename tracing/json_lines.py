@@ -25,7 +25,11 @@ PAYLOAD = 4096
 
 def line(shown: Shown, limit: int = PAYLOAD) -> str:
     """The record as one line, with its newline; ASCII only. `limit`: bytes of its payload."""
-    return json.dumps(as_object(shown, limit), separators=(",", ":")) + "\n"
+    return _ENCODER.encode(as_object(shown, limit)) + "\n"
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+"""Kept, as to make one takes a third of what a line does."""
 
 
 def as_object(shown: Shown, limit: int = PAYLOAD) -> dict[str, Any]:
@@ -88,6 +92,11 @@ def _call(shown: Shown, limit: int) -> dict[str, Any]:
 
 def as_value(value: Value | Item) -> Any:
     """A decoded value as what `json.dumps` takes."""
+    # What most values are comes first.
+    if type(value) is int:
+        return value
+    if isinstance(value, dict):
+        return {name: as_value(each) for name, each in value.items()}
     if isinstance(value, Flags):
         return {"value": value.value, "flags": list(value.names), "unknown": value.rest}
     if isinstance(value, Named):
@@ -100,8 +109,6 @@ def as_value(value: Value | Item) -> Any:
         return {"hex": value.hex()}
     if isinstance(value, Item):
         return {"item": value.name, "type": value.number, "size": value.size, "value": as_value(value.value)}
-    if isinstance(value, dict):
-        return {name: as_value(each) for name, each in value.items()}
     if isinstance(value, int):
         return value
     return [as_value(each) for each in value]

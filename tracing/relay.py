@@ -46,6 +46,8 @@ PATIENCE_S: Final = 0.001
 """How long a call waits for room, in seconds; all of one batch wait at a time,"""
 AT_LEAST_S: Final = 0.25
 """and for at least so long, as the other process may have to wait for a processor."""
+WITH_STACKS_S: Final = 30.0
+"""and where stacks are found, which takes long, and whoever asks for them wants them all."""
 _NICE = 10
 """Where there are fewer processors than there is to do, the programs come first."""
 _PIPE = 1 << 20
@@ -99,7 +101,7 @@ class Relay:
             self._lost += self._dropped
             self._dropped = 0
         data = b"".join(parts)
-        patience = max(AT_LEAST_S, PATIENCE_S * count)
+        patience = WITH_STACKS_S if self.stacks else max(AT_LEAST_S, PATIENCE_S * count)
         if self._dropped or not self._output.write(_HEAD.pack(kind, len(data)) + data, patience):
             self._dropped += count
             return False
@@ -121,7 +123,7 @@ def _work(tracer: Tracer, reading: int, parent: int) -> NoReturn:
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)
         with suppress(OSError):
-            os.nice(_NICE)
+            os.nice(0 if tracer.stacks else _NICE)
         hand_on(tracer, _Backlog(reading, parent))
         tracer.close()
         status = 0

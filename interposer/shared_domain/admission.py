@@ -141,6 +141,8 @@ def _advice(peer: Peer, scope: str | None) -> str:
     if scope == "3":
         return "that forbids it to root too, and stays until the machine is restarted; with 2 root's server may"
     ways = "start the server with CAP_SYS_PTRACE (Docker: --cap-add SYS_PTRACE)"
+    if os.geteuid() == 0:
+        ways += "; where it has that, a policy of AppArmor or SELinux forbids it (`ptrace`)"
     if peer.user == os.geteuid() and scope in ("1", "2"):
         # In a user namespace of their own, they are spared: user_namespaces(7).
         ways += ", or allow user namespaces to programs (`kdbus doctor`)"

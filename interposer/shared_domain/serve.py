@@ -157,12 +157,12 @@ class Server:
         self._supervisor = Supervisor(options, self._mask, probe=True)
         self._supervisor.when_ended(self._tree_has_ended)
         self._mirrors = NodeMirrors()
-        self._domain = self._supervisor.new_domain(self._mirrors)
+        self._domain = self._supervisor.domains.new(self._mirrors)
         self._members: dict[Tree, _Member] = {}
         self._kdbus = folders.kdbus
         self._shown = self._show(self._kdbus)
         if options.buses:
-            self._supervisor.make_buses(self._domain, options.buses)
+            self._supervisor.domains.make_buses(self._domain, options.buses)
         for_all = self._mounts is not None or os.geteuid() == 0
         self._inode: int | None = None
         if self._passed is not None:
@@ -177,7 +177,7 @@ class Server:
         files = NodeFiles(folder, _PRESENT)
         mounted = MountedDomain(self._domain, files)
         self._mirrors.add(files)
-        self._supervisor.shared.domains.append(mounted)
+        self._supervisor.domains.mounted.append(mounted)
         return mounted
 
     async def run(self) -> None:
@@ -310,7 +310,7 @@ class Server:
         if member.adopted is not None:
             self._supervisor.shared.namespaces.release(member.adopted)
         if member.mounted is not None:
-            self._supervisor.shared.domains.remove(member.mounted)
+            self._supervisor.domains.mounted.remove(member.mounted)
             self._mirrors.remove(member.mounted.files)
             member.mounted.files.close()
         member.scope.cancel()

@@ -36,40 +36,9 @@ from interposer.target.ids import own_namespace
 from interposer.watching import places
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    from broker.domain import Domain
     from interposer.supervisor.messages import Account, MessageTap, Subscription
+    from interposer.supervisor.supervisor import Supervisor
     from interposer.watching.wire import Record
-    from tracing.record import Tracer
-
-    class Watched(Protocol):
-        """What is watched: a supervisor."""
-
-        def settle(self) -> None:
-            """Have the broker know all that has happened."""
-            ...
-
-        def domains(self) -> list[Domain]:
-            """The domains, each once; the first is the supervisor's own."""
-            ...
-
-        def trace(self, tracer: Tracer) -> None:
-            """Show `tracer` every call from now on."""
-            ...
-
-        def untrace(self, tracer: Tracer) -> None:
-            """Show it nothing any more."""
-            ...
-
-        def watch_messages(self, watcher: MessageTap | None) -> None:
-            """Tell `watcher` of what is served natively from now on; None: nobody who watches messages."""
-            ...
-
-        def served(self) -> tuple[int, int, list[str]]:
-            """Calls that the broker has served, and the engine; the names of the revisions that were spoken."""
-            ...
-
 
 _SLICE_S = 0.002
 _REST = 4
@@ -85,7 +54,7 @@ _CREDENTIALS = struct.Struct("=3i")
 class Control:
     """The control socket of this process."""
 
-    def __init__(self, watched: Watched, about: dict[str, object], place: places.Place | None) -> None:
+    def __init__(self, watched: Supervisor, about: dict[str, object], place: places.Place | None) -> None:
         """`about`: what is told of this process besides. `place`: where to listen, which is closed by who made it;
         None if there is none for a socket."""
         self._watched = watched
@@ -171,7 +140,7 @@ class Control:
 
         if self._tap is None:
             self._tap = MessageTap()
-            self._watched.watch_messages(self._tap)
+            self._watched.watchers.watch_messages(self._tap)
         self._tap_users += 1
         self._watched.settle()
         self._tap_all()
@@ -182,11 +151,11 @@ class Control:
             if not self._tap_users:
                 self._tap = None
                 self._tap_all()
-                self._watched.watch_messages(None)
+                self._watched.watchers.watch_messages(None)
 
     def _tap_all(self) -> None:
         """In all domains, also those that programs have mounted meanwhile."""
-        domains = self._watched.domains()
+        domains = self._watched.domains.all()
         for domain in domains:
             domain.tap = self._tap
         if self._tap is not None:
@@ -277,7 +246,7 @@ class Control:
         payload = question.get("payload")
         limit, stacks = payload if isinstance(payload, int) else 0, bool(question.get("stacks"))
         subscription = Subscription(limit, wake, stacks=stacks)
-        self._watched.trace(subscription)
+        self._watched.watchers.trace(subscription)
         try:
             # Whoever asks knows from now on that nothing will be missed.
             await line.say(wire.line_of(self._own_sheet()))
@@ -291,7 +260,7 @@ class Control:
                             await line.say(wire.line_of(record), float("inf"))
                 nursery.cancel_scope.cancel()
         finally:
-            self._watched.untrace(subscription)
+            self._watched.watchers.untrace(subscription)
             # The last calls of a program are those that one traces for, and its end may come at any time.
             line.say_at_once(wire.line_of(record) for record in iter(subscription.next, None))
 
@@ -305,7 +274,7 @@ class Control:
 
         yield self._own_sheet()
         seen: set[Account] = set()
-        for number, domain in enumerate(self._watched.domains()):
+        for number, domain in enumerate(self._watched.domains.all()):
             for sheet in walk(domain, own_namespace(b"pid")):
                 told: Record = {**sheet, "domain": number}
                 if counting and self._tap is not None and sheet["record"] == "connection":

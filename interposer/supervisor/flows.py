@@ -132,6 +132,8 @@ class Flows:
         self._handles: dict[int, OpenHandle] = {}
         self._connections: dict[int, Connection] = {}
         self._indices: dict[Connection, int] = {}
+        self._spoken: dict[Connection, Behaviour] = {}
+        """What the engine was told that each connection speaks; it may turn out to speak something else."""
         self._revisions: dict[Behaviour, int] = {}
         self._kept: dict[int, Reply] = {}
         self._charges: dict[int, Charge] = {}
@@ -482,7 +484,9 @@ class Flows:
         """The connection's index in the engine, which is told of it now if it has not been."""
         found = self._indices.get(connection)
         if found is not None:
-            return found
+            if self._spoken[connection] is connection.behaviour:
+                return found
+            self._forget(connection)
         memory, counter = connection.pool.memory, self._counter(connection.bus.messages)
         if counter is None or not isinstance(memory, Pool):
             return None
@@ -505,7 +509,7 @@ class Flows:
             cookie=handle.cookie,
             pool=memory,
         )
-        self._indices[connection] = index
+        self._indices[connection], self._spoken[connection] = index, behaviour
         self._connections[index] = connection
         self._handles[index] = handle
         return index
@@ -532,10 +536,14 @@ class Flows:
         """The handle is about to be closed; nothing is lent."""
         broker = handle.broker
         connection = broker.connection if isinstance(broker, EndpointHandle) else None
-        if connection is None:
-            return
+        if connection is not None:
+            self._receiving.pop(connection, None)
+            self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        """The engine is not to know that connection any more, under that number."""
         self._repeated.forget(connection)
-        self._receiving.pop(connection, None)
+        self._spoken.pop(connection, None)
         index = self._indices.pop(connection, None)
         if index is not None:
             self._engine.remove(index)
@@ -549,7 +557,8 @@ class Flows:
             return
         if self._origins.is_full:
             self.forget_origins()
-        considered = [self._connections[index] for index in self._busy.choose(self._waiting_on)]
+        chosen = [self._connections[index] for index in self._busy.choose(self._waiting_on)]
+        considered = [connection for connection in chosen if self._spoken[connection] is connection.behaviour]
         waits, keepers = self._lendable_waits(considered)
         chosen = lendable(considered, waits)
         lent_now = set(chosen)

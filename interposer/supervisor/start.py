@@ -79,8 +79,8 @@ def run(launched: Launched, options: RunOptions) -> int:
 def _add(supervisor: Supervisor, launched: Launched, options: RunOptions, module: int) -> None:
     """Have the program's tree served, and its domain made. `module`: the device of /sys/module/kdbus."""
     files = NodeFiles(launched.kdbus_directory, (("control",),))
-    mounted = MountedDomain(supervisor.new_domain(files), files)
-    supervisor.shared.domains.append(mounted)
+    mounted = MountedDomain(supervisor.domains.new(files), files)
+    supervisor.domains.mounted.append(mounted)
     received = None if launched.caretaker is None else launched.caretaker.received
     listener = Listener(launched.listener, received)
     tree = supervisor.add(listener, waits_killable=launched.waits_killable, faults=options.faults)
@@ -91,7 +91,7 @@ def _add(supervisor: Supervisor, launched: Launched, options: RunOptions, module
     else:
         tree.show_folder(files, launched.kdbus_directory, launched.module_directory)
     if options.buses:
-        supervisor.make_buses(mounted.domain, options.buses)
+        supervisor.domains.make_buses(mounted.domain, options.buses)
         launched.execute()
         launched.check_executed()
 

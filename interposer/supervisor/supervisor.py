@@ -29,24 +29,22 @@ from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from broker.domain import Domain
-from broker.outside import Ids, NodeEvents
-from broker.recognition import named
 from broker.send import Wait
 from interposer.handles.handles import HandleTable, OpenHandle
 from interposer.launch.guarantee import forced
-from interposer.nodes.filesystem import NodeFiles
 from interposer.options import RunOptions
 from interposer.report import say, unexpected
 from interposer.shortage import errno_of_shortage
-from interposer.supervisor.flows import Flows, Watcher
+from interposer.supervisor.domains import Domains
+from interposer.supervisor.flows import Flows
 from interposer.supervisor.tree import Shared, Tree
 from interposer.supervisor.waiting import WaitingCalls
+from interposer.supervisor.watchers import Watchers
 from interposer.target.budget import Budgets
 from interposer.target.caller import MemoryStalled, TargetCaller
-from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
+from interposer.target.ids import UserNamespaces
 from interposer.target.stalls import Stalls
-from interposer.traps.answering import MountedDomain, failure_of
+from interposer.traps.answering import failure_of
 from interposer.traps.module_parameter import AttachFlagsMask
 from interposer.traps.probe import Probe
 from native.deputies import Deputies, Stalled, employ
@@ -54,21 +52,12 @@ from native.identity import can_compare, can_fetch
 from native.notification import EndOfTargets, Listener, Notification
 
 if TYPE_CHECKING:
-    from interposer.traps.tap import Tap
     from tracing.faults import Fault
-    from tracing.record import Tracer
 
 _DYING_S = 0.05
 """How long processes that were killed with the program may take to be gone."""
 _TURN_NS = 5_000_000
 """How long traps, and waiting for the next one, may keep the loop from everything else."""
-
-
-class SystemClock:
-    """`broker.outside.Clock` on the system's clocks."""
-
-    monotonic_ns = staticmethod(time.monotonic_ns)
-    realtime_ns = staticmethod(time.time_ns)
 
 
 class Supervisor:
@@ -81,12 +70,9 @@ class Supervisor:
         """`mask`: the module parameter. `probe`: find out which guarantee this kernel gives, as there are, or will be,
         filters whose waits are killable only."""
         self._options = options
-        self._mask = mask
         self._probe = Probe() if probe and forced() is None else None
         self._kernel_keeps_promise = False
         self._calls_for_broker = 0
-        self._spoken: set[str] = set()
-        """Names of the revisions that programs have spoken, in whichever domain."""
         self._news = select.epoll()
         self._trees: dict[int, Tree] = {}
         self._over = False
@@ -101,97 +87,31 @@ class Supervisor:
         employ(deputies)
         self._flows.employ(deputies)
         self._stalls = Stalls(deputies, self._flows.hold)
-        self._tap: Tap | None = None
-        self._message_watcher: Watcher | None = None
+        namespaces = UserNamespaces()
+        namespaces.forgotten = self._flows.forget_origins
+        self.domains = Domains(options.revision, mask, namespaces)
+        handles.node_of = self.domains.node_of
         self.shared = Shared(
             handles=handles,
-            namespaces=UserNamespaces(),
+            namespaces=namespaces,
             parameter=mask,
+            domains=self.domains.mounted,
             flows=self._flows,
             stalls=self._stalls,
-            new_domain=self._mounted,
+            new_domain=self.domains.new_mounted,
             self_serve=options.self_serve,
         )
+        self.watchers = Watchers(self.shared, self._flows, self._injected, self._allow_flows)
         if options.tracer is not None:
-            self.trace(options.tracer)
-        handles.node_of = self._node_of
-        self.shared.namespaces.forgotten = self._flows.forget_origins
-        self._own_ids = ThreadIds(ThreadFolder(os.getpid(), lambda: True), self.shared.namespaces)
+            self.watchers.trace(options.tracer)
         self._news.register(handles.hang_ups_fileno(), select.EPOLLIN)
         self._news.register(self._stalls.fileno(), select.EPOLLIN)
         if self._probe is not None:
             self._news.register(self._probe.fileno(), select.EPOLLIN)
 
-    def trace(self, tracer: Tracer) -> None:
-        """Show `tracer` every call from now on. Raises OSError(ENOMEM)."""
-        if self._tap is None:
-            from interposer.traps.tap import Tap
-
-            self._use_tap(Tap(self._injected))
-        assert self._tap is not None
-        self._tap.tracers[tracer] = None
-        self._watch_natively()
-        self._allow_stacks()
-
     def _injected(self) -> list[str]:
         """What the call that was served last has met of what was injected."""
         return [text for tree in self._trees.values() if tree.faults is not None for text in tree.faults.told()]
-
-    def untrace(self, tracer: Tracer) -> None:
-        """Show it nothing any more."""
-        assert self._tap is not None
-        del self._tap.tracers[tracer]
-        if not self._tap.tracers:
-            self._use_tap(None)
-        self._watch_natively()
-        self._allow_stacks()
-
-    def _allow_stacks(self) -> None:
-        """Somebody who wants stacks comes or goes: native code keeps none."""
-        self._flows.recall()
-        self._allow_flows()
-
-    def watch_messages(self, watcher: Watcher | None) -> None:
-        """Tell `watcher`, besides tracers, of what is served natively from now on; None: only those."""
-        self._message_watcher = watcher
-        self._watch_natively()
-
-    def _watch_natively(self) -> None:
-        watchers = self._tap, self._message_watcher
-        self._flows.watch([watcher for watcher in watchers if watcher is not None])
-
-    def _use_tap(self, tap: Tap | None) -> None:
-        self._flows.recall()
-        self._tap = self.shared.tap = tap
-        self.shared.handles.connection_ended = (lambda _: None) if tap is None else tap.hung_up
-        self._allow_flows()
-
-    def new_domain(self, nodes: NodeEvents) -> Domain:
-        """A domain that belongs to this process's user namespace."""
-        return self._new_domain(self._own_ids, nodes)
-
-    def _new_domain(self, ids: Ids, nodes: NodeEvents) -> Domain:
-        domain = Domain(SystemClock(), os.urandom, self._mask.current, ids, nodes)
-        domain.spoken = self._spoken
-        if self._options.revision is not None:
-            domain.forced = named(self._options.revision)
-        return domain
-
-    def make_buses(self, domain: Domain, names: Sequence[str]) -> None:
-        """Make these buses (`--make-bus`). Raises UsageError."""
-        from interposer.supervisor.own_buses import make_buses
-
-        make_buses(domain, names, self.shared.namespaces)
-
-    def _node_of(self, status: os.stat_result) -> tuple[str, ...] | None:
-        for mounted in self.shared.domains:
-            path = mounted.files.find(status.st_dev, status.st_ino)
-            if path is not None:
-                return path
-        return None
-
-    def _mounted(self, ids: Ids, files: NodeFiles) -> MountedDomain:
-        return MountedDomain(self._new_domain(ids, files), files)
 
     def add(self, listener: Listener, *, waits_killable: bool, faults: Sequence[Fault] = ()) -> Tree:
         """Serve the calls of `listener`, which is owned from now on. `faults`: what they are to meet. Raises OSError.
@@ -251,7 +171,7 @@ class Supervisor:
         # With a tree comes or goes a namespace that passes for ours.
         self._flows.forget_origins()
         possible = self._options.flows and can_compare() and can_fetch()
-        without_stacks = self._tap is None or not self._tap.stacks
+        without_stacks = self.shared.tap is None or not self.shared.tap.stacks
         self._flows.enabled = possible and without_stacks and all(tree.may_flow for tree in self._trees.values())
 
     def _resume(
@@ -320,7 +240,7 @@ class Supervisor:
 
     def next_deadline_ns(self) -> int | None:
         """When the loop has to come up for air at the latest."""
-        times = [mounted.domain.deadlines.next_ns() for mounted in self.shared.domains]
+        times = [mounted.domain.deadlines.next_ns() for mounted in self.domains.mounted]
         times += [tree.waiting.next_look_ns() for tree in self._trees.values()]
         times += [tree.delayed.next_ns() for tree in self._trees.values()]
         times.append(self._flows.deadline_ns())
@@ -461,7 +381,7 @@ class Supervisor:
         self._collect_stalls()
         for tree in trees:
             tree.mounts.collect()
-        for mounted in self.shared.domains:
+        for mounted in self.domains.mounted:
             mounted.domain.deadlines.expire(now)
         for tree in trees:
             tree.waiting.look()
@@ -498,18 +418,14 @@ class Supervisor:
         """Take back what is lent, and see to what has ended: what the broker holds then is how it is."""
         self.housekeep(news=True)
 
-    def domains(self) -> list[Domain]:
-        """The domains, each once; the first is the one that was there from the start."""
-        return list(dict.fromkeys(mounted.domain for mounted in self.shared.domains))
-
     def served(self) -> tuple[int, int, list[str]]:
         """Calls that the broker has served, and the engine; the names of the revisions that programs have spoken."""
-        return self._calls_for_broker, self._flows.served, sorted(self._spoken)
+        return self._calls_for_broker, self._flows.served, sorted(self.domains.spoken)
 
     def _closing(self, handle: OpenHandle) -> None:
         self._flows.forget(handle)
-        if self._tap is not None:
-            self._tap.closing(handle)
+        if self.shared.tap is not None:
+            self.shared.tap.closing(handle)
 
     def tell_who_is_left(self) -> None:
         """The program has ended: say so if processes that it has left behind have handles, which hang up now."""
@@ -538,8 +454,7 @@ class Supervisor:
         more, also by a task whose turn has come already."""
         self._over = True
         self._flows.recall()
-        for mounted in self.shared.domains:
-            mounted.domain.deactivate()
+        self.domains.deactivate()
         for tree in self._trees.values():
             tree.waiting.finish_ready()
         self.shared.handles.close()
@@ -549,8 +464,7 @@ class Supervisor:
         self.end_domains()
         for tree in list(self._trees.values()):
             self._remove(tree)
-        for mounted in self.shared.domains:
-            mounted.files.close()
+        self.domains.close()
         if self._options.statistics:
             by_broker, natively, spoken = self.served()
             print(f"kdbus: {by_broker} calls served by the broker, {natively} natively", file=sys.stderr)

@@ -91,10 +91,13 @@ class PathCalls:
         kdbus: int,
         module: int,
         pump: Callable[[Notification], None],
+        *,
+        shelves: bool,
     ) -> None:
         """`kdbus` and `module`: descriptors of the private folder's inner folders; the second is owned from now on.
 
-        `files` are the nodes in the first. `pump`: see `interposer.injection.injection.inject`.
+        `files` are the nodes in the first. `pump`: see `interposer.injection.injection.inject`. `shelves`: receivers
+        may serve themselves (`interposer.traps.shelves`).
         """
         self._answering = answering
         self._listener = answering.listener
@@ -105,7 +108,7 @@ class PathCalls:
         self._pump = pump
         self._device = os.fstat(kdbus).st_dev
         self._lookup = Lookup(kdbus, module, lambda device, inode: files.find(device, inode) is not None)
-        self._preloaded = Preloaded(self._device, os.fstat(module).st_dev)
+        self._preloaded = Preloaded(self._device, os.fstat(module).st_dev, shelves=shelves)
 
     @property
     def preloaded(self) -> Preloaded:

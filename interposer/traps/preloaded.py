@@ -7,9 +7,9 @@ another machine than the program, as one of 64 bits is for one of 32. But in pat
 whoever opens the library by the very path that LD_PRELOAD has gets it, wherever that path leads; programs of 32 bits
 get an empty one. A descriptor of a file that everybody may have leads nowhere else.
 
-*What it has to know* (`STATE`): whether a folder of the private folder was handed out, on which devices those are, and
-whether there is a kdbusfs that a program has mounted. It maps the page, which is written here before the call is
-answered that makes the difference; so it is never late.
+*What it has to know* (`STATE`): whether a folder of the private folder was handed out, on which devices those are,
+whether there is a kdbusfs that a program has mounted, and whether receivers may serve themselves. It maps the page,
+which is written here before the call is answered that makes the difference; so it is never late.
 
 In mount mode (`kdbus run --preload`) only opens for writing are trapped, so that the loader is on its own.
 
@@ -38,10 +38,12 @@ _PAGE = 4096
 class Preloaded:
     """What one supervisor has for the preloaded libraries of its programs."""
 
-    def __init__(self, kdbus: int, module: int, *, real: bool = False) -> None:
-        """Of the two folders, the devices. `real`: in mount mode, where nodes are real files. Raises OSError."""
+    def __init__(self, kdbus: int, module: int, *, real: bool = False, shelves: bool = False) -> None:
+        """Of the two folders, the devices. `real`: in mount mode, where nodes are real files. `shelves`: receivers may
+        serve themselves (`interposer.traps.shelves`). Raises OSError."""
         self._devices = kdbus, module
         self._real = real
+        self._shelves = shelves
         self._entered = self._mounted = False
         self._state = Pool(b"kdbus-preload", _PAGE)
         self._put()
@@ -60,7 +62,7 @@ class Preloaded:
         self._put()
 
     def _put(self) -> None:
-        self._state.write(0, STATE.pack(self._entered, self._mounted, self._real, 0, *self._devices))
+        self._state.write(0, STATE.pack(self._entered, self._mounted, self._real, self._shelves, *self._devices))
 
     def open(self, path: bytes, architecture: int) -> int | None:
         """A descriptor for who opens `path`, the caller's to close; None if it is none of this. Raises OSError.

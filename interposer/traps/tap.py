@@ -60,6 +60,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS_KNOWN = 1024
+_STALLS_KNOWN = 1024
 
 
 @dataclass(slots=True)
@@ -81,6 +82,8 @@ class Tap:
         self._sequence = 0
         self._waiting: dict[Wait, _Call] = {}
         self._threads: dict[int, tuple[int, str]] = {}
+        self._stalled: dict[int, tuple[int, int]] = {}
+        """When calls began whose memory does not come, by notification."""
 
     def watched(self, kind: type[TargetCaller]) -> type[TargetCaller]:
         """The class of callers to be used instead of `kind`."""
@@ -100,10 +103,16 @@ class Tap:
         record = self._begin(Event.CALL, notification, handle)
         record.copied = copied
         record.notes += [note] if note else []
+        if begun := self._stalled.pop(notification.id, None):
+            record.realtime_ns, record.monotonic_ns = begun
         try:
             wait = act()
         except (Stalled, MemoryStalled):
-            raise  # nothing has happened yet, and it will be asked for once more
+            # Nothing has happened yet, and it will be asked for once more, unless its thread is killed meanwhile.
+            self._stalled[notification.id] = record.realtime_ns, record.monotonic_ns
+            if len(self._stalled) > _STALLS_KNOWN:
+                self._stalled.pop(next(iter(self._stalled)))
+            raise
         except Exception as error:
             self._safely(self._end_call, record, handle, request, argument, caller, error)
             raise

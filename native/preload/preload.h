@@ -51,7 +51,7 @@ struct state {
     uint32_t entered; // whether anybody may hold a folder of the private folder
     uint32_t mounted; // whether a program has mounted a kdbusfs of its own, whose nodes are real files
     uint32_t real;    // mount mode: the nodes are real files, and no call but opens and mappings is trapped
-    uint32_t unused;
+    uint32_t shelves; // whether receivers may serve themselves (shelves.c)
     uint64_t kdbus;   // the devices that /sys/fs/kdbus and /sys/module/kdbus are on, as st_dev has them
     uint64_t module;
 };

@@ -10,11 +10,17 @@
 // close(2) and the other calls by which a number becomes something else's wait until no byte is being taken out of
 // a socket, which is two system calls long (taking.c), and for a few milliseconds at most: a process that shares this
 // memory may have been killed meanwhile. What the C library closes by itself, as fclose(3) does, does not wait.
+//
+// When a handle was closed, whoever receives is to know at once, as with kdbus itself: so a call that traps follows, as
+// the supervisor sees to what was closed before each of those. Handles are told by who made their sockets. Whoever puts
+// something else in a handle's place with dup2(2) mostly has it elsewhere as well, and need not wait.
 
 #include "taking.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #ifndef MADV_WIPEONFORK
@@ -35,6 +41,13 @@ struct table {
     struct known known[KNOWN];
 };
 
+// As SO_PEERCRED says it of each handle, once one is known; children know it as well.
+struct maker {
+    uint32_t known;
+    struct ucred ids;
+};
+
+static struct maker maker;
 static struct table *table; // NULL: nothing is served here, in this process and its children
 static int (*next_close)(int);
 static int (*next_dup2)(int, int);
@@ -188,13 +201,56 @@ static void end_closing(struct table *begun)
         __atomic_sub_fetch(&begun->closing, 1, __ATOMIC_SEQ_CST);
 }
 
+static int who_made(int descriptor, struct ucred *ids)
+{
+    uint32_t size = sizeof(*ids);
+
+    return !kdbus_trapped(SYS_getsockopt, descriptor, SOL_SOCKET, SO_PEERCRED, (long)ids, (long)&size, 0) &&
+           size == sizeof(*ids);
+}
+
+static int gives_shelves(void)
+{
+    return kdbus_state && kdbus_state->shelves;
+}
+
+// A call on the descriptor, which is a handle, has just been served.
+static void learn_maker(int descriptor)
+{
+    struct ucred ids;
+
+    if (!gives_shelves() || __atomic_load_n(&maker.known, __ATOMIC_ACQUIRE) || !who_made(descriptor, &ids))
+        return;
+    maker.ids = ids; // the same, whichever thread is first
+    __atomic_store_n(&maker.known, 1, __ATOMIC_RELEASE);
+}
+
+// Whether the descriptor is a handle, of whatever kind.
+static int is_handle(int descriptor)
+{
+    struct ucred ids;
+
+    return gives_shelves() && __atomic_load_n(&maker.known, __ATOMIC_ACQUIRE) && who_made(descriptor, &ids) &&
+           ids.pid == maker.ids.pid && ids.uid == maker.ids.uid && ids.gid == maker.ids.gid;
+}
+
+// Handles were closed: has the supervisor see to that.
+static void see_to_closed(void)
+{
+    while (taking_trap(-1, SHELF_SETTLE, NULL) == -EINTR)
+        ;
+}
+
 EXPORTED int close(int descriptor)
 {
+    int handle = is_handle(descriptor);
     struct table *begun = begin_closing();
     int result = next_close ? next_close(descriptor)
                             : (int)kdbus_result(kdbus_trapped(SYS_close, descriptor, 0, 0, 0, 0, 0));
 
     end_closing(begun);
+    if (handle)
+        see_to_closed();
     return result;
 }
 
@@ -225,6 +281,8 @@ EXPORTED int close_range(unsigned int first, unsigned int last, int flags)
                                   : (int)kdbus_result(kdbus_trapped(SYS_close_range, first, last, flags, 0, 0, 0));
 
     end_closing(begun);
+    if (gives_shelves() && __atomic_load_n(&maker.known, __ATOMIC_ACQUIRE))
+        see_to_closed();
     return result;
 }
 
@@ -264,6 +322,8 @@ static long serve(int descriptor, unsigned long request, void *argument)
     if (served)
         return result;
     result = taking_trap(descriptor, request, argument);
+    if (!result)
+        learn_maker(descriptor);
     if (!result && ((uint32_t)request == SHELF_RECV || (uint32_t)request == SHELF_FREE))
         get_to_know(descriptor);
     return result;

@@ -16,8 +16,9 @@
 //   been received, with all results written, or one that has not. Only while the last message is taken, which takes two
 //   steps, signals are blocked.
 // - What another has closed by now must show, the end of the bus for one: the supervisor sees to that before each call
-//   that traps, and else in its own time. So that there is no message is answered here just once after each that was
-//   taken here, as whoever takes what there is goes to sleep then; who asks again has a reason.
+//   that traps, and else in its own time, as when a process ends, or closes by itself (shelves.c). So that there is no
+//   message is answered here just once after each that was taken here, as whoever takes what there is goes to sleep
+//   then; who asks again has a reason.
 // - After fork(2) the child knows nothing any more, and begins anew: what is known lies in memory that is wiped then,
 //   and shelves are not inherited.
 //

@@ -148,6 +148,10 @@ def test_places_are_those_of_the_headers() -> None:
     """Written down by hand, from the headers of the two revisions."""
     assert layout(VERSION3) == {
         "whole": 0,
+        "keeps_order": 0,
+        "takes_half": 1,
+        "shares_memory": 0,
+        "writes_no_message": 0,
         "keeps_padding": 0,
         "writes_empty_reply": 0,
         "empty_is_pool_size": 0,
@@ -180,6 +184,10 @@ def test_places_are_those_of_the_headers() -> None:
     }
     assert layout(FINAL) == {
         "whole": 1,
+        "keeps_order": 1,
+        "takes_half": 0,
+        "shares_memory": 1,
+        "writes_no_message": 1,
         "keeps_padding": 1,
         "writes_empty_reply": 1,
         "empty_is_pool_size": 1,

@@ -21,7 +21,7 @@ from broker.errors import (
     UnknownFlags,
     WrongConnectionKind,
 )
-from broker.names import is_valid_name
+from broker.naming import is_valid_name
 from kdbus.abi import revision3 as abi
 from tests.support.outside import Peer, World, fails, name_item, notices, world_access
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from broker.errors import NoMessage, NoMessageOfPriority
 from broker.message import Message
 from broker.queue import Queue, QueueEntry
+from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64
 from tests.support.outside import FakeFile, World, descriptors_item, fails, memfd, memfd_item, vector_item
@@ -22,7 +23,7 @@ LOWEST = -(1 << 63)
 def entry(priority: int = 0) -> QueueEntry:
     message = Message(1, 2, 3)
     message.priority = priority
-    return QueueEntry(message, None)
+    return QueueEntry(message, None, VERSION3)
 
 
 def test_an_empty_queue_is_eagain() -> None:

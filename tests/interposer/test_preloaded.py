@@ -55,6 +55,15 @@ def test_the_state_is_seen_at_once_and_cannot_be_written(given: Preloaded) -> No
     os.close(descriptor)
 
 
+def test_whether_receivers_may_serve_themselves_is_told() -> None:
+    made = Preloaded(KDBUS, MODULE, real=True, shelves=True)
+    descriptor = made.open(STATE_PATH, X86_64.audit)
+    assert descriptor is not None
+    assert STATE.unpack(os.pread(descriptor, STATE.size, 0)) == (0, 0, 1, 1, KDBUS, MODULE)
+    os.close(descriptor)
+    made.close()
+
+
 def test_the_library_is_given_to_each_with_a_position_of_its_own(given: Preloaded) -> None:
     path = library()
     if path is None:

@@ -75,6 +75,10 @@ static const struct dialect dialects[] = {
     },
 };
 
+// The state of systemd 219 has the hot commands of the final revision, as which it is taken until it asks about a
+// connection: CONN_INFO with a structure of its own.
+#define CONN_INFO_219 0x80309584
+
 enum { DIALECT_3, DIALECT_FINAL };
 
 // The same in both.

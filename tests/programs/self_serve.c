@@ -8,6 +8,7 @@
 #include "supervisor.h"
 
 #include <setjmp.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 
 enum { WARM_UP = 60 };
@@ -855,8 +856,9 @@ CASE(the_end)
 	EQ(readiness(alice.fd) & POLLHUP, POLLHUP);
 }
 
-/* The thread whose next call waits for the supervisor, which is stopped until then; 0 once that call is over. */
+/* The thread that is about to make calls while the supervisor is stopped, 0 before; and whether they are over. */
 static pid_t caller;
+static int calls_are_over;
 
 static char state_of(pid_t thread)
 {
@@ -874,23 +876,38 @@ static void *continue_supervisor(void *unused)
 {
 	pid_t thread;
 
-	while ((thread = __atomic_load_n(&caller, __ATOMIC_SEQ_CST)) && state_of(thread) != 'S')
+	while (!(thread = __atomic_load_n(&caller, __ATOMIC_SEQ_CST)))
+		sched_yield();
+	while (!__atomic_load_n(&calls_are_over, __ATOMIC_SEQ_CST) && state_of(thread) != 'S')
 		sched_yield();
 	CHECK(!kill(supervisor(), SIGCONT));
 	return unused;
 }
 
-/* RECV while the supervisor has had no time to see to anything that happened since the call before. */
-static int receive_at_once(const struct connection *connection)
+/*
+ * What RECV says right after `bus` was closed for the last time, by ourselves or with the end of `child`, if the
+ * supervisor has no time to see to it before something waits for it.
+ */
+static int receive_after_end(int bus, pid_t child, const struct connection *connection)
 {
 	struct kdbus_cmd_recv recv;
 	pthread_t thread;
 	int result;
 
-	caller = gettid();
+	caller = calls_are_over = 0;
 	EQ(pthread_create(&thread, NULL, continue_supervisor, NULL), 0);
+	if (child)
+		close(bus);
+	CHECK(!kill(supervisor(), SIGSTOP));
+	if (child) {
+		CHECK(!kill(child, SIGKILL));
+		CHECK(waitpid(child, NULL, 0) == child);
+	}
+	__atomic_store_n(&caller, gettid(), __ATOMIC_SEQ_CST);
+	if (!child)
+		close(bus);
 	result = receive(connection, &recv, 0);
-	__atomic_store_n(&caller, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&calls_are_over, 1, __ATOMIC_SEQ_CST);
 	EQ(pthread_join(thread, NULL), 0);
 	return result;
 }
@@ -898,13 +915,128 @@ static int receive_at_once(const struct connection *connection)
 /* What somebody has closed has its effects before the next call, however late the supervisor comes to look at it. */
 CASE(what_was_closed_shows_at_once)
 {
-	for (int round = 0; round < 4; round++) {
+	for (int round = 0; round < 8; round++) {
 		int bus = begin_traffic();
+		pid_t child = 0;
 
-		CHECK(!kill(supervisor(), SIGSTOP));
-		close(bus);
-		EQ(receive_at_once(round % 2 ? &alice : &bob), -ECONNRESET);
+		if (round % 4 == 3) {
+			child = start_child();
+			if (!child)
+				for (;;)
+					pause();
+		} else {
+			for (int i = 0; i < round % 4; i++)
+				send_to_bob(1);
+			if (round % 4)
+				EQ(take_one(bob.fd, bob.pool), 1);
+		}
+		EQ(receive_after_end(bus, child, round < 4 ? &bob : &alice), -ECONNRESET);
 		close(alice.fd);
 		close(bob.fd);
+	}
+}
+
+/* A shelf that the preloaded library has mapped in this process; NULL if there is none. `flags`: as smaps has them. */
+static void *find_shelf(char flags[static 256])
+{
+	FILE *file = fopen("/proc/self/smaps", "re");
+	char *line = NULL, *found = NULL;
+	unsigned long start;
+	size_t size = 0;
+
+	CHECK(file);
+	while (getline(&line, &size, file) > 0) {
+		if (!found && strstr(line, "memfd:kdbus-shelf") && sscanf(line, "%lx-", &start) == 1)
+			found = (char *)start;
+		else if (found && sscanf(line, "VmFlags: %255[^\n]", flags) == 1)
+			break;
+	}
+	free(line);
+	fclose(file);
+	return found;
+}
+
+enum way { UNMAPPED, FORBIDDEN, READ_ONLY, REPLACED, WAYS };
+
+static void take_away(void *shelf, enum way way)
+{
+	if (way == UNMAPPED)
+		EQ(munmap(shelf, 4096), 0);
+	else if (way == REPLACED)
+		CHECK(mmap(shelf, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == shelf);
+	else
+		EQ(mprotect(shelf, 4096, way == FORBIDDEN ? PROT_NONE : PROT_READ), 0);
+}
+
+/* Who takes away memory that it does not know ends by a signal, or goes on, and nobody else sees anything of it. */
+CASE(memory_that_is_taken_away)
+{
+	begin_traffic();
+	for (int way = 0; way < WAYS; way++) {
+		struct connection other = alice, receiver = bob;
+		pid_t child = start_child();
+		int status;
+
+		if (!child) {
+			char flags[256];
+			void *shelf;
+
+			begin_traffic();
+			shelf = find_shelf(flags);
+			if (shelf)
+				take_away(shelf, (enum way)way);
+			for (int i = 0; i < WARM_UP; i++) {
+				send_to_bob(2);
+				EQ(take_one(bob.fd, bob.pool), 2);
+			}
+			finish_child(0);
+		}
+		alice = other;
+		bob = receiver;
+		EQ(waitpid(child, &status, 0), child);
+		CHECK(status == 0 || (WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV));
+		CHECK(way != REPLACED || status == 0);
+		for (int i = 0; i < WARM_UP; i++) {
+			send_to_bob(3);
+			EQ(take_one(bob.fd, bob.pool), 3);
+			EQ(readiness(bob.fd) & POLLIN, 0);
+		}
+	}
+}
+
+/* The memory is in no core dump, and a process that leaves one has ended like any other. */
+CASE(core_dumps)
+{
+	char folder[] = "/tmp/kdbus-core-XXXXXX", command[64];
+	const struct rlimit large = { 64 << 20, 64 << 20 };
+	pid_t child;
+	int status;
+
+	begin_traffic();
+	CHECK(mkdtemp(folder));
+	child = start_child();
+	if (!child) {
+		char flags[256] = "";
+
+		begin_traffic();
+		if (find_shelf(flags)) {
+			CHECK(strstr(flags, " dd"));
+			CHECK(strstr(flags, " dc"));
+		}
+		send_to_bob(1);
+		send_to_bob(2);
+		EQ(take_one(bob.fd, bob.pool), 1);
+		EQ(chdir(folder), 0);
+		setrlimit(RLIMIT_CORE, &large);
+		abort();
+	}
+	EQ(waitpid(child, &status, 0), child);
+	snprintf(command, sizeof(command), "rm -rf %s", folder);
+	EQ(system(command), 0);
+	CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+	for (int i = 0; i < WARM_UP; i++) {
+		send_to_bob(3);
+		EQ(take_one(bob.fd, bob.pool), 3);
+		EQ(readiness(bob.fd) & POLLIN, 0);
 	}
 }

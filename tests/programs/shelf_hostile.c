@@ -432,6 +432,7 @@ CASE(nonsense_while_traffic_runs)
 		if (i % 64 == 0) {
 			/* It is broken by now, or the queue is full: begin anew. */
 			close(bob.fd);
+			munmap((void *)bob.pool, POOL_SIZE);
 			bob = hello();
 			/* The other thread may still write to the old one. */
 			__atomic_store_n(&shelf, ask(bob.fd), __ATOMIC_SEQ_CST);

@@ -29,7 +29,7 @@
  * there as well, as a disturbance; they are not part of the balance.
  *
  * A member that ends of its own accord has freed all that it was given, and then its pool must be a single free piece:
- * a payload of half its size must fit.
+ * a payload of half its size must fit (in the final revision, which allows no more, of a sixth less some metadata).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -62,6 +62,17 @@
 #define CONNECTIONS_PER_USER 1024
 #define ALIGN8(size) (((size) + 7) & ~7ULL)
 #define NOBODY UINT32_MAX
+
+#ifdef KDBUS_FLAG_NEGOTIATE	/* the final revision, for receivers that serve themselves */
+typedef struct kdbus_cmd make_command, name_command;
+#define PAYLOAD_IN_MESSAGE 1
+#define ROOM (POOL / 6 - 8192)	/* a third of half a pool is the most, metadata included */
+#else
+typedef struct kdbus_cmd_make make_command;
+typedef struct kdbus_cmd_name name_command;
+#define PAYLOAD_IN_MESSAGE 0
+#define ROOM (POOL / 2)
+#endif
 
 struct life {
 	_Atomic uint64_t sent, received;	/* 2 * count + busy */
@@ -278,6 +289,8 @@ static void look_at(const struct kdbus_msg *message, const unsigned char *from)
 	uint64_t number = message->cookie & UINT32_MAX;
 	struct life *sender;
 
+	if (PAYLOAD_IN_MESSAGE)
+		from = (const unsigned char *)message;
 	while (position < end) {
 		const struct kdbus_item *item = (const void *)position;
 
@@ -373,7 +386,8 @@ static bool receive_carefully(void)
 		use(&info);
 	else if (counted)
 		look_at(message, pool);
-	release(peeked.offset);
+	if (!PAYLOAD_IN_MESSAGE || !info.msg_size) /* else it was the same slice */
+		release(peeked.offset);
 	return true;
 }
 
@@ -390,7 +404,7 @@ static void change_something(void)
 		uint64_t mask[8];
 	} match = { { .size = sizeof(match), .cookie = any(4) }, 16 + 64, KDBUS_ITEM_BLOOM_MASK, { 0 } };
 	struct {
-		struct kdbus_cmd_name head;
+		name_command head;
 		uint64_t size, type;
 		char name[24];
 	} name = { { .size = sizeof(name), .flags = any(8) }, 16 + 24, KDBUS_ITEM_NAME, "" };
@@ -414,10 +428,10 @@ static void change_something(void)
 	}
 }
 
-/* All that was given out is free again: half of the pool fits in one message. */
+/* All that was given out is free again: as much of the pool as may be fits in one message. */
 static void check_pool(void)
 {
-	static char half[POOL / 2];
+	static char room[ROOM];
 	struct letter letter;
 	struct kdbus_item *item;
 	int result;
@@ -426,8 +440,8 @@ static void check_pool(void)
 	letter.head = (struct kdbus_msg) { .size = sizeof(letter.head), .dst_id = ground->lives[self].id,
 					   .payload_type = LOOSE };
 	item = last_item(&letter);
-	item->vec.size = sizeof(half);
-	item->vec.address = (uintptr_t)half;
+	item->vec.size = sizeof(room);
+	item->vec.address = (uintptr_t)room;
 	finish_item(&letter, item, KDBUS_ITEM_PAYLOAD_VEC, sizeof(item->vec));
 	result = send_letter(&letter, 0, -1);
 	/* Somebody else may have sent something meanwhile: then that is received, and it is tried again. */
@@ -517,6 +531,17 @@ static void settle_receiving(struct life *life, const struct kdbus_msg *first)
 	}
 }
 
+static int leave(int from)
+{
+#ifdef KDBUS_FLAG_NEGOTIATE
+	struct kdbus_cmd command = { .size = sizeof(command) };
+
+	return call(from, KDBUS_CMD_BYEBYE, &command);
+#else
+	return call(from, KDBUS_CMD_BYEBYE, NULL);
+#endif
+}
+
 /* What is left in the queue of a life that has ended. Its pool may be full of what it was given. */
 static void drain(struct place *place, struct life *life)
 {
@@ -532,7 +557,7 @@ static void drain(struct place *place, struct life *life)
 			if (first)
 				settle_receiving(life, NULL);
 			first = false;
-			result = call(place->fd, KDBUS_CMD_BYEBYE, NULL);
+			result = leave(place->fd);
 			if (!result)
 				return;
 			NEED(result == -EBUSY);
@@ -572,7 +597,7 @@ static void bury(unsigned int where)
 static void make_bus(int control)
 {
 	struct {
-		struct kdbus_cmd_make head;
+		make_command head;
 		uint64_t bloom_size, bloom_type;
 		struct kdbus_bloom_parameter bloom;
 		uint64_t name_size, name_type;

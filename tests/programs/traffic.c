@@ -6,7 +6,8 @@
 //
 // usage: traffic REVISION SEED STEPS [metadata]
 //
-// REVISION is 3, final, or mixed for peers of both on one bus.
+// REVISION is 3, 219, final, mixed for peers of 3 and final on one bus, or mixed-219 for peers of final, some of which
+// turn out to be of 219 some time. With 219 alone, somebody else has to say so.
 //
 // With "metadata" the receivers ask for it, each for kinds of its own, and what there is to tell changes now and then.
 // What differs from run to run (process numbers, times) is looked at, and told as what it should be.
@@ -56,6 +57,7 @@ static char path[128];
 static int memfds[3]; // of 4096 bytes; the last one is not sealed
 static int with_metadata;
 static const char *revision; // that is spoken
+static int turns; // who speaks the final revision may turn out to speak 219
 
 static uint32_t any(uint32_t below)
 {
@@ -532,6 +534,17 @@ static void reconnect(struct peer *peer)
     acquire(peer);
 }
 
+// It has spoken 219 all the time.
+static void turn_out(struct peer *peer)
+{
+    uint64_t words[6] = {sizeof(words), 0, 0, peer->id, 0, 0};
+
+    if (peer->kept_count == KEPT)
+        return;
+    if (!call("info", peer, CONN_INFO_219, words, sizeof(words), 0))
+        give_back(peer, "free", words[4], 0);
+}
+
 // Sees what the two who talk most say next.
 static void eavesdrop(void)
 {
@@ -601,6 +614,7 @@ int main(int argc, char **argv)
         return 2;
     with_metadata = argc == 5;
     revision = argv[1];
+    turns = !strcmp(revision, "mixed-219");
     state = strtoull(argv[2], NULL, 10) + 1;
     steps = strtol(argv[3], NULL, 10);
     for (size_t i = 0; i < sizeof(payload); i++)
@@ -621,6 +635,8 @@ int main(int argc, char **argv)
 
         if (with_metadata && any(60) == 0)
             change(peer);
+        else if (turns && any(150) == 0)
+            turn_out(&peers[any(2) * 2]); // the others stay
         else if (any(80) == 0)
             subscribe(peer);
         else if (any(14) == 0)

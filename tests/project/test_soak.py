@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak import MEMORY, Balance, soak
-from tests.support.compiling import compile_program
+from tests.soak import MEMORY, Balance, compiled, soak
 from tests.support.supervised import SupervisorFailed
 
 SECONDS = float(os.environ.get("KDBUS_SOAK", "15"))
 
 
 @pytest.mark.timeout(2 * SECONDS + 240)
-def test_soak(tmp_path: Path) -> None:
+@pytest.mark.parametrize("self_serve", [False, True], ids=["trapped", "self-served"])
+def test_soak(tmp_path: Path, self_serve: bool) -> None:
     """Messages, slices, descriptors and memory come out even."""
-    program = compile_program("soak", tmp_path, "-O2")
-    balance = soak(program, seconds=SECONDS, members=12, seed=1, stretch=min(10.0, SECONDS / 4))
+    program = compiled(tmp_path, self_serve=self_serve)
+    stretch = min(10.0, SECONDS / 4)
+    balance = soak(program, seconds=SECONDS, members=12, seed=1, stretch=stretch, self_serve=self_serve)
     print("\n".join(balance.lines()))
     assert not balance.off
     assert balance.messages["lives"] > balance.messages["ended"] > 0

@@ -63,7 +63,7 @@ class Books:
         for budget in (budgets.descriptors, budgets.address_space, budgets.memory):
             if budget._used or any(budget._by_user.values()):
                 _tell(f"charged in the end: {budget._by_user}")
-        for mounted in self._supervisor.shared.domains:
+        for mounted in self._supervisor.domains.mounted:
             for user in mounted.domain._users.values():
                 if user.connections or user.buses or user.endpoints:
                     _tell(f"counted in the end: {user.connections} connections, {user.buses} buses of {user.uid}")

@@ -33,7 +33,7 @@ _PATIENCE_S = 60
 GUARANTEE = "KDBUS_EXACTLY_ONCE"
 _STATISTICS = re.compile(
     r"^kdbus: (\d+) calls served by the broker, (\d+) natively$"
-    r"(?:\nkdbus: \d+ calls served by receivers themselves$)?(?:\nkdbus: revisions spoken: .*$)?",
+    r"(?:\nkdbus: (\d+) calls served by receivers themselves$)?(?:\nkdbus: revisions spoken: .*$)?",
     re.MULTILINE,
 )
 
@@ -204,7 +204,15 @@ class Supervised:
 
     def served(self) -> tuple[int, int]:
         """How many calls the broker and the native helper have served; after `finish`."""
+        by_broker, natively, _ = self._statistics().groups()
+        return int(by_broker), int(natively)
+
+    def served_by_receivers(self) -> int:
+        """How many calls receivers have served themselves (`--self-serve`); after `finish`."""
+        return int(self._statistics()[3] or 0)
+
+    def _statistics(self) -> re.Match[str]:
         found = _STATISTICS.search(self.log())
         if found is None:
             raise SupervisorFailed(f"there are no statistics; what was said:\n{self.log()}")
-        return int(found[1]), int(found[2])
+        return found
