@@ -18,9 +18,10 @@ and `kdbus.Activator`, are each side's own.
 
 *Ends.* When somebody goes, what he had said has to arrive first, on whatever connection it is. Then his stand-in goes.
 
-*Whom it speaks for.* At the daemon a stand-in is this process, for policies and for credentials; on kdbus it is in the
-original's name, where this process may say so, but with this process's rights. So it stands for clients and connections
-of this user and of root only, unless it is told to for all.
+*Whom it speaks for.* At the daemon a stand-in is this process, for policies and for credentials, unless this is root's:
+then it connects as the original's user (`bridge.identity`). On kdbus it is in the original's name, where this process
+may say so, but with this process's rights. So it stands for who has the same rights, and for others only if it is told
+to. The owner of a bus can claim there to be anybody: on another's bus than root's everybody is its owner for root.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ import kdbus.trio
 from bridge.activation import ACTIVATOR
 from bridge.daemon import Daemon, Ended, Unreachable, connect
 from bridge.failures import ACCESS_DENIED, LIMITS_EXCEEDED
+from bridge.identity import Identity, may_be_others
 from bridge.limits import DEFAULTS, Limits
 from bridge.stand_ins import HOLDER, OnBus, OnDaemon, read
 from bridge.startable import Startable
@@ -49,6 +51,7 @@ from kdbus.errors import Denied, Disconnected, Error
 from kdbus.errors import Malformed as Contradictory
 from kdbus.flags import Attach, HelloFlag, ListFlag, NameFlag
 from kdbus.matches import Bloom, IdLeaves, NameAppears, NameChangesHands, NameVanishes, ToId
+from kdbus.nodes import ROOT
 from kdbus.received import Message as Received
 from kdbus.values import Credentials, IdChange, NameChange, Pids
 
@@ -93,6 +96,8 @@ class Union:
         with kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS) as self._hub:
             self._startable = Startable(self._bus, self._asker, self._all_caught_up)
             self._own_ids.add(self._hub.id)
+            made = os.stat(self._bus if "/" in self._bus else f"{ROOT}/{self._bus}/bus")
+            self._owner, self._owner_group = made.st_uid, made.st_gid
             try:
                 async with trio.open_nursery() as self._nursery:
                     await self._begin(ready)
@@ -104,8 +109,8 @@ class Union:
                 for stand_in in self._on_bus.values():
                     stand_in.close()
 
-    async def _connect(self) -> Daemon:
-        daemon = await connect(self._address, self._limits)
+    async def _connect(self, identity: Identity | None = None) -> Daemon:
+        daemon = await connect(self._address, self._limits, identity)
         self._own_names.add(daemon.name)
         return daemon
 
@@ -263,9 +268,7 @@ class Union:
             creds = Credentials(user, user, user, user, group, group, group, group)
             try:
                 pids = Pids(process, process, 0)
-                return kdbus.trio.connect(
-                    self._bus, revision=FINAL, attach_receive=_OF_SENDERS, creds=creds, pids=pids
-                )
+                return kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=_OF_SENDERS, creds=creds, pids=pids)
             except Denied:
                 pass
         return kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=_OF_SENDERS)
@@ -382,21 +385,34 @@ class Union:
         """The stand-in at the daemon. `creds`: of the connection, if a message has told. Raises ErrorReply."""
         async with self._making:
             if identifier not in self._on_daemon:
-                present = True
+                present, groups = True, frozenset[int]()
                 try:
                     # Messages do not have those that are claimed, as by a proxy for its clients.
-                    creds = self._hub.info(identifier, Attach.CREDS).metadata.creds or creds
+                    told = self._hub.info(identifier, Attach.CREDS | Attach.AUXGROUPS).metadata
+                    creds, groups = told.creds or creds, frozenset(told.auxgroups or ())
                 except Error:
                     present = False
-                self._check(None if creds is None else creds.euid)
                 try:
-                    daemon = await self._connect()
+                    daemon = await self._connect_for(creds, groups)
                 except Unreachable as error:
                     raise ErrorReply(LIMITS_EXCEEDED, f"the daemon gives no connection: {error}") from error
                 self._new_on_daemon(daemon, identifier)
                 if not present:
                     self._nursery.start_soon(self._part_with_connection, identifier)
             return self._on_daemon[identifier]
+
+    async def _connect_for(self, creds: Credentials | None, groups: frozenset[int]) -> Daemon:
+        """A connection to the daemon for who has these. Raises ErrorReply or Unreachable."""
+        if creds is not None and self._owner != 0 and os.geteuid() == 0:
+            creds, groups = Credentials(*[self._owner] * 4, *[self._owner_group] * 4), frozenset()
+        if creds is not None and creds.euid != 0 and may_be_others():
+            try:
+                return await self._connect(Identity(creds.euid, creds.egid, sorted(groups)))
+            except Unreachable:
+                if not self._all_users:
+                    raise
+        self._check(None if creds is None else creds.euid)
+        return await self._connect()
 
     def _new_on_daemon(self, daemon: Daemon, identifier: int) -> OnDaemon:
         made = OnDaemon(daemon, identifier, self._limits, self._of_client, self._held)

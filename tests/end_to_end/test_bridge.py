@@ -153,6 +153,15 @@ def test_it_does_not_speak_for_others_unless_told_to(folder: Path) -> None:
     assert allowed.output.startswith("of somebody else\nok"), allowed.output
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_bridge_of_root_speaks_in_the_name_of_others(folder: Path) -> None:
+    configuration = folder / "open.conf"
+    configuration.write_text(SERVICES.format(folder=folder).replace("<allow own", '<allow user="*"/><allow own'))
+    root = current_user()
+    outcome = bridged(root, folder, root.python, "-m", MODULE, "whose", bus="system", configuration=configuration)
+    assert outcome.output.startswith("of somebody else 65534 [65533, 65534]\nok"), outcome.output
+
+
 def test_it_ends_with_the_daemon(user: User, folder: Path) -> None:
     reading, writing = os.pipe()
     with daemon(user, folder) as (address, process):

@@ -319,6 +319,27 @@ def others(client: Peer) -> None:
     print(client.wait_for("Happened").body[0], flush=True)
 
 
+def whose(client: Peer) -> None:
+    """As root, on a bus that is open to all: as whom somebody else speaks at the daemon."""
+    client.driver("AddMatch", "s", "interface='t.Things'")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.setgroups([65533])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        with connect(BUS) as bus:
+            bus.send(Things.Happened.message("/things", "of somebody else"))
+            os.read(reading, 1)
+        os._exit(0)
+    message = client.wait_for("Happened")
+    found = client.driver("GetConnectionCredentials", "s", message.sender)
+    print(message.body[0], found["UnixUserID"].value, sorted(found["UnixGroupIDs"].value), flush=True)
+    os.close(writing)
+    os.waitpid(child, 0)
+
+
 CASES: list[Callable[[Peer], None]] = [
     calls_of_a_kdbus_service,
     calls_from_kdbus,
@@ -363,9 +384,9 @@ if __name__ == "__main__":
         with connect(BUS) as bus_:
             print(bus_.call(method_call(sys.argv[2], "/", "t.I", "M")).type.name, flush=True)
         sys.exit()
-    if sys.argv[1:] == ["others"]:
+    if sys.argv[1:] in (["others"], ["whose"]):
         BUS = "0-system"
-        CASES = [others]
+        CASES = [others] if sys.argv[1:] == ["others"] else [whose]
     for case in CASES:
         with ExitStack() as stack:
             case(stack.enter_context(Peer()))
