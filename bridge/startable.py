@@ -30,25 +30,33 @@ from kdbus.values import NameChange, Policy
 
 _PATIENCE: Final = Patience(start_seconds=60.0)
 """The daemon's own patience ends first, and it says so."""
+_TRIES: Final = 5
 _LOG = logging.getLogger("bridge")
 
 
 class _Asked:
-    """The daemon, asked to start a program, as an attempt."""
+    """The daemon, asked to start a program, as an attempt. `taken` is called if somebody has the name on the bus."""
 
-    def __init__(self, daemon: Daemon, name: str, caught_up: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, daemon: Daemon, name: str, has_appeared: Callable[[str], Awaitable[bool]], taken: Callable[[], None]
+    ) -> None:
         self._daemon = daemon
         self._name = name
-        self._caught_up = caught_up
+        self._has_appeared = has_appeared
+        self._taken = taken
 
     async def failure(self) -> ErrorReply | None:
-        try:
-            await self._daemon.ask("StartServiceByName", "su", self._name, 0)
-        except ErrorReply as reason:
-            return reason
-        except Ended:
-            await trio.sleep_forever()
-        await self._caught_up()
+        for _ in range(_TRIES):
+            try:
+                await self._daemon.ask("StartServiceByName", "su", self._name, 0)
+            except ErrorReply as reason:
+                return reason
+            except Ended:
+                await trio.sleep_forever()
+            if await self._has_appeared(self._name):
+                self._taken()
+                return None
+            # It may have gone again before it was seen here.
         return ErrorReply(SPAWN_FAILED, f"{self._name} was started, and is not on this bus")
 
     def kill(self) -> None:
@@ -59,12 +67,12 @@ class Startable:
     """Holds the names on the bus; they are what it contains. `ids`: of the connections that hold them; `listed`:
     all names that the daemon can start."""
 
-    def __init__(self, bus: str, daemon: Daemon, caught_up: Callable[[], Awaitable[None]]) -> None:
-        """`daemon`: a connection for questions, which somebody else receives from; `caught_up`: waits until what the
-        daemon has told by now has taken effect on the bus."""
+    def __init__(self, bus: str, daemon: Daemon, has_appeared: Callable[[str], Awaitable[bool]]) -> None:
+        """`daemon`: a connection for questions, which somebody else receives from; `has_appeared`: waits until what the
+        daemon has told by now has taken effect on the bus, and tells whether somebody has the name there."""
         self._bus = bus
         self._daemon = daemon
-        self._caught_up = caught_up
+        self._has_appeared = has_appeared
         self._activated: dict[str, tuple[Activated, kdbus.trio.Connection, trio.CancelScope]] = {}
         self.ids: set[int] = set()
         self.listed: frozenset[str] = frozenset()
@@ -126,4 +134,4 @@ class Startable:
             self._activated[change.name][0].name_taken()
 
     async def _start(self, wanted: Activatable) -> Attempt:
-        return _Asked(self._daemon, wanted.name, self._caught_up)
+        return _Asked(self._daemon, wanted.name, self._has_appeared, self._activated[wanted.name][0].name_taken)

@@ -47,7 +47,7 @@ from kdbus.abi.revision import FINAL
 from kdbus.dbus.errors import DBusError, ErrorReply
 from kdbus.dbus.kernel import DRIVER
 from kdbus.dbus.message import Message, MessageType
-from kdbus.errors import Denied, Disconnected, Error
+from kdbus.errors import Denied, Disconnected, Error, NotFound
 from kdbus.errors import Malformed as Contradictory
 from kdbus.flags import Attach, HelloFlag, ListFlag, NameFlag
 from kdbus.matches import Bloom, IdLeaves, NameAppears, NameChangesHands, NameVanishes, ToId
@@ -94,7 +94,7 @@ class Union:
         self._ear.before_waiting = self._tell_idle
         self._asker = await self._connect()
         with kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS) as self._hub:
-            self._startable = Startable(self._bus, self._asker, self._all_caught_up)
+            self._startable = Startable(self._bus, self._asker, self._has_appeared)
             self._own_ids.add(self._hub.id)
             made = os.stat(self._bus if "/" in self._bus else f"{ROOT}/{self._bus}/bus")
             self._owner, self._owner_group = made.st_uid, made.st_gid
@@ -360,11 +360,15 @@ class Union:
         self._held.add(name)
         self._on_daemon[HOLDER].request_name(name, _ALLOW_REPLACEMENT)
 
-    async def _all_caught_up(self) -> None:
-        """What the daemon has told by now is done on the bus, and the bus has told that."""
+    async def _has_appeared(self, name: str) -> bool:
+        """Whether somebody but an activator has the name on the bus, when what the daemon has told by now is done."""
         with suppress(Ended, ErrorReply):
             await self._ear.ask("GetId")
         await self._hub_caught_up()
+        try:
+            return not self._hub.info(name, Attach.NONE).flags & HelloFlag.ACTIVATOR
+        except NotFound:
+            return False
 
     async def _part_with_connection(self, identifier: int) -> None:
         """A connection has gone: pass on what is left of it."""
