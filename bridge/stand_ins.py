@@ -232,12 +232,16 @@ class OnBus:
                     continue
                 if origin is None:
                     return
+                if origin.expects_reply:
+                    # At once: until it is noted, the name could be given up, and somebody else would owe the reply.
+                    self._owed[origin.sender, origin.cookie] = origin.destination_name
                 with origin:
                     await self._caught_up()
                     try:
                         await self._take(origin)
                     except (DBusError, Error) as reason:
                         _LOG.debug("ignored: %s", reason)
+                        self._answer(origin.sender, origin.cookie)
 
     async def _take(self, origin: Received) -> None:
         """Pass a message on. Raises DBusError or Error."""
@@ -275,8 +279,6 @@ class OnBus:
                 self._refused.pop(origin.reply_to, None)
             return
         name = origin.destination_name
-        if origin.expects_reply:
-            self._owed[origin.sender, origin.cookie] = name
         stand_in = await self._other(origin.sender, origin.metadata.creds)
         descriptors = [Descriptor(each.take()) for each in origin.descriptors]
         to_name = name if name in self._started else None
