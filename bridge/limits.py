@@ -16,7 +16,7 @@ class Limits:
     clients_of_user: int = 2048
     """Of these, so many of one user (max_connections_per_user, which is 256 there: but most sockets are one user's)."""
     unauthenticated: int = 64
-    """Of these, so many that have not said Hello (max_incomplete_connections)."""
+    """Of these, so many that have not said Hello (max_incomplete_connections); who comes then waits in the backlog."""
     login_seconds: float = 30.0
     """Until a client has said Hello (auth_timeout)."""
     message: int = 32 << 20

@@ -53,6 +53,7 @@ SOURCES = (
     "namespace.c",
     "credentials.c",
     "seccomp.c",
+    "seize.c",
     "lent_pool.c",
     "flow_table.c",
     "flow_state.c",

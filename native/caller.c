@@ -75,7 +75,7 @@ int hot_duplicate(struct kdbus_engine *engine, const struct flow_connection *con
     uint64_t cookie = 0;
 
     if (socket >= 0 && (kdbus_socket_cookie(socket, &cookie) < 0 || cookie != connection->cookie)) {
-        close(socket);
+        deputy_close(engine->deputy, socket);
         return -1;
     }
     return socket < 0 ? -1 : socket;

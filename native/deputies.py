@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Threads that touch the memory of targets in this one's stead, and are left behind where that stalls (`deputy.c`).
 
+So does closing a file that a target has made: each close of a file on FUSE is told to its server, and the last one of a
+socket may linger. `close_file` has that done by a deputy as well. At most one of an owner's closes is waited for at a
+time, by its deputy alone; further ones of that owner are made when it is over.
+
 Once `employ` was called, `native.memory` and `native.pool` have targets' memory read and written by a deputy, and raise
 `Stalled` where it does not come back within some milliseconds. What was asked for is then as good as not done: a read
 and a copy into a pool go nowhere, and a write may still come to pass. `Deputies.returned` tells when it is over.
@@ -9,7 +13,9 @@ and a copy into a pool go nowhere, and a write may still come to pass. `Deputies
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from errno import EINPROGRESS
 from typing import TYPE_CHECKING
 
@@ -18,6 +24,8 @@ from native.library import failure, ffi, lib
 
 if TYPE_CHECKING:
     from native._helper import CData
+
+_Closed = Callable[[], None]
 
 _present: list[Deputies] = []
 """One, or none."""
@@ -41,6 +49,10 @@ class Deputies:
             raise failure(-ffi.errno, "set up a thread for copies from programs")
         self._kept: dict[int, tuple[object, ...]] = {}
         """What those who were left behind still read and write."""
+        self._closing: dict[int, tuple[int | None, _Closed | None]] = {}
+        """By ticket: whose file is being closed, and who is to be told."""
+        self._unclosed: dict[int | None, deque[tuple[int, _Closed | None]]] = {}
+        """By owner, for those of whom a close has stalled: what is to be closed behind it."""
         self._ticket = ffi.new("uint64_t *")
         self._result = ffi.new("int *")
 
@@ -53,7 +65,10 @@ class Deputies:
         while lib.kdbus_deputies_next(self._deputies, self._ticket, self._result) == 1:
             ticket = int(self._ticket[0])
             self._kept.pop(ticket, None)
-            yield ticket, -int(self._result[0])
+            if ticket in self._closing:
+                self._is_closed(ticket)
+            else:
+                yield ticket, -int(self._result[0])
 
     def read(self, pid: int, address: int, buffer: CData, size: int) -> int:
         """As `kdbus_memory_read`. Raises Stalled, as all functions here do."""
@@ -98,6 +113,28 @@ class Deputies:
             raise failure(result, f"read {path!r}")
         return ffi.unpack(buffer, result)
 
+    def close_file(self, descriptor: int, owner: int | None, closed: _Closed | None) -> None:
+        """See the function of that name."""
+        if owner in self._unclosed:
+            self._unclosed[owner].append((descriptor, closed))
+        elif lib.kdbus_deputies_close(self._deputies, descriptor) == -EINPROGRESS:
+            self._closing[self.keep()] = owner, closed
+            self._unclosed[owner] = deque()
+        elif closed is not None:
+            closed()
+
+    def _is_closed(self, ticket: int) -> None:
+        owner, closed = self._closing.pop(ticket)
+        if closed is not None:
+            closed()
+        for descriptor, then in self._unclosed.pop(owner):
+            self.close_file(descriptor, owner, then)
+
+    @property
+    def away(self) -> bool:
+        """Whether `returned` may have something to tell, now or later."""
+        return bool(lib.kdbus_deputies_away(self._deputies))
+
     def _checked(self, result: int, *kept: object) -> int:
         if result != -EINPROGRESS:
             return result
@@ -128,3 +165,18 @@ def employ(deputies: Deputies | None) -> None:
 def present() -> Deputies | None:
     """Who touches targets' memory; None: whoever asks for it."""
     return _present[0] if _present else None
+
+
+def close_file(descriptor: int, owner: int | None = None, closed: _Closed | None = None) -> None:
+    """close(2) of a file that a target has made, which may stall. Errors are nobody's here: it is closed.
+
+    `owner`: a user; None: it cannot be told. `closed` is called when it is closed, as a rule before this returns.
+    """
+    deputies = present()
+    if deputies is not None:
+        deputies.close_file(descriptor, owner, closed)
+        return
+    with suppress(OSError):
+        os.close(descriptor)
+    if closed is not None:
+        closed()

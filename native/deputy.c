@@ -45,12 +45,12 @@
 #define LEFT_BEHIND (1ULL << 63) // in `steps`
 
 enum { NOTHING, WORK, END };
-enum { READ, READ_PIECES, READ_STRING, WRITE, COPY, OPEN, READ_LINK, READ_FILE };
+enum { READ, READ_PIECES, READ_STRING, WRITE, COPY, OPEN, READ_LINK, READ_FILE, CLOSE };
 
 // What the broker wants of a target's memory, or of a file.
 struct errand {
     int kind;
-    int pid; // or the descriptor of a folder
+    int pid; // or the descriptor of a folder, or of what is to be closed
     const char *path;
     uint64_t resolve; // of openat2(2)
     const struct kdbus_identity *wanted; // whom it is done as; NULL for whoever this process is
@@ -162,6 +162,13 @@ int deputy_write(struct deputy *self, uint32_t pid, const struct iovec *local, s
                  const struct iovec *remote, size_t remote_count)
 {
     return copy_all(self, process_vm_writev, pid, local, local_count, remote, remote_count);
+}
+
+void deputy_close(struct deputy *self, int descriptor)
+{
+    deputy_leaves(self);
+    close(descriptor);
+    deputy_is_back(self, 0);
 }
 
 static void *be_deputy(void *argument)
@@ -402,6 +409,11 @@ int kdbus_deputies_fileno(const struct kdbus_deputies *deputies)
     return deputies->returned;
 }
 
+int kdbus_deputies_away(const struct kdbus_deputies *deputies)
+{
+    return deputies->left != NULL;
+}
+
 uint64_t kdbus_deputies_ticket(const struct kdbus_deputies *deputies)
 {
     return deputies->last_ticket;
@@ -493,6 +505,11 @@ static void run_errand(struct deputy *self, void *argument)
         break;
     case READ_FILE:
         result = read_file(errand->path, errand->buffer, errand->size);
+        break;
+    case CLOSE:
+        // Whatever it says, the descriptor is closed.
+        close(errand->pid);
+        result = 0;
         break;
     }
     errand->result = result;
@@ -590,4 +607,11 @@ int64_t kdbus_deputies_read_file(struct kdbus_deputies *deputies, const char *pa
     struct errand errand = {.kind = READ_FILE, .path = path, .buffer = buffer, .size = size};
 
     return do_errand(deputies, &errand);
+}
+
+int kdbus_deputies_close(struct kdbus_deputies *deputies, int descriptor)
+{
+    struct errand errand = {.kind = CLOSE, .pid = descriptor};
+
+    return (int)do_errand(deputies, &errand);
 }

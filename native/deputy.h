@@ -35,6 +35,9 @@ int deputy_read(struct deputy *self, uint32_t pid, const struct iovec *local, si
 int deputy_write(struct deputy *self, uint32_t pid, const struct iovec *local, size_t local_count,
                  const struct iovec *remote, size_t remote_count);
 
+// close(2) of any file of a target, which may stall.
+void deputy_close(struct deputy *self, int descriptor);
+
 // The pool's memory moves elsewhere, and what writes to where it was does so into nowhere: that is `*sink`, which has
 // the pool's size. 0, or -errno, and nothing has changed.
 int pool_move_away(struct kdbus_pool *pool, void **sink);

@@ -206,6 +206,9 @@ void kdbus_deputies_destroy(struct kdbus_deputies *deputies);
 // Readable when somebody who was left behind is back.
 int kdbus_deputies_fileno(const struct kdbus_deputies *deputies);
 
+// Whether somebody was left behind of whom kdbus_deputies_next has not told.
+int kdbus_deputies_away(const struct kdbus_deputies *deputies);
+
 // The number of whoever was left behind last.
 uint64_t kdbus_deputies_ticket(const struct kdbus_deputies *deputies);
 
@@ -231,6 +234,9 @@ int64_t kdbus_deputies_read_link(struct kdbus_deputies *deputies, int directory,
                                  size_t size);
 int64_t kdbus_deputies_read_file(struct kdbus_deputies *deputies, const char *path, void *buffer, size_t size);
 
+// Closes a file that a target has made, which may stall (FUSE, sockets that linger). There are no errors.
+int kdbus_deputies_close(struct kdbus_deputies *deputies, int descriptor);
+
 // -- identity.c: which file a descriptor of another process is -----------------------------------------------------
 
 // 1 if `descriptor` of the thread `pid` is the file that was registered in `epoll` under the number `target`.
@@ -244,8 +250,8 @@ int kdbus_pidfd_getfd(int pidfd, int descriptor);
 int kdbus_socket_cookie(int descriptor, uint64_t *cookie);
 
 // Empties the receive queue of the socket behind `descriptor` of the thread `pid`: 1 if it is the socket `cookie`,
-// 0 if it is something else.
-int kdbus_drain(int pid, int descriptor, uint64_t cookie);
+// 0 if it is something else, which is then *stranger, to be closed, or -1.
+int kdbus_drain(int pid, int descriptor, uint64_t cookie, int *stranger);
 
 // -- namespace.c: namespaces, mounts and path lookup ---------------------------------------------------------------
 
@@ -523,6 +529,12 @@ struct kdbus_call_record {
 int kdbus_engine_watch(struct kdbus_engine *engine, int64_t payload, size_t most);
 size_t kdbus_engine_take_records(struct kdbus_engine *engine, const struct kdbus_call_record **records,
                                  const char **data, size_t *size);
+
+// -- seize.c: tracing a thread of another process ------------------------------------------------------------------
+
+// ptrace(2), PTRACE_SEIZE with PTRACE_O_* `options`, by this thread. 0 or -errno; -ETIMEDOUT if a thread of the same
+// process has been in the middle of execve(2) for `patience_ns`, less than a second. Uses the signal SIGRTMAX - 1.
+int kdbus_seize(int pid, uint64_t options, uint32_t patience_ns);
 
 // -- seccomp.c: what a target is started with ----------------------------------------------------------------------
 

@@ -130,13 +130,14 @@ static int discard_pending(int socket)
     }
 }
 
-int kdbus_drain(int pid, int descriptor, uint64_t cookie)
+int kdbus_drain(int pid, int descriptor, uint64_t cookie, int *stranger)
 {
     uint64_t found;
     int pidfd;
     int copy;
     int result;
 
+    *stranger = -1;
     pidfd = open_thread(pid);
     if (pidfd < 0)
         return pidfd;
@@ -145,7 +146,7 @@ int kdbus_drain(int pid, int descriptor, uint64_t cookie)
     if (copy < 0)
         return copy == -EBADF ? 0 : copy;
     if (kdbus_socket_cookie(copy, &found) < 0 || found != cookie) {
-        close(copy);
+        *stranger = copy;
         return 0;
     }
     result = discard_pending(copy);

@@ -22,6 +22,7 @@ import errno
 import os
 from functools import cache
 
+from native.deputies import close_file
 from native.library import failure, ffi, lib
 
 _FORBIDDEN = (-errno.EPERM, -errno.ENOSYS)
@@ -151,7 +152,10 @@ def drain(pid: int, descriptor: int, cookie: int) -> bool:
     and nothing is received, if it is another file or none.
     Raises OSError: ESRCH if there is no such thread, EPERM if it may not be traced.
     """
-    result = lib.kdbus_drain(pid, descriptor, cookie)
+    stranger = ffi.new("int *")
+    result = lib.kdbus_drain(pid, descriptor, cookie, stranger)
+    if stranger[0] >= 0:
+        close_file(stranger[0])
     if result < 0:
         raise failure(result, f"empty socket {descriptor} of thread {pid}")
     return result == 1

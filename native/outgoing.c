@@ -268,9 +268,9 @@ int outgoing_fetch_files(struct kdbus_engine *engine, struct flow_binding *bindi
             continue;
         copy = engine->files_left ? hot_fetch(engine, binding, part->file) : -EMFILE;
         if (copy < 0 || !is_sealed(copy, part)) {
-            if (copy >= 0)
-                close(copy);
             outgoing_close_files(out, i);
+            if (copy >= 0)
+                deputy_close(engine->deputy, copy);
             return 0;
         }
         part->file = copy;

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from interposer.handles.handles import OpenHandle, status_of
 from interposer.handles.late import fetch_end
 from interposer.target.process import open_thread
+from native.deputies import close_file
 from native.identity import pidfd_getfd
 from native.notification import Listener, Notification
 
@@ -48,7 +49,7 @@ class _Replaced:
     close_on_exec: bool
 
     def close(self) -> None:
-        os.close(self.held)
+        close_file(self.held)
         os.close(self.pidfd)
 
 

@@ -50,6 +50,7 @@ from interposer.report import unexpected
 from interposer.target.budget import HANDLE_DESCRIPTORS, Budgets, Charge
 from interposer.target.process import open_thread
 from native import identity
+from native.deputies import close_file
 from native.namespace import AT_FDCWD, known_status
 
 
@@ -70,7 +71,7 @@ def status_of(thread: int, descriptor: int) -> os.stat_result:
     try:
         return known_status(fetched)
     finally:
-        os.close(fetched)
+        close_file(fetched)
 
 
 _PLACES = 64

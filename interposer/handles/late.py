@@ -30,7 +30,9 @@ from itertools import islice
 from interposer.handles.handles import HandleTable, OpenHandle
 from interposer.target.budget import OverBudget
 from interposer.target.ids import lines_of
+from interposer.target.inspection import tell_forbidden
 from interposer.target.process import open_thread
+from native.deputies import close_file
 from native.identity import can_fetch, pidfd_getfd, socket_cookie
 from native.namespace import AT_FDCWD, known_status
 from native.notification import Listener, Notification
@@ -71,9 +73,9 @@ class PlainFile:
         """A duplicate in this process. Raises OSError, also if the number stands for another file meanwhile, or in the
         process (see `open_thread`)."""
         copy = _fetch(self.thread, self.descriptor)
-        status = os.fstat(copy)
+        status = known_status(copy)
         if (status.st_dev, status.st_ino) != (self.device, self.inode):
-            os.close(copy)
+            close_file(copy)
             raise OSError(errno.EBADF, f"descriptor {self.descriptor} of thread {self.thread} is another file by now")
         return copy
 
@@ -105,6 +107,9 @@ class LateHandles:
                 return None
             # Without a duplicate, others are not recognised as such: each becomes a handle of its own.
             plain = file.duplicate() if can_fetch() else -1
+        except PermissionError:
+            tell_forbidden(thread)
+            return None
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
@@ -160,7 +165,7 @@ def fetch_end(handle: OpenHandle) -> int | None:
             return found
     except OSError:
         pass
-    os.close(found)
+    close_file(found)
     return None
 
 

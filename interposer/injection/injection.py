@@ -7,7 +7,8 @@ mmap with another descriptor, and lets it go with the result. The order of the s
 
 1.  PTRACE_SEIZE. It changes nothing that the thread or its notification would notice, but from here on no signal
     handler can run unseen: every way out of the kernel leads through a stop. EPERM (somebody traces the thread already)
-    is found out before anything has happened.
+    is found out before anything has happened; likewise that nobody can, as another thread is in the middle of an
+    execve(2) which does not get on (`native.seize`).
 2.  Install the read-only descriptor of the pool. If it succeeds, the thread was still in its trap; if not, nothing is
     left behind in the target.
 3.  PTRACE_INTERRUPT, and only then the answer -ENOSYS, so that the stop comes before the thread is back in user mode.
@@ -67,6 +68,7 @@ from interposer.target.ids import lines_of, read_file
 from native import memory
 from native.deputies import Stalled
 from native.notification import EndOfTargets, Listener, Notification
+from native.seize import seize
 
 # linux/ptrace.h. Numbers, since what is used of python-ptrace may be missing (interposer.injection.binding).
 PTRACE_SYSCALL = 24
@@ -242,7 +244,13 @@ class SeizedThread:
         self._installed = -1
         self._executing = -1
         self._ptrace = binding()
-        self._request(PTRACE_SEIZE, 0, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD)
+        self._call(self._seize)
+
+    def _seize(self) -> None:
+        try:
+            seize(self._id, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD)
+        except TimeoutError as error:
+            raise PermissionError(errno.EPERM, "its process is executing a program, and not getting on") from error
 
     def execute(self, descriptor: int, call: InjectedCall, *, with_text: bool) -> InjectionResult:
         """Steps 2 to 7 of the procedure above."""

@@ -411,8 +411,7 @@ class Supervisor:
 
     def _collect_stalls(self) -> None:
         """Go on with calls whose memory has come."""
-        if self._stalls:
-            self._stalls.collect()
+        self._stalls.collect()
 
     def settle(self) -> None:
         """Take back what is lent, and see to what has ended: what the broker holds then is how it is."""

@@ -79,6 +79,11 @@ class Charge:
         self._user = user
         self._amount = 0
 
+    @property
+    def user(self) -> int:
+        """Who is charged."""
+        return self._user
+
     def add(self, amount: int) -> None:
         """Charge more. Raises OverBudget, and then nothing has changed."""
         self._budget.take(self._user, amount)

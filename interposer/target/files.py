@@ -12,7 +12,8 @@ The questions that kdbus asked of `struct file` are put to the descriptor:
   Unix socket here, so handles are recognised first, by the inode of the socket, in the supervisor's own list. One that
   is still the plain file of its node (`interposer.handles.late`) is recognised by that file.
 - *Has it a poll operation?* epoll_ctl(2) refuses exactly the files that have none, with EPERM. Of nodes, endpoints have
-  one, and `control` has none.
+  one, and `control` has none. Files of file systems are not asked, as FUSE hands the question on to its server, which
+  may take its time; nor are epoll sets, which may contain such a file. kdbus took both.
 - *Which seals?* fcntl(2), F_GET_SEALS. Nodes have none.
 
 kdbus looked descriptors up with `fget_raw` for FDS items, which finds O_PATH descriptors, and with `fget` elsewhere,
@@ -36,6 +37,8 @@ from typing import Protocol
 
 from broker.errors import BadDescriptor
 from interposer.target.budget import Charge
+from native.deputies import close_file
+from native.namespace import known_status
 
 F_GET_SEALS = 1034
 _ENDPOINT, _CONTROL = "endpoint", "control"
@@ -111,7 +114,7 @@ class TargetFile:
     @cached_property
     def _node(self) -> str | None:
         """What kind of node this was opened from, if it was; None for O_PATH, which opens nothing."""
-        status = os.fstat(self.fileno())
+        status = known_status(self.fileno())
         if _may_be_handle(status.st_mode):
             if self._handles.is_endpoint_handle(status.st_ino):
                 return _ENDPOINT
@@ -124,7 +127,7 @@ class TargetFile:
     @cached_property
     def is_unix_socket(self) -> bool:
         """Whether this is an AF_UNIX socket, and neither a kdbus handle nor an O_PATH descriptor of its name."""
-        if self._node is not None or not stat.S_ISSOCK(os.fstat(self.fileno()).st_mode):
+        if self._node is not None or not stat.S_ISSOCK(known_status(self.fileno()).st_mode):
             return False
         return _socket_domain(self.fileno()) == socket.AF_UNIX
 
@@ -135,30 +138,34 @@ class TargetFile:
 
     @cached_property
     def can_poll(self) -> bool:
-        """Whether the file has a poll operation. Raises BadDescriptor for O_PATH."""
+        """Whether the file has a poll operation, and one that asks nobody. Raises BadDescriptor for O_PATH."""
         if self._node is not None:
             return self._node == _ENDPOINT
+        if self.is_path:
+            raise BadDescriptor
+        mode = known_status(self.fileno()).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or self._is_epoll_set:
+            return False
         with select.epoll() as probe:
             try:
                 probe.register(self.fileno(), 0)
             except PermissionError:
                 return False
-            except OSError as error:
-                if error.errno == errno.EBADF:
-                    raise BadDescriptor from error
-                # ELOOP, EINVAL: an epoll set, which is too deep a nest for this probe, but can be polled.
-                if error.errno in (errno.ELOOP, errno.EINVAL):
-                    return True
-                raise
             return True
+
+    @property
+    def _is_epoll_set(self) -> bool:
+        return os.readlink(f"/proc/self/fd/{self.fileno()}") == "anon_inode:[eventpoll]"
 
     def close(self) -> None:
         """Drop the reference. Raises ValueError the second time."""
         descriptor = self.fileno()
         self._descriptor = -1
-        os.close(descriptor)
-        if self._charge is not None:
-            self._charge.give_back()
+        charge = self._charge
+        if charge is None:
+            close_file(descriptor)
+        else:
+            close_file(descriptor, charge.user, charge.give_back)
 
 
 def _may_be_handle(mode: int) -> bool:

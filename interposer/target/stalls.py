@@ -75,6 +75,8 @@ class Stalls:
 
     def collect(self) -> None:
         """See to what is over."""
+        if not self._deputies.away:
+            return
         for ticket, error in self._deputies.returned():
             user, act = self._outstanding.pop(ticket, (None, None))
             if user is None or act is None:

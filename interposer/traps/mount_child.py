@@ -8,19 +8,22 @@ lets the kernel itself look the path up and decide; no rule of mount(2) is repea
 1. join the mount namespace, with the supervisor's privileges;
 2. make a tmpfs with the node `control` in it, so that it belongs to the supervisor's user namespace: it can hold the
    ids of all users, and the supervisor can write to it, whatever users the caller's namespace knows;
-3. become the caller; look the path up; attach the tmpfs;
-4. hand the supervisor a folder of a detached clone (OPEN_TREE_CLONE), which does not keep the program's mount busy.
+3. become the caller; look the path up, and say that this is over;
+4. when the supervisor has said so, attach the tmpfs;
+5. hand the supervisor a folder of a detached clone (OPEN_TREE_CLONE), which does not keep the program's mount busy.
    This comes after the attaching, as before Linux 6.15 only attached mounts can be cloned;
-5. wait until the domain stands, and take the mount away again if it does not.
+6. wait until the domain stands, and take the mount away again if it does not.
 
-The supervisor waits for the child's end before it answers: until then the child holds what it has opened. A lookup that
-hangs, in a FUSE file system that is itself waiting for the supervisor, say, is given up.
+Looking a path up may take as long as whoever serves it likes (FUSE). So that this is over is waited for by a deputy
+(`native.deputies`), and the call is put aside meanwhile, with its child. What comes behind that, the supervisor waits
+for: also for the child's end before it answers, as until then the child holds what it has opened.
 
 Alternative: injecting the calls into the target, as for the pool's mapping; but these are many calls, and their paths
 would have to be written into its memory.
 
-Weaknesses: nosuid and nodev are always set. A path through a magic link of /proc fails with ELOOP, save
-`/proc/self/fd/N` itself.
+Weaknesses: attaching waits for the folder's lock, which somebody else may hold in a call that hangs; that is given up
+after 5 seconds, in which nobody is served. nosuid and nodev are always set. A path through a magic link of /proc fails
+with ELOOP, save `/proc/self/fd/N` itself.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import signal
 import socket
 import stat
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -42,13 +46,14 @@ from typing import NoReturn
 from interposer.launch.view import CONTROL_MODE, KDBUS_DIRECTORY_MODE
 from interposer.nodes.resolve import AT_FDCWD, StartingPoints, resolve
 from interposer.target.caller import TargetCaller
-from interposer.target.ids import own_namespace
+from interposer.target.ids import own_namespace, read_file
 from native import namespace
 from native.credentials import borrowed_identity
+from native.deputies import present
 from native.seccomp import set_parent_death_signal
 
 _PATIENCE_MS = 5000
-"""How long the child may take; only a hanging path lookup takes longer than a few milliseconds."""
+"""How long the child may take once it has looked everything up, which mostly is a few milliseconds."""
 _ANSWER_SIZE = 4
 
 _MS_STRICTATIME = 1 << 24
@@ -80,20 +85,34 @@ class Place:
 class Helper:
     """A child that does one thing, and reports with an errno (0: none) and perhaps a descriptor."""
 
-    def __init__(self, body: Callable[[socket.socket], None]) -> None:
-        """Run `body` in a child; it reports through the socket, or by raising OSError."""
+    def __init__(self, body: Callable[[socket.socket, int], None]) -> None:
+        """Run `body` in a child; it reports through the socket, or by raising OSError. The descriptor that it gets, it
+        closes when nothing is looked up any more."""
         self._hangs = False
+        self._looked, looking = os.pipe()
         self._report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._pid = os.fork()
         except OSError:
-            self._report.close()
-            theirs.close()
+            for each in self._report, theirs:
+                each.close()
+            os.close(self._looked)
+            os.close(looking)
             raise
         if self._pid == 0:
             self._report.close()
-            _run(body, theirs)
+            _run(body, theirs, looking)
         theirs.close()
+        os.close(looking)
+
+    def await_lookup(self) -> None:
+        """Until nothing is looked up any more. Raises Stalled where that takes long; to be called again then."""
+        end = b"/proc/self/fd/%d" % self._looked
+        deputies = present()
+        if deputies is None:
+            read_file(end)
+        else:
+            deputies.read_file(end, 1)
 
     def receive(self) -> list[int]:
         """The descriptors. Raises the OSError of the child; ETIMEDOUT if it hangs, EIO if it just died."""
@@ -107,20 +126,29 @@ class Helper:
         return descriptors
 
     def confirm(self) -> None:
-        """Tell the child that all is well. Should it have died, it has undone nothing."""
+        """Tell the child to go on, or that all is well. Should it have died, it has undone nothing."""
         with suppress(OSError):
             self._report.send(b"+")
 
     def close(self) -> None:
         """Wait for the child's end: what it held is then released. One that hangs is killed."""
         self._report.close()
+        os.close(self._looked)
         pidfd = os.pidfd_open(self._pid)
         try:
             if self._hangs or not _becomes_readable(pidfd):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                # Even that may take as long as a FUSE server likes.
+                threading.Thread(target=os.waitpid, args=(self._pid, 0), daemon=True).start()
+                return
         finally:
             os.close(pidfd)
         os.waitpid(self._pid, 0)
+
+    def give_up(self) -> None:
+        """Whoever wanted that is gone."""
+        self._hangs = True
+        self.close()
 
 
 def _becomes_readable(descriptor: int) -> bool:
@@ -130,12 +158,12 @@ def _becomes_readable(descriptor: int) -> bool:
     return bool(poll.poll(_PATIENCE_MS))
 
 
-def _run(body: Callable[[socket.socket], None], report: socket.socket) -> NoReturn:
+def _run(body: Callable[[socket.socket, int], None], report: socket.socket, looking: int) -> NoReturn:
     """The child's whole life."""
     try:
         set_parent_death_signal(signal.SIGKILL)
         try:
-            body(report)
+            body(report, looking)
         except OSError as error:
             report.send((error.errno or errno.EIO).to_bytes(_ANSWER_SIZE, "little"))
     except BrokenPipeError:
@@ -208,7 +236,10 @@ def _become(place: Place) -> None:
 
 
 def unmount_as_caller(report: socket.socket, place: Place, flags: int) -> None:
-    """The child's work for umount2(2), which takes a path only, and finds a mount busy that is open here."""
+    """The child's work for umount2(2), which takes a path only, and finds a mount busy that is open here.
+
+    All of it is looking up: its end tells that this is over.
+    """
     namespace.setns(place.mount_namespace, namespace.CLONE_NEWNS)
     os.fchdir(place.start.root)
     os.chroot(".")
@@ -219,7 +250,7 @@ def unmount_as_caller(report: socket.socket, place: Place, flags: int) -> None:
     report.send(bytes(_ANSWER_SIZE))
 
 
-def mount_as_caller(report: socket.socket, place: Place, source: bytes | None, flags: int) -> None:
+def mount_as_caller(report: socket.socket, looking: int, place: Place, source: bytes | None, flags: int) -> None:
     """The child's work. What it becomes and opens ends with it."""
     namespace.setns(place.mount_namespace, namespace.CLONE_NEWNS)
     tree = _new_kdbusfs(source, flags)
@@ -227,6 +258,9 @@ def mount_as_caller(report: socket.socket, place: Place, source: bytes | None, f
     found = resolve(place.start, place.path)
     if not stat.S_ISDIR(os.fstat(found).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    os.close(looking)
+    if not report.recv(1):
+        return
     empty_paths = namespace.MOVE_MOUNT_F_EMPTY_PATH | namespace.MOVE_MOUNT_T_EMPTY_PATH
     namespace.move_mount(tree, "", found, "", empty_paths)
     os.fchdir(tree)

@@ -3,8 +3,8 @@
 
 Each mount of type `kdbusfs` is a domain of its own (reference: `fs_super_mount`), which belongs to the user namespace
 of whoever mounts. Since this kernel has no such type, the supervisor serves the call: a tmpfs is put where the program
-wants it (`interposer.traps.mount_child` says how), and becomes a domain. Meanwhile the supervisor serves nobody else,
-so no program can find the mount before its domain.
+wants it (`interposer.traps.mount_child` says how), and becomes a domain. From the moment on at which
+the mount is attached the supervisor serves nobody else, so no program can find it before its domain.
 
 All other kinds of mount(2) are left to the kernel: binding, moving, remounting work on a tmpfs as on a kdbusfs. That a
 domain's last mount is gone is noticed by `interposer.traps.mount_watch`, however it came about; the domain is ended
@@ -36,6 +36,7 @@ from interposer.traps.answering import Answering, MountedDomain
 from interposer.traps.mount_child import Helper, find_place, mount_as_caller, unmount_as_caller
 from interposer.traps.mount_watch import MountWatch
 from native import memory, namespace
+from native.deputies import Stalled
 from native.notification import Notification
 
 _TYPE = b"kdbusfs"
@@ -74,6 +75,8 @@ class Mounts:
         self._watch = MountWatch()
         self.on_mount: Callable[[], None] = lambda: None
         """Called before a program is told that what it has mounted is there."""
+        self._looking: dict[int, Helper] = {}
+        """By notification: the children of calls that were put aside."""
         self._held: dict[int, int] = {}
         """By device: a descriptor of the mounter's user namespace, so that its identity is not given to another."""
 
@@ -96,6 +99,8 @@ class Mounts:
         """End the domains whose last mount is gone by now: their nodes are gone, their connections hung up."""
         for device in self._watch.collect():
             self._end(device)
+        for number in [number for number in self._looking if not self._listener.is_valid(number)]:
+            self._looking.pop(number).give_up()
 
     def _end(self, device: int) -> None:
         """A domain that is shown by several file systems ends with the last one."""
@@ -118,20 +123,23 @@ class Mounts:
 
     def _unmount(self, notification: Notification, flags: int) -> None:
         self._watch.before_unmount(notification.pid)
-        path = self._path_to_domain(notification)
+        path = b"" if notification.id in self._looking else self._path_to_domain(notification)
         if path is None:
             # Should it be one after all, `collect` finds out.
             self._listener.respond_continue(notification.id)
             return
 
-        def unmount() -> None:
+        def begin() -> Helper:
             with ExitStack() as stack:
                 place = find_place(stack, self._answering.caller(notification), notification.pid, path)
-                helper = Helper(lambda report: unmount_as_caller(report, place, flags))
-                try:
-                    helper.receive()
-                finally:
-                    helper.close()
+                return Helper(lambda report, _looking: unmount_as_caller(report, place, flags))
+
+        def unmount() -> None:
+            helper = self._after_lookup(notification, begin)
+            try:
+                helper.receive()
+            finally:
+                helper.close()
             self.collect()
 
         unmount_seen = partial(self._seen, notification, notification.arguments[0], unmount, mounts=False)
@@ -196,19 +204,38 @@ class Mounts:
 
     def _mount(self, notification: Notification, flags: int) -> None:
         """Raises the OSError that mount(2) gives."""
-        source, path = _read_strings(notification)
-        if len(self._domains) >= _DOMAINS_AT_ONCE:
-            raise OSError(errno.ENOSPC, f"{_DOMAINS_AT_ONCE} kdbusfs are mounted, and no more may be")
         caller = self._answering.caller(notification)
-        _know(caller)
-        with ExitStack() as stack:
-            place = find_place(stack, caller, notification.pid, path)
-            helper = Helper(lambda report: mount_as_caller(report, place, source, flags))
-            try:
-                self._add(caller, notification.pid, helper.receive()[0])
-                helper.confirm()
-            finally:
-                helper.close()
+
+        def begin() -> Helper:
+            source, path = _read_strings(notification)
+            with ExitStack() as stack:
+                place = find_place(stack, caller, notification.pid, path)
+                return Helper(lambda report, looking: mount_as_caller(report, looking, place, source, flags))
+
+        helper = self._after_lookup(notification, begin)
+        try:
+            if len(self._domains) >= _DOMAINS_AT_ONCE:
+                raise OSError(errno.ENOSPC, f"{_DOMAINS_AT_ONCE} kdbusfs are mounted, and no more may be")
+            _know(caller)
+            helper.confirm()
+            self._add(caller, notification.pid, helper.receive()[0])
+            helper.confirm()
+        finally:
+            helper.close()
+
+    def _after_lookup(self, notification: Notification, begin: Callable[[], Helper]) -> Helper:
+        """The child of that call, which has looked up what it has to: what `begin` makes, or the one that it had when
+        it was put aside. Raises Stalled, for it to be put aside, and OSError."""
+        helper = self._looking.pop(notification.id, None) or begin()
+        try:
+            helper.await_lookup()
+        except Stalled:
+            self._looking[notification.id] = helper
+            raise
+        except BaseException:
+            helper.give_up()
+            raise
+        return helper
 
     def _add(self, caller: TargetCaller, thread: int, directory: int) -> None:
         """The file system is mounted: make its domain."""
@@ -236,6 +263,8 @@ class Mounts:
     def close(self) -> None:
         """End the domains that were mounted here, and let go of everything."""
         self._watch.close()
+        while self._looking:
+            self._looking.popitem()[1].give_up()
         for device in list(self._held):
             self._end(device)
 

@@ -19,6 +19,10 @@ class FakeDeputies(Deputies):
     def __init__(self) -> None:
         self.over: list[tuple[int, int]] = []
 
+    @property
+    def away(self) -> bool:
+        return bool(self.over)
+
     def returned(self) -> Iterator[tuple[int, int]]:
         while self.over:
             yield self.over.pop(0)

@@ -11,6 +11,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 
@@ -791,4 +792,56 @@ CASE(a_handle_in_flight_to_itself)
 		close(one.fd);
 	}
 	EQ(listed(&witness, KDBUS_NAME_LIST_UNIQUE, 0, NULL), 1);
+}
+
+/* A connection whose other end reads nothing, with as much under way as there is room for. */
+static int lingering_socket(int *peer)
+{
+	struct linger linger = { .l_onoff = 1, .l_linger = 1000 };
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t length = sizeof(address);
+	int listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int own = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char bytes[4096] = {};
+
+	EQ(bind(listening, (struct sockaddr *)&address, length), 0);
+	EQ(getsockname(listening, (struct sockaddr *)&address, &length), 0);
+	EQ(listen(listening, 1), 0);
+	if (connect(own, (struct sockaddr *)&address, length))
+		skip("there is no loopback device here");
+	*peer = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
+	GE(*peer, 0);
+	close(listening);
+	EQ(setsockopt(own, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+	while (send(own, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
+		continue;
+	EQ(errno, EAGAIN);
+	return own;
+}
+
+/* Who closes such a socket waits for the other end: not the supervisor, when it has the last descriptor. */
+CASE(sockets_that_linger_when_they_are_closed)
+{
+	struct bus bus = new_bus(0);
+	struct connection witness = hello(bus.path), own = hello(bus.path), ending;
+	int peers[3], sockets[3];
+
+	for (int i = 0; i < 3; i++)
+		sockets[i] = lingering_socket(&peers[i]);
+	EQ(SEND(&own, .to = own.id, .fds = &sockets[0], .fd_count = 1), 0);
+	close(sockets[0]);
+	EQ(receive_code(&own, KDBUS_RECV_DROP), 0);
+	still_served(&witness);
+	ending = hello(bus.path);
+	EQ(SEND(&own, .to = ending.id, .fds = &sockets[1], .fd_count = 1), 0);
+	close(sockets[1]);
+	EQ(SEND(&own, .to = ending.id), 0);
+	close(ending.fd);
+	still_served(&witness);
+	ending = hello(bus.path);
+	EQ(SEND(&own, .to = ending.id, .fds = &sockets[2], .fd_count = 1), 0);
+	close(sockets[2]);
+	EQ(byebye(&ending), -EBUSY);
+	EQ(receive_code(&ending, 0), 0);
+	still_served(&witness);
 }

@@ -38,7 +38,7 @@ static void answer(__u64 unique, int error, const void *data, size_t size)
 static struct fuse_attr attributes(__u64 node)
 {
 	return (struct fuse_attr) { .ino = node, .size = PAGE, .blocks = 8, .nlink = 1, .blksize = PAGE,
-				    .mode = node == FUSE_ROOT_ID ? S_IFDIR | 0755 : S_IFREG | 0666 };
+				    .mode = node == FUSE_ROOT_ID ? S_IFDIR | 0755 : S_IFREG | 0777 };
 }
 
 /* Nothing may be kept by the kernel: no name and no attribute is valid for any time. */
@@ -49,6 +49,7 @@ static void serve_request(const struct fuse_in_header *request)
 	struct fuse_entry_out entry = { .nodeid = FILE_NODE, .attr = attributes(FILE_NODE) };
 	struct fuse_attr_out status = { .attr = attributes(request->nodeid) };
 	struct fuse_open_out opened = { .fh = 1 };
+	struct fuse_poll_out polled = {};
 
 	switch (request->opcode) {
 	case FUSE_INIT:
@@ -69,6 +70,12 @@ static void serve_request(const struct fuse_in_header *request)
 		break;
 	case FUSE_READ:
 		answer(request->unique, 0, server->content, PAGE);
+		break;
+	case FUSE_POLL:
+		answer(request->unique, 0, &polled, sizeof(polled));
+		break;
+	case FUSE_FLUSH:
+		answer(request->unique, 0, NULL, 0);
 		break;
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
@@ -238,4 +245,147 @@ ROOT_CASE(files_whose_status_does_not_come)
 	munmap(memory, PAGE);
 	hold(0);
 	close(file);
+}
+
+static int send_and_drop(void *argument)
+{
+	const struct connection *connection = argument;
+	int file = open(FILE_PATH, O_RDWR | O_CLOEXEC);
+
+	GE(file, 0);
+	EQ(SEND(connection, .to = connection->id, .fds = &file, .fd_count = 1), 0);
+	close(file);
+	return receive_code(connection, KDBUS_RECV_DROP);
+}
+
+/* Each close of a file is told to its server, and waits for it: of a message's file as well, if nobody takes it. */
+ROOT_CASE(a_file_whose_close_does_not_come)
+{
+	struct connection connection;
+	struct bus bus;
+
+	begin_files();
+	bus = (struct bus) { .fd = open_control() };
+	EQ(try_bus(&bus, "close", 0, 0, _KDBUS_ATTACH_ALL), 0);
+	connection = hello(bus.path);
+	server->passed = 1;
+	EQ(act_against(FUSE_FLUSH, send_and_drop, &connection), 0);
+}
+
+static int call_with_cancel_file(const struct connection *connection, int file)
+{
+	return SEND(connection, .to = connection->id, .cookie = 1, .flags = KDBUS_MSG_EXPECT_REPLY,
+		    .deadline = in_ms(PATIENCE), .send_flags = KDBUS_SEND_SYNC_REPLY, .cancel = file);
+}
+
+/* Whether such a file can be read, its server is asked, which does not answer; likewise for a set with it. */
+ROOT_CASE(cancel_files_whose_state_does_not_come)
+{
+	struct epoll_event wanted = { .events = EPOLLIN };
+	int file, set = epoll_create1(EPOLL_CLOEXEC);
+	struct bus bus = new_bus(0);
+	struct connection connection;
+
+	begin_files();
+	connection = hello(bus.path);
+	file = open(FILE_PATH, O_RDWR | O_CLOEXEC);
+	GE(file, 0);
+	EQ(epoll_ctl(set, EPOLL_CTL_ADD, file, &wanted), 0);
+	hold(FUSE_POLL);
+	EQ(call_with_cancel_file(&connection, file), -EINVAL);
+	EQ(call_with_cancel_file(&connection, set), -EINVAL);
+	hold(0);
+	close(set);
+	close(file);
+}
+
+static int mount_there(void *path)
+{
+	return mount("kdbus", path, "kdbusfs", 0, NULL) ? -errno : 0;
+}
+
+ROOT_CASE(a_place_to_mount_at_that_does_not_come)
+{
+	begin_files();
+	EQ(act_against(FUSE_LOOKUP, mount_there, (void *)FILE_PATH), -ENOTDIR);
+}
+
+static int unmount_there(void *path)
+{
+	return umount2(path, 0) ? -errno : 0;
+}
+
+ROOT_CASE(a_place_to_unmount_that_does_not_come)
+{
+	begin_files();
+	EQ(act_against(FUSE_LOOKUP, unmount_there, (void *)FILE_PATH), -EINVAL);
+}
+
+/* Who waits for such a place is killed: what was begun for it ends, and others mount. */
+ROOT_CASE(a_caller_that_is_killed_before_its_place_comes)
+{
+	struct bus bus = new_bus(0);
+	struct pair pair = new_pair(&bus);
+	pid_t child;
+
+	begin_files();
+	hold(FUSE_LOOKUP);
+	child = start_child();
+	if (!child) {
+		mount_there((void *)FILE_PATH);
+		finish_child(1);
+	}
+	await(server->held);
+	EQ(kill(child, SIGKILL), 0);
+	EQ(waitpid(child, NULL, 0), child);
+	others_go_on(&bus, &pair);
+	EQ(mount("kdbus", "/tmp", "kdbusfs", 0, NULL), 0);
+	EQ(umount2("/tmp", 0), 0);
+	post(server->go);
+}
+
+static int execute_it(void *path)
+{
+	execl(path, path, NULL);
+	return -errno;
+}
+
+struct mapping {
+	int fd, go;
+};
+
+static int map_pool(void *argument)
+{
+	struct mapping *mapping = argument;
+	void *memory;
+
+	await(mapping->go);
+	memory = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, mapping->fd, 0);
+	return memory == MAP_FAILED ? -errno : 0;
+}
+
+/* While a thread executes a program nobody can begin to trace its process; and a pool is mapped with ptrace(2). */
+ROOT_CASE(a_pool_that_is_mapped_while_a_program_does_not_come)
+{
+	struct act executing = { .body = execute_it, .argument = (void *)FILE_PATH };
+	struct act mapping = { .body = map_pool };
+	struct mapping mapped;
+	struct bus bus;
+
+	begin_files();
+	bus = (struct bus) { .fd = open_control() };
+	EQ(try_bus(&bus, "mapped", 0, 0, _KDBUS_ATTACH_ALL), 0);
+	mapped = (struct mapping) { hello(bus.path).fd, new_event() };
+	mapping.argument = &mapped;
+	/* Before, as no thread can be made meanwhile. */
+	CHECK(!pthread_create(&mapping.thread, NULL, run_act, &mapping));
+	hold(FUSE_READ);
+	CHECK(!pthread_create(&executing.thread, NULL, run_act, &executing));
+	await(server->held);
+	post(mapped.go);
+	CHECK(!pthread_join(mapping.thread, NULL));
+	EQ(mapping.result, 0);
+	post(server->go);
+	CHECK(!pthread_join(executing.thread, NULL));
+	EQ(executing.result, -ENOEXEC);
 }
