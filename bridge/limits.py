@@ -16,7 +16,7 @@ class Limits:
     clients_of_user: int = 2048
     """Of these, so many of one user (max_connections_per_user, which is 256 there: but most sockets are one user's)."""
     unauthenticated: int = 64
-    """Of these, so many that have not said Hello (max_incomplete_connections)."""
+    """Of these, so many that have not said Hello (max_incomplete_connections); who comes then waits in the backlog."""
     login_seconds: float = 30.0
     """Until a client has said Hello (auth_timeout)."""
     message: int = 32 << 20
@@ -34,7 +34,7 @@ class Limits:
     """Match rules (max_match_rules_per_connection). kdbus has a lower limit of its own for its matches."""
     names: int = 512
     """Names owned or waited for (max_names_per_connection)."""
-    on_loop: int = 64 << 10
+    on_loop: int = 96 << 10
     """Bytes of a message up to which it is translated on the event loop; larger ones are in a thread."""
 
 

@@ -35,11 +35,15 @@ class Proxy:
         self._terms = terms
         self._house = House(terms.policy, terms.reread)
         self._clients = 0
+        self._until_fewer_strangers = trio.lowlevel.ParkingLot()
 
     async def serve(self, listening: trio.socket.SocketType) -> None:
         """Accept clients until this is cancelled; then all of them end. Raises OSError when the socket is of no use."""
         async with trio.open_nursery() as nursery:
             while True:
+                # Who comes meanwhile waits in the socket's backlog, as with dbus-daemon.
+                while self._house.strangers >= self._terms.limits.unauthenticated:
+                    await self._until_fewer_strangers.park()
                 try:
                     connection, _ = await listening.accept()
                 except OSError as error:
@@ -48,9 +52,8 @@ class Proxy:
                     _LOG.warning("no client can be accepted: %s", error)
                     await trio.sleep(_BREATHER_S)
                     continue
-                limits = self._terms.limits
-                if self._clients >= limits.clients or self._house.strangers >= limits.unauthenticated:
-                    _LOG.warning("a client was turned away: there are %d, %d new", self._clients, self._house.strangers)
+                if self._clients >= self._terms.limits.clients:
+                    _LOG.warning("a client was turned away: there are %d", self._clients)
                     connection.close()
                 else:
                     self._clients += 1
@@ -75,3 +78,4 @@ class Proxy:
             await client.said_hello.wait()
         finally:
             self._house.strangers -= 1
+            self._until_fewer_strangers.unpark()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// What the files of the flow engine share: lent_pool.c (slices), flow.c (connections, flows, their state), loop.c
-// (receiving traps) and hot_path.c (serving them). What the engine is, and what it is not, is explained in flow.c.
+// What the files of the flow engine share: what a connection, a message and a reply are while they are lent, and then
+// what each file does for the others, under its name. What the engine is, and what it is not, is explained in flow.c.
 
 #ifndef KDBUS_NATIVE_FLOW_H
 #define KDBUS_NATIVE_FLOW_H

@@ -21,9 +21,9 @@ from kdbus.dbus import version1
 from kdbus.dbus.errors import DBusError
 from kdbus.dbus.message import Message
 from kdbus.dbus.names import unique_name
+from tracing.errnos import errno_name
 from tracing.record import Event, Phase, Record
 from tracing.shown import show
-from tracing.text import errno_name
 
 LINKTYPE_DBUS, LINKTYPE_USER0 = 231, 147
 _MOST = 1 << 20

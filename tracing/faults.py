@@ -11,7 +11,6 @@ on what other programs do meanwhile. What is counted are the calls that the faul
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from difflib import get_close_matches
 from enum import Enum
 
 from kdbus.abi.decode import COMMANDS
+from tracing.errnos import NUMBERS
 
-_ERRNOS = {name: number for number, name in errno.errorcode.items()} | {"EMEDIUMTYPE": 124}
 _UNITS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 _LONGEST_NS = 60 * _UNITS["s"]
 _MANY = 30
@@ -120,7 +119,7 @@ def parse(text: str) -> Fault:
         text,
         found,
         effect,
-        _ERRNOS[_known("errno", given["errno"], _ERRNOS)] if "errno" in given else 0,
+        NUMBERS[_known("errno", given["errno"], NUMBERS)] if "errno" in given else 0,
         _nanoseconds(given["delay"]) if "delay" in given else 0,
         first,
         last,

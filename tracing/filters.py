@@ -10,15 +10,14 @@ and look like a program that does nothing.
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from kdbus.abi.decode import COMMANDS
+from tracing.errnos import NUMBERS, OF_KDBUS, errno_name
 from tracing.record import Event, Phase
 from tracing.shown import Shown, names_in
-from tracing.text import errno_name
 
 
 class BadFilter(ValueError):
@@ -47,7 +46,6 @@ def _directions(shown: Shown) -> set[str]:
 
 
 _EVENTS = tuple(event.value for event in Event if event not in (Event.CALL, Event.DROPPED))
-_ERRNOS = tuple(sorted({*errno.errorcode.values(), "EMEDIUMTYPE", "ERESTARTSYS"}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +53,15 @@ class _Key:
     of: Callable[[Shown], set[str]]
     words: tuple[str, ...] = ()
     """What there is; empty if any word may be."""
+    likely: tuple[str, ...] = ()
+    """Where those are too many to be listed, the ones that are."""
+    meant: Callable[[str], str] = str
+    """What a word stands for."""
 
 
 _KEYS = {
     "command": _Key(_words, (*COMMANDS, *_EVENTS)),
-    "errno": _Key(_errnos, _ERRNOS),
+    "errno": _Key(_errnos, tuple(NUMBERS), OF_KDBUS, lambda name: errno_name(NUMBERS[name])),
     "connection": _Key(_ids),
     "name": _Key(names_in),
     "direction": _Key(_directions, ("sent", "received")),
@@ -102,19 +104,19 @@ def _parse(text: str) -> _Expression:
         key, rest = "command", text
     key = _ALIASES.get(key, key)
     if key not in _KEYS:
-        raise BadFilter(f"there is no key {key!r}{_advice(key, list(_KEYS))}")
+        raise BadFilter(f"there is no key {key!r}{_advice(key, _Key(_words, tuple(_KEYS)))}")
     negated = rest.startswith("!")
     values = [value for value in rest.removeprefix("!").split(",") if value]
     if not values:
-        raise BadFilter(f"{key}= has no value{_advice('', _KEYS[key].words)}")
+        raise BadFilter(f"{key}= has no value{_advice('', _KEYS[key])}")
     known = {word.upper(): word for word in _KEYS[key].words}
     found = []
     for value in values:
         if key == "connection" and not value.isdecimal():
             raise BadFilter(f"{value!r} is no connection id; they are numbers")
         if known and value.upper() not in known:
-            raise BadFilter(f"there is no {key} {value!r}{_advice(value, _KEYS[key].words)}")
-        found.append(known.get(value.upper(), value))
+            raise BadFilter(f"there is no {key} {value!r}{_advice(value, _KEYS[key])}")
+        found.append(_KEYS[key].meant(known.get(value.upper(), value)))
     return _Expression(_KEYS[key].of, frozenset(found), negated)
 
 
@@ -123,6 +125,7 @@ _ALIASES = {"trace": "command", "t": "command"}
 _MANY = 30
 
 
-def _advice(word: str, words: Sequence[str]) -> str:
-    near = get_close_matches(word.upper(), [each.upper() for each in words], 3) if len(words) > _MANY else words
+def _advice(word: str, key: _Key) -> str:
+    words = key.words
+    near = get_close_matches(word.upper(), words, 3) or key.likely if len(words) > _MANY else words
     return f"; there are {', '.join(near)}" if near else ""

@@ -14,9 +14,9 @@ from typing import Any
 
 from kdbus.abi.decode import Address, Flags, Item, Named, Text, Value
 from tracing import payload
+from tracing.errnos import errno_name
 from tracing.record import CALLS, Event
 from tracing.shown import Shown
-from tracing.text import errno_name
 
 SCHEMA = 1
 PAYLOAD = 4096

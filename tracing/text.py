@@ -12,7 +12,6 @@ Whatever a program chooses (names, payloads, items) is escaped, so no program fo
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ from dataclasses import dataclass
 from kdbus.abi.decode import COMMANDS, Address, Flags, Item, Members, Named, Text, Value
 from kdbus.abi.layout import signed64
 from tracing import payload
+from tracing.errnos import errno_name
 from tracing.escaping import harmless, quoted
 from tracing.record import CALLS, Event, Frame, Phase, Record
 from tracing.shown import Shown
 
 _BYTES_SHOWN = 16
 """How much is shown of bytes that have no meaning of their own, such as bloom filters."""
-_NAMES = {512: "ERESTARTSYS", 124: "EMEDIUMTYPE"}
 _RED, _DIM, _PLAIN = "\x1b[31m", "\x1b[2m", "\x1b[0m"
 
 
@@ -55,11 +54,6 @@ class Style:
     colour: bool = False
     stacks: bool = False
     """Who has made a call, if that is known."""
-
-
-def errno_name(number: int) -> str:
-    """ "ENOBUFS"; the number of one without name."""
-    return _NAMES.get(number) or errno.errorcode.get(number, str(number))
 
 
 class TextWriter:

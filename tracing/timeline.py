@@ -22,10 +22,10 @@ from typing import Any
 
 from kdbus.abi.decode import Named, Value
 from tracing import json_lines
+from tracing.errnos import errno_name
 from tracing.protobuf import double, field, fixed64
 from tracing.record import CALLS, Phase, Record
 from tracing.shown import Shown, show
-from tracing.text import errno_name
 
 _SHOWN = 256
 """Bytes of a payload in the arguments of a slice."""

@@ -22,9 +22,9 @@ from interposer.checking.findings import Findings
 from kdbus.abi.decode import Flags, Named, Text, struct_of
 from kdbus.abi.layout import align8
 from kdbus.abi.revision import REVISIONS
+from tracing.errnos import errno_name
 from tracing.record import Event, Phase, Record
 from tracing.shown import Shown, items_of, show
-from tracing.text import errno_name
 
 _REVISIONS = {revision.name: revision for revision in REVISIONS}
 _HEADER = 16

@@ -30,6 +30,7 @@ from itertools import islice
 from interposer.handles.handles import HandleTable, OpenHandle
 from interposer.target.budget import OverBudget
 from interposer.target.ids import lines_of
+from interposer.target.inspection import tell_forbidden
 from interposer.target.process import open_thread
 from native.deputies import close_file
 from native.identity import can_fetch, pidfd_getfd, socket_cookie
@@ -106,6 +107,9 @@ class LateHandles:
                 return None
             # Without a duplicate, others are not recognised as such: each becomes a handle of its own.
             plain = file.duplicate() if can_fetch() else -1
+        except PermissionError:
+            tell_forbidden(thread)
+            return None
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise

@@ -18,7 +18,6 @@ How long a reply took is told with it. Requests are remembered for that, the las
 
 from __future__ import annotations
 
-import errno
 import struct
 import time
 from collections import OrderedDict, deque
@@ -39,6 +38,7 @@ from interposer.watching.wire import Record
 from kdbus.abi import revision3 as abi
 from kdbus.abi.decode import Text, decode_items
 from kdbus.abi.revision import Kind
+from tracing.errnos import errno_name
 from tracing.native_calls import FORM, RESUMED, NativeCall
 
 MOST = 4096
@@ -160,7 +160,7 @@ class MessageTap:
 
     def _note_failure(self, source: Connection, number: int, words: str) -> None:
         assert self._last is not None
-        self._last[1]["failed"] = {"errno": errno.errorcode.get(number, str(number)), "reason": words}
+        self._last[1]["failed"] = {"errno": errno_name(number), "reason": words}
         self._traffic_of(source).failed += 1
 
     def settle(self) -> None:

@@ -14,9 +14,9 @@ from tests.support.users import User
 
 _SABOTAGE = """
 import errno, sys
-import native.memory, interposer.traps.node_handles
+import native.memory, interposer.handles.late, interposer.traps.node_handles
 def forbidden(*_, **__): raise PermissionError(errno.EPERM, "not permitted")
-native.memory.read = native.memory.read_string = interposer.traps.node_handles.status_of = forbidden
+native.memory.read = native.memory.read_string = {} = forbidden
 from interposer.command_line import main
 sys.exit(main())
 """
@@ -79,11 +79,18 @@ def test_of_paths_it_is_told_where_the_process_is_ones_own(
     assert f"thread {os.getpid()}: " in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("mode", "met"), [("mount", "ENOTTY"), ("path", "ENOENT")])
-def test_kdbus_run_tells_why_its_program_finds_no_kdbus(user: User, mode: str, met: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "refused", "met"),
+    [
+        ("mount", "interposer.traps.node_handles.status_of", "ENOTTY"),  # AppArmor
+        ("mount", "interposer.handles.late._fetch", "ENOTTY"),  # Yama, SELinux: /proc/PID/fd may be looked at
+        ("path", "interposer.traps.node_handles.status_of", "ENOENT"),
+    ],
+)
+def test_kdbus_run_tells_why_its_program_finds_no_kdbus(user: User, mode: str, refused: str, met: str) -> None:
     command = user.kdbus("run", "--mode", mode, "--no-preload", "--", user.python, "-c", _PROGRAM)
     place = command.index("-m")
-    outcome = user.run([*command[:place], "-c", _SABOTAGE, *command[place + 2 :]])
+    outcome = user.run([*command[:place], "-c", _SABOTAGE.replace("{}", refused), *command[place + 2 :]])
     told, *rest = sorted(outcome.output.splitlines(), key=lambda line: not line.startswith("kdbus: "))
     assert (outcome.status, rest) == (0, [met])
     assert "neither read its memory nor fetch its descriptors" in told

@@ -7,7 +7,10 @@ import struct
 
 import pytest
 
+from broker import errors
+from broker import final as behaviour
 from kdbus.abi.revision import FINAL, Kind
+from tracing.errnos import OF_KDBUS, errno_name
 from tracing.filters import BadFilter, Filter
 from tracing.record import Event, Phase, Record
 from tracing.shown import show
@@ -59,6 +62,7 @@ def test_only_failures_or_only_successes() -> None:
         ("SEDN", "there is no command 'SEDN'; there are BUS_MAKE, "),
         ("nmae=x", "there is no key 'nmae'; there are command, errno, connection, name, direction"),
         ("errno=EAGIAN", "there is no errno 'EAGIAN'; there are EAGAIN"),
+        ("errno=XYZ", f"there is no errno 'XYZ'; there are {', '.join(OF_KDBUS)}"),
         ("direction=up", "there is no direction 'up'; there are sent, received"),
         ("connection=:1.2", "':1.2' is no connection id"),
         ("name=", "name= has no value"),
@@ -68,3 +72,20 @@ def test_what_names_nothing(expression: str, part: str) -> None:
     with pytest.raises(BadFilter) as caught:
         Filter([expression])
     assert str(caught.value).startswith(part)
+
+
+@pytest.mark.parametrize(("number", "words"), [(95, ("EOPNOTSUPP", "ENOTSUP")), (11, ("EAGAIN", "EWOULDBLOCK"))])
+def test_each_name_of_a_number(number: int, words: tuple[str, ...]) -> None:
+    """It is shown by the one that the kernel uses."""
+    assert errno_name(number) == words[0]
+    record = Record(Event.CALL, 1, 0, 0, command="SEND", errno=number)
+    for word in words:
+        assert Filter([f"errno={word}"]).takes(show(record))
+        assert not Filter([f"errno=!{word}"]).takes(show(record))
+
+
+def test_those_of_kdbus_are_all_that_the_bus_answers() -> None:
+    found = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.KdbusError)]
+    concrete = [each() for each in found if each not in (errors.KdbusError, errors.Injected)]
+    answered = {*map(errors.errno_of, concrete), *behaviour.FINAL.errnos.values()}
+    assert {errno_name(number) for number in answered if number} == set(OF_KDBUS)
