@@ -67,6 +67,7 @@ setup(
     package_dir={f"{PRIVATE}.{name}": name for name in application if "." not in name},
     package_data={
         "kdbus": ["py.typed"],
+        "pytest_kdbus": ["py.typed"],
         f"{PRIVATE}.interposer": ["include/**"],
         f"{PRIVATE}.interposer.watching": ["*.json"],
         f"{PRIVATE}.tracing": ["*.json"],

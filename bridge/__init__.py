@@ -35,7 +35,9 @@ and of activation:
 
 and of the bridge:
 
+    identity      connecting as another user
     daemon        a connection to a D-Bus daemon, as a client
     stand_ins     one connection on each bus for each of the other that is heard of there
+    startable     what the daemon can start
     union         all of them: names, signals, comings and goings
 """

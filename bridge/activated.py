@@ -28,7 +28,7 @@ import signal
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -44,8 +44,39 @@ CHILD_SIGNALED: Final = PREFIX + "Spawn.ChildSignaled"
 SPAWN_FAILED: Final = PREFIX + "Spawn.Failed"
 TIMED_OUT: Final = PREFIX + "TimedOut"
 
+
+class Attempt(Protocol):
+    """Something that was started."""
+
+    async def failure(self) -> ErrorReply | None:
+        """Wait until it ends: why it has failed, None if it need not have."""
+        ...
+
+    def kill(self) -> None:
+        """End it, as it takes too long."""
+        ...
+
+
+class Program:
+    """A program that was started for a name, as an attempt. `process` is it."""
+
+    def __init__(self, name: str, process: trio.Process) -> None:
+        self.process = process
+        self._name = name
+
+    async def failure(self) -> ErrorReply | None:
+        status = await self.process.wait()
+        if status < 0:
+            return ErrorReply(CHILD_SIGNALED, f"Process {self._name} received signal {-status}")
+        # One that ends well may have left a daemon behind.
+        return ErrorReply(CHILD_EXITED, f"Process {self._name} exited with status {status}") if status else None
+
+    def kill(self) -> None:
+        self.process.kill()
+
+
 Refuse = Callable[[int, int, ErrorReply], None]
-Spawn = Callable[[Activatable], Awaitable[trio.Process]]
+Spawn = Callable[[Activatable], Awaitable[Attempt]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +101,7 @@ class Activated:
         look: Callable[[], None],
         patience: Patience,
     ) -> None:
-        """`starter`: the activator's connection; `spawn`: starts the program, and raises OSError; `refuse`: tells a
+        """`starter`: the activator's connection; `spawn`: starts what is wanted, and raises OSError; `refuse`: tells a
         sender why its message of that cookie is dropped; `look`: has `name_taken` called for what has happened."""
         self.wanted = wanted
         self._starter = starter
@@ -123,18 +154,18 @@ class Activated:
     async def _attempt(self) -> ErrorReply | None:
         name, taken = self.wanted.name, self._taken
         try:
-            process = await self._spawn(self.wanted)
+            attempt = await self._spawn(self.wanted)
         except OSError as error:
-            reason = os.strerror(error.errno or errno.EIO)
-            return ErrorReply(EXEC_FAILED, f"Failed to execute program {name}: {reason}")
-        status = 0
+            why = os.strerror(error.errno or errno.EIO)
+            return ErrorReply(EXEC_FAILED, f"Failed to execute program {name}: {why}")
+        reason = None
         with trio.move_on_after(self._patience.start_seconds) as limit:
             async with trio.open_nursery() as nursery:
 
                 async def watch() -> None:
-                    nonlocal status
-                    status = await process.wait()
-                    if status != 0:
+                    nonlocal reason
+                    reason = await attempt.failure()
+                    if reason is not None:
                         nursery.cancel_scope.cancel()
 
                 nursery.start_soon(watch)
@@ -145,14 +176,12 @@ class Activated:
         if taken.is_set():
             return None
         if limit.cancelled_caught:
-            process.kill()
+            attempt.kill()
             milliseconds = int(self._patience.start_seconds * 1000)
             return ErrorReply(
                 TIMED_OUT, f"Failed to activate service '{name}': timed out (service_start_timeout={milliseconds}ms)"
             )
-        if status < 0:
-            return ErrorReply(CHILD_SIGNALED, f"Process {name} received signal {-status}")
-        return ErrorReply(CHILD_EXITED, f"Process {name} exited with status {status}")
+        return reason
 
     def _has_failed_enough(self) -> bool:
         oldest = trio.current_time() - self._patience.failures_seconds

@@ -29,7 +29,7 @@ import trio
 
 import kdbus.trio
 from bridge.activatable import Activatable, account
-from bridge.activated import Activated, Patience, end
+from bridge.activated import Activated, Patience, Program, end
 from bridge.failures import ACCESS_DENIED, INVALID_ARGS
 from kdbus.abi.revision import FINAL
 from kdbus.dbus import service
@@ -132,7 +132,7 @@ class Activation:
 
     # ---- programs
 
-    async def _spawn(self, wanted: Activatable) -> trio.Process:
+    async def _spawn(self, wanted: Activatable) -> Program:
         """Start a program. Raises OSError."""
         assert self._nursery is not None and wanted.command is not None
         if not wanted.command or "/" not in wanted.command[0]:
@@ -152,7 +152,7 @@ class Activation:
             raise OSError(5, str(error)) from error
         self._children.add(process)
         self._nursery.start_soon(self._await_end, process)
-        return process
+        return Program(wanted.name, process)
 
     async def _await_end(self, process: trio.Process) -> None:
         await process.wait()

@@ -32,7 +32,7 @@ from bridge.framing import Framing
 from bridge.house import House, Record
 from bridge.inward import Inward, own_matches
 from bridge.limits import DEFAULTS, Limits
-from bridge.monitoring import Monitor
+from bridge.monitoring import Eavesdropper, Monitor
 from bridge.onward import Onward
 from bridge.queries import PEER
 from bridge.rules import Policy
@@ -88,6 +88,7 @@ class Client:
         self._stream = Stream(connection, terms.limits.descriptors)
         self._framing = Framing(terms.limits.message, terms.limits.descriptors)
         self._passes_descriptors = False
+        self._eavesdropping: trio.CancelScope | None = None
 
     async def serve(self) -> None:
         """Until one side ends it. Raises nothing that a client could bring about."""
@@ -205,9 +206,12 @@ class Client:
         self._guard = None if guards is None else guards.add(peer, self._user, self._groups, claims)
         takes = self._passes_descriptors
         self._inward = Inward(peer, self._stream, self._limits, self._guard, house.show, passes_descriptors=takes)
-        self._onward = Onward(peer, self._inward, self._guard)
+        house.listeners[peer.id] = self._inward.rules
+        self._onward = Onward(peer, self._inward, self._guard, house.listeners)
         self._record = Record(self._inward.name, self._inward.rules, claims, self._stream)
-        self._driver = Driver(peer, self._inward, self._limits, self._guard, house, claims, self._monitor)
+        self._driver = Driver(
+            peer, self._inward, self._limits, self._guard, house, claims, self._monitor, self._eavesdrop
+        )
         house.add(self._record)
         house.show(replace(hello, sender=self._inward.name))
         if hello.expects_reply:
@@ -220,6 +224,7 @@ class Client:
         """The client is on the bus no more."""
         self._house.users[self._user] -= 1
         self._house.remove(self._record)
+        del self._house.listeners[identifier]
         if self._house.guards is not None:
             self._house.guards.remove(identifier)
 
@@ -231,10 +236,44 @@ class Client:
             self._terms.bus, rules, self._stream, self._limits, passes_descriptors=self._passes_descriptors
         )
 
+    def _eavesdrop(self, wanted: bool) -> None:
+        """Show the client from now on what others send each other, or no more. One that may not is shown nothing, as
+        with dbus-daemon."""
+        if not wanted and self._eavesdropping is not None:
+            self._eavesdropping.cancel()
+            self._eavesdropping = None
+        if not wanted or self._eavesdropping is not None or self._user not in (0, os.geteuid()):
+            return
+        try:
+            eavesdropper = Eavesdropper(
+                self._terms.bus,
+                self._inward.rules,
+                self._stream,
+                self._limits,
+                self._inward.name,
+                self._guard,
+                passes_descriptors=self._passes_descriptors,
+            )
+        except Error as reason:
+            _LOG.info("%s cannot eavesdrop: %s", self._inward.name, reason)
+            return
+        self._eavesdropping = trio.CancelScope()
+        self._nursery.start_soon(self._show, eavesdropper, self._eavesdropping)
+
+    async def _show(self, eavesdropper: Eavesdropper, scope: trio.CancelScope) -> None:
+        self._house.watchers.append(eavesdropper)
+        try:
+            with scope:
+                await eavesdropper.pass_all_on()
+        finally:
+            self._house.watchers.remove(eavesdropper)
+            eavesdropper.close()
+
     # ---- from then on
 
     async def _work(self, peer: kdbus.trio.Connection) -> None:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as self._nursery:
+            nursery = self._nursery
             nursery.start_soon(self._stream.write_all)
             nursery.start_soon(self._inward.pass_all_on)
             await self._take_all()

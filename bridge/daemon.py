@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 import trio
 
 from bridge.framing import Framing
+from bridge.identity import Identity, connect_as
 from bridge.limits import Limits
 from bridge.stream import Stream
 from bridge.threads import compute
@@ -165,11 +166,10 @@ class Daemon:
 
     # ---- the beginning
 
-    async def log_in(self) -> None:
-        """Authenticate, and say Hello. Raises Unreachable, Ended or OSError."""
-        user = str(os.geteuid()).encode().hex()
+    async def log_in(self, user: int) -> None:
+        """Authenticate as that user, who has connected, and say Hello. Raises Unreachable, Ended or OSError."""
         await self._stream.write(b"\0")
-        answer = await self._line(f"AUTH EXTERNAL {user}")
+        answer = await self._line(f"AUTH EXTERNAL {str(user).encode().hex()}")
         if not answer.startswith(b"OK"):
             raise Unreachable(f"it does not take this user: {answer.decode(errors='replace')}")
         self.passes_descriptors = await self._line("NEGOTIATE_UNIX_FD") == b"AGREE_UNIX_FD"
@@ -193,16 +193,20 @@ class Daemon:
         return line.removesuffix(b"\r\n")
 
 
-async def connect(address: str, limits: Limits) -> Daemon:
-    """A connection to the first socket of the address that takes one. Raises Unreachable."""
+async def connect(address: str, limits: Limits, identity: Identity | None = None) -> Daemon:
+    """A connection to the first socket of the address that takes one, as somebody else if there is an identity. Raises
+    Unreachable."""
     reason = ""
     for path in paths_of(address):
         connection = socket.socket(socket.AF_UNIX)
         try:
-            await trio.to_thread.run_sync(connection.connect, path)
+            if identity is None:
+                await trio.to_thread.run_sync(connection.connect, path)
+            else:
+                await trio.to_thread.run_sync(connect_as, identity, connection, path)
             found = Daemon(connection, limits)
             with trio.fail_after(limits.login_seconds):
-                await found.log_in()
+                await found.log_in(os.geteuid() if identity is None else identity.user)
         except (OSError, Unreachable, Ended, trio.TooSlowError) as error:
             connection.close()
             reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

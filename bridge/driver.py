@@ -74,9 +74,12 @@ class Driver:
         house: House,
         claims: set[str],
         new_monitor: Callable[[Sequence[Rule]], Monitor],
+        eavesdrop: Callable[[bool], None],
     ) -> None:
         """`claims`: is filled with the names that the client owns or waits for; `new_monitor`: what a client becomes
-        that watches, or raises ErrorReply. `monitor`: what it has become."""
+        that watches, or raises ErrorReply; `eavesdrop`: is told whether a rule asks for that. `monitor`: what it has
+        become."""
+        self._eavesdrop = eavesdrop
         self.monitor: Monitor | None = None
         self._new_monitor = new_monitor
         self._house = house
@@ -237,6 +240,8 @@ class Driver:
                 cookie = self._add(cookie, match)
         self._cookies.append((rule, cookie))
         self._inward.rules.append(rule)
+        if rule.eavesdrop:
+            self._eavesdrop(True)
         self._count()
 
     def _add(self, cookie: int, match: list[Any]) -> int:
@@ -253,6 +258,8 @@ class Driver:
         if rule not in self._inward.rules:
             raise ErrorReply(PREFIX + "MatchRuleNotFound", "The given match rule wasn't found and can't be removed")
         self._inward.rules.remove(rule)
+        if rule.eavesdrop:
+            self._eavesdrop(any(each.eavesdrop for each in self._inward.rules))
         # Equal rules share their matches, which the first of them has: the last one that goes takes them along.
         places = [place for place, (each, _) in enumerate(self._cookies) if each == rule]
         _, cookie = self._cookies.pop(places[-1])

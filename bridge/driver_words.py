@@ -18,7 +18,7 @@ PROPERTIES: Final = {
     "Features": Variant("as", ["HeaderFiltering"]),
     "Interfaces": Variant("as", ["org.freedesktop.DBus.Monitoring", "org.freedesktop.DBus.Debug.Stats"]),
 }
-_SIGNALS: Final = {"NameOwnerChanged": "sss", "NameLost": "s", "NameAcquired": "s"}
+_SIGNALS: Final = {"NameOwnerChanged": "sss", "NameLost": "s", "NameAcquired": "s", "ActivatableServicesChanged": ""}
 _PROPERTIES_CHANGED: Final = """\
     <signal name="PropertiesChanged">
       <arg type="s" name="interface_name"/>

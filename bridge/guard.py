@@ -138,6 +138,18 @@ class Guard:
         decision = self.rules.may_receive(message, party)
         return _told(decision, f"{names.unique_name(self._peer.id)} is sent {_words(message)}")
 
+    def may_eavesdrop(self, message: Message, owned: Collection[str]) -> bool:
+        """Whether the client may see what is sent to another; `owned`: the names of its sender."""
+        sender = names.connection_id(message.sender or "")
+        other = None if sender is None else self._guards.of(sender)
+        party: Party = Named(message.sender)
+        if sender is not None:
+            party = Owner(lambda: self._with_waited_for(sender, owned))
+        me = Owner(lambda: self._with_waited_for(self._peer.id, None))
+        if other is not None and not other.rules.may_send(message, me).allowed:
+            return False
+        return self.rules.may_receive(message, party, eavesdropping=True).allowed
+
     def denied(self, message: Message, way: str) -> ErrorReply:
         """What the sender is told; `way`: "send" or "receive"."""
         return ErrorReply(ACCESS_DENIED, f"Rejected {way} message; {_words(message)}")

@@ -82,7 +82,8 @@ class Record:
 
 
 class House:
-    """Of one socket. `users`: how many clients each user has; `strangers`: how many have not said Hello."""
+    """Of one socket. `users`: how many clients each user has; `strangers`: how many have not said Hello;
+    `listeners`: the match rules of each client, by the id of its connection."""
 
     def __init__(self, policy: Policy | None = None, reread: Callable[[], Policy] | None = None) -> None:
         """`reread`: reads the policy once more, or raises an exception whose text says why it cannot be."""
@@ -90,6 +91,7 @@ class House:
         self.users: Counter[int] = Counter()
         self.strangers = 0
         self.watchers: list[Watcher] = []
+        self.listeners: dict[int, list[Rule]] = {}
         self._reread = reread
         self._records: dict[str, Record] = {}
         self._most: Counter[str] = Counter()

@@ -103,28 +103,34 @@ class Inward:
     async def pass_all_on(self) -> None:
         """Until the connection ends, which raises Disconnected, or another Error."""
         while True:
-            await self._stream.room(self._limits.unread)
-            async with self._taking:
-                for _ in range(_AT_ONCE):
-                    # Asking the descriptor takes a tenth of asking the bus.
-                    if not self._is_readable() or not await self._pass_on():
-                        break
+            await trio.lowlevel.wait_readable(self._peer.fileno())
+            if self._stream.unread >= self._limits.unread:
+                await self._stream.room(self._limits.unread)
+            await self._pass_some_on(_AT_ONCE)
             self._stream.flush()
-            if self._is_readable():
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.lowlevel.wait_readable(self._peer.fileno())
 
     def _is_readable(self) -> bool:
-        """Whether the bus has something, or the connection has ended."""
+        """Whether the bus has something, or the connection has ended. Asking the descriptor takes a tenth of asking the
+        bus."""
         return bool(self._poll.poll(0))
 
     async def drain(self) -> None:
         """Pass on what has come by now."""
-        async with self._taking:
-            for _ in range(_DRAINED):
+        await self._pass_some_on(_DRAINED)
+
+    async def _pass_some_on(self, most: int) -> None:
+        """Pass on what has come by now, that many messages at most, or until the client has enough to read."""
+        try:
+            # `acquire` would let others run first.
+            self._taking.acquire_nowait()
+        except trio.WouldBlock:
+            await self._taking.acquire()
+        try:
+            for _ in range(most):
                 if self._stream.unread >= self._limits.unread or not self._is_readable() or not await self._pass_on():
                     return
+        finally:
+            self._taking.release()
 
     def say(self, message: Message) -> None:
         """Send the client something of the driver's."""
@@ -184,7 +190,10 @@ class Inward:
                 return None
         elif message.type == MessageType.SIGNAL and _from_activator(origin) and self.starting.take_failed(message):
             return None
-        elif message.destination is None:
+        elif message.destination is None and not (
+            message.type == MessageType.SIGNAL and any(rule.fits(message, _owned(origin)) for rule in self.rules)
+        ):
+            # Not one to all that kdbus could not send to all (`bridge.onward`).
             message = replace(message, destination=self.name)
         serial = self._serial_of(origin)
         return message if message.cookie == serial else replace(message, cookie=serial)
@@ -227,7 +236,7 @@ class Inward:
                 reason = self.starting.reason(reply_to)
                 self.say(replace(told, error_name=reason.name, body=(reason.text,)))
             return
-        name, old, new = told.body
+        name, old, new = told.body or ("", "", "")
         if isinstance(notification, NameChange):
             self.starting.take_changed(notification)
         if isinstance(notification, NameChange) and old == self.name:

@@ -34,7 +34,7 @@ class Limits:
     """Match rules (max_match_rules_per_connection). kdbus has a lower limit of its own for its matches."""
     names: int = 512
     """Names owned or waited for (max_names_per_connection)."""
-    on_loop: int = 64 << 10
+    on_loop: int = 96 << 10
     """Bytes of a message up to which it is translated on the event loop; larger ones are in a thread."""
 
 

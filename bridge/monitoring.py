@@ -6,6 +6,9 @@ that one of its match rules fits, or all if it gave none. On kdbus there are suc
 bus may have; so this one shows what clients and programs that speak kdbus send each other. What the driver is told and
 says does not pass over the bus: the clients of the same socket show it (`bridge.house`).
 
+One that has a match rule with `eavesdrop` stays on the bus, and is shown what others send to one receiver, as far as
+such a rule fits (`Eavesdropper`); what is for all, and for itself, it gets anyway.
+
 Messages come in the order in which they were sent, as far as that can be known: before something of the driver's is
 shown, what the bus has by then is.
 """
@@ -20,12 +23,13 @@ from typing import Final
 import trio
 
 import kdbus.trio
+from bridge.guard import Guard
 from bridge.limits import Limits
 from bridge.stream import Stream
 from kdbus.abi.revision import FINAL
 from kdbus.dbus import names, version1, version2
 from kdbus.dbus.errors import DBusError, InvalidName, Malformed
-from kdbus.dbus.kernel import message_of
+from kdbus.dbus.kernel import DRIVER, message_of
 from kdbus.dbus.message import Message
 from kdbus.dbus.rule import Rule
 from kdbus.errors import Error
@@ -68,7 +72,7 @@ class Monitor:
         while self._stream.unread < self._limits.unread and self._pass_some_on(_AT_ONCE):
             pass
         if self._stream.unread < self._limits.unread:
-            self._put(message, frozenset(), ())
+            self._put(message, self._names_of(message.sender), ())
             self._stream.flush()
 
     def close(self) -> None:
@@ -115,9 +119,12 @@ class Monitor:
         self._put(message, owned, descriptors)
 
     def _put(self, message: Message, owned: frozenset[str], descriptors: Sequence[Descriptor]) -> None:
-        """Queue it if a rule fits."""
-        if not self._rules or any(self._fits(rule, message, owned) for rule in self._rules):
+        """Queue it if it is to be shown."""
+        if self._is_wanted(message, owned):
             self._stream.put(version1.build(message), descriptors)
+
+    def _is_wanted(self, message: Message, owned: frozenset[str]) -> bool:
+        return not self._rules or any(self._fits(rule, message, owned) for rule in self._rules)
 
     def _fits(self, rule: Rule, message: Message, owned: frozenset[str]) -> bool:
         """Whether a rule fits, also if it calls the receiver by another of its names than the message does."""
@@ -128,9 +135,61 @@ class Monitor:
             rule = replace(rule, destination=None)
         return rule.fits(message, owned)
 
+    def _names_of(self, sender: str | None) -> frozenset[str]:
+        """The well-known names of a client, if a rule asks for such."""
+        owner = None if sender is None or sender == DRIVER else self._owner(sender)
+        if owner is None or all(rule.sender is None or rule.sender.startswith(":") for rule in self._rules):
+            return frozenset()
+        try:
+            return frozenset(each.name for each in self._peer.info(owner, Attach.NAMES).metadata.names)
+        except Error:
+            return frozenset()
+
     def _owner(self, name: str) -> int | None:
         """The id of a name's owner, if there is one."""
         try:
             return names.connection_id(name) or self._peer.info(name, Attach.NONE).id
         except (Error, InvalidName):
             return None
+
+
+class Eavesdropper(Monitor):
+    """Shows a client `name` what others send to one receiver. `rules` are all those of the client, now and later."""
+
+    def __init__(
+        self,
+        bus: str,
+        rules: Sequence[Rule],
+        stream: Stream,
+        limits: Limits,
+        name: str,
+        guard: Guard | None,
+        *,
+        passes_descriptors: bool,
+    ) -> None:
+        """As Monitor's."""
+        super().__init__(bus, rules, stream, limits, passes_descriptors=passes_descriptors)
+        self._name = name
+        self._guard = guard
+
+    def show(self, message: Message) -> None:
+        """What the driver is told; not what it says, as with dbus-daemon."""
+        if message.destination == DRIVER:
+            super().show(message)
+
+    def _pass_on(self, origin: Received) -> None:
+        if origin.notification is None and not origin.is_broadcast:
+            super()._pass_on(origin)
+
+    def _is_wanted(self, message: Message, owned: frozenset[str]) -> bool:
+        return (
+            not self._is_own(message.destination)
+            and any(rule.eavesdrop and self._fits(rule, message, owned) for rule in self._rules)
+            and (self._guard is None or self._guard.may_eavesdrop(message, owned))
+        )
+
+    def _is_own(self, destination: str | None) -> bool:
+        """Whether the client gets what is for that destination."""
+        if destination is None or destination.startswith(":"):
+            return destination == self._name
+        return self._owner(destination) == names.connection_id(self._name)

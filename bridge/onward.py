@@ -7,6 +7,9 @@ count for themselves; on kdbus it must have one, so it gets one that is never re
 A signal to one receiver goes to an id on kdbus, never to a name. It arrives if the receiver has a match for it, which
 clients of a proxy have; programs that speak kdbus need one.
 
+*A signal to all* that kdbus sends to one only, as it has descriptors or is too large, goes to each client of the socket
+that has a rule for it, one by one. Weakness: nobody else gets it.
+
 Whatever the client claims of its identity is left out: kdbus says who sends.
 """
 
@@ -15,8 +18,9 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import kdbus.trio
@@ -27,10 +31,12 @@ from kdbus.dbus import names
 from kdbus.dbus.bloom import filter_of
 from kdbus.dbus.errors import InvalidName
 from kdbus.dbus.message import Flag, Message, MessageType
+from kdbus.dbus.rule import Rule
 from kdbus.dbus.transport import MEMFD_FROM
 from kdbus.dbus.version2 import Parts, build_parts
 from kdbus.errors import Error
 from kdbus.flags import Attach, MessageFlag
+from kdbus.message import LARGEST_VECTOR
 from kdbus.received import Descriptor
 from kdbus.sending import Memfd, Options, Payload
 
@@ -51,7 +57,15 @@ class Replies(Protocol):
 class Onward:
     """Sends what a client says."""
 
-    def __init__(self, peer: kdbus.trio.Connection, inward: Replies, guard: Guard | None) -> None:
+    def __init__(
+        self,
+        peer: kdbus.trio.Connection,
+        inward: Replies,
+        guard: Guard | None,
+        listeners: Mapping[int, Sequence[Rule]] = MappingProxyType({}),
+    ) -> None:
+        """`listeners`: the match rules of the clients of the socket, by the ids of their connections."""
+        self._listeners = listeners
         self._guard = guard
         self._peer = peer
         self._inward = inward
@@ -64,20 +78,27 @@ class Onward:
         if message.flags & Flag.NO_AUTO_START:
             options["flags"] = MessageFlag.NO_AUTO_START
         try:
-            if message.destination is None or len(parts.body) < MEMFD_FROM:
-                self._allowed(message, [b"".join(parts)], options)
+            one_by_one = message.destination is None and (
+                bool(descriptors) or sum(map(len, parts)) > LARGEST_VECTOR
+            )
+            if len(parts.body) < MEMFD_FROM or (message.destination is None and not one_by_one):
+                self._allowed(message, [b"".join(parts)], options, one_by_one=one_by_one)
             else:
                 with await compute(large, Memfd, parts.body) as memfd:
-                    self._allowed(message, [parts.head, memfd, parts.tail], options)
+                    self._allowed(message, [parts.head, memfd, parts.tail], options, one_by_one=one_by_one)
         except Error as error:
             starts = not message.flags & Flag.NO_AUTO_START
             raise not_sent(error, message.destination or "everybody", auto_start=starts) from error
 
-    def _allowed(self, message: Message, payload: list[Payload], options: Options) -> None:
+    def _allowed(
+        self, message: Message, payload: list[Payload], options: Options, *, one_by_one: bool = False
+    ) -> None:
         """Send it if the policy lets it through. Raises Error, and ErrorReply."""
 
         def send(owner: int | None) -> None:
-            if message.destination is None:
+            if one_by_one:
+                self._send_to_each(message, payload, options)
+            elif message.destination is None:
                 self._peer.signal(*payload, bloom=self._bloom(message), **options)
             else:
                 self._send(message, message.destination, owner, payload, options)
@@ -107,6 +128,18 @@ class Onward:
             return
         request = self._inward.cookie_of(to, message.reply_cookie)
         self._peer.answer(to, request, *payload, **options)
+
+    def _send_to_each(self, message: Message, payload: list[Payload], options: Options) -> None:
+        """Send a signal to each client that wants it. That one does not take it is not the sender's business."""
+        me = self._peer.id
+        owned = {each.name for each in self._peer.info(me, Attach.NAMES).metadata.names}
+        seen, bloom = replace(message, sender=names.unique_name(me)), self._bloom(message)
+        for identifier, rules in list(self._listeners.items()):
+            if any(rule.fits(seen, owned) for rule in rules):
+                try:
+                    self._peer.signal(*payload, bloom=bloom, destination=identifier, **options)
+                except Error as error:
+                    _LOG.info("a signal to all did not reach %s: %s", names.unique_name(identifier), error.meaning)
 
     def _bloom(self, message: Message) -> bytes:
         return filter_of(message, size=self._peer.bloom.size, hashes=self._peer.bloom.hashes)

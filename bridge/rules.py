@@ -16,7 +16,8 @@ What "fits" means has three surprises, which are dbus-daemon's:
   waits for the name counts as an owner.
 * Rules about replies distinguish those that somebody waits for. On kdbus there are no others.
 
-No message is shown to anybody but its receiver here, so rules that fit only when eavesdropping never do.
+A message that is shown to another than its receiver is *eavesdropped* on: then rules that allow receiving count only if
+they say `eavesdrop`, and otherwise those that deny it count only if they do not.
 """
 
 from __future__ import annotations
@@ -132,13 +133,13 @@ class Decision:
     rule: Rule | None
 
 
-def fits(rule: Rule, message: Message, other: Party) -> bool:
+def fits(rule: Rule, message: Message, other: Party, *, eavesdropping: bool = False) -> bool:
     """Whether a rule about sending (receiving) fits a message to (from) that party."""
     if rule.type is not None and rule.type != message.type:
         return False
     if message.reply_cookie is not None and not rule.allow and not rule.requested_reply:
         return False  # It denies replies that nobody waits for.
-    if rule.eavesdrop and not rule.allow and rule.kind == Kind.RECEIVE:
+    if rule.kind == Kind.RECEIVE and rule.eavesdrop != eavesdropping and rule.allow == eavesdropping:
         return False
     if rule.path is not None and message.path not in (None, rule.path):
         return False
@@ -160,9 +161,11 @@ def fits(rule: Rule, message: Message, other: Party) -> bool:
     return rule.name is None or other.has(rule)
 
 
-def about_message(rules: Iterable[Rule], message: Message, other: Party) -> Iterator[Rule]:
+def about_message(
+    rules: Iterable[Rule], message: Message, other: Party, *, eavesdropping: bool = False
+) -> Iterator[Rule]:
     """Those of the rules that fit, in their order."""
-    return (rule for rule in rules if fits(rule, message, other))
+    return (rule for rule in rules if fits(rule, message, other, eavesdropping=eavesdropping))
 
 
 def about_name(rules: Iterable[Rule], name: str) -> Iterator[Rule]:
@@ -196,9 +199,9 @@ class ClientRules:
         """Whether the client may send that to that receiver."""
         return decided(about_message(self.send, message, receiver))
 
-    def may_receive(self, message: Message, sender: Party) -> Decision:
+    def may_receive(self, message: Message, sender: Party, *, eavesdropping: bool = False) -> Decision:
         """Whether the client may receive that from that sender."""
-        return decided(about_message(self.receive, message, sender))
+        return decided(about_message(self.receive, message, sender, eavesdropping=eavesdropping))
 
     def may_own(self, name: str) -> Decision:
         """Whether the client may ask for that name."""

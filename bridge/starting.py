@@ -123,10 +123,11 @@ class Starting:
     def take_failed(self, message: Message) -> bool:
         """Whether this, from the owner of `kdbus.Activator`, is why a call failed; it is remembered then. Raises
         InvalidName."""
-        if (message.interface, message.member, message.signature) != (ACTIVATOR, REFUSED, "tss"):
+        found = refusal(message)
+        if found is None:
             return False
-        cookie, name, text = message.body
-        self._reasons[cookie] = ErrorReply(names.check_interface(name), text)
+        cookie, reason = found
+        self._reasons[cookie] = reason
         if len(self._reasons) > _REASONS:
             del self._reasons[next(iter(self._reasons))]
         return True
@@ -153,6 +154,15 @@ class Starting:
         else:
             body: tuple[Any, ...] = () if result is None else (result,)
             self._say(method_return(call, "u" if body else "", body))
+
+
+def refusal(message: Message) -> tuple[int, ErrorReply] | None:
+    """The cookie of a call, and why it failed, if a message of the owner of `kdbus.Activator` says that. Raises
+    InvalidName."""
+    if (message.interface, message.member, message.signature) != (ACTIVATOR, REFUSED, "tss"):
+        return None
+    cookie, name, text = message.body
+    return cookie, ErrorReply(names.check_interface(name), text)
 
 
 def is_ours(cookie: int) -> bool:

@@ -55,19 +55,17 @@ class Stream:
     async def read(self) -> tuple[bytes, list[Descriptor]]:
         """What has come; no bytes at the end. Raises OSError, and nothing that came is lost or left open."""
         while True:
-            try:
+            # Waiting first: mostly all that there was has been read before, and others are served meanwhile.
+            await trio.lowlevel.wait_readable(self._socket)
+            with suppress(BlockingIOError):
                 data, ancillary, _, _ = self._socket.recvmsg(_READ, self._space, socket.MSG_CMSG_CLOEXEC)
                 break
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
         descriptors = []
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 numbers = array.array("i")
                 numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
                 descriptors += [Descriptor(number) for number in numbers]
-        # One that always has something to read must not keep others from being served.
-        await trio.lowlevel.cancel_shielded_checkpoint()
         return data, descriptors
 
     @property
@@ -117,7 +115,7 @@ class Stream:
         """Write from the front of the queue; False if the client takes nothing now. Raises OSError."""
         data, descriptors, answer = self._queue[0]
         together = [data]
-        if not descriptors:
+        if not descriptors and len(self._queue) > 1:
             size = len(data)
             for more, with_it, _ in itertools.islice(self._queue, 1, _TOGETHER):
                 if with_it or size > _READ:

@@ -8,15 +8,20 @@ daemon questions.
 
 *No loops.* What our own connections say or own is not passed on.
 
+*What can be started.* What the daemon can start has activators on the bus (`bridge.startable`). What activators on the
+bus can start, a connection at the daemon holds the names of, which stands in for all of them. Who is started takes the
+name from it, and it waits in the queue behind him. A name that both sides can start, each starts for itself.
+
 *Names* of one side are requested by the stand-in of their owner on the other, and it waits in the queue where somebody
 has them there. So if both sides have a name, each has its own, and when one goes, the other is everybody's. The driver,
 and `kdbus.Activator`, are each side's own.
 
 *Ends.* When somebody goes, what he had said has to arrive first, on whatever connection it is. Then his stand-in goes.
 
-*Whom it speaks for.* At the daemon a stand-in is this process, for policies and for credentials; on kdbus it is in the
-original's name, where this process may say so, but with this process's rights. So it stands for clients and connections
-of this user and of root only, unless it is told to for all.
+*Whom it speaks for.* At the daemon a stand-in is this process, for policies and for credentials, unless this is root's:
+then it connects as the original's user (`bridge.identity`). On kdbus it is in the original's name, where this process
+may say so, but with this process's rights. So it stands for who has the same rights, and for others only if it is told
+to. The owner of a bus can claim there to be anybody: on another's bus than root's everybody is its owner for root.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -33,20 +39,27 @@ import kdbus.trio
 from bridge.activation import ACTIVATOR
 from bridge.daemon import Daemon, Ended, Unreachable, connect
 from bridge.failures import ACCESS_DENIED, LIMITS_EXCEEDED
+from bridge.identity import Identity, may_be_others
 from bridge.limits import DEFAULTS, Limits
-from bridge.stand_ins import OnBus, OnDaemon, read
+from bridge.stand_ins import HOLDER, OnBus, OnDaemon, read
+from bridge.startable import Startable
 from kdbus.abi.revision import FINAL
 from kdbus.dbus.errors import DBusError, ErrorReply
 from kdbus.dbus.kernel import DRIVER
 from kdbus.dbus.message import Message, MessageType
-from kdbus.errors import Denied, Disconnected, Error
+from kdbus.errors import Denied, Disconnected, Error, NotFound
 from kdbus.errors import Malformed as Contradictory
 from kdbus.flags import Attach, HelloFlag, ListFlag, NameFlag
 from kdbus.matches import Bloom, IdLeaves, NameAppears, NameChangesHands, NameVanishes, ToId
+from kdbus.nodes import ROOT
 from kdbus.received import Message as Received
 from kdbus.values import Credentials, IdChange, NameChange, Pids
 
 _NOT_SHARED: Final = frozenset({DRIVER, ACTIVATOR})
+_OF_SENDERS: Final = Attach.CREDS | Attach.NAMES
+"""What a stand-in on the bus is told with each message."""
+_ALLOW_REPLACEMENT: Final = 1
+_REPLACE_EXISTING: Final = 2
 _GONE: Final = 4096
 """Clients of the daemon that have gone, of which something may still come."""
 _LOG = logging.getLogger("bridge")
@@ -64,6 +77,7 @@ class Union:
         self._on_bus: dict[str, OnBus] = {}
         self._own_names: set[str] = set()
         self._own_ids: set[int] = set()
+        self._held: set[str] = set()
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._making = trio.Lock()
         self._hub_taking = trio.Lock()
@@ -80,7 +94,10 @@ class Union:
         self._ear.before_waiting = self._tell_idle
         self._asker = await self._connect()
         with kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS) as self._hub:
+            self._startable = Startable(self._bus, self._asker, self._has_appeared)
             self._own_ids.add(self._hub.id)
+            made = os.stat(self._bus if "/" in self._bus else f"{ROOT}/{self._bus}/bus")
+            self._owner, self._owner_group = made.st_uid, made.st_gid
             try:
                 async with trio.open_nursery() as self._nursery:
                     await self._begin(ready)
@@ -92,8 +109,8 @@ class Union:
                 for stand_in in self._on_bus.values():
                     stand_in.close()
 
-    async def _connect(self) -> Daemon:
-        daemon = await connect(self._address, self._limits)
+    async def _connect(self, identity: Identity | None = None) -> Daemon:
+        daemon = await connect(self._address, self._limits, identity)
         self._own_names.add(daemon.name)
         return daemon
 
@@ -121,8 +138,11 @@ class Union:
                     except ErrorReply:
                         continue
                     await self._owned_on_daemon(name, "", owner)
-            for entry in self._hub.list_names(ListFlag.NAMES):
-                if entry.name and not entry.flags & HelloFlag.ACTIVATOR:
+            await self._startable.refresh(self._nursery, _NOT_SHARED)
+            for entry in self._hub.list_names(ListFlag.NAMES | ListFlag.ACTIVATORS):
+                if entry.name and entry.flags & HelloFlag.ACTIVATOR:
+                    await self._can_be_started(entry.name, entry.id)
+                elif entry.name:
                     await self._owned_on_bus(entry.name, 0, entry.id)
         for stand_in in list(self._on_daemon.values()):
             await stand_in.settle()
@@ -157,13 +177,17 @@ class Union:
 
     async def _heard(self, message: Message, *, large: bool) -> None:
         """Raises ErrorReply."""
+        if self._ear.answered(message):
+            return
         if message.type != MessageType.SIGNAL or message.destination is not None or message.sender is None:
             return
         if message.sender != DRIVER:
             if message.sender not in self._own_names and not message.descriptors:
                 stand_in = await self._of_client(message.sender)
-                await stand_in.say(message, (), large=large)
+                await stand_in.say(message, (), large=large, via=None)
             return
+        if message.member == "ActivatableServicesChanged":
+            await self._startable.refresh(self._nursery, _NOT_SHARED)
         if (message.member, message.signature) != ("NameOwnerChanged", "sss"):
             return
         name, old, new = message.body
@@ -185,7 +209,11 @@ class Union:
             self._on_bus[old].release_name(name)
         if new and new not in self._own_names:
             try:
-                (await self._of_client(new)).acquire_name(name)
+                stand_in = await self._of_client(new)
+                if not stand_in.acquire_name(name) and self._hub.info(name, Attach.NONE).id not in self._own_ids:
+                    _LOG.warning("%s is owned on both sides: each has its own", name)
+            except Error as error:
+                _LOG.debug("%s has gone meanwhile: %s", name, error)
             except ErrorReply as reason:
                 _LOG.warning("%s is not to be had on the bus: %s", name, reason.text)
 
@@ -197,8 +225,13 @@ class Union:
         """A client has gone: pass on what is left of it."""
         for each in list(self._on_daemon.values()):
             await each.settle()
-        if name in self._on_bus:
-            self._on_bus[name].scope.cancel()
+        stand_in = self._on_bus.get(name)
+        if stand_in is not None:
+            try:
+                await stand_in.finish()
+            except Error as error:
+                _LOG.debug("%s has ended: %s", name, error)
+            stand_in.scope.cancel()
 
     async def _of_client(self, name: str) -> OnBus:
         """The stand-in on the bus. Raises ErrorReply."""
@@ -227,7 +260,7 @@ class Union:
             raise ErrorReply(LIMITS_EXCEEDED, f"kdbus gives no connection: {error.meaning}") from error
         self._own_ids.add(peer.id)
         peer.add_match(ToId(peer.id))
-        return OnBus(peer, name, self._limits, self._of_connection)
+        return OnBus(peer, name, self._limits, self._of_connection, self._startable)
 
     def _new_peer(self, user: int | None, group: int, process: int) -> kdbus.trio.Connection:
         """A connection in somebody's name, if we may. Raises Error."""
@@ -235,12 +268,10 @@ class Union:
             creds = Credentials(user, user, user, user, group, group, group, group)
             try:
                 pids = Pids(process, process, 0)
-                return kdbus.trio.connect(
-                    self._bus, revision=FINAL, attach_receive=Attach.CREDS, creds=creds, pids=pids
-                )
+                return kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=_OF_SENDERS, creds=creds, pids=pids)
             except Denied:
                 pass
-        return kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=Attach.CREDS)
+        return kdbus.trio.connect(self._bus, revision=FINAL, attach_receive=_OF_SENDERS)
 
     async def _serve_on_bus(self, stand_in: OnBus) -> None:
         try:
@@ -250,6 +281,8 @@ class Union:
             _LOG.debug("%s has ended: %s", stand_in.name, error)
         self._on_bus.pop(stand_in.name, None)
         stand_in.close()
+        for each in self._on_daemon.values():
+            each.forget(stand_in.name)
 
     # ---- the bus's side
 
@@ -278,10 +311,17 @@ class Union:
         """Raises DBusError or ErrorReply."""
         change = origin.notification
         if isinstance(change, NameChange):
+            self._startable.changed(change)
             hidden = NameFlag.ACTIVATOR | NameFlag.IN_QUEUE
             old = 0 if change.old_flags & hidden else change.old_id
             new = 0 if change.new_flags & hidden else change.new_id
             await self._owned_on_bus(change.name, old, new)
+            if change.new_flags & NameFlag.ACTIVATOR:
+                await self._can_be_started(change.name, change.new_id)
+            elif not change.new_id and change.name in self._held:
+                self._held.remove(change.name)
+                if HOLDER in self._on_daemon:
+                    self._on_daemon[HOLDER].release_name(change.name)
         elif isinstance(change, IdChange):
             self._own_ids.discard(change.id)
             if change.id in self._on_daemon:
@@ -300,9 +340,35 @@ class Union:
             self._on_daemon[old].release_name(name)
         if new and new not in self._own_ids:
             try:
-                (await self._of_connection(new, None)).request_name(name)
+                stand_in = await self._of_connection(new, None)
+                stand_in.request_name(name, _REPLACE_EXISTING if name in self._held else 0)
             except ErrorReply as reason:
                 _LOG.warning("%s is not to be had of the daemon: %s", name, reason.text)
+
+    async def _can_be_started(self, name: str, activator: int) -> None:
+        """A connection of the bus is the activator of a name."""
+        if name in _NOT_SHARED or name in self._held or activator in self._startable.ids:
+            return
+        if name in self._startable.listed:
+            return
+        if HOLDER not in self._on_daemon:
+            try:
+                self._new_on_daemon(await self._connect(), HOLDER)
+            except Unreachable as error:
+                _LOG.warning("%s cannot be started from the daemon: %s", name, error)
+                return
+        self._held.add(name)
+        self._on_daemon[HOLDER].request_name(name, _ALLOW_REPLACEMENT)
+
+    async def _has_appeared(self, name: str) -> bool:
+        """Whether somebody but an activator has the name on the bus, when what the daemon has told by now is done."""
+        with suppress(Ended, ErrorReply):
+            await self._ear.ask("GetId")
+        await self._hub_caught_up()
+        try:
+            return not self._hub.info(name, Attach.NONE).flags & HelloFlag.ACTIVATOR
+        except NotFound:
+            return False
 
     async def _part_with_connection(self, identifier: int) -> None:
         """A connection has gone: pass on what is left of it."""
@@ -312,29 +378,51 @@ class Union:
             except Error as error:
                 _LOG.debug("%s has ended: %s", each.name, error)
         if identifier in self._on_daemon:
+            # It has given its names up: what comes later comes elsewhere.
+            await self._on_daemon[identifier].settle()
+        if identifier in self._on_daemon:
+            await self._on_daemon[identifier].owes_nothing()
+        if identifier in self._on_daemon:
             self._on_daemon[identifier].scope.cancel()
 
     async def _of_connection(self, identifier: int, creds: Credentials | None) -> OnDaemon:
         """The stand-in at the daemon. `creds`: of the connection, if a message has told. Raises ErrorReply."""
         async with self._making:
             if identifier not in self._on_daemon:
-                present = True
+                present, groups = True, frozenset[int]()
                 try:
                     # Messages do not have those that are claimed, as by a proxy for its clients.
-                    creds = self._hub.info(identifier, Attach.CREDS).metadata.creds or creds
+                    told = self._hub.info(identifier, Attach.CREDS | Attach.AUXGROUPS).metadata
+                    creds, groups = told.creds or creds, frozenset(told.auxgroups or ())
                 except Error:
                     present = False
-                self._check(None if creds is None else creds.euid)
                 try:
-                    daemon = await self._connect()
+                    daemon = await self._connect_for(creds, groups)
                 except Unreachable as error:
                     raise ErrorReply(LIMITS_EXCEEDED, f"the daemon gives no connection: {error}") from error
-                made = OnDaemon(daemon, identifier, self._limits, self._of_client)
-                self._on_daemon[identifier] = made
-                self._nursery.start_soon(self._serve_on_daemon, made)
+                self._new_on_daemon(daemon, identifier)
                 if not present:
                     self._nursery.start_soon(self._part_with_connection, identifier)
             return self._on_daemon[identifier]
+
+    async def _connect_for(self, creds: Credentials | None, groups: frozenset[int]) -> Daemon:
+        """A connection to the daemon for who has these. Raises ErrorReply or Unreachable."""
+        if creds is not None and self._owner != 0 and os.geteuid() == 0:
+            creds, groups = Credentials(*[self._owner] * 4, *[self._owner_group] * 4), frozenset()
+        if creds is not None and creds.euid != 0 and may_be_others():
+            try:
+                return await self._connect(Identity(creds.euid, creds.egid, sorted(groups)))
+            except Unreachable:
+                if not self._all_users:
+                    raise
+        self._check(None if creds is None else creds.euid)
+        return await self._connect()
+
+    def _new_on_daemon(self, daemon: Daemon, identifier: int) -> OnDaemon:
+        made = OnDaemon(daemon, identifier, self._limits, self._of_client, self._held)
+        self._on_daemon[identifier] = made
+        self._nursery.start_soon(self._serve_on_daemon, made)
+        return made
 
     async def _serve_on_daemon(self, stand_in: OnDaemon) -> None:
         async def serve() -> None:
@@ -348,10 +436,12 @@ class Union:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(stand_in.daemon.write_all)
                     nursery.start_soon(serve)
-        except* (Ended, DBusError, OSError, trio.ClosedResourceError) as group:
-            _LOG.debug("connection %d has ended at the daemon: %s", stand_in.id, group)
+        except* (Ended, DBusError, OSError) as group:
+            _LOG.info("connection %d is not seen at the daemon any more: %s", stand_in.id, group.exceptions[0])
         self._on_daemon.pop(stand_in.id, None)
         stand_in.daemon.close()
+        for each in self._on_bus.values():
+            each.forget(stand_in.id)
 
     def _check(self, user: int | None) -> None:
         """Raise ErrorReply if we do not speak for somebody of that user; None: nobody knows, as it has gone. On the bus

@@ -77,7 +77,8 @@ class Behaviour:
     update_by_kind: bool
     """UPDATE looks at what to send, then at what to receive, then at policy, in whichever order the items stand."""
     numbers_before_state: bool
-    """A number that is no command is ENOTTY whatever has become of the handle; a dead endpoint takes no policy."""
+    """A number that is no command is ENOTTY, and one that is none of a connection EBADFD, whatever has become of the
+    handle; a dead endpoint takes no policy, and makes nothing, whatever it is asked for."""
     identity_of_opener: bool
     """A connection has the credentials of who opened its file, not of who called HELLO."""
     results_as_list: bool

@@ -12,9 +12,10 @@ from typing import Final
 WAITING_PER_CONNECTION: Final = 256
 """Places in the queues of names that one connection may have, the same name counted as often as it was asked for
 (TooManyNames)."""
-RULES_PER_CONNECTION: Final = 2048
-"""Rules in all matches of a connection (TooManyMatches): each may be looked at for each broadcast."""
-RULE_BYTES_PER_CONNECTION: Final = 256 << 10
+RULES_PER_CONNECTION: Final = 4096
+"""Rules in all matches of a connection (TooManyMatches): each may be looked at for each broadcast. As many as the final
+revision has matches."""
+RULE_BYTES_PER_CONNECTION: Final = 512 << 10
 """Bytes in all rules of a connection (TooManyMatches): one bloom mask may have 32 KiB."""
 ENDPOINTS_PER_USER: Final = 1024
 """Custom endpoints that one user may have made (TooManyBuses): each has accounts and 32 KiB of policy of its own."""

@@ -161,6 +161,8 @@ class EndpointHandle(Handle):
         if known is None:
             raise UnknownCommand
         run = self._setup_command(known)
+        if behaviour.numbers_before_state and self.owned is None and not self.endpoint.active:
+            raise NodeShutDown(node=self.endpoint.path)
         if known.name == "ENDPOINT_MAKE" and not self.privileged:
             raise NotPermitted(rule="only who is privileged on the bus may make endpoints")
         invocation = behaviour.admit(known, behaviour, caller, argument)
@@ -233,11 +235,11 @@ class EndpointHandle(Handle):
             return None
         if known is None and behaviour.numbers_before_state:
             raise UnknownCommand
-        if not connection.active:
+        run = None if known is None else _COMMANDS.get(known.name)
+        if not connection.active and (run is not None or not behaviour.numbers_before_state):
             raise Disconnected(connection=connection.id)
         if known is None:
             raise UnknownCommand
-        run = _COMMANDS.get(known.name)
         if run is None:
             raise WrongState(command=known.name, state=f"the connection {connection.id}")
         if connection.kind not in known.kinds:

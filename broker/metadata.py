@@ -347,7 +347,8 @@ def shown_id(translate: Callable[[int], int | None], number: int, overflow: int)
 def _make_id(make: Callable[[int], int | None], number: int) -> int:
     if number == INVALID_ID:
         return INVALID_ID
-    made = make(number)
+    low = number & INVALID_ID  # ids have 32 bits
+    made = None if low == INVALID_ID else make(low)
     if made is None:
         raise BadArgument(kind=Kind.CREDS, rule=f"id {number} is not mapped in the caller's namespace")
     return made

@@ -286,8 +286,8 @@ usage: kdbus check [OPTIONS] [--] PROGRAM [ARGUMENTS...]
   -h, --help     print this
 
 The rules are slice-leak, an error; unanswered-request, unread-messages, lost-messages, name-race, padding, foreign-item
-and descriptors-left, which are warnings; failed-call, errno-differs, one-revision, names-left, matches-left and
-not-judged, which are notes.
+and descriptors-left, which are warnings; failed-call, errno-differs, answer-differs, one-revision, names-left,
+matches-left and not-judged, which are notes.
 docs/check.md has an example of each. Such as, to look at two programs, and, in CI, to have leaks and races fail:
 
   kdbus check -- sh -c './service & ./client; wait'

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Unpack
 
 from kdbus.abi.revision import Revision
-from kdbus.errors import Disconnected, failure
+from kdbus.errors import Disconnected, TimedOut, failure
 from kdbus.flags import HelloFlag
 from kdbus.nodes import ROOT, open_endpoint
 from kdbus.peer import CALL_TIMEOUT, HelloOptions, Peer
@@ -39,7 +39,7 @@ class Connection(Peer):
                 poll.register(self, select.POLLIN)
             left = _left(deadline)
             if left == 0:
-                raise failure("RECV", errno.ETIMEDOUT, f"within {timeout} s")
+                raise failure("RECV", errno.ETIMEDOUT, f"within {timeout:.3g} s")
             poll.poll(None if left is None else left * 1000)
         return message
 
@@ -102,9 +102,12 @@ def wait_for_name(bus: str, name: str, timeout: float | None = None, *, root: st
     wait_for_bus(bus, timeout, root=root)
     with connect(bus, root=root, flags=HelloFlag.NONE) as connection:
         owner = ask_for_owner(connection, name)
-        while owner is None:
-            with connection.receive(_left(deadline)) as message:
-                owner = new_owner(message)
+        try:
+            while owner is None:
+                with connection.receive(_left(deadline)) as message:
+                    owner = new_owner(message)
+        except TimedOut:
+            raise failure("CONN_INFO", errno.ETIMEDOUT, name) from None
     return owner
 
 

@@ -124,6 +124,7 @@ _MEANINGS: Final[dict[tuple[str, int], str]] = {
     ("SEND", errno.EDESTADDRREQ): "the message has no destination",
     ("SEND", errno.EBADMSG): "a broadcast or signal needs the flag SIGNAL, a bloom filter, and no name",
     ("SEND", errno.ENOTUNIQ): "broadcasts and signals have no replies, deadlines or descriptors",
+    ("SEND", errno.EFAULT): "what is to be sent cannot be read, or the bloom filter's size is no multiple of 8",
     ("SEND", errno.EDOM): "the bloom filter is not of the bus's size",
     ("SEND", errno.EINVAL): "the destination is no name, the payload type is 0, or flags and deadline contradict each "
     "other",
@@ -159,6 +160,7 @@ _MEANINGS: Final[dict[tuple[str, int], str]] = {
     ("NAME_RELEASE", errno.EADDRINUSE): "another connection owns the name",
     ("CONN_INFO", errno.ESRCH): "nobody owns the name",
     ("CONN_INFO", errno.ENXIO): "no connection has that id",
+    ("CONN_INFO", errno.ETIMEDOUT): "nobody has acquired the name in time",
     ("MATCH_ADD", errno.EINVAL): "a rule is about something that is no name, or has an item of a wrong size",
     ("MATCH_ADD", errno.EDOM): "a mask is no multiple of the bus's bloom filter",
     ("MATCH_ADD", errno.EMFILE): "this connection has as many matches as it may have",

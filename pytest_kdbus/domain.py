@@ -7,6 +7,7 @@ and says what it has waited for.
 
 from __future__ import annotations
 
+import errno as numbered
 import os
 import signal
 import socket
@@ -18,11 +19,13 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import kdbus
 import pytest_kdbus
+from kdbus.abi.revision import REVISIONS
 from kdbus.errors import failure
 from pytest_kdbus import trace
 from pytest_kdbus.agent import NAME
@@ -35,6 +38,8 @@ _PATIENCE_S = 30.0
 """How long the domain may take to begin and to end."""
 SECONDS = 10.0
 """How long anything else may take unless a test says otherwise."""
+_COMMANDS = frozenset(name for revision in REVISIONS for name in revision.requests)
+_ERRNOS = frozenset((*numbered.errorcode.values(), "EMEDIUMTYPE"))
 _BOOT = "import sys; sys.path[:0] = {paths!r}; from pytest_kdbus.agent import main; main({descriptor}, {bus!r})"
 
 
@@ -65,6 +70,7 @@ class Domain:
         self._answers: dict[int, Future[Any]] = {}
         self._ended: dict[int, Future[int]] = {}
         self._fakes: dict[int, Fake] = {}
+        self._programs: list[Program] = []
         self._asked = 0
         self._ready: Future[None] = Future()
 
@@ -96,21 +102,27 @@ class Domain:
     ) -> Program:
         """Start a program, which goes on while the test does; it is killed at the end of the test.
 
-        `environment`: variables besides those of the test. Raises Failure if it cannot be executed.
+        `environment`: variables besides those of the test. Raises Failure if it cannot be executed, TypeError if the
+        command is no list of words.
         """
         output = tempfile.mkstemp(dir=self._folder.name)
         errors = tempfile.mkstemp(dir=self._folder.name)
         for descriptor, _ in (output, errors):
             os.close(descriptor)
+        if isinstance(command, str | bytes) or not command:
+            raise TypeError(f"the command {command!r} is no list of words, such as ['./service', kdbus.bus]")
+        words = [os.fsdecode(word) for word in command]
         process = self._ask(
             "start",
-            command=[str(word) for word in command],
+            command=words,
             environment={**os.environ, **(environment or {})},
             folder=str(folder or Path.cwd()),
             output=output[1],
             errors=errors[1],
         )
-        return Program(self, process, [str(word) for word in command], Path(output[1]), Path(errors[1]))
+        program = Program(self, process, words, Path(output[1]), Path(errors[1]))
+        self._programs.append(program)
+        return program
 
     def run(
         self,
@@ -126,7 +138,10 @@ class Domain:
     # ---- names, calls, fakes ----
 
     def wait_for_name(self, name: str, seconds: float = SECONDS) -> int:
-        """Wait until somebody owns the well-known name; returns the connection's id. Raises kdbus.TimedOut."""
+        """Wait until somebody owns the well-known name; returns the connection's id. Raises kdbus.TimedOut.
+
+        What fails here or in `call` notes which programs have ended meanwhile, and what they said.
+        """
         return int(self._ask("wait_for_name", seconds, name=name, seconds=seconds))
 
     def call(
@@ -163,14 +178,14 @@ class Domain:
 
     def send(self, name: str | int, payload: bytes, *, descriptors: Sequence[HasFileno | int] = ()) -> None:
         """Send a message that is no request."""
-        passed = numbers(Passing(payload, descriptors))
-        self._ask("send", name=name, payload=payload.hex(), descriptors=passed)
+        passing = Passing(payload, descriptors)
+        self._ask("send", name=name, payload=passing.payload.hex(), descriptors=numbers(passing))
 
     def broadcast(self, payload: bytes, *, bloom: bytes = b"", sender: Fake | None = None) -> None:
         """Send a signal in bytes to all who want it. `bloom`: its filter, as long as the bus's are; without it, one
         that only fits masks without a bit. `sender`: the fake that it comes from; nobody in particular without it."""
         number = None if sender is None else sender.number
-        self._ask("broadcast", fake=number, payload=payload.hex(), bloom=bloom.hex())
+        self._ask("broadcast", fake=number, payload=Passing(payload).payload.hex(), bloom=bloom.hex())
 
     def emit(
         self,
@@ -222,7 +237,13 @@ class Domain:
             command: "SEND", ...; errno: "ENOBUFS", ..., or "" for those that did not fail.
             program: the name of the thread; process: the number of the process.
             name: a well-known name of either side.
+
+        Raises Failure: there is no such command or errno, so that nothing could be found.
         """
+        if command is not None and command not in _COMMANDS and not command.startswith("0x"):
+            raise Failure(trace.unknown("command", command, sorted(_COMMANDS)))
+        if errno and errno not in _ERRNOS:
+            raise Failure(trace.unknown("errno", errno, sorted(_ERRNOS)))
         wanted = {"command": command, "errno": errno, "program": program, "process": process}
         found = trace.calls(self._command, self._recording) if self.started else ()
         return [
@@ -249,19 +270,24 @@ class Domain:
         with trace.Growth(self._recording) as growth:
             while not (found := self.calls(command, errno=errno, program=program, process=process, name=name)):
                 if not growth.wait(deadline - time.monotonic()):
-                    raise Failure(f"no program has made such a call of {command} within {seconds:g} s")
+                    failed = Failure(f"no program has made such a call of {command} within {seconds:g} s")
+                    self._tell_of_ends(failed)
+                    raise failed
         return found[0]
 
     def findings(self, *rules: str) -> list[Finding]:
         """What the rules of `kdbus check` (docs/check.md) find in what programs have done; without names, all of them.
+        Raises Failure: there is no such rule.
 
         What a connection holds is judged when it is closed, so stop a program first to learn what it leaks.
         """
         if not self.started:
             return []
         self._ask("settle")
-        found = trace.findings(self._command, self._recording)
-        return [each for each in found if not rules or each.rule in rules]
+        try:
+            return list(trace.findings(self._command, self._recording, rules))
+        except ValueError as error:
+            raise Failure(str(error)) from None
 
     def trace(self) -> str:
         """All that has happened, as `kdbus trace` shows it."""
@@ -294,10 +320,17 @@ class Domain:
             self._channel.send(id=number, do=what, **words)
             found: tuple[Any, list[int]] = answer.result(patience_s + _PATIENCE_S)
             return found
-        except kdbus.Error:
+        except kdbus.Error as error:
+            self._tell_of_ends(error)
             raise
         except OSError as error:
             raise self._gone() from error
+
+    def _tell_of_ends(self, error: Exception) -> None:
+        """Note on a failure which programs have ended meanwhile: they are what it is due to, mostly."""
+        for program in self._programs:
+            if said := program.unexpected_end():
+                error.add_note(said)
 
     def _begin(self) -> None:
         if self.started:
@@ -339,6 +372,10 @@ class Domain:
                 threading.Thread(target=self._answer, args=(words,), daemon=True).start()
         with self._lock:
             waiting = [each for each in (self._ready, *self._answers.values()) if not each.done()]
+        if waiting and self._process is not None:
+            # Why it ends is said last.
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_PATIENCE_S)
         for each in waiting:
             each.set_exception(self._gone())
 

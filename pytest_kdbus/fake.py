@@ -30,6 +30,10 @@ class Passing:
     payload: bytes
     descriptors: Sequence[HasFileno | int] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.payload, bytes | bytearray | memoryview):
+            raise TypeError(f"the payload {self.payload!r} is not bytes, such as b'text' or 'text'.encode()")
+
 
 class HasFileno(Protocol):
     """A file, a socket, ..."""
@@ -73,7 +77,10 @@ class Fake:
     """A peer that is made up."""
 
     def __init__(self, name: str, replies: Replies | None, number: int) -> None:
-        """`name` is its well-known name, empty for a listener; `number` is by what the agent knows it."""
+        """`name` is its well-known name, empty for a listener; `number` is by what the agent knows it. Raises
+        TypeError if that can be no replies."""
+        if not (replies is None or callable(replies) or isinstance(replies, bytes | Passing | Mapping)):
+            raise TypeError(f"a fake's replies are {replies!r}: give bytes, a function, or a dictionary by method")
         self.name = name
         self.number = number
         self.id = 0
@@ -103,7 +110,7 @@ class Fake:
                 found = _dbus_answer(self._replies, request)
             else:
                 reply = self._replies(payload) if callable(self._replies) else self._replies
-                found = Passing(reply) if isinstance(reply, bytes) else reply
+                found = reply if reply is None or isinstance(reply, Passing) else Passing(reply)
             if found is not None:
                 numbers(found)  # raises here what would otherwise be raised where it is sent
             return found

@@ -40,6 +40,7 @@ class Program:
         self._command = command
         self._output = output
         self._errors = errors
+        self._awaited = False
         self.process = process
 
     @property
@@ -74,4 +75,13 @@ class Program:
                 f"{' '.join(self._command)} had not ended after {seconds} s; its output so far:\n"
                 f"{self.output}{self.errors}"
             ) from None
+        self._awaited = True
         return Ended(status, self.output, self.errors, self.process, self._domain)
+
+    def unexpected_end(self) -> str | None:
+        """That it has ended and with what, if so, and if nobody has waited for that."""
+        ended = self._domain.ended(self.process)
+        if self._awaited or not ended.done():
+            return None
+        said = (self.errors or self.output).strip()
+        return f"{' '.join(self._command)} has ended, status {ended.result()}: {said[-1000:] or 'it said nothing'}"

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import ctypes
+import difflib
 import json
 import os
 import select
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
@@ -109,13 +110,25 @@ class Finding:
     text: str
 
 
-def findings(command: str, file: str) -> Iterator[Finding]:
-    """What `kdbus check` finds in the recording, but not in what the agent does."""
+def findings(command: str, file: str, rules: Collection[str]) -> Iterator[Finding]:
+    """What some rules of `kdbus check`, or without names all, find in the recording, but not in what the agent does.
+    Raises ValueError: there is no such rule."""
     asked = [command, "check", "--recording", file, "--json", "/dev/stdout"]
     shown = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    for found in json.loads(shown.stdout)["findings"]:
-        if not found["where"].startswith(f"{NAME} ("):
+    told = json.loads(shown.stdout)
+    for rule in rules:
+        if rule not in told["rules"]:
+            raise ValueError(unknown("rule", rule, told["rules"]))
+    for found in told["findings"]:
+        if not found["where"].startswith(f"{NAME} (") and (not rules or found["rule"] in rules):
             yield Finding(found["rule"], found["severity"], found["where"], found["text"])
+
+
+def unknown(what: str, name: str, known: Collection[str]) -> str:
+    """What to say of a name that does not exist: a test that asks for it would find nothing, and pass."""
+    close = difflib.get_close_matches(name, known, 1)
+    advice = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+    return f"there is no {what} {name!r}; {advice}"
 
 
 def _show(command: str, *words: str) -> str:

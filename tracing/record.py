@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Event(StrEnum):
@@ -155,4 +155,13 @@ class Tracer(Protocol):
 
     def close(self) -> None:
         """There are no more."""
+        ...
+
+
+@runtime_checkable
+class Departures(Protocol):
+    """Who also wants to know when a process is about to end by itself, while it still has all that it has open."""
+
+    def leaving(self, process: int) -> None:
+        """That process does so now."""
         ...

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from broker.recognition import named
 from interposer.checking import differences
 from interposer.checking.findings import Findings
 from kdbus.abi.decode import Flags, Named, Text, struct_of
-from kdbus.abi.layout import align8
+from kdbus.abi.layout import U64, align8
 from kdbus.abi.revision import REVISIONS
 from tracing.errnos import errno_name
 from tracing.record import Event, Phase, Record
@@ -29,6 +30,7 @@ from tracing.shown import Shown, items_of, show
 _REVISIONS = {revision.name: revision for revision in REVISIONS}
 _HEADER = 16
 _MOST_TOLD = 3
+_ASKED_AGAIN = "one_claim_per_name"
 _MOST_KEPT = 1 << 16
 """Requests and names that are remembered: a program chooses how many there are."""
 _EXPECTED = frozenset(("NoMessage", "NoMessageOfPriority", "Interrupted", "UnknownCommand", "MessagesLost"))
@@ -53,6 +55,8 @@ class _Held:
     """Its process has made the bus."""
     descriptors: dict[tuple[int, int], File] = field(default_factory=dict)
     """What came with messages, by process and number."""
+    kept: set[tuple[int, int]] = field(default_factory=set)
+    """Those of them that a process still had when it ended by itself."""
 
 
 File = tuple[int, int]
@@ -97,6 +101,13 @@ class Checker:
             self._cut_off(held, "it was still open at the end")
         self._connections.clear()
 
+    def leaving(self, process: int) -> None:
+        """A process is about to end by itself: the last moment to see which descriptors it has never closed."""
+        for held in self._connections.values():
+            for place, file in held.descriptors.items():
+                if place[0] == process and self._open_file(*place) == file:
+                    held.kept.add(place)
+
     # ---- calls ----
 
     def _call(self, shown: Shown) -> None:
@@ -126,6 +137,8 @@ class Checker:
                 held.requests.discard(
                     (_number(shown.message.get("dst_id")), _number(shown.message.get("cookie_reply")))
                 )
+            if not record.errno and record.revision:
+                self._answered_otherwise(shown, held)
             if not record.errno:
                 self._succeeded(shown, held)
 
@@ -164,9 +177,29 @@ class Checker:
         if record.error in _EXPECTED:
             return
         self.findings.add("failed-call", where, f"{record.command}: {name} ({record.reason})")
+        if record.error == "NameAlreadyOwned" and (forgiving := differences.unlike(_ASKED_AGAIN, record.revision)):
+            text = f"NAME_ACQUIRE of a name that it has: {name} here, success in {_and(forgiving)}"
+            self.findings.add("answer-differs", where, text)
         if others := differences.other_errnos(record.error, record.errno, record.revision):
             told = _and(f"{errno_name(number)} in {_and(names)}" for number, names in others.items())
             self.findings.add("errno-differs", where, f"{record.command}: {name} in {record.revision} is {told}")
+
+    def _answered_otherwise(self, shown: Shown, held: _Held) -> None:
+        """Look for what has succeeded, and means something else in other revisions."""
+        record, given, revision = shown.record, shown.arguments, shown.record.revision
+        text = meaning = ""
+        if record.command == "NAME_ACQUIRE" and held.names.intersection(_names(given)):
+            meaning, text = _ASKED_AGAIN, "NAME_ACQUIRE of a name that it has: success here, EALREADY"
+        elif record.command == "CONN_INFO" and _number(given.get("id")) and _names(given):
+            meaning, text = "name_beats_id", "CONN_INFO with an id and a name: here the name counts, the id"
+            if not getattr(named(revision), meaning):
+                text = "CONN_INFO with an id and a name: here the id counts, the name"
+        elif record.command == "RECV" and shown.message.get("dst_id") is not None:
+            to_all = _number(shown.message.get("dst_id")) == U64
+            if to_all and _number(shown.message.get("src_id")) == record.connection:
+                meaning, text = "own_broadcasts", "RECV of a broadcast of its own: here it comes, nothing does"
+        if meaning and (others := differences.unlike(meaning, revision)):
+            self.findings.add("answer-differs", held.where, f"{text} in {_and(others)}")
 
     def _losses(self, shown: Shown, held: _Held) -> None:
         if shown.record.command == "RECV" and (count := _number(shown.results.get("dropped_msgs"))):
@@ -267,7 +300,7 @@ class Checker:
             self.findings.add("unanswered-request", held.where, f"received and not replied to: {_and([*told, *more])}")
         if unread:
             self.findings.add("unread-messages", held.where, f"{unread} messages in its queue were never received")
-        still = [place for place, file in held.descriptors.items() if self._open_file(*place) == file]
+        still = held.kept | {place for place, file in held.descriptors.items() if self._open_file(*place) == file}
         if still:
             count = f"{len(still)} of the {len(held.descriptors)} looked at"
             self.findings.add("descriptors-left", held.where, f"came with messages and are still open: {count}")

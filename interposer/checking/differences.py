@@ -39,6 +39,13 @@ def other_numbers(command: str, revision: str) -> tuple[str, ...]:
     return tuple(name for name, number in numbers.items() if number is not None and number != mine)
 
 
+@cache
+def unlike(meaning: str, revision: str) -> tuple[str, ...]:
+    """The revisions in which that member of `broker.behaviour.Behaviour` is another than in `revision`."""
+    mine = getattr(named(revision), meaning)
+    return tuple(other.name for other in REVISIONS if getattr(named(other.name), meaning) != mine)
+
+
 _STRICT = ("219", "final")
 """Revisions that refuse what a command does not take; earlier ones mostly ignore it."""
 _RENAMED = {"CONN_UPDATE": "UPDATE", "NAME_LIST": "LIST"}

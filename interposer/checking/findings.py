@@ -20,6 +20,7 @@ RULES: Final = {
     "descriptors-left": (WARNING, "descriptors that came with messages are closed with the connection"),
     "failed-call": (NOTE, "calls succeed"),
     "errno-differs": (NOTE, "failures have the same errno in all revisions"),
+    "answer-differs": (NOTE, "calls that succeed do the same in all revisions"),
     "one-revision": (NOTE, "what is used is in all revisions"),
     "names-left": (NOTE, "names are released before the connection is closed"),
     "matches-left": (NOTE, "matches are removed before the connection is closed"),

@@ -55,7 +55,8 @@ def as_json(checker: Checker, command: Sequence[str], status: int) -> str:
     ended = {"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"status": os.WEXITSTATUS(status)}
     used = {kind: dict(sorted(counts.items())) for kind, counts in checker.used.items()}
     about = {"schema": SCHEMA, "command": [harmless(word) for word in command], **ended}
-    return json.dumps({**about, "findings": found, "used": used}, indent=1) + "\n"
+    rules = checker.findings.rules()
+    return json.dumps({**about, "rules": rules, "findings": found, "used": used}, indent=1) + "\n"
 
 
 def as_junit(checker: Checker, command: Sequence[str]) -> str:

@@ -19,6 +19,8 @@ The entries, and why:
 - `mount` and `umount2`: a new kdbusfs is a new domain. `fsopen`: it cannot be made with the new calls.
 - In path mode, where nothing is mounted (`interposer.traps.path_mode`): all opens, and the other calls that look at
   what a path leads to. fstatat and statx only without AT_EMPTY_PATH, since that is how C libraries do fstat.
+- `exit_group`, where somebody wants to know what a process has open when it ends (`kdbus check`): afterwards that
+  cannot be told. Who is killed does not come by here.
 - On i386, with their own numbers, also `mmap2`, which is what mmap is there, the old `mmap`, whose arguments are in
   memory (so always; it is long out of use), and `umount`, which is `umount2` without flags.
 
@@ -164,6 +166,7 @@ I386 = Architecture(
         "faccessat": 307,
         "statx": 383,
         "faccessat2": 439,
+        "exit_group": 252,
     },
     o_directory=0o200000,
 )
@@ -197,6 +200,7 @@ X86_64 = Architecture(
         "faccessat": 269,
         "statx": 332,
         "faccessat2": 439,
+        "exit_group": 231,
     },
     o_directory=0o200000,
     runs_also=(I386,),
@@ -226,6 +230,7 @@ AARCH64 = Architecture(
         "newfstatat": 79,
         "statx": 291,
         "faccessat2": 439,
+        "exit_group": 94,
     },
     o_directory=0o40000,
 )
@@ -290,6 +295,10 @@ def path_mode_traps(architecture: Architecture) -> tuple[Trap, ...]:
         *(Trap(name) for name in _PATH_CALLS),
         *(trap for trap in mount_mode_traps(architecture) if trap.system_call not in ("open", "openat")),
     )
+
+
+EXITS = Trap("exit_group")
+"""To be added to either."""
 
 
 def this_architecture() -> Architecture:

@@ -191,12 +191,9 @@ class Launched:
 
     def abandon(self) -> None:
         """End the child, which is reaped, and close everything."""
-        if self._report is not None:
-            self._report.close()
-            self._report = None
+        self.leave_nothing()
         _end(self.pid)
         self.close()
-        self.leave_nothing()
 
     def close(self) -> None:
         """Close all descriptors: nobody takes them over, or only duplicates."""
@@ -211,7 +208,11 @@ class Launched:
                 os.close(descriptor)
 
     def leave_nothing(self) -> None:
-        """The end: in path mode, remove the private folder. Idempotent."""
+        """The end: have a program that was never executed end as well, since it holds what it has inherited, and, in
+        path mode, remove the private folder. Idempotent."""
+        if self._report is not None:
+            self._report.close()
+            self._report = None
         folder, self._folder = self._folder, None
         if folder is not None:
             folder.remove()
@@ -245,20 +246,22 @@ def launch(
     dies_with_us: bool = False,
     preload: bool | None = None,
     self_serve: bool = False,
+    exits: bool = False,
 ) -> Launched:
     """Start `command` (the program, looked up in PATH as execvp(3) does, and its arguments), to be supervised by us.
 
     `mode` None: the first of the two that can be had here. `held`: it is not executed before `Launched.execute`.
     `dies_with_us`: see `Launched`. `preload`: whether the program gets the library that spares it traps
     (`interposer.launch.preloading`); None: in path mode. `self_serve`: in mount mode, too, as its receivers serve
-    themselves by means of it.
+    themselves by means of it. `exits`: the supervisor is asked before a process ends by itself.
     Where the program needs a user namespace, the calling process joins it, for good, and has all capabilities in
     it, which making nodes in the read-only folder of kdbusfs takes; so the caller must then have one thread.
     Raises what `launch_held` raises.
     """
     if mode is not Mode.PATH:
         try:
-            return _launch_mounted(command, held=held, dies_with_us=dies_with_us, preload=bool(preload) or self_serve)
+            preloaded = bool(preload) or self_serve
+            return _launch_mounted(command, held=held, dies_with_us=dies_with_us, preload=preloaded, exits=exits)
         except NO_VIEW:
             if mode is Mode.MOUNT:
                 raise
@@ -266,7 +269,7 @@ def launch(
 
     folder = PrivateFolder()
     try:
-        launched = _launch(command, Mode.PATH, None, folder, preload=preload is not False)
+        launched = _launch(command, Mode.PATH, None, folder, preload=preload is not False, exits=exits)
     except BaseException:
         folder.remove()
         raise
@@ -277,8 +280,10 @@ def launch(
     return launched
 
 
-def _launch_mounted(command: Sequence[str], *, held: bool, dies_with_us: bool, preload: bool) -> Launched:
-    launched = launch_held(command, None, preload=preload)
+def _launch_mounted(
+    command: Sequence[str], *, held: bool, dies_with_us: bool, preload: bool, exits: bool
+) -> Launched:
+    launched = _launch(command, Mode.MOUNT, None, None, preload=preload, exits=exits)
     launched.dies_with_us = dies_with_us
     launched.start_caretaker()
     if not held:
@@ -326,6 +331,7 @@ def _launch(
     folder: PrivateFolder | None,
     *,
     preload: bool = False,
+    exits: bool = False,
 ) -> Launched:
     """`mirror` is for mount mode, `folder` for path mode; it stays the caller's if this raises."""
     architectures = seccomp_filter.this_architecture().all
@@ -341,7 +347,7 @@ def _launch(
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _become(command, architectures, theirs, ignores_children, mirror, library, spared, mode is Mode.MOUNT)
+        _become(command, architectures, theirs, ignores_children, mirror, library, spared, mode is Mode.MOUNT, exits)
     theirs.close()
     for mount in mirror or ():
         os.close(mount)
@@ -433,6 +439,7 @@ def _become(
     preloaded: str | None,
     spared: bool,
     mounts: bool,
+    exits: bool,
 ) -> NoReturn:
     """The child's whole life. `preloaded`: the library that the program is to be started with; `spared`: what it calls
     untrapped is let through."""
@@ -456,9 +463,10 @@ def _become(
             traps = seccomp_filter.one_user_traps
         else:
             traps = seccomp_filter.mount_mode_traps
+        more = (seccomp_filter.EXITS,) if exits else ()
         listener, waits_killable = install_filter(
             seccomp_filter.build_for(
-                [(each, traps(each)) for each in architectures], STUB_ADDRESS if spared else None
+                [(each, (*traps(each), *more)) for each in architectures], STUB_ADDRESS if spared else None
             )
         )
         flags = (_KILLABLE if waits_killable else b"") + (_USER_NAMESPACE if own else b"")
@@ -477,6 +485,9 @@ def _become(
     except Exception as error:
         report.send(_ERROR + pack(LaunchFailed("preparing the program's process", f"{type(error).__name__}: {error}")))
     finally:
+        if exits:
+            # Nobody serves that trap before the program runs.
+            os.kill(os.getpid(), signal.SIGKILL)
         os._exit(LaunchFailed.exit_status)
 
 

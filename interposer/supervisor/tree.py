@@ -89,6 +89,7 @@ class Tree:
         self.detours = self._nodes.detours
         self.delayed = ioctls.delayed
         served: dict[str, Serve] = {"ioctl": ioctls.ioctl, "fsopen": self.mounts.fsopen}
+        served["exit_group"] = self._exit_group
         served |= {"mount": self.mounts.mount, "umount2": self.mounts.umount2, "umount": self.mounts.umount}
         mostly_elsewhere = {"open": opens.open, "openat": opens.openat, "openat2": opens.openat2}
         mostly_elsewhere |= {"mmap": mappings.mmap, "mmap2": mappings.mmap, "old_mmap": mappings.old_mmap}
@@ -209,6 +210,12 @@ class Tree:
             self.listener.respond_continue(notification.id)
         else:
             serve(notification)
+
+    def _exit_group(self, notification: Notification) -> None:
+        """exit_group(status): the process ends, and still has all that it has open."""
+        if self._shared.tap is not None:
+            self._shared.tap.leaving(notification)
+        self.listener.respond_continue(notification.id)
 
     def _served(self, notification: Notification, handle: OpenHandle, caller: TargetCaller) -> None:
         self._shared.flows.note(notification, handle, caller)

@@ -53,7 +53,7 @@ from native.notification import Notification
 from tracing.escaping import harmless
 from tracing.native_calls import Batch, Known, awaited, fillers, said
 from tracing.reason import reason
-from tracing.record import CALLS, Event, Phase, Record, Tracer
+from tracing.record import CALLS, Departures, Event, Phase, Record, Tracer
 from tracing.relay import Relay
 
 P = ParamSpec("P")
@@ -229,6 +229,16 @@ class Tap:
         # The connection tells that it has ended before it lets go of what it has.
         self._leave(record, handle.connection)
         self._put(record)
+
+    def leaving(self, notification: Notification) -> None:
+        """The process is about to end by itself."""
+        self._safely(self._leaving, notification)
+
+    def _leaving(self, notification: Notification) -> None:
+        process, _ = self._thread(notification.pid)
+        for tracer in self.tracers:
+            if isinstance(tracer, Departures):
+                tracer.leaving(process)
 
     def closing(self, handle: OpenHandle) -> None:
         """The last descriptor was closed; the broker has not heard of it yet."""

@@ -44,6 +44,7 @@ DRIVER: Final = "org.freedesktop.DBus"
 DRIVER_PATH: Final = "/org/freedesktop/DBus"
 NO_REPLY: Final = "org.freedesktop.DBus.Error.NoReply"
 _CHANGED: Final = "NameOwnerChanged"
+_ACTIVATABLE: Final = "ActivatableServicesChanged"
 
 
 def matches_of(rule: Rule, parameters: BloomParameters) -> list[list[MatchRule]]:
@@ -61,7 +62,10 @@ def matches_of(rule: Rule, parameters: BloomParameters) -> list[list[MatchRule]]
     for entries in alternatives(rule):
         mask = filter_of_entries(entries, size=parameters.size, hashes=parameters.hashes)
         found.append([*sender, Bloom([mask])])
-    return found + [[change] for change in _changes(rule)]
+    changes = _changes(rule)
+    if rule.fits(_driver_signal(_ACTIVATABLE)):
+        changes += [each for each in (NameAppears(), NameVanishes()) if each not in changes]
+    return found + [[change] for change in changes]
 
 
 def _changes(rule: Rule) -> list[MatchRule]:
@@ -99,17 +103,21 @@ def _changes(rule: Rule) -> list[MatchRule]:
     return found
 
 
-def _owner_changed(name: str, old: str, new: str) -> Message:
+def _driver_signal(member: str, *words: str) -> Message:
     return Message(
         type=MessageType.SIGNAL,
         flags=Flag.NO_REPLY_EXPECTED,
         path=DRIVER_PATH,
         interface=DRIVER,
-        member=_CHANGED,
+        member=member,
         sender=DRIVER,
-        signature="sss",
-        body=(name, old, new),
+        signature="s" * len(words),
+        body=words,
     )
+
+
+def _owner_changed(name: str, old: str, new: str) -> Message:
+    return _driver_signal(_CHANGED, name, old, new)
 
 
 def _owner(identifier: int, flags: NameFlag) -> str:
@@ -127,7 +135,11 @@ def message_of(notification: Notification, reply_to: int) -> Message | None:
     if isinstance(notification, NameChange):
         old = _owner(notification.old_id, notification.old_flags)
         new = _owner(notification.new_id, notification.new_flags)
-        return _owner_changed(notification.name, old, new) if old != new else None
+        if old != new:
+            return _owner_changed(notification.name, old, new)
+        was, is_ = notification.old_flags & NameFlag.ACTIVATOR, notification.new_flags & NameFlag.ACTIVATOR
+        # An activator appears, or vanishes.
+        return _driver_signal(_ACTIVATABLE) if bool(was) != bool(is_) else None
     if isinstance(notification, IdChange):
         owner = names.unique_name(notification.id)
         return _owner_changed(owner, *(("", owner) if notification.appeared else (owner, "")))

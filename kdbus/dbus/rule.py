@@ -49,7 +49,8 @@ class Rule:
     """A match rule; what is None is not asked for.
 
     `arguments` and `argument_paths` are (number, text) pairs, `arg0namespace` the beginning of a name, whose elements
-    are whole. `eavesdrop` is kept and changes nothing: on kdbus a monitor sees everything, and nobody else does.
+    are whole. `eavesdrop` is kept and changes nothing here: on kdbus a monitor sees everything, and nobody else
+    does (`kdbus proxy` makes one for who asks).
     """
 
     type: MessageType | None = None

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from bridge.activatable import Activatable
-from bridge.activated import Activated, Patience
+from bridge.activated import Activated, Patience, Program
 from kdbus.dbus.errors import ErrorReply
 
 
@@ -108,7 +108,7 @@ class Played:
         def kill() -> None:
             self.killed += 1
 
-        return SimpleNamespace(wait=wait, kill=kill)
+        return Program("t.a", SimpleNamespace(wait=wait, kill=kill))  # type: ignore[arg-type]
 
     def _refuse(self, whom: int, cookie: int, reason: ErrorReply) -> None:
         assert whom == 7

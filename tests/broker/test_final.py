@@ -8,10 +8,12 @@ import struct
 
 import pytest
 
+from broker import bounds
 from broker.errors import (
     BadArgument,
     BadItem,
     DescriptorsRefused,
+    Disconnected,
     DuplicateItem,
     KdbusError,
     MissingItem,
@@ -28,6 +30,7 @@ from broker.errors import (
     RepeatedItem,
     ReplyNotExpected,
     TimedOut,
+    TooManyMatches,
     UnknownCommand,
     UnknownFlags,
     WrongConnectionKind,
@@ -35,7 +38,10 @@ from broker.errors import (
     errno_of,
 )
 from broker.handle import ControlHandle
+from broker.item import Item
+from broker.match import Match, Rules
 from kdbus.abi import final, revision3
+from kdbus.abi.revision import Kind
 from tests.support.final_peer import BROADCAST, ITEM, NEGOTIATE, Caller, FinalPeer, activator, command, make_bus
 from tests.support.outside import (
     FakeFile,
@@ -128,6 +134,29 @@ def test_nearly_every_fault_of_an_item_is_einval(alice: FinalPeer, items: list[b
     with fails(error, errno.EINVAL):
         alice.issue("NAME_ACQUIRE", items, return_flags=7)
     assert alice.members("kdbus_cmd")["return_flags"] == 0
+
+
+def test_a_dead_connection_knows_which_commands_are_its_own(alice: FinalPeer) -> None:
+    alice.issue("BYEBYE")
+    for name in ("BUS_MAKE", "ENDPOINT_MAKE", "ENDPOINT_UPDATE", "HELLO"):
+        with fails(WrongState, errno.EBADFD):
+            alice.issue(name)
+    for name in ("BYEBYE", "UPDATE", "LIST", "MATCH_REMOVE"):
+        with fails(Disconnected, errno.ECONNRESET):
+            alice.issue(name)
+
+
+def test_as_many_matches_as_there_may_be(alice: FinalPeer) -> None:
+    """Each with a rule: bounds of our own, on rules, must not come before."""
+    rules = [words_item(ITEM["ID"], alice.id)]
+    limit = alice.connection.behaviour.matches_per_connection
+    assert limit == 4096 <= bounds.RULES_PER_CONNECTION
+    alice.connection.matches._matches.extend(  # one by one they take some time
+        Match(cookie, Rules([Item(Kind.ID, alice.id.to_bytes(8, "little"))], 8)) for cookie in range(1, limit)
+    )
+    alice.issue("MATCH_ADD", rules)
+    with fails(TooManyMatches, errno.EMFILE):
+        alice.issue("MATCH_ADD", rules)
 
 
 def test_wrong_state_is_not_an_unknown_number(world: World, alice: FinalPeer) -> None:
@@ -533,6 +562,18 @@ def test_an_ended_endpoint_takes_no_policy(world: World) -> None:
     world.default_bus().close()
     with fails(NodeShutDown, errno.ESHUTDOWN):
         owner.issue("ENDPOINT_UPDATE")
+
+
+def test_an_ended_endpoint_makes_nothing(world: World) -> None:
+    """Whatever stands in the command; only what it would not make either is told apart."""
+    opened, _ = world.open()
+    late = Caller(opened.handle, opened.caller)
+    world.default_bus().close()
+    for name in ("ENDPOINT_MAKE", "HELLO"):
+        with fails(NodeShutDown, errno.ESHUTDOWN):
+            late.issue(name, flags=1 << 20)
+    with fails(WrongState, errno.EBADFD):
+        late.issue("SEND")
 
 
 def test_a_loss_alone_makes_readable_and_is_told_with_eagain(world: World, alice: FinalPeer) -> None:

@@ -360,6 +360,15 @@ def test_faked_id_that_is_not_mapped(position: int) -> None:
         faked(creds=struct.pack("<8I", *numbers))
 
 
+def test_faked_ids_have_32_bits() -> None:
+    """Of 64 in the command; and none is one that says so in all 64."""
+    none = 0xFFFFFFFF
+    items = faked(creds=struct.pack("<8Q", 1 << 32 | 5, none, 5, none, 6, none, none, 6))
+    assert items == {abi.ITEM_CREDS: struct.pack("<8I", 1005, none, 1005, none, 1006, none, none, 1006)}
+    with fails(BadArgument, errno.EINVAL):
+        faked(creds=struct.pack("<8Q", (1 << 64) - 1, *(none,) * 7))
+
+
 def test_faked_processes() -> None:
     assert faked(pids=struct.pack("<3Q", 100, 0, 1)) == {abi.ITEM_PIDS: struct.pack("<3Q", 100, 0, 1)}
     # The kernel looks for 32 bits of the number.

@@ -123,8 +123,10 @@ def test_owners_change(notification: Notification, arguments: tuple[str, ...]) -
         NameChange("org.x", 4, NameFlag.ACTIVATOR, 0, NONE),
     ],
 )
-def test_activators_own_nothing(notification: Notification) -> None:
-    assert message_of(notification, 0) is None
+def test_activators_own_nothing_and_can_start(notification: Notification) -> None:
+    message = message_of(notification, 0)
+    assert message is not None
+    assert (message.member, message.signature, message.sender) == ("ActivatableServicesChanged", "", DRIVER)
 
 
 @pytest.mark.parametrize("notification", [ReplyTimeout(), ReplyDead()])

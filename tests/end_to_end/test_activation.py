@@ -162,6 +162,15 @@ def test_operations_give_what_they_give_with_dbus_daemon(user: User, services: P
     assert f"kdbus: {services}/t.Bad.service is left out: line 3 is neither a group nor KEY=VALUE: 'Exec'" in lines
 
 
+def test_clients_are_told_when_there_is_more_or_less_to_start(user: User, services: Path, programs: Path) -> None:
+    service(services, "t.New", "/bin/false")
+    activate = user.kdbus("activate", "--bus", "user", "--from", str(services), "--exec", "true")
+    program = [user.python, "-m", "tests.programs.dbus_activated", "watch", *activate]
+    proxy = user.kdbus("proxy", "--bus", "user", "--exec", *program)
+    outcome = user.run(user.kdbus("run", "--make-bus", "user", "--", *proxy), seconds=SECONDS, folder=programs)
+    assert outcome.output.splitlines() == ["org.freedesktop.DBus"] * 2
+
+
 def test_the_driver_starts_programs_for_those_that_speak_kdbus(user: User, services: Path, programs: Path) -> None:
     service(services, "org.example.Idle", f"{programs}/idle", bus(user), "org.example.Idle", "600")
     service(services, "t.False", "/bin/false")

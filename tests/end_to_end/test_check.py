@@ -92,6 +92,55 @@ def test_notes_tell_what_other_revisions_do(user: User, program: Path, writable:
     assert bounds == [], bounds
 
 
+@pytest.mark.parametrize("mode", ["mount", "path"])
+def test_what_cannot_be_run(mode: str, user: User, writable: Path) -> None:
+    """Whoever was to become the program ends, though ends are watched."""
+    (writable / "text").write_text("no program")
+    (writable / "text").chmod(0o755)
+    for words, part in (
+        (["--", "/nowhere/program"], "there is no such program"),
+        (["--", str(writable / "text")], "Exec format error"),
+        (["--make-bus", "a b", "--", "true"], "a name has letters"),
+    ):
+        outcome = check(user, "--mode", mode, *words)
+        assert outcome.status in (125, 126, 127) and part in outcome.output
+
+
+AMBIGUOUS = """
+import sys
+from contextlib import suppress
+import kdbus
+from kdbus import matches
+from kdbus.dialect import DIALECTS
+
+revision = next(each for each in DIALECTS if each.name == sys.argv[1])
+bus = kdbus.Bus(kdbus.own_name("two-ways"), revision=revision)
+with kdbus.connect(bus.name, revision=revision) as connection:
+    connection.acquire_name("org.example.Twice")
+    with suppress(kdbus.Error):
+        connection.acquire_name("org.example.Twice")
+    connection.add_match(matches.FromId(matches.ANY))
+    connection.signal(b"news", bloom=bytes(64))
+    message = connection.receive_nowait()
+    if message is not None:
+        message.release()
+"""
+
+
+def test_what_other_revisions_would_have_done_instead(user: User, writable: Path) -> None:
+    told = {}
+    for revision in ("3", "final"):
+        found = report(user, writable, "--", user.python, "-c", AMBIGUOUS, revision)
+        told[revision] = [each["text"] for each in found["findings"] if each["rule"] == "answer-differs"]
+    assert told == {
+        "3": ["NAME_ACQUIRE of a name that it has: EALREADY here, success in final"],
+        "final": [
+            "NAME_ACQUIRE of a name that it has: success here, EALREADY in 2, 3, 219",
+            "RECV of a broadcast of its own: here it comes, nothing does in 2, 3, 219",
+        ],
+    }
+
+
 def test_who_is_cut_off_is_not_judged(user: User, program: Path, writable: Path) -> None:
     found = report(user, writable, "--", str(program), "leaves_a_child")
     assert finding("not-judged", found).endswith(

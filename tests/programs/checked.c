@@ -208,6 +208,22 @@ CASE(keeps_a_descriptor)
 	receive_descriptors(1);
 }
 
+/* descriptors-left */
+CASE(ends_with_a_descriptor)
+{
+	struct bus bus = new_bus(0);
+	struct connection one = clean(&bus);
+	int fds[2];
+
+	EQ(pipe(fds), 0);
+	IN_CHILD {
+		struct connection two = clean(&bus);
+
+		EQ(SEND(&one, .to = two.id, .fds = fds, .fd_count = 2), 0);
+		done(&two, receive(&two));
+	}
+}
+
 /* none */
 CASE(closes_descriptors)
 {

@@ -189,7 +189,9 @@ def a_name_is_waited_for(scene: Scene) -> None:
     timer.start()
     assert kdbus.wait_for_name(scene.bus.name, "org.example.Late", PATIENCE) == owner.id
     timer.join()
-    fails(kdbus.TimedOut, errno.ETIMEDOUT, lambda: kdbus.wait_for_name(scene.bus.name, "org.example.Never", 0))
+    never = "org.example.Never"
+    error = fails(kdbus.TimedOut, errno.ETIMEDOUT, lambda: kdbus.wait_for_name(scene.bus.name, never, 0))
+    assert f"({never}): nobody has acquired the name in time" in str(error)
 
 
 @case

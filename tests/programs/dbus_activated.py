@@ -5,6 +5,7 @@ program to be started: `serve NAME [FIFO]`."""
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from contextlib import suppress
 
@@ -121,8 +122,20 @@ def use(fifo: str) -> None:
         client.say("late", client.start("Echo", "y", to="t.Late"))
 
 
+def watch(command: list[str]) -> None:
+    """What is told when a command makes activators, which go when it ends."""
+    with Peer() as peer:
+        peer.driver("AddMatch", "s", "member='ActivatableServicesChanged'")
+        with subprocess.Popen(command) as activator:
+            for _ in range(2):
+                print(peer.wait_for("ActivatableServicesChanged").sender, flush=True)
+            activator.wait()
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
+    if sys.argv[1] == "watch":
+        watch(sys.argv[2:])
+    elif sys.argv[1] == "serve":
         serve(sys.argv[2], "".join(sys.argv[3:]))
     else:
         use(sys.argv[2])

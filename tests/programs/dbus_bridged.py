@@ -319,6 +319,27 @@ def others(client: Peer) -> None:
     print(client.wait_for("Happened").body[0], flush=True)
 
 
+def whose(client: Peer) -> None:
+    """As root, on a bus that is open to all: as whom somebody else speaks at the daemon."""
+    client.driver("AddMatch", "s", "interface='t.Things'")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.setgroups([65533])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        with connect(BUS) as bus:
+            bus.send(Things.Happened.message("/things", "of somebody else"))
+            os.read(reading, 1)
+        os._exit(0)
+    message = client.wait_for("Happened")
+    found = client.driver("GetConnectionCredentials", "s", message.sender)
+    print(message.body[0], found["UnixUserID"].value, sorted(found["UnixGroupIDs"].value), flush=True)
+    os.close(writing)
+    os.waitpid(child, 0)
+
+
 CASES: list[Callable[[Peer], None]] = [
     calls_of_a_kdbus_service,
     calls_from_kdbus,
@@ -341,16 +362,31 @@ def serve() -> None:
         bus.serve()
 
 
+def start() -> None:
+    """Call what the daemon starts, have it end, and call it again; and what cannot be started."""
+    with connect(BUS) as bus, bus.subscribe("member='NameOwnerChanged',arg0='t.Started',arg2=''") as changes:
+        for word in ("first", "second"):
+            print(bus.call(method_call("t.Started", "/", "t.I", "Echo", "s", (word,))).body, flush=True)
+        bus.call(method_call("t.Started", "/", "t.I", "Quit"))
+        changes.receive(timeout=PATIENCE)
+        print("quit", flush=True)
+        print(bus.call(method_call("t.Started", "/", "t.I", "Echo", "s", ("third",))).body, flush=True)
+        print(outcome(bus, "t.Broken"), flush=True)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["start"]:
+        start()
+        sys.exit()
     if sys.argv[1:] == ["serve"]:
         serve()
     if sys.argv[1:2] == ["call"]:
         with connect(BUS) as bus_:
             print(bus_.call(method_call(sys.argv[2], "/", "t.I", "M")).type.name, flush=True)
         sys.exit()
-    if sys.argv[1:] == ["others"]:
+    if sys.argv[1:] in (["others"], ["whose"]):
         BUS = "0-system"
-        CASES = [others]
+        CASES = [others] if sys.argv[1:] == ["others"] else [whose]
     for case in CASES:
         with ExitStack() as stack:
             case(stack.enter_context(Peer()))

@@ -7,6 +7,7 @@ installed into a virtual environment that borrows the dependencies of this one.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -198,3 +199,83 @@ def test_arguments_are_handed_on_byte_by_byte(installed: Path, tmp_path: Path) -
         environment = {b"PATH": os.fsencode(os.environ["PATH"]), **variables}
         ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
         assert ended.stdout.split(b"\n")[:-1] == words
+
+
+def test_runs_without_being_installed(wheel: Path, tmp_path: Path) -> None:
+    """By pipx, which fetches what the wheel needs from the package index."""
+    if importlib.util.find_spec("pipx") is None:
+        pytest.skip("pipx is not installed")
+    environment = {**_ENVIRONMENT, "PIPX_HOME": str(tmp_path / "home"), "PIPX_BIN_DIR": str(tmp_path / "bin")}
+    pipx = [sys.executable, "-m", "pipx", "run", "--spec", str(wheel), "kdbus", "run", "--", "ls", "/sys/fs/kdbus"]
+    try:
+        ended = subprocess.run(
+            pipx,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"pipx has not got what it needs within {_PATIENCE_S} s: a slow package index")
+    if ended.returncode and not _is_fetched("trio", tmp_path):
+        pytest.skip("no package index can be reached")
+    assert (ended.returncode, ended.stdout) == (0, "control\n"), ended.stderr
+
+
+def _is_fetched(name: str, folder: Path) -> bool:
+    """Whether pip can have that from the package index now."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--no-cache-dir", name]
+    try:
+        ended = subprocess.run(pip, cwd=folder, env=_ENVIRONMENT, capture_output=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return ended.returncode == 0
+
+
+TYPED = """
+import kdbus
+from kdbus.dbus import service
+from kdbus.dbus.blocking import connect
+from kdbus.dbus.message import Message, method_call
+from pytest_kdbus.domain import Domain
+
+@service.interface("org.example.Typed")
+class Typed:
+    @service.method("s", "s")
+    def Echo(self, text: str) -> str:
+        return text
+
+def greet(bus: str) -> bytes:
+    with kdbus.connect(bus, attach_receive=kdbus.Attach.ALL) as connection:
+        with connection.receive(timeout=1) as message:
+            names: tuple[kdbus.OwnedName, ...] = message.metadata.names
+            return bytes(message.payload) + str(names).encode()
+
+def ask(bus: str) -> Message:
+    with connect(bus) as connection:
+        connection.objects.add("/", Typed())
+        return connection.call(method_call("a.b", "/", "a.b", "C"))
+
+def test_it(kdbus: Domain) -> None:
+    kdbus.fake("org.example.X", {"Ask": lambda word: ("s", word)})
+    status: int = kdbus.run(["true"]).status
+    assert status == 0
+"""
+"""What a user's program may look like; the errors are appended."""
+WRONG = ("greet(1)", "Typed().Echo(1)", "kdbus.connect('x', attach_recv=1)", "ask('x').nonsense")
+
+
+def test_library_and_plugin_are_typed(installed: Path, tmp_path: Path) -> None:
+    """mypy finds the types where the wheel is installed, and tells what is wrong with their use."""
+    file = tmp_path / "typed.py"
+    file.write_text(TYPED + "\n".join(WRONG) + "\n")
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--python-executable"]
+    command = [*mypy, str(installed.parent / "python"), str(file)]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=_ENVIRONMENT, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+    )
+    told = [int(line.split(":")[1]) for line in ended.stdout.splitlines() if ": error: " in line]
+    first = len(TYPED.splitlines()) + 1
+    assert told == list(range(first, first + len(WRONG))), ended.stdout + ended.stderr

@@ -137,10 +137,52 @@ def test_what_is_not_there(kdbus):
 
 def test_nobody_has_the_name(kdbus):
     import kdbus as library
-    with pytest.raises(library.TimedOut):
+    with pytest.raises(library.TimedOut, match="org.example.X.*nobody has acquired the name in time"):
         kdbus.wait_for_name("org.example.X", seconds=0.1)
     with pytest.raises(library.NotFound):
         kdbus.call("org.example.X", b"")
+
+def test_who_has_ended_is_noted(kdbus):
+    import kdbus as library
+    expected = kdbus.start(["sh", "-c", "exit 4"])
+    expected.wait()
+    program = kdbus.start(["sh", "-c", "echo cannot >&2; exit 3"])
+    kdbus.ended(program.process).result(30)
+    with pytest.raises(library.TimedOut) as raised:
+        kdbus.wait_for_name("org.example.X", seconds=0.1)
+    assert raised.value.__notes__ == ["sh -c echo cannot >&2; exit 3 has ended, status 3: cannot"]
+    with pytest.raises(Failure) as raised:
+        kdbus.wait_for_call("SEND", seconds=0.1)
+    assert len(raised.value.__notes__) == 1
+
+def test_what_does_not_exist_cannot_be_found(kdbus):
+    kdbus.run(["true"])
+    for ask, told in (
+        (lambda: kdbus.calls("SENT"), "no command 'SENT'; did you mean SEND"),
+        (lambda: kdbus.calls(errno="ENOBUF"), "did you mean ENOBUFS"),
+        (lambda: kdbus.wait_for_call("SENT"), "no command 'SENT'"),
+        (lambda: kdbus.findings("slice-leek"), "did you mean slice-leak"),
+    ):
+        with pytest.raises(Failure, match=told):
+            ask()
+
+def test_what_is_of_the_wrong_type(kdbus):
+    for attempt, told in (
+        (lambda: kdbus.start("true"), "'true' is no list of words"),
+        (lambda: kdbus.start([]), "is no list of words"),
+        (lambda: kdbus.call("org.example.X", "text"), "'text' is not bytes"),
+        (lambda: kdbus.send("org.example.X", "text"), "'text' is not bytes"),
+        (lambda: kdbus.broadcast("text"), "'text' is not bytes"),
+        (lambda: kdbus.fake("org.example.X", 5), "are 5: give bytes, a function, or a dictionary"),
+    ):
+        with pytest.raises(TypeError, match=told):
+            attempt()
+    assert kdbus.run([b"true"]).status == 0
+
+@pytest.mark.kdbus(bus="a b")
+def test_a_bus_that_cannot_be(kdbus):
+    with pytest.raises(Failure, match="making the bus '[0-9]+-a b': a name has"):
+        kdbus.run(["true"])
 
 def test_faults_come_first(kdbus):
     kdbus.run(["true"])
@@ -153,7 +195,7 @@ def test_faults_that_are_none(kdbus):
         kdbus.run(["true"])
 """
     )
-    assert "7 passed" in said, said
+    assert "11 passed" in said, said
 
 
 def test_nothing_is_left_running(suite: Suite) -> None:
