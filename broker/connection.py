@@ -129,9 +129,9 @@ class Connection:
 
     `active` is true from `connect` to `disconnect`. `replies` are those it waits for, the latest request first;
     `owed` those that others wait for from it. `names` are in the order in which they were acquired. `last_sent`,
-    `last_broadcast` and `last_received` are hints for `broker.flow`: the unicast message that the last command sent,
-    with its receiver, the broadcast that it sent, the message that it received. `refused_by` is whose queue was too
-    full for the one that it was to send.
+    `last_signal` and `last_received` are hints for `broker.flow`: the unicast message that the last command sent, with
+    its receiver, the signal that it sent, to one or to all, the message that it received. `refused_by` is whose queue
+    was too full for the one that it was to send.
     """
 
     def __init__(self, endpoint: Endpoint, hello: Invocation, opener: Opener) -> None:
@@ -183,7 +183,7 @@ class Connection:
         self.quota = self.behaviour.new_quota(hello.get("pool_size"))
         self.events: ConnectionEvents | None = None
         self.last_sent: tuple[Message, Connection] | None = None
-        self.last_broadcast: Message | None = None
+        self.last_signal: Message | None = None
         self.refused_by: Connection | None = None
         self.last_received: Message | None = None
         self.pool = self._new_pool(hello)
@@ -359,7 +359,7 @@ class Connection:
             return
         self.active = False
         # Or each of a row of connections, the next of which writes to the last, would keep all that have gone before.
-        self.last_sent = self.last_broadcast = self.last_received = self.refused_by = None
+        self.last_sent = self.last_signal = self.last_received = self.refused_by = None
         bus = self.bus
         if self.events is not None:
             self.events.disconnected()

@@ -122,6 +122,11 @@ def audience(source: Connection, sent: Message) -> Iterator[Connection]:
             yield destination
 
 
+def wants_signal(source: Connection, destination: Connection, sent: Message) -> bool:
+    """Whether the receiver of a unicast signal has a match for it and may talk to its sender."""
+    return destination.matches.fits(sent, source) and may_talk(destination, destination.credentials, source)
+
+
 def notify(bus: Bus, sent: Message) -> None:
     """Deliver a notification, to one connection or to all who want it; it gets its sequence number and time now."""
     domain = bus.domain

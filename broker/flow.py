@@ -6,9 +6,9 @@ receiver get, where in its pool does the message go? A *flow* is the broker's an
 kind: payload without descriptors to pass, from this connection to that one. Whoever serves the hot calls
 (`native/flow.c`) may repeat that answer as long as nothing changes.
 
-A broadcast is the same question for many at once: who wants a signal with these bits in its filter, and may have it?
-The answer is for all broadcasts of this connection with that very filter, and may be repeated as long as everybody who
-gets them is lent, and can take one more.
+A signal is the same question for many at once: who wants one with these bits in its filter, and may have it? The answer
+is for all signals of this connection to that destination, all or one, with that very filter, and may be repeated as
+long as everybody who gets them is lent, and can take one more.
 
 Two things may change without a call of kdbus: who the sending thread is (its ids, its name, its program), and how a
 receiving thread sees the world (its namespaces). Where the answer depends on the first, the flow is for messages of one
@@ -34,12 +34,13 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
+from typing import NamedTuple
 
 from broker.access import may_talk
 from broker.behaviour import Behaviour
 from broker.connection import Connection
 from broker.connection_kind import ORDINARY
-from broker.delivery import audience
+from broker.delivery import audience, wants_signal
 from broker.message import Message
 from broker.outside import Credentials
 from broker.queue import QueueEntry
@@ -195,8 +196,8 @@ def reply_flow(source: Connection, destination: Connection) -> Flow:
 
 
 @dataclass(frozen=True, slots=True)
-class Broadcast:
-    """The same answer for every plain broadcast with the same filter, of the same generation, while nothing changes.
+class Signal:
+    """The same answer for every plain signal of the same `Topic`, while nothing changes.
 
     `receivers`: who gets it, each with what it is shown at most, in the order of their ids; `attach_flags`: what its
     origin consists of, at most.
@@ -206,17 +207,37 @@ class Broadcast:
     attach_flags: int
 
 
-Filter = tuple[int, int]
-"""The generation of a bloom filter, and its bits."""
+class Topic(NamedTuple):
+    """Of a signal: its destination (an id, or the number for all), and its filter's generation and bits."""
+
+    destination: int
+    generation: int
+    bits: int
 
 
-def broadcast(source: Connection, bloom_filter: Filter) -> Broadcast:
-    """Who gets a broadcast of `source` with that filter. Whether somebody does depends on nobody's credentials at the
-    moment (`broker.access`)."""
-    message = Message(abi.DESTINATION_BROADCAST, source.id, abi.PAYLOAD_KERNEL)
-    message.bloom_generation, message.bloom_filter = bloom_filter
-    receivers = tuple((each, each.behaviour.grant.most(source, each)) for each in audience(source, message))
-    return Broadcast(receivers, reduce(or_, (attached for _, attached in receivers), 0))
+def topic(sent: Message) -> Topic | None:
+    """The topic of a message, None if it is no signal to an id or to all."""
+    if sent.bloom_filter is None or sent.destination_name is not None:
+        return None
+    return Topic(sent.destination, sent.bloom_generation, sent.bloom_filter)
+
+
+def signal(source: Connection, about: Topic) -> Signal | None:
+    """Who gets a signal of `source` of that topic; None if it fails. Whether somebody does depends on nobody's
+    credentials at the moment (`broker.access`)."""
+    message = Message(about.destination, source.id, abi.PAYLOAD_KERNEL)
+    message.bloom_generation, message.bloom_filter = about.generation, about.bits
+    if message.is_broadcast:
+        who = list(audience(source, message))
+    else:
+        destination = source.bus.connections.get(about.destination)
+        if destination is None or destination.kind != ORDINARY:
+            return None
+        who = [destination] if wants_signal(source, destination, message) else []
+        if not who and not source.behaviour.silent_unicast_signals:
+            return None
+    receivers = tuple((each, each.behaviour.grant.most(source, each)) for each in who)
+    return Signal(receivers, reduce(or_, (attached for _, attached in receivers), 0))
 
 
 def layout(behaviour: Behaviour) -> dict[str, int]:

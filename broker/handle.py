@@ -227,7 +227,7 @@ class EndpointHandle(Handle):
     ) -> Wait | None:
         """The commands of a connection. That it is alive comes before everything else, then who may issue the
         command."""
-        connection.last_sent = connection.last_broadcast = connection.last_received = connection.refused_by = None
+        connection.last_sent = connection.last_signal = connection.last_received = connection.refused_by = None
         if known is not None and not known.struct.size:
             if connection.kind not in known.kinds:
                 raise WrongConnectionKind(command=known.name, connection_kind=connection.kind)

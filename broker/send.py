@@ -25,7 +25,7 @@ from broker.access import endpoint_lets_talk, may_talk, refused_by
 from broker.command import Invocation, answering
 from broker.connection import Connection
 from broker.connection_kind import ORDINARY
-from broker.delivery import broadcast, collect, copy_delivered, eavesdrop, insert
+from broker.delivery import broadcast, collect, copy_delivered, eavesdrop, insert, wants_signal
 from broker.errors import (
     BadArgument,
     BadDescriptor,
@@ -258,7 +258,7 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
     sent.sequence = source.bus.messages.next()
     if sent.is_broadcast:
         broadcast(source.bus, source, sent, caller)
-        source.last_broadcast = sent
+        source.last_signal = sent
         return None
     sync = sent.sync
     if sync and source.behaviour.calls_begin_with_time:
@@ -284,10 +284,12 @@ def _dispatch(source: Connection, sent: Message, invocation: Invocation) -> Repl
         deadline = signed64(sent.timeout_or_cookie_reply) if signed else sent.timeout_or_cookie_reply
         reply = Reply(destination, source, sent.cookie, deadline, sent.name_id, sync=sync)
     elif sent.flags & abi.MESSAGE_SIGNAL:
-        if not _wants(source, destination, sent):
-            if not silent:
-                rule = "no match of its for this signal, or no TALK to the sender"
-                raise NotPermitted(connection=destination.id, rule=rule)
+        wanted = wants_signal(source, destination, sent)
+        if not wanted and not silent:
+            rule = "no match of its for this signal, or no TALK to the sender"
+            raise NotPermitted(connection=destination.id, rule=rule)
+        source.last_signal = sent
+        if not wanted:
             eavesdrop(source.bus, source, sent, caller)
             return None
     elif sent.timeout_or_cookie_reply:
@@ -340,11 +342,6 @@ def _resume(reply: Reply | None) -> Reply | None:
         return None
     reply.interrupted = False
     return reply.hold()
-
-
-def _wants(source: Connection, destination: Connection, sent: Message) -> bool:
-    """Whether the receiver of a unicast signal has a match for it and may talk to its sender."""
-    return destination.matches.fits(sent, source) and may_talk(destination, destination.credentials, source)
 
 
 def _find_destination(source: Connection, sent: Message) -> tuple[Connection, NameEntry | None]:

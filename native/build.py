@@ -69,7 +69,7 @@ SOURCES = (
     "whole.c",
     "shelf.c",
     "hot_send.c",
-    "hot_broadcast.c",
+    "hot_signal.c",
     "hot_receive.c",
     "hot_path.c",
     "hot_stall.c",

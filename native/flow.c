@@ -63,7 +63,7 @@ void kdbus_engine_destroy(struct kdbus_engine *engine)
     forget_bindings(engine);
     flow_table_clear(&engine->flows);
     flow_table_clear(&engine->names);
-    flow_table_clear(&engine->broadcasts);
+    flow_table_clear(&engine->signals);
     flow_table_clear(&engine->origins);
     flow_table_clear(&engine->exports);
     flow_forget_ring(engine);
@@ -271,10 +271,10 @@ int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_fact
     return 0;
 }
 
-// Broadcasts are kept by their sender, and all that their filter says.
-static uint64_t broadcast_key(const struct flow_connection *source, const char *filter, size_t size)
+// Signals are kept by their sender, whom they are for, and all that their filter says.
+static uint64_t signal_key(const struct flow_connection *source, uint64_t destination, const char *filter, size_t size)
 {
-    uint64_t hash = 0xcbf29ce484222325ULL ^ source->index;
+    uint64_t hash = 0xcbf29ce484222325ULL ^ source->index ^ flow_mix(destination);
     uint64_t word;
 
     for (size_t i = 0; i + sizeof(word) <= size; i += sizeof(word)) {
@@ -284,22 +284,24 @@ static uint64_t broadcast_key(const struct flow_connection *source, const char *
     return flow_mix(hash) | 1;
 }
 
-const struct flow_broadcast *flow_find_broadcast(const struct kdbus_engine *engine,
-                                                 const struct flow_connection *source, const char *filter, size_t size)
+const struct flow_signal *flow_find_signal(const struct kdbus_engine *engine, const struct flow_connection *source,
+                                           uint64_t destination, const char *filter, size_t size)
 {
-    const struct flow_broadcast *found = flow_table_find(&engine->broadcasts, broadcast_key(source, filter, size));
+    const struct flow_signal *found = flow_table_find(&engine->signals, signal_key(source, destination, filter, size));
 
-    if (!found || found->generation != engine->generation || found->source != source || found->filter_size != size ||
+
+    if (!found || found->generation != engine->generation || found->source != source ||
+        found->destination != destination || found->filter_size != size ||
         memcmp(found->filter, filter, size))
         return NULL;
     return found;
 }
 
-int kdbus_engine_allow_broadcast(struct kdbus_engine *engine, const struct kdbus_broadcast_facts *facts,
-                                 const char *filter, const uint32_t *receivers, const uint64_t *attach_flags)
+int kdbus_engine_allow_signal(struct kdbus_engine *engine, const struct kdbus_signal_facts *facts, const char *filter,
+                              const uint32_t *receivers, const uint64_t *attach_flags)
 {
     const struct flow_connection *source = flow_connection_at(engine, facts->source);
-    struct flow_broadcast *record;
+    struct flow_signal *record;
     size_t listeners = facts->count * sizeof(*record->listeners);
     int result;
 
@@ -308,9 +310,10 @@ int kdbus_engine_allow_broadcast(struct kdbus_engine *engine, const struct kdbus
     record = malloc(sizeof(*record) + listeners + facts->filter_size);
     if (!record)
         return -ENOMEM;
-    record->key = broadcast_key(source, filter, facts->filter_size);
+    record->key = signal_key(source, facts->destination, filter, facts->filter_size);
     record->generation = engine->generation;
     record->source = source;
+    record->destination = facts->destination;
     record->attach_flags = facts->attach_flags;
     record->count = facts->count;
     record->filter_size = facts->filter_size;
@@ -323,9 +326,9 @@ int kdbus_engine_allow_broadcast(struct kdbus_engine *engine, const struct kdbus
             return -ENOENT;
         }
     }
-    if (engine->broadcasts.used >= LENT_BROADCASTS && !flow_table_find(&engine->broadcasts, record->key))
-        flow_table_clear(&engine->broadcasts); // those in use come back
-    result = flow_table_insert(&engine->broadcasts, record);
+    if (engine->signals.used >= LENT_SIGNALS && !flow_table_find(&engine->signals, record->key))
+        flow_table_clear(&engine->signals); // those in use come back
+    result = flow_table_insert(&engine->signals, record);
     if (result)
         free(record);
     return result;

@@ -31,7 +31,7 @@
 #define LENT_ORIGINS 1024 // records, and as many of what receivers are shown
 #define LENT_FLOWS 8192 // those of former lendings among them, which only take room
 #define LENT_NAMES 16384
-#define LENT_BROADCASTS 1024 // as many kinds of broadcasts
+#define LENT_SIGNALS 1024 // as many kinds of signals
 #define LENT_MESSAGE_SIZE 1024 // header and items of a message; larger ones are left to the broker
 #define LENT_PAYLOAD (2U << 20)
 #define LENT_SHORT 512 // payload that is read together with its message
@@ -199,16 +199,17 @@ struct flow_name {
     char name[];
 };
 
-// Who gets one kind of broadcast.
+// Who gets one kind of signal.
 struct flow_listener {
     struct flow_connection *connection;
     uint64_t attach_flags;
 };
 
-struct flow_broadcast {
+struct flow_signal {
     uint64_t key;
     uint64_t generation;
     const struct flow_connection *source;
+    uint64_t destination; // an id, or that for all
     uint64_t attach_flags;
     size_t filter_size;
     char *filter; // behind the listeners
@@ -252,8 +253,8 @@ struct flight {
     int socket;                     // a duplicate to be closed, -1 for none
     struct flow_binding *foreseen;  // whose last message's addresses are tried
     struct sending *send;           // that nobody has got yet
-    const struct flow_broadcast *broadcast;
-    struct delivery *made;          // of that broadcast, so many and one more perhaps
+    const struct flow_signal *signal;
+    struct delivery *made;          // of that signal, so many and one more perhaps
     uint32_t made_count;
     struct showing shown;
     struct flow_reply *answering;   // whose call gets its results, which is not the present one
@@ -300,7 +301,7 @@ struct kdbus_engine {
     size_t most_descriptors; // but for the few of one binding
     struct flow_table flows;
     struct flow_table names;
-    struct flow_table broadcasts;
+    struct flow_table signals;
     struct flow_table origins;
     struct flow_table exports;
     uint64_t last_serial;
@@ -378,8 +379,8 @@ struct flow *flow_find(const struct kdbus_engine *engine, const struct flow_conn
                        uint64_t destination_id);
 const struct flow_connection *flow_owner_of(const struct kdbus_engine *engine, uint64_t bus, const char *name,
                                             uint64_t *name_id);
-const struct flow_broadcast *flow_find_broadcast(const struct kdbus_engine *engine,
-                                                 const struct flow_connection *source, const char *filter, size_t size);
+const struct flow_signal *flow_find_signal(const struct kdbus_engine *engine, const struct flow_connection *source,
+                                           uint64_t destination, const char *filter, size_t size);
 struct flow_reply *flow_new_reply(struct kdbus_engine *engine);
 void flow_drop_reply(struct kdbus_engine *engine, struct flow_reply *reply);
 void flow_unlink_reply(struct kdbus_engine *engine, struct flow_reply *reply);

@@ -202,20 +202,26 @@ class Engine:
         """No name is known any more. To be called when the numbers are given anew."""
         lib.kdbus_engine_forget_names(self._engine)
 
-    def allow_broadcast(
-        self, source: int, bloom_filter: bytes, receivers: Sequence[int], attached: Sequence[int], attach_flags: int
+    def allow_signal(
+        self,
+        source: int,
+        destination: int,
+        bloom_filter: bytes,
+        receivers: Sequence[int],
+        attached: Sequence[int],
+        attach_flags: int,
     ) -> None:
-        """Allow plain broadcasts of `source` with that filter (its generation, 64 bits, then the bits) to reach these
-        lent connections.
+        """Allow plain signals of `source` to `destination` (an id, or that for all) with that filter (its generation,
+        64 bits, then the bits) to reach these lent connections.
 
         `attached`: what each of them is shown at most; `attach_flags`: what their origin has to tell. Raises
         OSError(ENOMEM).
         """
-        facts = ffi.new("struct kdbus_broadcast_facts *")
-        facts.source, facts.count, facts.attach_flags = source, len(receivers), attach_flags
-        facts.filter_size = len(bloom_filter)
+        facts = ffi.new("struct kdbus_signal_facts *")
+        facts.source, facts.destination, facts.attach_flags = source, destination, attach_flags
+        facts.count, facts.filter_size = len(receivers), len(bloom_filter)
         told = ffi.new("uint32_t[]", receivers), ffi.new("uint64_t[]", attached)
-        self._check(lib.kdbus_engine_allow_broadcast(self._engine, facts, bloom_filter, *told), "allow a broadcast")
+        self._check(lib.kdbus_engine_allow_signal(self._engine, facts, bloom_filter, *told), "allow a signal")
 
     def learn_origin(
         self,

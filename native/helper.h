@@ -386,10 +386,12 @@ struct kdbus_name_facts {
     uint64_t name_id;    // which acquisition of the name that is
 };
 
-// The broker's answer for plain broadcasts of one connection with one filter, its generation before it.
-struct kdbus_broadcast_facts {
+// The broker's answer for plain signals of one connection to one destination, an id or that for all, with one filter,
+// its generation before it.
+struct kdbus_signal_facts {
     uint32_t source;       // index
     uint32_t count;        // of those who get it
+    uint64_t destination;
     uint64_t attach_flags; // metadata that the message carries
     size_t filter_size;    // bytes
 };
@@ -432,8 +434,8 @@ int kdbus_engine_allow(struct kdbus_engine *engine, const struct kdbus_flow_fact
 int kdbus_engine_learn_name(struct kdbus_engine *engine, const struct kdbus_name_facts *facts, const char *name);
 int kdbus_engine_forget_names(struct kdbus_engine *engine);
 // `receivers`: indices, in the order of their ids; `attach_flags`: what each of them is shown at most.
-int kdbus_engine_allow_broadcast(struct kdbus_engine *engine, const struct kdbus_broadcast_facts *facts,
-                                 const char *filter, const uint32_t *receivers, const uint64_t *attach_flags);
+int kdbus_engine_allow_signal(struct kdbus_engine *engine, const struct kdbus_signal_facts *facts, const char *filter,
+                              const uint32_t *receivers, const uint64_t *attach_flags);
 int kdbus_engine_learn_origin(struct kdbus_engine *engine, const struct kdbus_origin_facts *facts, const char *evidence,
                               size_t evidence_size);
 int kdbus_engine_learn_export(struct kdbus_engine *engine, const struct kdbus_export_facts *facts, const char *items,

@@ -5,7 +5,7 @@
 // Each of the three first finds out whether it can serve the call, reading all that it needs from the target once, and
 // only then changes anything. A call is the broker's (result 0) as soon as anything is unusual: a size other than that
 // of the bare structure, an unknown flag, an item that is neither a plain vector, nor a sealed memfd, nor a
-// destination, nor the filter of a broadcast, a receiver that is not lent, no flow, a full pool, an address that cannot
+// destination, nor the filter of a signal, a receiver that is not lent, no flow, a full pool, an address that cannot
 // be read or written. What differs between revisions of kdbus is data that the connection's revision points at.
 // What the broker then reads is what it decides on. That a sender's user has no room left in a queue is decided here:
 // whoever is refused tries again, and would keep from being served here what makes room.

@@ -58,7 +58,7 @@ struct outgoing {
     uint32_t part_count;
     uint64_t payload_size;
     const char *copy; // where it has been copied to already, NULL before
-    const char *filter; // of a broadcast, in `words`, NULL for none
+    const char *filter; // of a signal, in `words`, NULL for none
     size_t filter_size;
     uint32_t name_size;
     char name[LENT_NAME];
@@ -140,10 +140,10 @@ void sending_enqueue(struct kdbus_engine *engine, struct flow_connection *receiv
 void sending_count(struct kdbus_engine *engine, struct sending *send);
 void sending_finish(struct kdbus_engine *engine, const struct sending *send);
 
-// hot_broadcast.c
+// hot_signal.c
 struct delivery;
-int hot_broadcast(struct kdbus_engine *engine, struct sending *send);
-void broadcast_undo(const struct flow_broadcast *broadcast, struct delivery *made, uint32_t count);
+int hot_signal(struct kdbus_engine *engine, struct sending *send);
+void signal_undo(const struct flow_signal *signal, struct delivery *made, uint32_t count);
 
 // hot_stall.c
 int hot_abandon(struct kdbus_engine *engine, const struct kdbus_notification *call);

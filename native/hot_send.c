@@ -204,7 +204,7 @@ static int read_send(struct kdbus_engine *engine, struct sending *send)
         return 0;
     outgoing_foresee(send->binding, &send->out);
     destination = send->out.words[MSG_DST];
-    if (destination == DST_BROADCAST)
+    if (send->out.filter)
         return 1;
     send->expects = send->out.words[MSG_FLAGS_WORD] & MSG_EXPECT_REPLY;
     if (send->out.name[0]) {
@@ -411,8 +411,8 @@ int hot_send(struct kdbus_engine *engine, const struct kdbus_notification *call,
     engine->flight.send = &send;
     if (!read_send(engine, &send))
         return 0;
-    if (send.out.words[MSG_DST] == DST_BROADCAST)
-        return hot_broadcast(engine, &send);
+    if (send.out.filter)
+        return hot_signal(engine, &send);
     if (!judge_send(engine, &send) || !make_entry(engine, &send))
         return 0;
     if (send.charge == CHARGE_REFUSED)

@@ -34,7 +34,7 @@ static int undo(struct kdbus_engine *engine, void **sink, size_t *size)
     if (flight->shown.slice)
         incoming_undo(flight->shown.receiver, flight->shown.entry, flight->shown.slice);
     if (flight->made)
-        broadcast_undo(flight->broadcast, flight->made, flight->made_count);
+        signal_undo(flight->signal, flight->made, flight->made_count);
     else if (send && send->entry)
         sending_undo(send->receiver, send->entry);
     return moved;

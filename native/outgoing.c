@@ -189,10 +189,10 @@ int outgoing_is_plain(const struct flow_connection *source, const uint64_t *comm
 
     if (message[MSG_SRC] && message[MSG_SRC] != source->id)
         return 0;
-    if (message[MSG_DST] == DST_BROADCAST)
+    if (message[MSG_DST] == DST_BROADCAST || out->filter)
         return message[MSG_FLAGS_WORD] == MSG_SIGNAL && message[MSG_TYPE] && !message[MSG_TIMEOUT] &&
-               !command[out->revision->send_flags] && out->filter && !out->name_size;
-    if (command[out->revision->send_flags] & ~SEND_SYNC_REPLY || out->filter ||
+               !command[out->revision->send_flags] && out->filter && !out->name_size && message[MSG_DST];
+    if (command[out->revision->send_flags] & ~SEND_SYNC_REPLY ||
         message[MSG_FLAGS_WORD] & ~(MSG_EXPECT_REPLY | MSG_NO_AUTO_START))
         return 0;
     if (!message[MSG_TYPE] || (!message[MSG_DST] && !out->name_size))

@@ -28,7 +28,7 @@ from typing import Protocol
 from broker.behaviour import Behaviour
 from broker.connection import Connection
 from broker.domain import MessageCounter
-from broker.flow import GROUPS, broadcast, flow, is_lendable, is_native, layout, lendable
+from broker.flow import GROUPS, flow, is_lendable, is_native, layout, lendable, signal, topic
 from broker.handle import EndpointHandle
 from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
 from broker.message import Message
@@ -366,8 +366,8 @@ class Flows:
                 self._note_received(index, connection, thread, caller)
 
     def _note_sent(self, index: int, source: Connection, thread: int, caller: TargetCaller) -> None:
-        if source.last_broadcast is not None:
-            self._note_broadcast(index, source, source.last_broadcast, thread, caller)
+        if source.last_signal is not None:
+            self._note_signal(index, source, source.last_signal, thread, caller)
         if source.last_sent is None:
             return
         message, destination = source.last_sent
@@ -422,15 +422,15 @@ class Flows:
                 items = shown(message, destination.ids, attached, destination.behaviour)
                 self._learn_shown(receiver, 0, attached, origin, items, b"")
 
-    def _note_broadcast(
+    def _note_signal(
         self, index: int, source: Connection, message: Message, thread: int, caller: TargetCaller
     ) -> None:
-        if source.bus.monitors or message.bloom_filter is None or len(caller.credentials().groups) > GROUPS:
+        about = topic(message)
+        if source.bus.monitors or about is None or len(caller.credentials().groups) > GROUPS:
             return
-        bloom_filter = message.bloom_generation, message.bloom_filter
-        self._repeated.signalled(source, bloom_filter)
-        found = broadcast(source, bloom_filter)
-        if not found.attach_flags:
+        self._repeated.signalled(source, about)
+        found = signal(source, about)
+        if found is None or not found.attach_flags:
             return
         for destination, attached in found.receivers:
             if destination.behaviour.grant.attached(source, destination, caller) != attached:
@@ -596,12 +596,13 @@ class Flows:
         for destination in dict.fromkeys(way.destination for way in ways):
             self._tell_names(destination)
         for kind in kinds:
-            self._allow_broadcast(kind)
+            self._allow_signal(kind)
 
-    def _allow_broadcast(self, kind: Kind) -> None:
-        source, (generation, bits), found = kind
-        self._engine.allow_broadcast(
+    def _allow_signal(self, kind: Kind) -> None:
+        source, (destination, generation, bits), found = kind
+        self._engine.allow_signal(
             self._indices[source],
+            destination,
             generation.to_bytes(8, "little") + bits.to_bytes(source.bus.bloom_size, "little"),
             [self._indices[receiver] for receiver, _ in found.receivers],
             [attached for _, attached in found.receivers],

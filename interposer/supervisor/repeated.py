@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is repeated: between whom messages have passed lately, and which broadcasts; bounded, the last ones count.
+"""What is repeated: between whom messages have passed lately, and which signals; bounded, the last ones count.
 
 Whatever is lent, the engine has to be told anew which flows there are (`broker.flow`). That takes time for each of
 them, so only those are told that have been used: pairs of connections, whatever the one calls the other; and
-broadcasts, by their sender and their filter.
+signals, by their sender and their topic, which is whom they are for and what their filter says.
 
 Whoever was asked will answer, so the way back is told as well, for replies alone. Or a service of two hundred clients
 would need the broker for its first answer to each of them, and each time everything would be taken back.
@@ -15,15 +15,15 @@ from collections.abc import Container
 from typing import NamedTuple
 
 from broker.connection import Connection
-from broker.flow import Broadcast, Filter, Flow, broadcast, flow, reply_flow
+from broker.flow import Flow, Signal, Topic, flow, reply_flow, signal
 from broker.outside import Credentials
 
 _PER_CONNECTION = 4
 """How many pairs are remembered, for each connection that is busy."""
 MOST_PAIRS = 2048
 """How many in all. Each may need two flows: there and back (`LENT_FLOWS`)."""
-MOST_BROADCASTS = 256
-"""How many kinds of broadcasts are remembered, each a sender and a filter."""
+MOST_SIGNALS = 256
+"""How many kinds of signals are remembered, each a sender and a topic."""
 MOST_LISTENERS = 4096
 """How many receivers they may have in all, to be told again."""
 
@@ -38,20 +38,20 @@ class Way(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A broadcast, by its sender and its filter, and who gets it."""
+    """A signal, by its sender and its topic, and who gets it."""
 
     source: Connection
-    filter: Filter
-    found: Broadcast
+    topic: Topic
+    found: Signal
 
 
 class Repeated:
-    """Pairs and broadcasts."""
+    """Pairs and signals."""
 
     def __init__(self) -> None:
         self._pairs: dict[tuple[Connection, Connection], Credentials] = {}
         """Who sent, by sender and receiver; the one used last is the last."""
-        self._broadcasts: dict[tuple[Connection, Filter], None] = {}
+        self._signals: dict[tuple[Connection, Topic], None] = {}
 
     def sent(self, source: Connection, destination: Connection, who: Credentials, busy: int) -> None:
         """`who` has sent a message; `busy`: how many connections there are that were used lately."""
@@ -61,20 +61,20 @@ class Repeated:
         while len(self._pairs) > min(_PER_CONNECTION * (_PER_CONNECTION + busy), MOST_PAIRS):
             del self._pairs[next(iter(self._pairs))]
 
-    def signalled(self, source: Connection, bloom_filter: Filter) -> None:
-        """A broadcast with that filter was sent."""
-        kind = source, bloom_filter
-        self._broadcasts.pop(kind, None)
-        self._broadcasts[kind] = None
-        if len(self._broadcasts) > MOST_BROADCASTS:
-            del self._broadcasts[next(iter(self._broadcasts))]
+    def signalled(self, source: Connection, about: Topic) -> None:
+        """A signal of that topic was sent."""
+        kind = source, about
+        self._signals.pop(kind, None)
+        self._signals[kind] = None
+        if len(self._signals) > MOST_SIGNALS:
+            del self._signals[next(iter(self._signals))]
 
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""
         for pair in [pair for pair in self._pairs if connection in pair]:
             del self._pairs[pair]
-        for kind in [kind for kind in self._broadcasts if kind[0] is connection]:
-            del self._broadcasts[kind]
+        for kind in [kind for kind in self._signals if kind[0] is connection]:
+            del self._signals[kind]
 
     def ways(self, lent: Container[Connection]) -> list[Way]:
         """The flows between connections that are lent together: for each pair there, and back if that is no pair of its
@@ -92,15 +92,17 @@ class Repeated:
         return found
 
     def kinds(self, lent: Container[Connection]) -> list[Kind]:
-        """The broadcasts of which sender and all receivers are lent, as many as may be told."""
+        """The signals of which sender and all receivers are lent, as many as may be told."""
         chosen: list[Kind] = []
         room = MOST_LISTENERS
-        for source, bloom_filter in reversed(self._broadcasts):
+        for source, about in reversed(self._signals):
             if source in lent:
-                found = broadcast(source, bloom_filter)
+                found = signal(source, about)
+                if found is None:
+                    continue
                 room -= 1 + len(found.receivers)
                 if room < 0:
                     break
                 if all(receiver in lent for receiver, _ in found.receivers):
-                    chosen.append(Kind(source, bloom_filter, found))
+                    chosen.append(Kind(source, about, found))
         return chosen

@@ -83,6 +83,14 @@ def test_all_receivers_of_a_signal_are_served_natively(user: User, open_folder: 
     assert int(found[2]) > 4 * int(found[1]), outcome.output
 
 
+def test_signals_to_one_are_served_natively(user: User, open_folder: Path) -> None:
+    program = compile_program("match", open_folder)
+    outcome = user.trusting.run(user.kdbus("run", "--statistics", "--", str(program), "a_signal_to_one"))
+    found = _STATISTICS.search(outcome.output)
+    assert outcome.status == 0 and found is not None, outcome.output
+    assert int(found[2]) > 4 * int(found[1]), outcome.output
+
+
 def test_a_connection_is_known_by_all_its_names(user: User, open_folder: Path) -> None:
     """A hundred names, each of which is used now and then; the broker serves the acquisition of each."""
     program = compile_program("names", open_folder)

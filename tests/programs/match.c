@@ -96,6 +96,45 @@ CASE(a_signal_to_many)
 	free(receivers);
 }
 
+static int signal_to(const struct connection *sender, const struct connection *receiver, __u64 cookie)
+{
+	return SEND(sender, .to = receiver->id, .flags = KDBUS_MSG_SIGNAL, .cookie = cookie, .payload = &cookie,
+		    .size = sizeof(cookie));
+}
+
+/* Who asked for it gets it; what is known of one receiver says nothing about another, and nothing about later. */
+CASE(a_signal_to_one)
+{
+	struct bus bus = new_bus(0);
+	struct connection sender = hello(bus.path), receiver = hello(bus.path), other = hello(bus.path);
+
+	EQ(match_everything(&receiver), 0);
+	for (int round = 0; round < 3; round++) {
+		EQ(signal_to(&sender, &other, 1), -EPERM);
+		EQ(receive_code(&other, 0), -EAGAIN);
+		for (__u64 cookie = 1; cookie <= 200; cookie++) {
+			EQ(signal_to(&sender, &receiver, cookie), 0);
+			const struct kdbus_msg *message = receive(&receiver);
+
+			EQ(message->cookie, cookie);
+			EQ(message->src_id, sender.id);
+			EQ(message->dst_id, receiver.id);
+			done(&receiver, message);
+			EQ(receive_code(&receiver, 0), -EAGAIN);
+		}
+		EQ(broadcast(&sender, 1000), 0);
+		done(&receiver, receive(&receiver));
+		EQ(receive_code(&other, 0), -EAGAIN);
+		EQ(remove_match(&receiver, 1), 0);
+		EQ(signal_to(&sender, &receiver, 1), -EPERM);
+		EQ(match_everything(&receiver), 0);
+	}
+	/* And as many as its queue has room for. */
+	for (__u64 cookie = 1; !signal_to(&sender, &receiver, cookie); cookie++)
+		GE(10000, cookie);
+	EQ(signal_to(&sender, &receiver, 1), -ENOBUFS);
+}
+
 CASE(bloom_masks)
 {
 	struct bus bus = new_bus(0);

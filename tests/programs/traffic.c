@@ -345,7 +345,7 @@ static void subscribe(struct peer *peer)
     call("subscribe", peer, speaks->match_add, words, words[0], 0);
 }
 
-// To all who want it; mostly with a vector of payload, now and then with what broadcasts must not have.
+// To all who want it, or to one of them; mostly with a vector of payload, now and then with what signals must not have.
 static void send_signal(struct peer *from)
 {
     const struct dialect *speaks = from->speaks;
@@ -354,6 +354,7 @@ static void send_signal(struct peer *from)
     uint64_t *command = desk + places[place].command;
     uint64_t *word = message + MSG_WORDS;
     uint32_t odd = any(40);
+    int to_one = any(3) == 0;
 
     if (place == LAST || place == 5) // where there is no room for a filter
         return;
@@ -362,7 +363,7 @@ static void send_signal(struct peer *from)
     command[1] = odd == 0;
     command[speaks->send_at.address] = (uintptr_t)message;
     message[MSG_TYPE] = PAYLOAD_DBUS;
-    message[MSG_DST] = odd == 1 ? from->id : UINT64_MAX;
+    message[MSG_DST] = odd == 1 ? from->id : to_one ? peers[any(2)].id : UINT64_MAX;
     message[MSG_COOKIE] = any(1000);
     message[MSG_FLAGS] = odd == 2 ? 0 : SIGNAL;
     message[MSG_TIMEOUT] = odd == 3;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// Broadcasts on the hot path, see hot_path.c. The broker has said who gets those with this filter; here it is looked
-// whether all of them can take it. If one cannot, the broker looks, as that one has lost something then; and nobody has
-// got anything yet.
+// Signals on the hot path, see hot_path.c. The broker has said who gets those to this destination, all or one, with
+// this filter; here it is looked whether all of them can take it. If one cannot, the broker looks, as that one has lost
+// something then, or the SEND fails; and nobody has got anything yet.
 
 #include "hot_path.h"
 
@@ -43,45 +43,45 @@ static int deliver(struct kdbus_engine *engine, struct sending *send, const stru
 }
 
 // As if nobody had got anything: `count` deliveries, and perhaps one more that was being made.
-void broadcast_undo(const struct flow_broadcast *broadcast, struct delivery *made, uint32_t count)
+void signal_undo(const struct flow_signal *signal, struct delivery *made, uint32_t count)
 {
     for (uint32_t i = 0; i <= count; i++)
         if (made[i].entry)
-            sending_undo(broadcast->listeners[i].connection, made[i].entry);
+            sending_undo(signal->listeners[i].connection, made[i].entry);
     free(made);
 }
 
-// 1 if the broadcast was served, 0 if it is the broker's.
-int hot_broadcast(struct kdbus_engine *engine, struct sending *send)
+// 1 if the signal was served, 0 if it is the broker's.
+int hot_signal(struct kdbus_engine *engine, struct sending *send)
 {
-    const struct flow_broadcast *broadcast =
-        flow_find_broadcast(engine, send->source, send->out.filter, send->out.filter_size);
-    const struct flow kind = {.attach_flags = broadcast ? broadcast->attach_flags : 0};
+    const struct flow_signal *signal = flow_find_signal(engine, send->source, send->out.words[MSG_DST],
+                                                        send->out.filter, send->out.filter_size);
+    const struct flow kind = {.attach_flags = signal ? signal->attach_flags : 0};
     struct delivery *made;
     uint32_t count = 0;
 
     // A memfd would need a duplicate for each receiver.
-    if (!broadcast || send->out.part_count != send->out.vector_count ||
+    if (!signal || send->out.part_count != send->out.vector_count ||
         (kind.attach_flags && !sending_find_origin(engine, send, &kind)) ||
-        (!broadcast->count && !flow_ring_foresee(engine, send)) || !sending_write_flags(send))
+        (!signal->count && !flow_ring_foresee(engine, send)) || !sending_write_flags(send))
         return 0;
-    made = calloc(broadcast->count + 1, sizeof(*made)); // may be nobody
+    made = calloc(signal->count + 1, sizeof(*made)); // may be nobody
     if (!made) {
         sending_restore_flags(send);
         return 0;
     }
-    engine->flight.broadcast = broadcast;
+    engine->flight.signal = signal;
     engine->flight.made = made;
-    while (count < broadcast->count && deliver(engine, send, &broadcast->listeners[count], &made[count]))
+    while (count < signal->count && deliver(engine, send, &signal->listeners[count], &made[count]))
         engine->flight.made_count = ++count;
     engine->flight.made = NULL;
-    if (count < broadcast->count) {
-        broadcast_undo(broadcast, made, count);
+    if (count < signal->count) {
+        signal_undo(signal, made, count);
         sending_restore_flags(send);
         return 0;
     }
     for (uint32_t i = 0; i < count; i++) {
-        struct flow_connection *receiver = broadcast->listeners[i].connection;
+        struct flow_connection *receiver = signal->listeners[i].connection;
 
         quota_charge(receiver, made[i].entry, made[i].charge, send->source->user);
         sending_enqueue(engine, receiver, made[i].entry);
