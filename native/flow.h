@@ -294,6 +294,7 @@ struct kdbus_engine {
     uint64_t self_served; // calls that receivers have served by themselves, as far as they were settled
     uint64_t files_left; // how many may still be fetched from senders, see kdbus_engine_allow_files
     int lent_any;
+    int hung_up; // something has ended since that was lent, which the broker has to look after first
     struct flow_connection **connections;
     size_t connection_room;
     struct flow_table bindings;

@@ -484,6 +484,7 @@ int kdbus_engine_lend(struct kdbus_engine *engine, const uint64_t *words, size_t
         memcpy(engine->sequences, start, sizeof(engine->sequences));
         engine->files_left = 0;
         engine->lent_any = 1;
+        engine->hung_up = 0;
         for (uint64_t i = 0; i < start[LENT_COUNTERS + 1] && !result; i++)
             result = load_reply(engine, &reader);
         for (uint64_t i = 0; i < start[LENT_COUNTERS] && !result; i++)

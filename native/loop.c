@@ -255,23 +255,23 @@ static int run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,
     engine->self = (int)syscall(SYS_gettid);
     do {
         const struct pollfd *others = &engine->pollers[engine->listener_count];
-        int hung_up;
         int result;
 
         if (poll(engine->pollers, engine->listener_count + OTHERS, over || shares_waiting(engine->shares) ? 0 : -1) < 0)
             return 0; // a signal, or no memory: no listener is to blame
-        hung_up = others[HANG_UPS].revents;
+        if (others[HANG_UPS].revents)
+            engine->hung_up = 1;
         over = was_interrupted(engine, &others[INTERRUPT]) || over || others[TIMER].revents ||
                others[ATTENTION].revents;
         result = next_call(engine, notification, listener);
         if (result != 1)
             return result;
         engine->listener = *listener;
-        if (engine->chosen_ns && !hung_up) // it may have come since that was looked at
-            hung_up = poll(&engine->pollers[engine->listener_count + HANG_UPS], 1, 0) > 0;
+        if (engine->chosen_ns && !engine->hung_up) // it may have come since that was looked at
+            engine->hung_up = poll(&engine->pollers[engine->listener_count + HANG_UPS], 1, 0) > 0;
         if (engine->held_count && stall_holds(engine, *listener, notification))
             return 5;
-        if (!engine->lent_any || hung_up || !flow_serve(engine, notification))
+        if (!engine->lent_any || engine->hung_up || !flow_serve(engine, notification))
             return 1;
         engine->served++;
         if (may_linger) {
@@ -306,7 +306,8 @@ static void run_turn(struct deputy *self, void *argument)
 // when it has left a deputy behind (kdbus_engine_stall), 4 when so and there is a call for the broker, 5 with a call of
 // somebody whose calls are held, or -errno; `*listener` is the one that it is about. When `stop_ns` is over, what waits
 // is served, one call; and once one has been served, `turn_ns` later at the latest, as it may have made a deadline. A
-// call that follows a hang-up is the broker's, which has to look after that first.
+// call that follows a hang-up is the broker's, which has to look after that first; that is remembered until
+// something is lent again, since looking uses up what is told of mounts.
 //
 // As long as nothing is lent, no memory of a target is touched here, and no deputy needed.
 int kdbus_engine_run(struct kdbus_engine *engine, uint64_t stop_ns, uint64_t turn_ns,

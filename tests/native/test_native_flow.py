@@ -42,6 +42,7 @@ class Lent:
     engine: Engine
     index: int
     theirs: socket.socket
+    hang_ups: select.epoll
 
     def lend(self, *, readable: bool) -> None:
         """Lend it with an empty queue and an empty pool; `readable`: whether its pollers find it so."""
@@ -90,7 +91,7 @@ def lent() -> Iterator[Lent]:
         pool=pool,
     )
     ours.send(b"m")
-    yield Lent(engine, index, theirs)
+    yield Lent(engine, index, theirs, hang_ups)
     engine.close()
     pool.close()
     for file in (ours, theirs, hang_ups, watched):
@@ -187,6 +188,34 @@ def test_a_served_call_ends_a_long_wait_after_a_turn(lent: Lent) -> None:
     assert target.wait() == -signal.SIGKILL
     lent.engine.listen([])
     target.listener.close()
+
+
+def test_what_has_ended_is_remembered(lent: Lent) -> None:
+    """Looking uses up what is told of mounts, and it may be looked while nobody calls."""
+
+    def receive(descriptor: int) -> None:
+        call(descriptor, RECV, [72, *[0] * 8])
+
+    reading, writing = os.pipe()
+    lent.lend(readable=False)
+    lent.hang_ups.register(reading, select.EPOLLIN)
+    os.write(writing, b"m")
+    assert lent.engine.run(0, PATIENCE_NS) is None
+    lent.hang_ups.unregister(reading)
+    target = start_target(lambda: receive(lent.theirs.fileno()), traps_of("ioctl"))
+    lent.engine.bind(lent.index, target.pid, lent.theirs.fileno())
+    lent.engine.listen([target.listener])
+    received = lent.engine.run(time.monotonic_ns() + PATIENCE_NS, PATIENCE_NS)
+    assert received is not None and received.pid == target.pid, "it is the broker's, which looks after that first"
+    target.listener.respond_error(received.id, errno.EAGAIN)
+    lent.engine.recall()
+    lent.lend(readable=False)
+    lent.run(receive)
+    assert lent.engine.served == 1, "what has been lent since is served again"
+    assert target.wait() == 0
+    target.listener.close()
+    os.close(reading)
+    os.close(writing)
 
 
 def wait_for_call(target: Target) -> None:
