@@ -493,7 +493,7 @@ def test_nobody_can_take_all_places(place: Place, user: User) -> None:
     place.serve(user, "prlimit", "--nofile=400:400")
     connections = [domain_socket.connect(place.socket) for _ in range(300)]
     answers = [answer_of(connection) for connection in connections]
-    assert 16 < answers.count(domain_socket.WELCOME) <= (400 - 128 - 400 // 8) // 2
+    assert 16 < answers.count(domain_socket.WELCOME) <= (400 - 128 - 400 // 8) * 2 // 3
     assert answers[-1] == domain_socket.REFUSED
     if uid(user) == os.geteuid():
         status, output = place.join(user, "true").end()

@@ -323,7 +323,7 @@ CASE(rules_in_matches)
 		added += !result;
 	}
 	EQ(result, -EMFILE);
-	EQ(added, 2048 / 512);
+	EQ(added, 4096 / 512);
 	EQ(match_everything(&other), 0);
 }
 
