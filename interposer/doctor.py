@@ -37,10 +37,10 @@ from interposer.launch.filter import Condition, Trap, build, this_architecture
 from interposer.launch.launch import install_filter
 from interposer.launch.nested import is_nested
 from interposer.launch.preloading import preloadable
+from interposer.options import REVISIONS
 from interposer.shortage import ADVICE
 from interposer.target.budget import HANDLE_DESCRIPTORS, Budgets, use_descriptors
 from interposer.target.inspection import try_to_inspect, yama_scope
-from kdbus.abi.revision import REVISIONS
 from native import identity, memory
 from native.notification import Listener, Notification
 from native.preloaded import library
@@ -139,7 +139,7 @@ def examine() -> list[Finding]:
         _simple("sealed memory", True, _seal_memory, "needs Linux 5.1: F_SEAL_FUTURE_WRITE"),
         _preloading(),
         Finding("Yama", True, False, _yama()),
-        Finding("revisions of kdbus", True, False, ", ".join(revision.name for revision in REVISIONS)),
+        Finding("revisions of kdbus", True, False, ", ".join(REVISIONS)),
     ]
     return findings
 

@@ -60,6 +60,8 @@ def test_json_is_one_object(user: User) -> None:
     assert (found["schema"], found["ok"], found["mode"]) == (2, True, "mount")
     assert {finding["name"] for finding in found["findings"] if finding["needed"]} == NEEDED
     assert all(isinstance(finding["detail"], str) for finding in found["findings"])
+    details = {finding["name"]: finding["detail"] for finding in found["findings"]}
+    assert details["revisions of kdbus"] == "2, 3, 219, 4, final", "each that --revision takes"
 
 
 def test_examining_leaves_nothing_behind() -> None:
