@@ -47,15 +47,23 @@ Extent = tuple[int, int, int]
 
 Result = TypeVar("Result")
 
+_PIECE = 65536
+"""Bytes that are read at once."""
+
 
 def read_file(path: bytes | str, limit: int = 1 << 62) -> bytes:
-    """The content of a file of `/proc`, of which `limit` bytes are enough. Raises OSError."""
+    """The content of a file of `/proc`, of which `limit` bytes are enough. Raises OSError.
+
+    What is read is copied out of a buffer. `os.read` would cut down a block of 64 KiB in its place: as long as the
+    content is kept, and many are, the rest is too small for the next read, and the heap grows by one more block.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
-        while limit > 0 and (part := os.read(descriptor, min(65536, limit))):
-            parts.append(part)
-            limit -= len(part)
+        buffer = memoryview(bytearray(min(_PIECE, limit)))
+        while limit > 0 and (size := os.readv(descriptor, [buffer[:limit]])):
+            parts.append(bytes(buffer[:size]))
+            limit -= size
         return b"".join(parts)
     finally:
         os.close(descriptor)
