@@ -15,10 +15,11 @@ from typing import cast
 import pytest
 import trio
 
+from interposer.supervisor.domains import Domains
 from interposer.supervisor.flows import Flows
 from interposer.supervisor.idle import IdleWait
 from interposer.supervisor.supervisor import Supervisor
-from interposer.supervisor.tree import Shared, Tree
+from interposer.supervisor.tree import Tree
 from native.notification import EndOfTargets, Notification
 
 PATIENCE_S = 60
@@ -156,7 +157,7 @@ def _supervisor(receive: Callable[[int, int], Notification | None]) -> tuple[Sup
     supervisor = Supervisor.__new__(Supervisor)
     supervisor._next = None
     supervisor._trees = {7: cast(Tree, tree)}
-    supervisor.shared = cast(Shared, SimpleNamespace(domains=[]))
+    supervisor.domains = cast(Domains, SimpleNamespace(mounted=[]))
     supervisor._flows = cast(Flows, flows)
     return supervisor, tree
 

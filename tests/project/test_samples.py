@@ -122,8 +122,9 @@ def test_all_are_built(samples: Path) -> None:
     assert sorted(path.stem for path in SAMPLES.glob("*.c")) == sorted(ALL)
 
 
-def test_all_build_for_version_4(tmp_path: Path) -> None:
-    build(tmp_path, "4")
+@pytest.mark.parametrize("revision", ["219", "4"])
+def test_all_build_for_those_between(tmp_path: Path, revision: str) -> None:
+    build(tmp_path, revision)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(ALL)
 
 
