@@ -194,9 +194,10 @@ def test_a_match_that_is_refused_subscribes_nobody() -> None:
     with fails(BadItem):
         peer.match(item(99))
     many = [words_item(abi.ITEM_ID, 1)] * 1100
-    peer.match(*many, cookie=1)
+    for cookie in (1, 2, 3):
+        peer.match(*many, cookie=cookie)
     with fails(TooManyMatches):
-        peer.match(*many, cookie=2)
+        peer.match(*many, cookie=4)
     assert len(world.default_bus().bus.subscribers) == 1
 
 
