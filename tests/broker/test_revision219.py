@@ -29,6 +29,7 @@ from broker.errors import (
 )
 from broker.final import FINAL
 from broker.flow import is_lendable, is_native
+from broker.quota import QueueQuota
 from broker.recognition import NAMES, named
 from broker.revision219 import REVISION219
 from broker.version3 import VERSION3
@@ -233,7 +234,7 @@ def test_what_waits_when_it_is_found_out(world: World) -> None:
     assert is_lendable(late.connection)
     for _ in range(12):
         late.recv()
-    assert not late.connection.quota.charged  # type: ignore[attr-defined]
+    assert isinstance(late.connection.quota, QueueQuota) and not late.connection.quota.charged
 
 
 def test_more_waits_than_it_would_have_let_in(world: World) -> None:

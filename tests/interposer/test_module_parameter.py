@@ -54,12 +54,18 @@ def test_no_bytes_break_the_reader(data: bytes) -> None:
     assert value is None or 0 <= value < 2**64
 
 
+def mask_in(folder: Path, content: str) -> tuple[Path, AttachFlagsMask]:
+    """The parameter's file in `folder`, with that content, and what is made of it."""
+    file = folder / MASK_FILE
+    file.write_text(content)
+    opened = os.open(folder, os.O_PATH)
+    mask = AttachFlagsMask(opened, default=1)
+    os.close(opened)
+    return file, mask
+
+
 def test_a_mask_that_is_about_to_be_written_keeps_its_value_until_then(tmp_path: Path) -> None:
-    file = tmp_path / MASK_FILE
-    file.write_text("10271\n")
-    folder = os.open(tmp_path, os.O_PATH)
-    mask = AttachFlagsMask(folder, default=1)
-    os.close(folder)
+    file, mask = mask_in(tmp_path, "10271\n")
     assert mask.is_file(file.stat()) and not mask.is_file(tmp_path.stat())
     mask.opened_for_writing()
     assert file.read_text() == ""
@@ -71,11 +77,7 @@ def test_a_mask_that_is_about_to_be_written_keeps_its_value_until_then(tmp_path:
 
 
 def test_unreadable_mask_keeps_the_last_value(tmp_path: Path) -> None:
-    file = tmp_path / MASK_FILE
-    file.write_text("12\n")
-    folder = os.open(tmp_path, os.O_PATH)
-    mask = AttachFlagsMask(folder, default=1)
-    os.close(folder)
+    file, mask = mask_in(tmp_path, "12\n")
     assert mask.current() == 12
     file.write_text("")
     assert mask.current() == 12
@@ -84,11 +86,7 @@ def test_unreadable_mask_keeps_the_last_value(tmp_path: Path) -> None:
 
 
 def test_a_shorter_number_may_be_written_over_a_longer_one(tmp_path: Path) -> None:
-    file = tmp_path / MASK_FILE
-    file.write_text("10271\n")
-    folder = os.open(tmp_path, os.O_PATH)
-    mask = AttachFlagsMask(folder, default=1)
-    os.close(folder)
+    file, mask = mask_in(tmp_path, "10271\n")
     assert mask.current() == 10271
     with open(file, "r+b", buffering=0) as parameter:
         parameter.write(b"0x2\n")
