@@ -249,9 +249,7 @@ def test_a_server_activates(user: User, services: Path, programs: Path) -> None:
         env=user.environment,
         cwd=programs,
         stdin=subprocess.DEVNULL,
-        user=user.identity,
-        group=user.identity,
-        extra_groups=None if user.identity is None else [],
+        **user.becoming,
     ) as process:
         try:
             os.close(writing)

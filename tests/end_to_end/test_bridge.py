@@ -171,9 +171,7 @@ def test_it_ends_with_the_daemon(user: User, folder: Path) -> None:
             pass_fds=(writing,),
             env=user.environment,
             cwd=folder,
-            user=user.identity,
-            group=user.identity,
-            extra_groups=None if user.identity is None else [],
+            **user.becoming,
         ) as bridge:
             try:
                 os.close(writing)

@@ -46,9 +46,7 @@ def _running(user: User, command: list[str], place: Path) -> Iterator[subprocess
         cwd="/",
         env={**user.environment, "TMPDIR": str(place), "XDG_RUNTIME_DIR": str(place)},
         start_new_session=True,
-        user=user.identity,
-        group=user.identity,
-        extra_groups=None if user.identity is None else [],
+        **user.becoming,
     )
     try:
         assert process.stdout is not None

@@ -43,9 +43,7 @@ class Process:
             cwd="/",
             env={**user.environment, **(environment or {})},
             start_new_session=True,
-            user=user.identity,
-            group=user.identity,
-            extra_groups=None if user.identity is None else [],
+            **user.becoming,
         )
         self.pid = self._popen.pid
         self._pidfd = os.pidfd_open(self.pid)

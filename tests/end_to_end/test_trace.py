@@ -265,9 +265,7 @@ def test_a_reader_that_does_not_read(programs: dict[str, Path], user: User) -> N
         cwd="/",
         env=user.environment,
         start_new_session=True,
-        user=user.identity,
-        group=user.identity,
-        extra_groups=None if user.identity is None else [],
+        **user.becoming,
     )
     os.close(writing)
     try:
@@ -289,9 +287,7 @@ def test_a_signal_to_all_of_a_group(writable: Path, user: User) -> None:
         cwd="/",
         env=user.environment,
         start_new_session=True,
-        user=user.identity,
-        group=user.identity,
-        extra_groups=None if user.identity is None else [],
+        **user.becoming,
     )
     try:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
@@ -378,9 +374,7 @@ def _start(user: User, *words: str) -> subprocess.Popen[str]:
         text=True,
         cwd="/",
         env=user.environment,
-        user=user.identity,
-        group=user.identity,
-        extra_groups=None if user.identity is None else [],
+        **user.becoming,
     )
 
 

@@ -120,9 +120,7 @@ def monitored(user: User, script: str, *options: str) -> tuple[list[dict[str, ob
             text=True,
             cwd="/",
             env=user.trusting.environment,
-            user=user.identity,
-            group=user.identity,
-            extra_groups=None if user.identity is None else [],
+            **user.becoming,
         )
 
     command = "run", "--statistics", *options, "--make-bus", "gate", "--", "sh", "-c", f"echo ready >&2; {script}"

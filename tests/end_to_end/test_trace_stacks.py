@@ -137,9 +137,7 @@ def test_a_kdbus_that_runs(folder: Path, user: User) -> None:
             text=True,
             cwd="/",
             env=user.environment,
-            user=user.identity,
-            group=user.identity,
-            extra_groups=None if user.identity is None else [],
+            **user.becoming,
         )
         try:
             assert tracing.stderr is not None and "tracing the kdbus" in tracing.stderr.readline()

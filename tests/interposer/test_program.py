@@ -52,9 +52,7 @@ def started(
         env={**user.environment, **variables},
         cwd="/",
         start_new_session=True,
-        user=user.identity,
-        group=user.identity,
-        extra_groups=None if user.identity is None else [],
+        **user.becoming,
     )
     try:
         yield process
@@ -188,9 +186,7 @@ while True:
             cwd="/",
             pass_fds=[theirs],
             start_new_session=True,
-            user=user.identity,
-            group=user.identity,
-            extra_groups=None if user.identity is None else [],
+            **user.becoming,
         )
         os.close(terminal)
         os.close(theirs)

@@ -103,9 +103,7 @@ def _served(user: User, around: Sequence[str]) -> Iterator[Path | str]:
             pass_fds=[tell],
             cwd="/",
             env=user.environment,
-            user=user.identity,
-            group=user.identity,
-            extra_groups=None if user.identity is None else [],
+            **user.becoming,
         )
         os.close(tell)
         try:

@@ -37,9 +37,7 @@ def message_bus(
         stderr=subprocess.DEVNULL,
         cwd=folder,
         env=user.environment,
-        user=user.identity,
-        group=user.identity,
-        extra_groups=None if user.identity is None else [],
+        **user.becoming,
     ) as process:
         try:
             assert process.stdout is not None

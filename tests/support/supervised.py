@@ -119,9 +119,7 @@ class Supervised:
             cwd="/",
             env={**user.environment, **(environment or {})},
             start_new_session=True,
-            user=user.identity,
-            group=user.identity,
-            extra_groups=None if user.identity is None else [],
+            **user.becoming,
         )
         self._pending = b""
 

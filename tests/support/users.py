@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 
@@ -46,6 +47,14 @@ class Outcome:
     output: str
 
 
+class Becoming(TypedDict):
+    """What `subprocess.Popen` takes to run a program as somebody; None: as who we are."""
+
+    user: int | None
+    group: int | None
+    extra_groups: list[str | int] | None
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """Somebody to run programs as.
@@ -58,6 +67,12 @@ class User:
     identity: int | None
     python: str
     environment: Mapping[str, str]
+
+    @property
+    def becoming(self) -> Becoming:
+        """To be handed to `subprocess.Popen`: as this user, with no groups of ours."""
+        groups = None if self.identity is None else list[str | int]()
+        return {"user": self.identity, "group": self.identity, "extra_groups": groups}
 
     def kdbus(self, *arguments: str) -> list[str]:
         """The command that runs `kdbus ARGUMENTS` as this user."""
@@ -85,9 +100,7 @@ class User:
                 cwd=folder,
                 env=self.environment,
                 start_new_session=True,
-                user=self.identity,
-                group=self.identity,
-                extra_groups=None if self.identity is None else [],
+                **self.becoming,
             )
             try:
                 status: int | None = process.wait(seconds)
