@@ -25,7 +25,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
 
 from interposer.launch.filter import Trap, build, this_architecture
 from native import seccomp
@@ -34,10 +33,8 @@ from native.notification import Listener, Notification
 _WORKS, _COLLIDES, _UNKNOWN = b"w", b"c", b"?"
 _PROBE_S = 5
 """When an attempt that is stuck is killed, in seconds, and the probe with it."""
-_ATTEMPTS = 20
-"""How many attempts follow each other at once."""
-_LONGEST_PAUSE_S = 16
-"""After those come pauses, each twice as long as the one before, up to this; then it is given up."""
+_PAUSES_S = (*[0.0] * 20, *(0.125 * 2**number for number in range(8)))
+"""Before each attempt: many follow each other at once, and then fewer and fewer, for half a minute."""
 _STEP_NS = 200_000_000
 """How long the probe waits for each of its conditions."""
 _ANSWER = 77
@@ -90,16 +87,11 @@ class Probe:
 
 def _attempts() -> Iterator[bool | None]:
     """What one attempt after the other says. On a busy machine it takes several, and a calmer moment."""
-    pause = 0.125
-    for number in count():
+    for pause in _PAUSES_S:
+        signal.alarm(0)
+        time.sleep(pause)  # in a child that nobody waits for
         signal.alarm(_PROBE_S)
         yield collides(seccomp.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
-        if number >= _ATTEMPTS:
-            if pause > _LONGEST_PAUSE_S:
-                return
-            signal.alarm(0)
-            time.sleep(pause)
-            pause *= 2
 
 
 def _survive_nobody() -> None:
