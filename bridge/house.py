@@ -85,14 +85,21 @@ class House:
     """Of one socket. `users`: how many clients each user has; `strangers`: how many have not said Hello;
     `listeners`: the match rules of each client, by the id of its connection."""
 
-    def __init__(self, policy: Policy | None = None, reread: Callable[[], Policy] | None = None) -> None:
-        """`reread`: reads the policy once more, or raises an exception whose text says why it cannot be."""
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        reread: Callable[[], Policy] | None = None,
+        reload_services: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`reread`: reads the policy once more, or raises an exception whose text says why it cannot be;
+        `reload_services`: has what is started for names read once more, and may raise Error."""
         self.guards = None if policy is None else Guards(policy)
         self.users: Counter[int] = Counter()
         self.strangers = 0
         self.watchers: list[Watcher] = []
         self.listeners: dict[int, list[Rule]] = {}
         self._reread = reread
+        self._reload_services = reload_services
         self._records: dict[str, Record] = {}
         self._most: Counter[str] = Counter()
 
@@ -102,13 +109,15 @@ class House:
             watcher.show(message)
 
     def reload(self) -> None:
-        """Read the policy once more. Raises ErrorReply, and then all stays as it was."""
+        """Read the policy once more, and what is started for names. Raises ErrorReply, and then all stays as it was;
+        and Error."""
         if self.guards is not None and self._reread is not None:
             try:
                 policy = self._reread()
             except Exception as error:
                 raise ErrorReply(FAILED, str(error)) from error
             self.guards.replace(policy)
+        self._reload_services()
 
     # ---- statistics
 
