@@ -235,6 +235,22 @@ def test_rules_and_units_of_systemd(user: User, services: Path, programs: Path) 
     assert outcome.output.startswith("/tmp\nMARK=here\nserving org.example.Idle\n"), outcome.output
 
 
+def test_units_come_and_go_meanwhile(user: User, services: Path, programs: Path) -> None:
+    services.chmod(0o777)
+    (services / "real.service").write_text("[Service]\nExecStart=/bin/false\n")
+    outcome = activated(user, services, *client(user, "files", str(services)), folder=programs)
+    assert (outcome.status, outcome.output.splitlines()) == (
+        0,
+        [
+            "new: appears",
+            "other rules: vanishes appears",
+            "nothing to start: vanishes",
+            "something to start: appears",
+            "removed: vanishes",
+        ],
+    )
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start programs of others")
 def test_another_users_program(services: Path, programs: Path) -> None:
     root = current_user()
