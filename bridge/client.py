@@ -208,7 +208,7 @@ class Client:
         takes = self._passes_descriptors
         self._inward = Inward(peer, self._stream, self._limits, self._guard, house.show, passes_descriptors=takes)
         house.listeners[peer.id] = self._inward.rules
-        self._onward = Onward(peer, self._inward, self._guard, house.listeners)
+        self._onward = Onward(peer, self._inward, self._guard, house.may_want)
         self._record = Record(self._inward.name, self._inward.rules, claims, self._stream)
         self._driver = Driver(
             peer, self._inward, self._limits, self._guard, house, claims, self._monitor, self._eavesdrop

@@ -103,6 +103,11 @@ class House:
         self._records: dict[str, Record] = {}
         self._most: Counter[str] = Counter()
 
+    def may_want(self, identifier: int, message: Message, owned: Collection[str]) -> bool:
+        """Whether a connection may want a signal to all: clients if they have a rule for it, others in any case."""
+        rules = self.listeners.get(identifier)
+        return rules is None or any(rule.fits(message, owned) for rule in rules)
+
     def show(self, message: Message) -> None:
         """Show a message, which does not pass over the bus, to those who watch."""
         for watcher in self.watchers:
