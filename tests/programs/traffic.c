@@ -259,7 +259,7 @@ static void convert(const struct peer *from, const uint64_t *message, uint64_t f
     place[MSG_FLAGS] = (message[MSG_FLAGS] & EXPECT_REPLY ? EXPECT_REPLY_2 : 0) |
                        (message[MSG_FLAGS] & NO_AUTO_START ? NO_AUTO_START_2 : 0) | (flags & 1 ? SYNC_REPLY_2 : 0) |
                        (flags & ~1ULL);
-    place[2] = any(200) == 0; // `kernel_flags`
+    place[2] = any(1000) == 0; // `kernel_flags`
     memcpy(place + 3, message + MSG_PRIORITY, 8 * (MSG_WORDS - MSG_PRIORITY));
     while (item < end) {
         uint64_t words = item + 2 > end || item[0] < HEADER || item[0] > 8 * (uint64_t)(end - item)
@@ -351,7 +351,7 @@ static void send_message(struct peer *from)
 
         word = put_vector(from, word, any(150) ? payload + any(64) : any(2) ? NULL : (void *)8, size);
     }
-    for (uint32_t files = any(few_files ? 40 : 3) ? 0 : any(3); files; files--)
+    for (uint32_t files = any(few_files ? 150 : 3) ? 0 : any(3); files; files--)
         word = put_memfd(from, word);
     if (any(6) == 0) { // not first, and without the padding behind it
         char name[32];
@@ -427,7 +427,7 @@ static void send_signal(struct peer *from)
     }
     if (any(4))
         word = put_vector(from, word, payload + any(64), any(400) + 1);
-    if (any(10) == 0)
+    if (any(few_files ? 200 : 10) == 0)
         word = put_memfd(from, word);
     if (any(100) == 0)
         word = put_vector(from, word, (void *)8, 8);
