@@ -86,7 +86,7 @@ _EVENTS_AT_ONCE = 1023
 
 @dataclass(eq=False, slots=True)
 class OpenHandle:
-    """One open handle: `broker.outside.ConnectionEvents` on a socket pair.
+    """One open handle: `broker.interfaces.ConnectionEvents` on a socket pair.
 
     Attributes:
         broker: what the broker made of the open; set by `HandleTable.open`. inode: of the target's end, in the file

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Descriptors of targets, held by the supervisor: `broker.outside.File` on a duplicate.
+"""Descriptors of targets, held by the supervisor: `broker.interfaces.File` on a duplicate.
 
 A message under way holds what its sender named: the open file description, not the number. pidfd_getfd(2) makes a
 duplicate of it in the supervisor, whatever its kind, O_PATH descriptors included, and SECCOMP_IOCTL_NOTIF_ADDFD
@@ -63,7 +63,7 @@ class HandleRegistry(Protocol):
 
 
 class TargetFile:
-    """`broker.outside.File` on `descriptor`, a duplicate in this process that is owned from now on."""
+    """`broker.interfaces.File` on `descriptor`, a duplicate in this process that is owned from now on."""
 
     def __init__(self, descriptor: int, handles: HandleRegistry, charge: Charge | None = None) -> None:
         """`charge`: what it costs whoever named it, until it is closed."""

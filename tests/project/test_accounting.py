@@ -11,8 +11,8 @@ import pytest
 from interposer.launch.guarantee import VARIABLE
 from tests.support.accounting import mistakes
 from tests.support.compiling import compile_program
-from tests.support.outside import Peer, World
 from tests.support.users import PROJECT, User
+from tests.support.world import Peer, World
 
 ROUNDS = 20
 STEPS = 400
