@@ -10,7 +10,7 @@ The questions that kdbus asked of `struct file` are put to the descriptor:
 
 - *Is it a kdbus endpoint, is it a Unix socket?* Both may not be passed (`kdbus_handle_check_file`). A kdbus handle is a
   Unix socket here, so handles are recognised first, by the inode of the socket, in the supervisor's own list. One that
-  is still the plain file of its node (`interposer.handles.late`) is recognised by that file.
+  is still the plain file of its node (`interposer.handles.lazy`) is recognised by that file.
 - *Has it a poll operation?* epoll_ctl(2) refuses exactly the files that have none, with EPERM. Of nodes, endpoints have
   one, and `control` has none. Files of file systems are not asked, as FUSE hands the question on to its server, which
   may take its time; nor are epoll sets, which may contain such a file. kdbus took both.
