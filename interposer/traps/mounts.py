@@ -27,7 +27,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
-from broker.outside import INVALID_ID, Ids
+from broker.interfaces import INVALID_ID, Ids
 from interposer.nodes.filesystem import NodeFiles
 from interposer.nodes.resolve import AT_FDCWD, StartingPoints, resolve
 from interposer.target.caller import TargetCaller

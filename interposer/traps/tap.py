@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The tap: makes records of what the broker is asked and what it answers, and changes nothing of either.
 
-All that the broker knows of a caller comes through `broker.outside.Caller`, so what a call asked for is what was read
-there, and what it stored is what was written there. A watching subclass of the caller keeps both. What is left in a
-pool, or lies in memory that the broker has only copied, is read once the call has been served and before it is
+All that the broker knows of a caller comes through `broker.interfaces.Caller`, so what a call asked for is what was
+read there, and what it stored is what was written there. A watching subclass of the caller keeps both. What is left in
+a pool, or lies in memory that the broker has only copied, is read once the call has been served and before it is
 answered: until then the caller waits, and nobody else writes.
 
 A record is made at once, because reasons and owners of names are only true at that moment. Making one must never harm a
