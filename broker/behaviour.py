@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from broker.connection import Connection
     from broker.grant import Grant
     from broker.inbox import Inbox
+    from broker.interfaces import Caller, File, Ids
     from broker.message import Message
     from broker.metadata import ConnectionMetadata, ProcessMetadata
-    from broker.outside import Caller, File, Ids
     from broker.quota import Quota
 
 

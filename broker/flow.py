@@ -41,8 +41,8 @@ from broker.behaviour import Behaviour
 from broker.connection import Connection
 from broker.connection_kind import ORDINARY
 from broker.delivery import audience, wants_signal
+from broker.interfaces import Credentials
 from broker.message import Message
-from broker.outside import Credentials
 from broker.queue import QueueEntry
 from broker.quota import ShareQuota
 from broker.receive import receive_offset, receive_telling_losses

@@ -44,9 +44,9 @@ from broker.errors import (
     WrongConnectionKind,
     WrongState,
 )
+from broker.interfaces import Caller, ConnectionEvents, PoolMemory
 from broker.message_form import negotiate_message
 from broker.metadata import NAME_ACQUIRED, NAME_PRIMARY
-from broker.outside import Caller, ConnectionEvents, PoolMemory
 from broker.recognition import spoken
 from broker.reply import Reply
 from broker.send import Wait, cancel, send

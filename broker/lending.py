@@ -18,9 +18,9 @@ from functools import cache, partial
 from broker.connection import Connection
 from broker.domain import MessageCounter
 from broker.flow import replies_of
+from broker.interfaces import File
 from broker.message import Message, Part
 from broker.origin import Origins, timestamp_of
-from broker.outside import File
 from broker.queue import QueueEntry
 from broker.quota import User
 from broker.reply import Reply

@@ -19,9 +19,9 @@ import struct
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, NamedTuple
 
+from broker.interfaces import Credentials, Ids
 from broker.item import unpadded
 from broker.metadata import ConnectionMetadata, ProcessMetadata
-from broker.outside import Credentials, Ids
 from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:

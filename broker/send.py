@@ -48,10 +48,10 @@ from broker.errors import (
     ReplyRefused,
     TimedOut,
 )
+from broker.interfaces import Caller, File
 from broker.item import Item
 from broker.message import Message
 from broker.names import NameEntry
-from broker.outside import Caller, File
 from broker.receive import check_files
 from broker.reply import Reply
 from kdbus.abi import revision3 as abi

@@ -79,11 +79,11 @@ struct outgoing {
 int hot_read(struct kdbus_engine *engine, uint32_t pid, uint64_t address, void *buffer, size_t size);
 int hot_write_back(struct kdbus_engine *engine, uint32_t pid, uint64_t address, const uint64_t *seen, size_t first,
                    const uint64_t *words, size_t count);
-void hot_correct(struct kdbus_engine *engine, uint32_t pid, uint64_t address, size_t place, uint64_t word);
+void hot_overwrite_word(struct kdbus_engine *engine, uint32_t pid, uint64_t address, size_t place, uint64_t word);
 int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int descriptor);
 int hot_duplicate(struct kdbus_engine *engine, const struct flow_connection *connection, struct flow_binding *binding);
 void hot_wake(struct flow_connection *connection);
-void hot_calm(struct flow_connection *connection, int socket);
+void hot_clear_readable(struct flow_connection *connection, int socket);
 
 // incoming.c
 int incoming_has_metadata(const struct flow_entry *entry);

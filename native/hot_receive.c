@@ -95,7 +95,7 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
     if (!entry) {
         if (!write_no_message(engine, call, receiver, command, results))
             return 0;
-        hot_calm(receiver, socket);
+        hot_clear_readable(receiver, socket);
         flow_ring_over(engine, call, receiver, command, results, NULL, EAGAIN);
         kdbus_listener_respond(engine->listener, call->id, 0, EAGAIN);
         return 1;
@@ -124,11 +124,11 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
     slice->holders--;
     hot_dequeue(engine, receiver);
     if (!receiver->first)
-        hot_calm(receiver, socket);
+        hot_clear_readable(receiver, socket);
     flow_ring_over(engine, call, receiver, command, results, slice, 0);
     engine->flight.finished = 1;
     if (message[2])
-        hot_correct(engine, call->pid, call->arguments[2], revision->recv_message + 2, message[2]);
+        hot_overwrite_word(engine, call->pid, call->arguments[2], revision->recv_message + 2, message[2]);
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
     return 1;
 }

@@ -13,7 +13,7 @@ A process that forks shares its connections: what one of them frees is freed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from kdbus.abi.revision import REVISIONS
 from tracing.errnos import errno_name
 from tracing.record import Event, Phase, Record
 from tracing.shown import Shown, items_of, show
+from tracing.text import said
 
 _REVISIONS = {revision.name: revision for revision in REVISIONS}
 _HEADER = 16
@@ -53,14 +54,6 @@ class _Held:
     """It has said BYEBYE."""
     of_maker: bool = False
     """Its process has made the bus."""
-    descriptors: dict[tuple[int, int], File] = field(default_factory=dict)
-    """What came with messages, by process and number."""
-    kept: set[tuple[int, int]] = field(default_factory=set)
-    """Those of them that a process still had when it ended by itself."""
-
-
-File = tuple[int, int]
-"""What tells files apart: the numbers of device and inode."""
 
 
 class Checker:
@@ -69,11 +62,10 @@ class Checker:
     payload_limit = 0
     waits = False
     stacks = False
+    left = True
 
-    def __init__(self, findings: Findings, open_file: Callable[[int, int], File | None] = lambda *_: None) -> None:
-        """`open_file`: the file that a process has under a number at this moment, None if that cannot be told."""
+    def __init__(self, findings: Findings) -> None:
         self.findings = findings
-        self._open_file = open_file
         self.used: dict[str, Counter[str]] = {kind: Counter() for kind in ("commands", "flags", "items", "revisions")}
         """How often what was used."""
         self._connections: dict[tuple[str, int], _Held] = {}
@@ -89,9 +81,9 @@ class Checker:
         if record.event is Event.CALL:
             self._call(show(record, 0))
         elif record.connection is not None and record.event is Event.HANG_UP:
-            self._hang_up((record.node, record.connection), record.length)
+            self._hang_up((record.node, record.connection), record)
         elif record.connection is not None and record.event is Event.CLOSE:
-            self._close((record.node, record.connection), record.length)
+            self._close((record.node, record.connection), record)
         if record.event is not Event.HANG_UP:
             self._bus_closed = record.event is Event.CLOSE and record.connection is None
 
@@ -100,13 +92,6 @@ class Checker:
         for held in self._connections.values():
             self._cut_off(held, "it was still open at the end")
         self._connections.clear()
-
-    def leaving(self, process: int) -> None:
-        """A process is about to end by itself: the last moment to see which descriptors it has never closed."""
-        for held in self._connections.values():
-            for place, file in held.descriptors.items():
-                if place[0] == process and self._open_file(*place) == file:
-                    held.kept.add(place)
 
     # ---- calls ----
 
@@ -212,13 +197,11 @@ class Checker:
                 held.slices.pop(_number(given.get("offset")), None)
             case "RECV" if record.message and "KDBUS_RECV_DROP" not in _flags(given):
                 self._received(shown, held, "msg", "offset")
-                self._note_descriptors(shown, held)
                 is_request = "KDBUS_MSG_EXPECT_REPLY" in _flags(shown.message)
                 if is_request and "KDBUS_RECV_PEEK" not in _flags(given) and len(held.requests) < _MOST_KEPT:
                     held.requests.add((_number(shown.message.get("src_id")), _number(shown.message.get("cookie"))))
             case "SEND" if record.phase is Phase.RESUMED:
                 self._received(shown, held, "reply", "offset_reply")
-                self._note_descriptors(shown, held)
             case "NAME_ACQUIRE":
                 self._acquired(shown, held)
             case "NAME_RELEASE":
@@ -231,12 +214,6 @@ class Checker:
                 held.left = True
             case _ if record.pool:
                 held.slices[_number(stored.get("offset"))] = record.command, len(record.pool)
-
-    def _note_descriptors(self, shown: Shown, held: _Held) -> None:
-        process = shown.record.pid
-        for number in _descriptors(shown.message):
-            if len(held.descriptors) < _MOST_KEPT and (file := self._open_file(process, number)) is not None:
-                held.descriptors[process, number] = file
 
     def _received(self, shown: Shown, held: _Held, member: str, offset: str) -> None:
         """A message lies in the pool: where, `member` says, or in version 2 the number `offset`."""
@@ -269,10 +246,10 @@ class Checker:
 
     # ---- ends ----
 
-    def _hang_up(self, place: tuple[str, int], unread: int) -> None:
+    def _hang_up(self, place: tuple[str, int], record: Record) -> None:
         held = self._connections.get(place)
         if held is not None and held.of_maker and self._bus_closed:
-            self._close(place, unread)
+            self._close(place, record)
         elif held is not None and not held.left:
             self._cut_off(self._connections.pop(place), "its bus, or all of kdbus, ended before it")
 
@@ -283,7 +260,7 @@ class Checker:
                 "not-judged", held.where, f"{why}, so whether it would have given back {holds} is not known"
             )
 
-    def _close(self, place: tuple[str, int], unread: int) -> None:
+    def _close(self, place: tuple[str, int], record: Record) -> None:
         held = self._connections.pop(place, None)
         for other in self._connections.values():
             # Nobody waits for that any more.
@@ -298,12 +275,13 @@ class Checker:
             told = [f"cookie {cookie} of connection {source}" for source, cookie in sorted(held.requests)[:_MOST_TOLD]]
             more = [f"{len(held.requests) - _MOST_TOLD} more"] if len(held.requests) > _MOST_TOLD else []
             self.findings.add("unanswered-request", held.where, f"received and not replied to: {_and([*told, *more])}")
-        if unread:
-            self.findings.add("unread-messages", held.where, f"{unread} messages in its queue were never received")
-        still = held.kept | {place for place, file in held.descriptors.items() if self._open_file(*place) == file}
-        if still:
-            count = f"{len(still)} of the {len(held.descriptors)} looked at"
-            self.findings.add("descriptors-left", held.where, f"came with messages and are still open: {count}")
+        if record.length:
+            text = f"{record.length} messages in its queue were never received"
+            self.findings.add("unread-messages", held.where, text)
+        if record.left:
+            told = [said(each) for each in record.left[:_MOST_TOLD]]
+            more = [f"{len(record.left) - _MOST_TOLD} more"] if len(record.left) > _MOST_TOLD else []
+            self.findings.add("descriptors-left", held.where, f"still open: {'; '.join([*told, *more])}")
         if held.names and not held.left:
             self.findings.add("names-left", held.where, f"still owned or waited for: {_and(sorted(held.names))}")
         if held.matches and not held.left:
@@ -341,17 +319,6 @@ def _names(members: Mapping[str, Any], kind: str | None = None) -> list[str]:
     items = items_of(members)
     texts = (each.value for each in items if isinstance(each.value, Text) and kind in (None, each.name))
     return [each.data.decode("utf-8", "replace") for each in texts]
-
-
-def _descriptors(message: Mapping[str, Any]) -> list[int]:
-    """The descriptors that came with a message, those of memfds among them."""
-    found: list[int] = []
-    for item in items_of(message):
-        if item.name == "FDS" and isinstance(item.value, list):
-            found += [number for number in map(_number, item.value) if number < 1 << 31]
-        elif item.name == "PAYLOAD_MEMFD" and isinstance(item.value, Mapping):
-            found.append(_number(item.value.get("fd")))
-    return [number for number in found if number >= 0]
 
 
 def _badly_padded(data: bytes) -> Iterable[int]:

@@ -30,10 +30,10 @@ from broker.connection import Connection
 from broker.domain import MessageCounter
 from broker.flow import GROUPS, flow, is_lendable, layout, lendable, signal, topic
 from broker.handle import EndpointHandle
+from broker.interfaces import File
 from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
 from broker.message import Message
 from broker.origin import Origins, Shown, shown, timestamp_of
-from broker.outside import File
 from broker.quota import User
 from broker.reply import Reply
 from broker.send import Wait

@@ -19,7 +19,7 @@ from kdbus.abi import revision3 as abi
 from tests.support.fakes import memfd
 from tests.support.final_peer import ITEM, FinalPeer, activator
 from tests.support.lending import lend_and_take_back
-from tests.support.outside import SECOND, Peer, World, item, string_item, vector_item, world_access
+from tests.support.world import SECOND, Peer, World, item, string_item, vector_item, world_access
 
 NAME = b"org.example.Name"
 

@@ -37,7 +37,7 @@ from interposer.options import REVISIONS
 from kdbus.abi import revision219
 from tests.support.fakes import FakeCaller, FakeFile
 from tests.support.final_peer import BROADCAST, ITEM, NEGOTIATE, Caller, FinalPeer, command, make_bus
-from tests.support.outside import SECOND, BusMaker, World, bloom_bits, fails, item, parse_items, string_item, words_item
+from tests.support.world import SECOND, BusMaker, World, bloom_bits, fails, item, parse_items, string_item, words_item
 
 NAME = b"org.example.Name"
 ATTACH_CREDS, ATTACH_AUXGROUPS, ATTACH_ALL = 2, 8, 0x3FFF

@@ -53,18 +53,6 @@ from kdbus.abi import final, revision2
 from tests.support.fakes import FakeCaller, FakeFile, memfd
 from tests.support.final_peer import FinalPeer
 from tests.support.final_peer import make_bus as make_final_bus
-from tests.support.outside import (
-    SECOND,
-    BusMaker,
-    World,
-    bloom_bits,
-    fails,
-    item,
-    memfd_item,
-    parse_items,
-    string_item,
-    words_item,
-)
 from tests.support.version2_peer import (
     ATTACH,
     BLOOM_SIZE,
@@ -77,6 +65,18 @@ from tests.support.version2_peer import (
     Version2Peer,
     command,
     make_bus,
+)
+from tests.support.world import (
+    SECOND,
+    BusMaker,
+    World,
+    bloom_bits,
+    fails,
+    item,
+    memfd_item,
+    parse_items,
+    string_item,
+    words_item,
 )
 
 NAME = b"org.example.Name"

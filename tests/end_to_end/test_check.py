@@ -159,6 +159,23 @@ def test_a_recording_is_looked_at_as_what_runs(user: User, program: Path, writab
     assert check(user, "--recording", "/nowhere/x").status == 125
 
 
+@pytest.mark.parametrize(
+    ("case", "count"), [("keeps_a_descriptor", 1), ("ends_with_a_descriptor", 2), ("keeps_a_memfd", 1)]
+)
+def test_a_recording_tells_of_descriptors(case: str, count: int, user: User, program: Path, writable: Path) -> None:
+    recording = str(writable / "recording")
+    user.run(user.kdbus("record", "-o", recording, "--", str(program), case, "closes_descriptors"))
+    told = finding("descriptors-left", report(user, writable, "--recording", recording))
+    words = r"descriptor (\d+) of process (\d+), which came with cookie (\d+) of connection (\d+)"
+    assert re.fullmatch(f"still open: {'; '.join([words] * count)}", told), told
+    shown = user.run(user.kdbus("show", "-e", "close", recording)).output
+    assert re.search(r"closed \+\+\+" + f"\n    # still open: {words}" * count + "\n", shown), shown
+    closes = user.run(user.kdbus("show", "-e", "close", "--json", recording)).output.splitlines()
+    left = [each for line in closes for each in json.loads(line).get("left", ())]
+    members = [tuple(str(each[name]) for name in ("descriptor", "pid", "cookie", "source")) for each in left]
+    assert members == re.findall(words, told) == re.findall(words, shown)
+
+
 def test_used(user: User, program: Path, writable: Path) -> None:
     used = report(user, writable, "--", str(program), "well_behaved")["used"]
     assert used["commands"] == {"BUS_MAKE": 1, "FREE": 4, "HELLO": 2, "RECV": 2, "SEND": 2}
