@@ -57,8 +57,8 @@ struct flow_entry *sending_new_entry(const struct sending *send)
     return entry;
 }
 
-// The results of a SEND that waited: `reply`, then `return_flags`, if there is more than an offset. The address in between belongs to the caller, which
-// may have changed it while it waited.
+// The results of a SEND that waited: `reply`, then `return_flags`, if there is more than an offset. The address in
+// between belongs to the caller, which may have changed it while it waited.
 static int write_reply(struct kdbus_engine *engine, const struct flow_reply *reply, uint64_t *results)
 {
     const struct kdbus_flow_revision *revision = reply->requester->revision;
@@ -257,8 +257,8 @@ static int judge_send(struct kdbus_engine *engine, struct sending *send)
     return send->receiver->message_count < LENT_MESSAGES;
 }
 
-// The flags that are known, if that is told, and how many words: those of the message stand behind those of the command,
-// unless it is the command.
+// The flags that are known, if that is told, and how many words: those of the message stand behind those of the
+// command, unless it is the command.
 static size_t known_flags(const struct kdbus_flow_revision *revision, uint64_t *words)
 {
     if (!revision->send_kernel_flags)

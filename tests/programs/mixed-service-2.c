@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * A service of version 2 that answers the calls (CALLS of them, or one) of a client of another revision: the program that CLIENT names in the
- * environment, which gets the bus's path, the service's id and the number of calls as
+ * A service of version 2 that answers the calls (CALLS of them, or one) of a client of another revision: the program
+ * that CLIENT names in the environment, which gets the bus's path, the service's id and the number of calls as
  * arguments.
  */
 #include "version2.h"
