@@ -113,13 +113,13 @@ _STRICT = ("219", "4", "final")
 """Revisions that refuse what a command does not take; earlier ones mostly ignore it."""
 _RENAMED = {"CONN_UPDATE": "UPDATE", "NAME_LIST": "LIST"}
 _CONCEDED = ("BUS_MAKE", "ATTACH_FLAGS_RECV")
-"""What the final revision refuses, and is let through for version 4's sake."""
+"""What the final revision refuses, and is let through for version 4's sake: who asks for it was built for that."""
 
 
 @cache
 def refusing(command: str, kind: str, revision: str) -> tuple[str, ...]:
     """Other revisions than `revision` that have both the command and the kind of item, and refuse it there (EINVAL)."""
-    if (command, kind) == _CONCEDED:
+    if revision == "final" and (command, kind) == _CONCEDED:
         return ("final",)
     if kind not in Kind.__members__:
         return ()

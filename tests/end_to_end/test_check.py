@@ -151,7 +151,7 @@ def test_what_other_revisions_would_have_done_instead(user: User, writable: Path
         "final": [
             "NAME_ACQUIRE of a name that it has: success here, EALREADY in 2, 3, 219, 4",
             "RECV of a broadcast of its own: here it comes, nothing does in 2, 3, 219, 4",
-            "SEND to connection 2, where more than 32 of one sender wait: success here, ENOBUFS in 2, 3, 219",
+            "SEND to connection 3, where more than 32 of one sender wait: success here, ENOBUFS in 2, 3, 219",
         ],
     }
 
