@@ -190,7 +190,7 @@ def test_calls_of_kdbus_are_not_broken_off(user: User, options: list[str], open_
 def test_an_EINTR_that_is_injected_is_said(user: User, options: list[str], open_folder: Path) -> None:
     program = str(compiled("unbroken", open_folder))
     command = user.kdbus("run", *options, "--inject", "BYEBYE:errno=EINTR", "--", program)
-    outcome = user.run([*command, "no_call_is_broken_off"])
+    outcome = user.run([*command, "goodbye"])
     assert (outcome.status, "left:  -4 " in outcome.output) == (1, True), outcome.output
 
 

@@ -96,3 +96,12 @@ CASE(a_send_that_waits_is_broken_off)
 	}
 	stop_timer();
 }
+
+/* Without a timer: what says EINTR here says it on purpose. */
+CASE(goodbye)
+{
+	struct bus bus = new_bus(0);
+	struct connection connection = hello(bus.path);
+
+	EQ(byebye(&connection), 0);
+}
