@@ -58,7 +58,6 @@ def test_version_4_means_other_things_than_the_final_revision() -> None:
 def test_items_that_may_be_there_once() -> None:
     assert refusing_two("CONN_UPDATE", "ATTACH_FLAGS_SEND", "3") == ("219", "4", "final")
     assert refusing_two("CONN_UPDATE", "NAME", "3") == refusing_two("HELLO", "ID", "3") == ()
-    assert refusing_two("UPDATE", "ATTACH_FLAGS_SEND", "final") == ("219", "4")
 
 
 def test_limits() -> None:
