@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from broker.outside import Credentials
+from broker.interfaces import Credentials
 from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from broker.connection import Connection
     from broker.grant import Grant
     from broker.inbox import Inbox
+    from broker.interfaces import Caller, File, Ids
     from broker.message import Message
     from broker.metadata import ConnectionMetadata, ProcessMetadata
-    from broker.outside import Caller, File, Ids
     from broker.quota import Quota
 
 
@@ -70,6 +70,11 @@ class Behaviour:
     def send_command(self) -> Command:
         """SEND."""
         return self.commands[self.revision.requests["SEND"]]
+
+    @property
+    def message_is_command(self) -> bool:
+        """SEND has the message itself; else its command points at it."""
+        return "msg_address" not in self.send_command.struct.members
 
     # The caller's.
     names_before_privilege: bool
@@ -144,6 +149,8 @@ class Behaviour:
     keeps_order: bool
     """A message in one slice has the items that were sent, in their order, and its size says where the last one ends;
     else destination, payload and descriptors, as in two slices, and its size is rounded up."""
+    timestamp_first: bool
+    """Metadata begin with the time; else they end with it."""
     losses_wake: bool
     """A first loss makes a connection readable."""
 

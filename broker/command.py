@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING
 from broker import item
 from broker.connection_kind import ANY_KIND
 from broker.errors import BadAddress, CommandChanged, CommandTooLarge, CommandTooSmall, KdbusError, UnknownFlags
+from broker.interfaces import Caller
 from broker.item import Item
-from broker.outside import Caller
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import Struct
 

@@ -52,11 +52,11 @@ from broker.errors import (
     QueueFull,
     WrongConnectionKind,
 )
+from broker.interfaces import ConnectionEvents, Credentials
 from broker.item import Item
 from broker.match import MatchDatabase
 from broker.metadata import PROCESS_FLAGS, START_TIME, ProcessMetadata, faked_items
 from broker.naming import is_valid_name
-from broker.outside import ConnectionEvents, Credentials
 from broker.pool import Pool
 from broker.queue import Queue, QueueEntry
 from kdbus.abi import revision3 as abi

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from broker.access import may_see_notification, may_talk
 from broker.errors import CallerGone, KdbusError
+from broker.interfaces import Caller
 from broker.message import Message
-from broker.outside import Caller
 from broker.reply import Reply
 from kdbus.abi import revision3 as abi
 

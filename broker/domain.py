@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from broker.errors import BadName
+from broker.interfaces import INVALID_ID, Clock, Ids, NodeEvents, RandomBytes
 from broker.node import Node, node_mode
-from broker.outside import INVALID_ID, Clock, Ids, NodeEvents, RandomBytes
 from broker.quota import User
 from broker.reply import Deadlines
 from broker.tap import Tap

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from broker import item
 from broker.command import Invocation
+from broker.interfaces import Credentials
 from broker.node import Node, node_mode
-from broker.outside import Credentials
 from broker.policy import PolicyDatabase
 from kdbus.abi.revision import Kind
 

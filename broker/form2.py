@@ -19,9 +19,9 @@ from broker.command import Command, Invocation, check_flags, read_sized
 from broker.connection import Connection
 from broker.errors import BadAddress, CommandTooLarge, CommandTooSmall, MessageOfBadSize, UnknownFlags
 from broker.inbox2 import NO_AUTO_START, SYNC_REPLY
+from broker.interfaces import Caller, File
 from broker.item import Item
 from broker.message import Message, check
-from broker.outside import Caller, File
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import signed64
 from kdbus.abi.revision import Kind

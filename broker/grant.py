@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from broker.interfaces import Caller, Ids
 from broker.metadata import PROCESS_FLAGS
-from broker.outside import Caller, Ids
 from kdbus.abi import revision3 as abi
 
 if TYPE_CHECKING:

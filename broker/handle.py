@@ -44,9 +44,9 @@ from broker.errors import (
     WrongConnectionKind,
     WrongState,
 )
+from broker.interfaces import Caller, ConnectionEvents, PoolMemory
 from broker.message_form import negotiate_message
 from broker.metadata import NAME_ACQUIRED, NAME_PRIMARY
-from broker.outside import Caller, ConnectionEvents, PoolMemory
 from broker.recognition import spoken
 from broker.reply import Reply
 from broker.send import Wait, cancel, send
@@ -263,7 +263,8 @@ class EndpointHandle(Handle):
         assert self.connection is not None
         behaviour = self.connection.behaviour
         invocation = Invocation(behaviour.send_command, behaviour, caller, argument, bytearray(data), [])
-        invocation.put("return_flags", 0)
+        if "return_flags" in invocation.command.struct.members:
+            invocation.put("return_flags", 0)
         return self._keep(Wait(self.connection, invocation, reply, None))
 
     def _keep(self, wait: Wait) -> Wait:

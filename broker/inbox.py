@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from broker import limits
 from broker.errors import DescriptorsRefused, Disconnected, PoolShareExceeded, QueueFull
+from broker.interfaces import Caller
 from broker.item import HEADER_SIZE, Item, build_padded, unpadded, walk
-from broker.outside import Caller
 from broker.pool import Pool, Slice
 from broker.queue import QueueEntry
 from kdbus.abi import revision3 as abi

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from broker import limits
 from broker.errors import DescriptorNotPassable
 from broker.inbox import OneSliceOfHalf, Plan
-from broker.outside import Caller
+from broker.interfaces import Caller
 from broker.queue import QueueEntry
 from kdbus.abi import revision2
 from kdbus.abi import revision3 as abi

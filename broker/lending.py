@@ -18,9 +18,9 @@ from functools import cache, partial
 from broker.connection import Connection
 from broker.domain import MessageCounter
 from broker.flow import replies_of
+from broker.interfaces import File
 from broker.message import Message, Part
 from broker.origin import Origins, timestamp_of
-from broker.outside import File
 from broker.queue import QueueEntry
 from broker.quota import User
 from broker.reply import Reply
@@ -309,4 +309,5 @@ def _entry(
         entry.charge = connection.quota.record(users[user], 0 if held is None else held.size, 0)
     if reply:
         entry.reply = replies[reply].hold()
+        message.sync = entry.reply.sync
     return entry

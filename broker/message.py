@@ -48,10 +48,10 @@ from broker.errors import (
     TooManyItems,
     UnknownFlags,
 )
+from broker.interfaces import Caller, File
 from broker.item import Item
 from broker.metadata import ConnectionMetadata, ProcessMetadata, claim_flags
 from broker.naming import is_valid_name
-from broker.outside import Caller, File
 from broker.pool import Slice
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64, signed64

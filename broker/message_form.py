@@ -38,11 +38,11 @@ from broker.errors import (
     TooManyItems,
     UnknownFlags,
 )
+from broker.interfaces import Caller, File
 from broker.item import Item
 from broker.message import Message, add_memfd, add_vector, check_bloom_filter, set_bloom_filter
 from broker.naming import is_valid_name
 from broker.negotiation import admit
-from broker.outside import Caller, File
 from broker.send import cancel_file
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64, signed64

@@ -23,8 +23,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from broker.errors import BadArgument
+from broker.interfaces import INVALID_ID, Caller, Capabilities, Clock, Credentials, Ids, Pid, Process
 from broker.item import Item
-from broker.outside import INVALID_ID, Caller, Capabilities, Clock, Credentials, Ids, Pid, Process
 from kdbus.abi import final
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64

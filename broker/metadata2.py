@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from broker.errors import BadArgument
 from broker.grant import Agreed
+from broker.interfaces import INVALID_ID, Caller, Ids
 from broker.item import walk
 from broker.metadata import START_TIME, ConnectionMetadata, ProcessMetadata, shown_id
-from broker.outside import INVALID_ID, Caller, Ids
 from kdbus.abi import revision2
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind

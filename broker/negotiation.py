@@ -20,8 +20,8 @@ from __future__ import annotations
 from broker.behaviour import Behaviour
 from broker.command import Command, Invocation, read_sized
 from broker.errors import BadItem, KdbusError, MissingItem, RepeatedItem, UnknownFlags
+from broker.interfaces import Caller
 from broker.item import Item, place, walk
-from broker.outside import Caller
 from kdbus.abi.revision import Kind
 
 NEGOTIATE = 1 << 63

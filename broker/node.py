@@ -12,7 +12,7 @@ its end before the next begins, so a flag suffices. Reference: ipc/kdbus/node.c,
 from __future__ import annotations
 
 from broker.errors import NodeExists, NodeShutDown
-from broker.outside import NodeEvents
+from broker.interfaces import NodeEvents
 from kdbus.abi import revision3 as abi
 
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 
 from broker import limits
 from broker.errors import BadArgument, BadName, DuplicateItem, TooManyPolicies
+from broker.interfaces import Credentials, Ids
 from broker.item import Item, padded_size
 from broker.naming import is_valid_name
-from broker.outside import Credentials, Ids
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
 

@@ -23,7 +23,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 from broker.errors import NoSuchSlice, PoolFull, SliceNotHandedOut
-from broker.outside import PoolMemory
+from broker.interfaces import PoolMemory
 from kdbus.abi.layout import U64, align8
 
 

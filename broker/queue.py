@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from broker.errors import NoMessage, NoMessageOfPriority
-from broker.outside import Caller
+from broker.interfaces import Caller
 from broker.pool import Pool, Slice
 
 if TYPE_CHECKING:

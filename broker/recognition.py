@@ -33,7 +33,7 @@ from kdbus.abi.revision import Kind
 
 if TYPE_CHECKING:
     from broker.behaviour import Behaviour
-    from broker.outside import Caller
+    from broker.interfaces import Caller
 
 _IN_DOUBT = (VERSION3, FINAL, REVISION219, VERSION2)
 """All revisions, those first that a number stands for which several have."""

@@ -15,10 +15,10 @@ from broker.command import Invocation
 from broker.domain import Domain
 from broker.errors import BadName, NameTooLong
 from broker.final import FINAL
+from broker.interfaces import Caller
 from broker.item import Item
 from broker.limits import NODE_NAME_LENGTH
 from broker.naming import check_node_name
-from broker.outside import Caller
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from broker.bus import Bus
     from broker.connection import Connection
     from broker.errors import KdbusError
+    from broker.interfaces import Caller
     from broker.message import Message
-    from broker.outside import Caller
 
 
 class Tap(Protocol):

@@ -89,11 +89,6 @@ def run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
 
     from interposer.launch.launch import launch
 
-    exits = False
-    if tracer is not None:
-        from tracing.record import Departures
-
-        exits = isinstance(tracer, Departures)
     signals = _Signals()
     launched = launch(
         command,
@@ -102,7 +97,7 @@ def run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
         dies_with_us=dies_with_us,
         preload=preload,
         self_serve=options.self_serve,
-        exits=exits,
+        exits=tracer is not None and tracer.left,
     )
     try:
         status = _supervise(launched, signals, options)

@@ -117,7 +117,7 @@ def recorder(given: Given) -> Recorder:
     """The recording that the options of `kdbus record` ask for. Raises UsageError and OutputFailed."""
     path = given.last("-o") or "kdbus.recording"
     limit = size_of(given, "record")
-    return Recorder(_open(path, 1), path, _RECORDED if limit is None else limit)
+    return Recorder(_open(path, 1), path, _RECORDED if limit is None else limit, left=True)
 
 
 _RECORDED = 64 << 10

@@ -32,7 +32,7 @@ int hot_write_back(struct kdbus_engine *engine, uint32_t pid, uint64_t address, 
 }
 
 // One word of the structure at `address`, in place of what was written there before.
-void hot_correct(struct kdbus_engine *engine, uint32_t pid, uint64_t address, size_t place, uint64_t word)
+void hot_overwrite_word(struct kdbus_engine *engine, uint32_t pid, uint64_t address, size_t place, uint64_t word)
 {
     struct iovec local = {&word, sizeof(word)};
     struct iovec remote = {(void *)(address + 8 * place), sizeof(word)};
@@ -83,7 +83,7 @@ int hot_duplicate(struct kdbus_engine *engine, const struct flow_connection *con
 
 // The queue is empty: take the byte back, through a duplicate of the descriptor of the call that emptied it. There is
 // never more than one, so one attempt takes all.
-void hot_calm(struct flow_connection *connection, int socket)
+void hot_clear_readable(struct flow_connection *connection, int socket)
 {
     char discarded[64];
 

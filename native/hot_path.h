@@ -20,6 +20,12 @@
 #define MSG_FLAGS 7ULL
 #define DST_BROADCAST UINT64_MAX
 
+// Flags of a message that is its own command.
+#define COMMAND_EXPECT_REPLY 1ULL
+#define COMMAND_SYNC_REPLY 2ULL
+#define COMMAND_NO_AUTO_START 4ULL
+#define COMMAND_FLAGS 7ULL
+
 // Words of struct kdbus_msg.
 enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_COOKIE, MSG_TIMEOUT, MSG_WORDS };
 
@@ -34,9 +40,11 @@ enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_C
 #define PAGE 4096 // the smallest that there is
 #define COMMAND_BYTES (8 * LENT_COMMAND)
 #define HEADER_BYTES 64
+#define COMMAND_HEADER_BYTES 72 // of a message that is its own command
 #define ITEM_HEADER 16
 #define VEC_ITEM 32
 #define MEMFD_ITEM 40
+#define STARTLESS_MEMFD_ITEM 32 // in a message that is its own command
 #define TIMESTAMP_ITEM 40
 #define RETURN_INCOMPLETE_FDS 1ULL
 #define FORESEEN_BYTES 192 // of a message: header, a name, a vector
@@ -44,12 +52,13 @@ enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_C
 #define FORESEEN_GAP 512   // between pieces that are read as one
 #define FORESEEN_ROOM (COMMAND_BYTES + FORESEEN_BYTES + LENT_SHORT + (FORESEEN_PIECES - 1) * FORESEEN_GAP)
 
-// A message as it was read, and what its items say.
+// A message as it was read, in the form of those that a command points at, and what its items say.
 struct outgoing {
     const struct kdbus_flow_revision *revision; // of the sender
     struct deputy *deputy; // who reads it
     struct lent_slice *filling; // by a copy that is under way, NULL for none
     struct flow_connection *filled; // whose slice that is
+    uint64_t flags; // of the command, as SEND_SYNC_REPLY
     uint64_t items_end; // without the padding of the last one, from the start of the message
     uint64_t words[LENT_MESSAGE_SIZE / 8];
     struct iovec remote[LENT_PARTS]; // of the vectors among the parts
@@ -70,11 +79,11 @@ struct outgoing {
 int hot_read(struct kdbus_engine *engine, uint32_t pid, uint64_t address, void *buffer, size_t size);
 int hot_write_back(struct kdbus_engine *engine, uint32_t pid, uint64_t address, const uint64_t *seen, size_t first,
                    const uint64_t *words, size_t count);
-void hot_correct(struct kdbus_engine *engine, uint32_t pid, uint64_t address, size_t place, uint64_t word);
+void hot_overwrite_word(struct kdbus_engine *engine, uint32_t pid, uint64_t address, size_t place, uint64_t word);
 int hot_fetch(struct kdbus_engine *engine, struct flow_binding *binding, int descriptor);
 int hot_duplicate(struct kdbus_engine *engine, const struct flow_connection *connection, struct flow_binding *binding);
 void hot_wake(struct flow_connection *connection);
-void hot_calm(struct flow_connection *connection, int socket);
+void hot_clear_readable(struct flow_connection *connection, int socket);
 
 // incoming.c
 int incoming_has_metadata(const struct flow_entry *entry);
@@ -165,7 +174,7 @@ int outgoing_read(struct kdbus_engine *engine, const struct kdbus_notification *
                   uint64_t *command, struct outgoing *out);
 void outgoing_foresee(struct flow_binding *binding, const struct outgoing *out);
 int outgoing_parse(struct outgoing *out);
-int outgoing_is_plain(const struct flow_connection *source, const uint64_t *command, const struct outgoing *out);
+int outgoing_is_plain(const struct flow_connection *source, const struct outgoing *out);
 int outgoing_copy_payload(const struct kdbus_notification *call, struct outgoing *out, char *place);
 struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, struct outgoing *out,
                                          struct flow_connection *receiver);

@@ -46,7 +46,7 @@ class Pool:
     Raises OSError: EINVAL for a size of 0 or a name that is too long, ENOMEM, EFBIG, EMFILE, ENFILE.
 
     Every function below raises ValueError if it would leave the pool's bounds, or after `close`. Implements
-    `broker.outside.PoolMemory`.
+    `broker.interfaces.PoolMemory`.
     """
 
     __slots__ = ("_closed", "_kept", "_pool", "_view", "read_only_descriptor", "size")
@@ -80,7 +80,7 @@ class Pool:
         self._pool.usable = usable
 
     def reserve(self, end: int) -> bool:
-        """Whether the first `end` bytes may be used. See `broker.outside.PoolMemory`."""
+        """Whether the first `end` bytes may be used. See `broker.interfaces.PoolMemory`."""
         return end <= self.usable
 
     def _check(self, offset: int, size: int) -> None:

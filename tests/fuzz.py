@@ -6,6 +6,7 @@
     python -m tests.fuzz --no-flows                  every call served by the broker
     python -m tests.fuzz --revision mixed            programs of version 3 and of the final revision on the same buses
     python -m tests.fuzz --revision final --self-serve      receivers serve themselves
+    python -m tests.fuzz --with-32-bit               every second process is a 32-bit one
 
 The calls are invented, and judged from the program's side, by `programs/fuzz.c`: real structures are made up and then
 spoiled, in memory of all kinds, by processes that fork, die, pass their descriptors on and are interrupted. Random
@@ -65,6 +66,8 @@ class Settings:
     """What programs speak: "3", "final", or "mixed"."""
     self_serve: bool = False
     """Whether receivers serve themselves."""
+    with_32_bit: bool = False
+    """Whether every second process is built for 32 bits (`build_32_bit`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,19 @@ def build(folder: Path) -> Path:
     return compile_program("fuzz", folder)
 
 
+def build_32_bit(program: Path) -> None:
+    """Compile what `Settings.with_32_bit` asks for, beside what `build` has returned. Raises CalledProcessError where
+    that is not possible: no x86-64, or no C library for it."""
+    folder = _folder_32_bit(program)
+    folder.mkdir(mode=0o755, exist_ok=True)
+    compile_program("fuzz", folder, "-m32", revision="final")
+    compile_program("fuzz", folder, "-m32")
+
+
+def _folder_32_bit(program: Path) -> Path:
+    return program.with_name("32-bit")
+
+
 def kernel_keeps_promise() -> bool:
     """Whether this kernel never loses an answer (`interposer.traps.exactly_once`)."""
     probe = Probe()
@@ -113,8 +129,11 @@ def start(program: Path, settings: Settings) -> Supervised:
     options += ["--self-serve"] if settings.self_serve else []
     options += [] if settings.mode is None else ["--mode", settings.mode]
     final = program.with_name(f"{program.name}-final")
-    command = [str(final if settings.revision == "final" else program), str(settings.seed), str(settings.steps)]
-    command += [str(final)] if settings.revision == "mixed" else []
+    first = final if settings.revision == "final" else program
+    other = None if settings.revision in ("3", "final") else final
+    if settings.with_32_bit:
+        other = _folder_32_bit(program) / (other or first).name
+    command = [str(first), str(settings.seed), str(settings.steps)] + ([] if other is None else [str(other)])
     return Supervised(command, options=options, environment=environment, user=settings.user)
 
 
@@ -174,6 +193,7 @@ def again(program: Path, settings: Settings, finding: Finding) -> str:
     options = f"--seed {settings.seed} --round {finding.round} --steps {settings.steps}"
     options += "" if settings.flows else " --no-flows"
     options += " --self-serve" if settings.self_serve else ""
+    options += " --with-32-bit" if settings.with_32_bit else ""
     options += "" if settings.revision == "3" else f" --revision {settings.revision}"
     options += "" if settings.mode is None else f" --mode {settings.mode}"
     options += "" if settings.guarantee is None else f" --guarantee {settings.guarantee}"
@@ -190,15 +210,18 @@ def main() -> int:
     parser.add_argument("--no-flows", action="store_true", help="serve every call in the broker")
     parser.add_argument("--revision", choices=("3", "final", "mixed"), default="3", help="what is spoken (default: 3)")
     parser.add_argument("--self-serve", action="store_true", help="let receivers serve themselves")
+    parser.add_argument("--with-32-bit", action="store_true", help="make every second process one of 32 bits")
     parser.add_argument("--mode", choices=("mount", "path"), help="as for `kdbus run`")
     parser.add_argument("--guarantee", choices=[guarantee.value for guarantee in Guarantee], help="force this one")
     parser.add_argument("--instrumented", action="store_true", help="expect a supervisor that keeps more memory")
     given = parser.parse_args()
     settings = Settings(given.seed, given.steps, not given.no_flows, mode=given.mode, guarantee=given.guarantee)
     settings.compare_memory = not given.instrumented
-    settings.revision, settings.self_serve = given.revision, given.self_serve
+    settings.revision, settings.self_serve, settings.with_32_bit = given.revision, given.self_serve, given.with_32_bit
     with tempfile.TemporaryDirectory(prefix="kdbus-fuzz-") as folder:
         program = build(Path(folder))
+        if given.with_32_bit:
+            build_32_bit(program)
         if given.round is not None:
             outcome = play(program, settings, first=given.round, seconds=None, rounds=1)
         else:

@@ -57,6 +57,8 @@ def as_object(shown: Shown, limit: int = PAYLOAD) -> dict[str, Any]:
         "length": record.length or None,
         "names": {str(number): names for number, names in record.names.items()} or None,
         "notes": record.notes or None,
+        "left": [left._asdict() for left in record.left] or None,
+        "unknown": record.unknown or None,
         "stack": [frame._asdict() for frame in record.stack] or None,
     }
     found |= {name: value for name, value in optional.items() if value is not None}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 
 class Event(StrEnum):
@@ -57,6 +57,18 @@ class Frame(NamedTuple):
     """Empty if the file does not name it."""
     offset: int
     """How far behind the beginning of the function that is."""
+
+
+class Left(NamedTuple):
+    """A descriptor that came with a message, and that nobody has closed."""
+
+    pid: int
+    """The process that has received it."""
+    descriptor: int
+    source: int
+    """The connection that has sent the message."""
+    cookie: int
+    """The message's."""
 
 
 @dataclass(slots=True)
@@ -129,6 +141,12 @@ class Record:
     """Who has made the call, the innermost first; empty unless that was asked for."""
     copied: bytes = b""
     """What that is found by (`tracing.stacks.Copied`), until it is."""
+    left: list[Left] = field(default_factory=list)
+    """Of a close: what was open then, or when the process ended by itself; of a hang-up: the latter. Empty unless that
+    was asked for."""
+    unknown: int = 0
+    """Of a close: how many descriptors came with messages to a process that was killed since, so that nobody knows
+    whether it had closed them."""
 
 
 class Tracer(Protocol):
@@ -149,19 +167,15 @@ class Tracer(Protocol):
         """Whether records shall have what stacks are found by, which native code does not keep."""
         ...
 
+    @property
+    def left(self) -> bool:
+        """Whether records shall tell which descriptors were left open, for which ends of processes are trapped."""
+        ...
+
     def take(self, record: Record) -> None:
         """A record, in the order of what happened."""
         ...
 
     def close(self) -> None:
         """There are no more."""
-        ...
-
-
-@runtime_checkable
-class Departures(Protocol):
-    """Who also wants to know when a process is about to end by itself, while it still has all that it has open."""
-
-    def leaving(self, process: int) -> None:
-        """That process does so now."""
         ...

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
-from tracing.record import Event, Frame, Phase, Record
+from tracing.record import Event, Frame, Left, Phase, Record
 
 MAGIC: Final = b"kdbus recording\x01"
 _FRAME = struct.Struct("<2I")
@@ -64,6 +64,8 @@ _MEMBERS: Final = {
     32: "stack",
     33: "copied",
     34: "path",
+    35: "left",
+    36: "unknown",
 }
 """Numbers of members; they are for good."""
 _EMPTY: Final = Record(Event.CALL, 0, 0, 0)
@@ -197,6 +199,8 @@ def _as_kind(name: str, value: Any) -> Any:
         return {int(number): _texts(names) for number, names in json.loads(text).items()}
     if name == "notes":
         return _texts(json.loads(text))
+    if name == "left":
+        return [_left(each) for each in json.loads(text)]
     if name == "stack":
         return [_frame(each) for each in json.loads(text)]
     return kind(text) if kind in (Event, Phase) else text
@@ -206,6 +210,11 @@ def _texts(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise ValueError("no list of texts")
     return value
+
+
+def _left(value: Any) -> Left:
+    pid, descriptor, source, cookie = value
+    return Left(int(pid), int(descriptor), int(source), int(cookie))
 
 
 def _frame(value: Any) -> Frame:

@@ -70,6 +70,7 @@ class Relay:
         self.payload_limit = tracer.payload_limit
         """How many bytes of a payload a record shall have."""
         self.stacks = tracer.stacks
+        self.left = tracer.left
         reading, writing = os.pipe()
         parent = os.pidfd_open(os.getpid())
         self._process = os.fork()

@@ -61,6 +61,7 @@ class Session:
 
     waits = True
     stacks = False
+    left = False
 
     def __init__(self, wishes: Wishes, descriptor: int) -> None:
         """Takes over `descriptor`, to which everything goes. Unless it is live, all that it does may raise OSError."""
@@ -115,6 +116,7 @@ class Split:
 
     waits = True
     stacks = False
+    left = False
 
     def __init__(self, wishes: Wishes) -> None:
         """Of `wishes`, the path is what all names begin with."""
@@ -175,8 +177,10 @@ class Recorder:
     waits = True
     stacks = False
 
-    def __init__(self, descriptor: int, path: str, payload_limit: int) -> None:
-        """Takes over `descriptor`, of the file `path`. `payload_limit`: bytes of each payload."""
+    def __init__(self, descriptor: int, path: str, payload_limit: int, *, left: bool) -> None:
+        """Takes over `descriptor`, of the file `path`. `payload_limit`: bytes of each payload; `left`: whether it has
+        which descriptors were left open."""
+        self.left = left
         self.payload_limit = payload_limit
         self.path = path
         self.may_lag = True

@@ -91,6 +91,7 @@ class WithStacks:
         self._programs: OrderedDict[tuple[str, int], Program | NotReadable] = OrderedDict()
         self.payload_limit = tracer.payload_limit
         self.waits = tracer.waits
+        self.left = tracer.left
 
     def take(self, record: Record) -> None:
         """A record, in the order of what happened."""

@@ -21,7 +21,7 @@ from kdbus.abi.layout import signed64
 from tracing import payload
 from tracing.errnos import errno_name
 from tracing.escaping import harmless, quoted
-from tracing.record import CALLS, Event, Frame, Phase, Record
+from tracing.record import CALLS, Event, Frame, Left, Phase, Record
 from tracing.shown import Shown
 
 _BYTES_SHOWN = 16
@@ -74,7 +74,10 @@ class TextWriter:
         line = self._front(record) + self._body(shown) + self._end(record)
         stack = "".join(f"\n {self._dim('> ' + _frame(frame))}" for frame in record.stack if self._style.stacks)
         notes = "".join(f"\n    {self._dim('# ' + harmless(note))}" for note in record.notes)
-        return line + stack + notes + "\n"
+        left = "".join(f"\n    {self._dim('# still open: ' + said(each))}" for each in record.left)
+        if record.unknown:
+            left += f"\n    {self._dim('# ' + unknown(record.unknown))}"
+        return line + stack + notes + left + "\n"
 
     def value(self, value: Value | Item, name: str = "") -> str:
         """A decoded value, as it stands in a line; `name`: of the member."""
@@ -242,6 +245,17 @@ class TextWriter:
         if isinstance(item.value, dict):
             return f"{name} {self._members(item.value, whole=False)}"
         return name if item.value == b"" else f"{name} {self._value(item.value)}"
+
+
+def said(left: Left) -> str:
+    """In words what a descriptor is that was left open."""
+    whose = f"descriptor {left.descriptor} of process {left.pid}"
+    return f"{whose}, which came with cookie {left.cookie} of connection {left.source}"
+
+
+def unknown(count: int) -> str:
+    """In words that a process was killed to which so many descriptors had come."""
+    return f"its process was killed: whether that had closed {count} descriptors that came with messages is not known"
 
 
 _PRINTABLE = bytes((*range(0x20, 0x7F), *b"\t\n\r"))

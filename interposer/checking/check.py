@@ -28,7 +28,7 @@ class Check:
         """Raises UsageError and OutputFailed."""
         ignored, errors = (_rules(given, option) for option in ("--ignore", "--error"))
         findings = Findings(ignored, errors)
-        self.checker = Checker(findings) if "--recording" in given else Checker(findings, _open_file)
+        self.checker = Checker(findings)
         self._files = {option: _open(given[option][-1]) for option in ("--json", "--junit") if option in given}
 
     def finish(self, command: Sequence[str], status: int) -> int:
@@ -49,14 +49,6 @@ class Check:
                 raise _failed(path, error) from error
         failed = any(each.severity == ERROR for each in self.checker.findings.all())
         return FOUND << 8 if failed and status == 0 else status
-
-
-def _open_file(process: int, number: int) -> tuple[int, int] | None:
-    try:
-        found = os.stat(f"/proc/{process}/fd/{number}")
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _rules(given: Given, option: str) -> list[str]:

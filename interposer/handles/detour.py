@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from interposer.handles.handles import OpenHandle, status_of
-from interposer.handles.late import fetch_end
+from interposer.handles.lazy import fetch_end
 from interposer.target.process import open_thread
 from native.deputies import close_file
 from native.identity import pidfd_getfd

@@ -86,7 +86,7 @@ _EVENTS_AT_ONCE = 1023
 
 @dataclass(eq=False, slots=True)
 class OpenHandle:
-    """One open handle: `broker.outside.ConnectionEvents` on a socket pair.
+    """One open handle: `broker.interfaces.ConnectionEvents` on a socket pair.
 
     Attributes:
         broker: what the broker made of the open; set by `HandleTable.open`. inode: of the target's end, in the file
@@ -106,7 +106,7 @@ class OpenHandle:
     known_as: dict[tuple[int, int], None] = field(default_factory=dict)
     """Where it was used, the latest last; not more than `_PLACES`."""
     plain: int = -1
-    """Our duplicate of the plain file that this handle has replaced, -1 for none (`interposer.handles.late`)."""
+    """Our duplicate of the plain file that this handle has replaced, -1 for none (`interposer.handles.lazy`)."""
     fakes: int = 0
     """How often a hang-up was announced that was none."""
     hung_up: bool = False
@@ -291,7 +291,7 @@ class HandleTable:
         """Whether `handle` has not been closed for the last time yet, as far as is known."""
         return self._by_inode.get(handle.inode) is handle
 
-    def made_late(self) -> list[OpenHandle]:
+    def made_lazily(self) -> list[OpenHandle]:
         """The handles that have replaced plain files."""
         return [handle for handle in self._by_inode.values() if handle.plain >= 0]
 

@@ -136,7 +136,7 @@ def _build(own_user_namespace: bool, mirror: Mirror | None) -> View | None:
                 _attach(mounted, cover, "kdbus")
                 if mirror is None:
                     # Only now: before Linux 6.15 a mount that is not attached cannot be cloned.
-                    kdbus_directory = _open_apart(mounted, "")
+                    kdbus_directory = _open_detached(mounted, "")
         with _Folder(_cover("/sys/module", unwritable)) as cover:
             os.mkdir("kdbus", dir_fd=cover)
             if mirror is not None:
@@ -147,7 +147,7 @@ def _build(own_user_namespace: bool, mirror: Mirror | None) -> View | None:
             for folder in ("kdbus", "kdbus/parameters"):
                 os.chmod(folder, 0o755 & ~unwritable, dir_fd=cover)
             _create_mask(cover, "kdbus/parameters", MASK_MODE & ~unwritable)
-            parameters_directory = _open_apart(cover, "kdbus/parameters")
+            parameters_directory = _open_detached(cover, "kdbus/parameters")
     except OSError as error:
         raise ViewFailed(
             "mounting the program's view of /sys",
@@ -179,8 +179,8 @@ class SharedMounts:
                 os.chmod("parameters", 0o755, dir_fd=mounted)
                 _create_mask(mounted, "parameters", MASK_MODE)
                 _attach(mounted, namespace.AT_FDCWD, "/sys/module")
-            self.kdbus = _open_apart(namespace.AT_FDCWD, "/sys/fs")
-            self.module = _open_apart(namespace.AT_FDCWD, "/sys/module")
+            self.kdbus = _open_detached(namespace.AT_FDCWD, "/sys/fs")
+            self.module = _open_detached(namespace.AT_FDCWD, "/sys/module")
         except FileNotFoundError as error:
             raise SysUnavailable("mounting the shared view", str(error), "mount sysfs at /sys") from error
         except OSError as error:
@@ -332,7 +332,7 @@ def _clone(directory: int, name: str, flags: int = 0) -> int:
     return namespace.open_tree(directory, name, flags | namespace.AT_SYMLINK_NOFOLLOW)
 
 
-def _open_apart(directory: int, name: str) -> int:
+def _open_detached(directory: int, name: str) -> int:
     """Open the mounted folder `name` (empty: `directory` itself) through a mount that nobody else sees."""
     with _Folder(_clone(directory, name)) as tree:
         return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)

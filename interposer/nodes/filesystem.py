@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The nodes of a domain as real files: `broker.outside.NodeEvents` on a small file system.
+"""The nodes of a domain as real files: `broker.interfaces.NodeEvents` on a small file system.
 
 Each node is an empty file or a folder with the owner and mode that kdbusfs would show. Lookup, stat, readdir,
 permission checks and inotify are then the kernel's own. Which node an opened file is, is known by its inode.
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from broker.errors import NodeShutDown
-from broker.outside import NodeEvents
+from broker.interfaces import NodeEvents
 from native.credentials import borrowed_identity
 
 _ALL_CAPABILITIES = (1 << 64) - 1
@@ -166,7 +166,7 @@ class _Shown:
 
 
 class NodeMirrors:
-    """Several file systems that show the nodes of one domain: `broker.outside.NodeEvents` for all of them.
+    """Several file systems that show the nodes of one domain: `broker.interfaces.NodeEvents` for all of them.
 
     One that is added later is shown what is there already.
     """

@@ -80,7 +80,7 @@ class Replay:
         records = self.script.records
         cut = any(len(record.payload) < record.payload_size for record in records)
         limit = self.script.payload_limit if cut else max(_PAYLOAD, self.script.payload_limit)
-        return [sys.executable, "-I", "-c", boot, play.packed()], Recorder(writer, "the replay", limit)
+        return [sys.executable, "-I", "-c", boot, play.packed()], Recorder(writer, "the replay", limit, left=False)
 
     def _cast(self) -> set[Key]:
         words = self._given.get("--play")

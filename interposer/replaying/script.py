@@ -109,6 +109,7 @@ class Script:
     payload_limit = 0
     waits = False
     stacks = False
+    left = False
 
     def __init__(self) -> None:
         self.records: list[Record] = []

@@ -23,6 +23,7 @@ class Subscription:
     """What waits for one who traces: `tracing.record.Tracer`. `news` is called when there may be something to take."""
 
     waits = False
+    left = False
 
     def __init__(self, payload: int, news: Callable[[], None], *, stacks: bool = False) -> None:
         """`payload`: how many bytes of payloads are wanted; `stacks`: whether what stacks are found by is."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from broker.domain import Domain
-from broker.outside import Ids, NodeEvents
+from broker.interfaces import Ids, NodeEvents
 from broker.recognition import named
 from interposer.nodes.filesystem import NodeFiles
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
@@ -21,7 +21,7 @@ from interposer.traps.module_parameter import AttachFlagsMask
 
 
 class SystemClock:
-    """`broker.outside.Clock` on the system's clocks."""
+    """`broker.interfaces.Clock` on the system's clocks."""
 
     monotonic_ns = staticmethod(time.monotonic_ns)
     realtime_ns = staticmethod(time.time_ns)

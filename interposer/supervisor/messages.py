@@ -29,8 +29,8 @@ from broker.bus import Bus
 from broker.connection import Connection
 from broker.domain import Domain
 from broker.errors import KdbusError, errno_of
+from broker.interfaces import Caller
 from broker.message import About, Message, Part
-from broker.outside import Caller
 from broker.send import Wait
 from broker.snapshot import text
 from interposer.handles.handles import OpenHandle, connection_of

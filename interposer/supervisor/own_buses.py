@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from broker.domain import Domain
 from broker.errors import BadAddress, BadDescriptor, KdbusError, NameTooLong, NodeExists, OutOfMemory
-from broker.outside import Credentials, File, PoolMemory
+from broker.interfaces import Credentials, File, PoolMemory
 from broker.standing import make_bus
 from interposer.errors import UsageError
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces
@@ -20,7 +20,7 @@ from interposer.target.process import TargetProcess
 
 
 class OwnCaller:
-    """`broker.outside.Caller`: this very process, which has no arguments in memory and receives nothing."""
+    """`broker.interfaces.Caller`: this very process, which has no arguments in memory and receives nothing."""
 
     def __init__(self, namespaces: UserNamespaces) -> None:
         folder = ThreadFolder(os.getpid(), lambda: True)

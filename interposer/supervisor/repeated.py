@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from broker.connection import Connection
 from broker.flow import Flow, Signal, Topic, flow, reply_flow, signal
-from broker.outside import Credentials
+from broker.interfaces import Credentials
 
 _PER_CONNECTION = 4
 """How many pairs are remembered, for each connection that is busy."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from broker.outside import Ids
+from broker.interfaces import Ids
 from broker.send import Wait
 from interposer.handles.handles import OpenHandle
 from interposer.launch.filter import this_architecture

@@ -33,7 +33,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from broker.errors import ERESTARTSYS
-from broker.outside import File
+from broker.interfaces import File
 from broker.reply import Reply
 from broker.send import Wait
 from interposer.target.files import TargetFile

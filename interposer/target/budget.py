@@ -226,7 +226,7 @@ class BudgetedPool(Pool):
         self.limit(0)
 
     def reserve(self, end: int) -> bool:
-        """See `broker.outside.PoolMemory.reserve`."""
+        """See `broker.interfaces.PoolMemory.reserve`."""
         if end > self.usable:
             wanted = min(self.size, -(-end // MEMORY_STEP) * MEMORY_STEP)
             try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The thread behind one trap: `broker.outside.Caller` on a real process.
+"""The thread behind one trap: `broker.interfaces.Caller` on a real process.
 
 One `TargetCaller` is made per trap and dies with it. That is what makes its caches right: a trapped thread does
 nothing, so what was read of it once in a trap stays true until the answer.
@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from broker.errors import BadAddress, BadDescriptor, CallerGone, OutOfMemory, TooManyOpenFiles
-from broker.outside import Credentials, File, PoolMemory
+from broker.interfaces import Credentials, File, PoolMemory
 from interposer.shortage import tell_once
 from interposer.target.budget import Budgets, OverBudget
 from interposer.target.evidence import Evidence
@@ -62,7 +62,7 @@ class MemoryStalled(CallerGone):
 
 
 class TargetCaller:
-    """`broker.outside.Caller` of the thread that `notification`, received from `listener`, is about.
+    """`broker.interfaces.Caller` of the thread that `notification`, received from `listener`, is about.
 
     `namespaces`, `handles` and `budgets` belong to the supervisor and are shared by all its callers.
 
@@ -235,7 +235,7 @@ class TargetCaller:
             raise OutOfMemory from None
         except OSError as error:
             if error.errno in NO_MEMORY:
-                tell_once(errno.ENOMEM, str(error))
+                tell_once(errno.EFBIG if error.errno == errno.EFBIG else errno.ENOMEM, str(error))
                 raise OutOfMemory from error
             raise
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Descriptors of targets, held by the supervisor: `broker.outside.File` on a duplicate.
+"""Descriptors of targets, held by the supervisor: `broker.interfaces.File` on a duplicate.
 
 A message under way holds what its sender named: the open file description, not the number. pidfd_getfd(2) makes a
 duplicate of it in the supervisor, whatever its kind, O_PATH descriptors included, and SECCOMP_IOCTL_NOTIF_ADDFD
@@ -10,7 +10,7 @@ The questions that kdbus asked of `struct file` are put to the descriptor:
 
 - *Is it a kdbus endpoint, is it a Unix socket?* Both may not be passed (`kdbus_handle_check_file`). A kdbus handle is a
   Unix socket here, so handles are recognised first, by the inode of the socket, in the supervisor's own list. One that
-  is still the plain file of its node (`interposer.handles.late`) is recognised by that file.
+  is still the plain file of its node (`interposer.handles.lazy`) is recognised by that file.
 - *Has it a poll operation?* epoll_ctl(2) refuses exactly the files that have none, with EPERM. Of nodes, endpoints have
   one, and `control` has none. Files of file systems are not asked, as FUSE hands the question on to its server, which
   may take its time; nor are epoll sets, which may contain such a file. kdbus took both.
@@ -63,7 +63,7 @@ class HandleRegistry(Protocol):
 
 
 class TargetFile:
-    """`broker.outside.File` on `descriptor`, a duplicate in this process that is owned from now on."""
+    """`broker.interfaces.File` on `descriptor`, a duplicate in this process that is owned from now on."""
 
     def __init__(self, descriptor: int, handles: HandleRegistry, charge: Charge | None = None) -> None:
         """`charge`: what it costs whoever named it, until it is closed."""

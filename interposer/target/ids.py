@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TypeVar
 
-from broker.outside import INVALID_ID
+from broker.interfaces import INVALID_ID
 from interposer.target.evidence import Evidence
 from native.deputies import present
 
@@ -327,7 +327,7 @@ class UserNamespaces:
 
 
 class ThreadIds:
-    """`broker.outside.Ids` of one trapped thread. Lives as long as its trap; each fact is read once, when asked for.
+    """`broker.interfaces.Ids` of one trapped thread. Lives as long as its trap; each fact is read once, when asked for.
 
     Properties and methods raise ProcessLookupError if the thread is gone, PermissionError if it may not be inspected
     (ptrace(2), "Ptrace access mode checking").

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What kdbus told about a sending thread, read from `/proc`: `broker.outside.Process` for one trapped thread.
+"""What kdbus told about a sending thread, read from `/proc`: `broker.interfaces.Process` for one trapped thread.
 
 kdbus took these facts from `struct task_struct` of the calling thread (`kdbus_meta_proc_collect_*`). `/proc` shows the
 same ones from the reader's point of view, which decides how each has to be read:
@@ -43,7 +43,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from broker.outside import Capabilities, Credentials, Pid
+from broker.interfaces import Capabilities, Credentials, Pid
 from interposer.target.ids import (
     ThreadFolder,
     ThreadIds,
@@ -159,7 +159,7 @@ def has_audit() -> bool:
 
 
 class TargetProcess:
-    """`broker.outside.Process` of one trapped thread. Lives as long as its trap, and reads `status` once in it.
+    """`broker.interfaces.Process` of one trapped thread. Lives as long as its trap, and reads `status` once in it.
 
     Everything here raises ProcessLookupError when the thread is gone (see `ThreadFolder`). What may not be
     inspected is None where the interface allows it; elsewhere PermissionError is raised.

@@ -26,7 +26,7 @@ from typing import cast
 
 from broker.connection import Connection
 from broker.errors import Injected
-from broker.outside import Caller, File
+from broker.interfaces import Caller, File
 from broker.receive import lose_next, next_is_broadcast
 from broker.send import Wait
 from interposer.handles.handles import OpenHandle

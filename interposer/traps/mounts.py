@@ -27,7 +27,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
-from broker.outside import INVALID_ID, Ids
+from broker.interfaces import INVALID_ID, Ids
 from interposer.nodes.filesystem import NodeFiles
 from interposer.nodes.resolve import AT_FDCWD, StartingPoints, resolve
 from interposer.target.caller import TargetCaller
@@ -97,7 +97,12 @@ class Mounts:
 
     def collect(self) -> None:
         """End the domains whose last mount is gone by now: their nodes are gone, their connections hung up."""
-        for device in self._watch.collect():
+        gone = self._watch.collect()
+        if gone:
+            # A program that ends closes its handles before its mounts go; when these were looked at, some may have been
+            # open still.
+            self._answering.common.handles.collect()
+        for device in gone:
             self._end(device)
         for number in [number for number in self._looking if not self._listener.is_valid(number)]:
             self._looking.pop(number).give_up()

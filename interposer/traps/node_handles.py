@@ -3,7 +3,7 @@
 
 A handle is made where a node is opened (`NodeHandles.open_node`): the program gets one end of a socket, the table of
 handles keeps the other. Nodes that were opened in a way that nobody has seen are plain files until their first use,
-when they are replaced (`interposer.handles.late`); and where a pool could not be mapped, because the program is traced
+when they are replaced (`interposer.handles.lazy`); and where a pool could not be mapped, because the program is traced
 by another, its memory stands in the handle's place for one call (`interposer.handles.detour`).
 """
 
@@ -19,7 +19,7 @@ from broker.errors import NodeShutDown, NoFreeDescriptor, TooManyOpenFiles
 from broker.handle import open_node
 from interposer.handles.detour import Detours
 from interposer.handles.handles import OpenHandle, status_of
-from interposer.handles.late import LateHandles
+from interposer.handles.lazy import LazyHandles
 from interposer.shortage import tell_once
 from interposer.target.budget import OverBudget
 from interposer.target.inspection import tell_forbidden
@@ -40,7 +40,7 @@ class NodeHandles:
         self._common = answering.common
         self._listener = answering.listener
         self.detours = Detours(self._listener)
-        self._late = LateHandles(self._listener, self._common.handles)
+        self._lazy = LazyHandles(self._listener, self._common.handles)
 
     def handle_of(self, notification: Notification, descriptor: int) -> OpenHandle | None:
         """The handle behind a descriptor of the caller. A plain file of a node is replaced by a handle first."""
@@ -57,7 +57,7 @@ class NodeHandles:
             return None
         node = self.node_behind(status)
         if node is not None:
-            return self._late.handle(
+            return self._lazy.handle(
                 notification, descriptor, lambda flags: self.open_node(notification, *node, flags, at=descriptor)
             )
         if (detoured := self.detours.restore(notification, descriptor, status)) is not None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The tap: makes records of what the broker is asked and what it answers, and changes nothing of either.
 
-All that the broker knows of a caller comes through `broker.outside.Caller`, so what a call asked for is what was read
-there, and what it stored is what was written there. A watching subclass of the caller keeps both. What is left in a
-pool, or lies in memory that the broker has only copied, is read once the call has been served and before it is
+All that the broker knows of a caller comes through `broker.interfaces.Caller`, so what a call asked for is what was
+read there, and what it stored is what was written there. A watching subclass of the caller keeps both. What is left in
+a pool, or lies in memory that the broker has only copied, is read once the call has been served and before it is
 answered: until then the caller waits, and nobody else writes.
 
 A record is made at once, because reasons and owners of names are only true at that moment. Making one must never harm a
@@ -37,6 +37,7 @@ from interposer.report import unexpected
 from interposer.target.caller import MemoryStalled, TargetCaller
 from interposer.target.ids import read_file
 from interposer.traps.exactly_once import HeldCaller
+from interposer.traps.left_open import LeftOpen
 from interposer.traps.watched import (
     WatchedCaller,
     WatchedHeldCaller,
@@ -53,7 +54,7 @@ from native.notification import Notification
 from tracing.escaping import harmless
 from tracing.native_calls import Batch, Known, awaited, fillers, said
 from tracing.reason import reason
-from tracing.record import CALLS, Departures, Event, Phase, Record, Tracer
+from tracing.record import CALLS, Event, Phase, Record, Tracer
 from tracing.relay import Relay
 
 P = ParamSpec("P")
@@ -81,6 +82,7 @@ class Tap:
         self._injected = injected
         self._sequence = 0
         self._waiting: dict[Wait, _Call] = {}
+        self._left_open = LeftOpen()
         self._threads: dict[int, tuple[int, str]] = {}
         self._stalled: dict[int, tuple[int, int]] = {}
         """When calls began whose memory does not come, by notification."""
@@ -151,6 +153,8 @@ class Tap:
         for index, id in peers:
             peer = connections[index].bus.connections.get(id)
             known.peers[index, id] = None if peer is None else names_of(peer)
+        if self._tells_left:
+            self._left_open.note_batch(batch)
         here = []
         for tracer in self.tracers:
             if isinstance(tracer, Relay):
@@ -228,6 +232,8 @@ class Tap:
         record = self._begin(Event.HANG_UP, None, handle)
         # The connection tells that it has ended before it lets go of what it has.
         self._leave(record, handle.connection)
+        if record.connection is not None:
+            record.left = self._left_open.kept((record.node, record.connection))
         self._put(record)
 
     def leaving(self, notification: Notification) -> None:
@@ -236,9 +242,7 @@ class Tap:
 
     def _leaving(self, notification: Notification) -> None:
         process, _ = self._thread(notification.pid)
-        for tracer in self.tracers:
-            if isinstance(tracer, Departures):
-                tracer.leaving(process)
+        self._left_open.leaving(process)
 
     def closing(self, handle: OpenHandle) -> None:
         """The last descriptor was closed; the broker has not heard of it yet."""
@@ -249,6 +253,8 @@ class Tap:
         connection = handle.connection
         if connection is not None and connection.active:
             self._leave(record, connection)
+        if record.connection is not None:
+            record.left, record.unknown = self._left_open.closed((record.node, record.connection))
         self._put(record)
 
     @staticmethod
@@ -383,8 +389,14 @@ class Tap:
     def _put(self, record: Record, *, over: bool = True) -> None:
         if over and record.event in CALLS:
             record.duration_ns = time.monotonic_ns() - record.monotonic_ns
+        if self._tells_left:
+            self._left_open.note(record)
         for tracer in self.tracers:
             tracer.take(record)
+
+    @property
+    def _tells_left(self) -> bool:
+        return any(tracer.left for tracer in self.tracers)
 
     @property
     def stacks(self) -> bool:

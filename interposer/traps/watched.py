@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from broker.connection import Connection
 from broker.errors import KdbusError
 from broker.inbox import TwoSlices
-from broker.outside import PoolMemory
+from broker.interfaces import PoolMemory
 from interposer.target.caller import TargetCaller
 from interposer.target.files import TargetFile
 from interposer.traps.exactly_once import HeldCaller

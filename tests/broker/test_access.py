@@ -12,9 +12,9 @@ import pytest
 
 from broker.domain import CAP_IPC_OWNER
 from broker.errors import NotPermitted
-from broker.outside import Credentials
+from broker.interfaces import Credentials
 from kdbus.abi import revision3 as abi
-from tests.support.outside import Peer, World, access_item, credentials, fails, name_item, world_access
+from tests.support.world import Peer, World, access_item, credentials, fails, name_item, world_access
 
 NAME = b"org.example.Name"
 SEE, TALK, OWN = abi.POLICY_SEE, abi.POLICY_TALK, abi.POLICY_OWN

@@ -50,7 +50,7 @@ from broker.names import NameEntry
 from broker.pool import Slice
 from kdbus.abi import revision3 as abi
 from tests.broker.test_pool import check as check_pool
-from tests.support.outside import (
+from tests.support.world import (
     BROADCAST,
     SECOND,
     FakeFile,

@@ -21,9 +21,9 @@ from broker.errors import (
     TooManyBuses,
     UnknownFlags,
 )
-from broker.outside import Credentials
+from broker.interfaces import Credentials
 from kdbus.abi import revision3 as abi
-from tests.support.outside import (
+from tests.support.world import (
     FakeIds,
     FakeNode,
     World,

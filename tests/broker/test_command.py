@@ -23,7 +23,7 @@ from broker.errors import (
 from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64
-from tests.support.outside import FakeCaller, World, command_bytes, fails, item, name_item
+from tests.support.world import FakeCaller, World, command_bytes, fails, item, name_item
 
 ALL = [known for known in VERSION3.commands.values() if known.struct.size]
 """BYEBYE has no argument."""

@@ -25,7 +25,7 @@ from broker.errors import (
     WrongConnectionKind,
 )
 from kdbus.abi import revision3 as abi
-from tests.support.outside import (
+from tests.support.world import (
     SECOND,
     FakeFile,
     World,

@@ -23,9 +23,9 @@ from broker.errors import (
     UnknownFlags,
     WrongState,
 )
-from broker.outside import Credentials
+from broker.interfaces import Credentials
 from kdbus.abi import revision3 as abi
-from tests.support.outside import (
+from tests.support.world import (
     World,
     command_bytes,
     fails,

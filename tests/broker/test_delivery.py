@@ -18,7 +18,7 @@ from broker.errors import (
     QueueFull,
 )
 from kdbus.abi import revision3 as abi
-from tests.support.outside import (
+from tests.support.world import (
     BROADCAST,
     FakeFile,
     Peer,

@@ -9,9 +9,9 @@ import pytest
 
 from broker.errors import BadName, NodeShutDown, NoMapping, WrongState
 from broker.handle import open_node
-from broker.outside import INVALID_ID
+from broker.interfaces import INVALID_ID
 from kdbus.abi import revision3 as abi
-from tests.support.outside import FakeEvents, FakeIds, FakeNode, World, fails
+from tests.support.world import FakeEvents, FakeIds, FakeNode, World, fails
 
 
 def test_control_is_there_for_everybody() -> None:

@@ -29,7 +29,7 @@ from broker.errors import (
     WrongState,
 )
 from kdbus.abi import revision3 as abi
-from tests.support.outside import (
+from tests.support.world import (
     FakeIds,
     FakeNode,
     World,

@@ -43,7 +43,7 @@ from broker.match import Match, Rules
 from kdbus.abi import final, revision3
 from kdbus.abi.revision import Kind
 from tests.support.final_peer import BROADCAST, ITEM, NEGOTIATE, Caller, FinalPeer, activator, command, make_bus
-from tests.support.outside import (
+from tests.support.world import (
     FakeFile,
     Peer,
     World,

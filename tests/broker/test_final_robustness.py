@@ -18,7 +18,7 @@ from broker.final import FINAL
 from broker.quota import ShareQuota
 from kdbus.abi import final
 from tests.support.final_peer import BROADCAST, ITEM, STRUCT, FinalPeer, command
-from tests.support.outside import Peer, World, bloom_bits, item, memfd, string_item, words_item
+from tests.support.world import Peer, World, bloom_bits, item, memfd, string_item, words_item
 
 _U64 = st.one_of(
     st.integers(0, 9), st.sampled_from([1 << 20, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]), st.integers(0, (1 << 64) - 1)

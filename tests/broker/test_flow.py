@@ -16,15 +16,15 @@ import pytest
 from broker import flow as flow_module
 from broker.errors import TimedOut
 from broker.flow import SLICES, Flow, flow, is_lendable, lendable, reply_flow
+from broker.interfaces import File
 from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
 from broker.metadata import ConnectionMetadata, ProcessMetadata
 from broker.origin import Origins
-from broker.outside import File
 from kdbus.abi import revision3 as abi
 from tests.support.building import cancel_item, string_item
 from tests.support.fakes import FakeFile
 from tests.support.lending import Descriptors, lend_and_take_back
-from tests.support.outside import (
+from tests.support.world import (
     SECOND,
     Peer,
     Received,

@@ -27,7 +27,7 @@ from broker.errors import (
 )
 from broker.handle import Handle, open_node
 from kdbus.abi import revision3 as abi
-from tests.support.outside import (
+from tests.support.world import (
     SECOND,
     Calling,
     FakeEvents,

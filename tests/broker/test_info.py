@@ -20,7 +20,7 @@ from broker.errors import (
     UnknownFlags,
 )
 from kdbus.abi import revision3 as abi
-from tests.support.outside import (
+from tests.support.world import (
     FakeCaller,
     FakeIds,
     FakeProcess,

@@ -14,8 +14,8 @@ from broker import item
 from broker.errors import BadDescriptor, BadItem, BadName, DuplicateItem, KdbusError, MissingItem, NameTooLong
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import VERSION3, Kind
-from tests.support.outside import fails, memfd_item, string_item, words_item
-from tests.support.outside import item as make
+from tests.support.world import fails, memfd_item, string_item, words_item
+from tests.support.world import item as make
 
 UNCHECKED = 0x7777
 """A type that no table names."""

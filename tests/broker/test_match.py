@@ -21,7 +21,7 @@ from broker.errors import (
     WrongConnectionKind,
 )
 from kdbus.abi import revision3 as abi
-from tests.support.outside import (
+from tests.support.world import (
     BLOOM_SIZE,
     Peer,
     World,

@@ -10,12 +10,12 @@ from itertools import pairwise
 import pytest
 
 from broker.errors import AttachFlagsRefused, BadArgument
+from broker.interfaces import Capabilities, Credentials, Pid
 from broker.metadata import PROCESS_FLAGS, ConnectionMetadata, ProcessMetadata, sanitize_attach_flags
-from broker.outside import Capabilities, Credentials, Pid
 from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import FINAL
-from tests.support.outside import (
+from tests.support.world import (
     SECOND,
     FakeCaller,
     FakeIds,

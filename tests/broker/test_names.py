@@ -23,7 +23,7 @@ from broker.errors import (
 )
 from broker.naming import is_valid_name
 from kdbus.abi import revision3 as abi
-from tests.support.outside import Peer, World, fails, name_item, notices, world_access
+from tests.support.world import Peer, World, fails, name_item, notices, world_access
 
 NAME = b"org.example.Name"
 REPLACE, ALLOW, QUEUE = abi.NAME_REPLACE_EXISTING, abi.NAME_ALLOW_REPLACEMENT, abi.NAME_QUEUE

@@ -7,7 +7,7 @@ import errno
 
 from broker.errors import DuplicateItem, PoolFull, ReplyNotExpected
 from kdbus.abi import revision3 as abi
-from tests.support.outside import FakeFile, Peer, World, descriptors_item, fails, notices
+from tests.support.world import FakeFile, Peer, World, descriptors_item, fails, notices
 
 NAME = b"org.example.Name"
 REPLACE, ALLOW, QUEUE = abi.NAME_REPLACE_EXISTING, abi.NAME_ALLOW_REPLACEMENT, abi.NAME_QUEUE

@@ -8,10 +8,10 @@ import errno
 import pytest
 
 from broker.errors import NodeExists, NodeShutDown
+from broker.interfaces import NodeEvents
 from broker.node import Node, node_mode
-from broker.outside import NodeEvents
 from kdbus.abi import revision3 as abi
-from tests.support.outside import FakeNode, FakeNodes, fails
+from tests.support.world import FakeNode, FakeNodes, fails
 
 
 class Root(Node):

@@ -8,7 +8,7 @@ import struct
 from broker import limits
 from broker.errors import DuplicateItem, NameAlreadyOwned
 from kdbus.abi import revision3 as abi
-from tests.support.outside import (
+from tests.support.world import (
     SECOND,
     Peer,
     Received,

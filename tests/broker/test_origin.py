@@ -13,7 +13,7 @@ from broker.origin import Origins, shown, timestamp_of
 from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 from tests.support.fakes import FakeProcess
-from tests.support.outside import SECOND, Peer, World
+from tests.support.world import SECOND, Peer, World
 
 
 @pytest.fixture

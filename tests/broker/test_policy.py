@@ -9,11 +9,11 @@ import pytest
 
 from broker import limits
 from broker.errors import BadArgument, BadItem, BadName, DuplicateItem, TooManyPolicies
+from broker.interfaces import Credentials
 from broker.item import Item, parse
-from broker.outside import Credentials
 from broker.policy import NO_ACCESS, PolicyDatabase
 from kdbus.abi import revision3 as abi
-from tests.support.outside import (
+from tests.support.world import (
     FakeIds,
     World,
     access_item,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from broker.errors import BadAddress, NoSuchSlice, PoolFull, SliceNotHandedOut
 from broker.message import Message
 from broker.pool import Pool, Slice
-from tests.support.outside import FakeCaller, FakePool, fails
+from tests.support.world import FakeCaller, FakePool, fails
 
 SIZE = 4096
 

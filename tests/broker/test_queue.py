@@ -15,7 +15,7 @@ from broker.queue import Queue, QueueEntry
 from broker.version3 import VERSION3
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64
-from tests.support.outside import FakeFile, World, descriptors_item, fails, memfd, memfd_item, vector_item
+from tests.support.world import FakeFile, World, descriptors_item, fails, memfd, memfd_item, vector_item
 
 LOWEST = -(1 << 63)
 

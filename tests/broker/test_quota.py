@@ -10,7 +10,7 @@ import pytest
 from broker import limits
 from broker.errors import QueueFull, TooManyBuses, TooManyConnections
 from broker.quota import Charge, QueueQuota, User
-from tests.support.outside import Peer, World, charged, fails
+from tests.support.world import Peer, World, charged, fails
 
 CAP_IPC_OWNER = 15
 

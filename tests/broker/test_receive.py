@@ -20,7 +20,7 @@ from broker.errors import (
 )
 from kdbus.abi import revision3 as abi
 from kdbus.abi.layout import U64
-from tests.support.outside import (
+from tests.support.world import (
     SECOND,
     FakeFile,
     Peer,

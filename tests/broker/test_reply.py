@@ -10,7 +10,7 @@ import pytest
 from broker.errors import NoSuchConnection, ReplyNotExpected, TooManyRequests
 from broker.reply import Deadlines
 from kdbus.abi import revision3 as abi
-from tests.support.outside import SECOND, Peer, World, fails, notices
+from tests.support.world import SECOND, Peer, World, fails, notices
 
 DEAD, TIMEOUT = abi.ITEM_REPLY_DEAD, abi.ITEM_REPLY_TIMEOUT
 

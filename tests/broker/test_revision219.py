@@ -28,7 +28,7 @@ from broker.errors import (
     UnknownFlags,
 )
 from broker.final import FINAL
-from broker.flow import is_lendable, is_native
+from broker.flow import is_lendable
 from broker.quota import QueueQuota
 from broker.recognition import NAMES, named
 from broker.revision219 import REVISION219
@@ -37,7 +37,7 @@ from interposer.options import REVISIONS
 from kdbus.abi import revision219
 from tests.support.fakes import FakeCaller, FakeFile
 from tests.support.final_peer import BROADCAST, ITEM, NEGOTIATE, Caller, FinalPeer, command, make_bus
-from tests.support.outside import SECOND, BusMaker, World, bloom_bits, fails, item, parse_items, string_item, words_item
+from tests.support.world import SECOND, BusMaker, World, bloom_bits, fails, item, parse_items, string_item, words_item
 
 NAME = b"org.example.Name"
 ATTACH_CREDS, ATTACH_AUXGROUPS, ATTACH_ALL = 2, 8, 0x3FFF
@@ -276,5 +276,4 @@ def test_what_is_forced_is_all_that_is_spoken(world: World) -> None:
 def test_names_of_revisions() -> None:
     assert REVISIONS == NAMES
     assert [named(name).revision.name for name in NAMES] == ["2", "3", "219", "final", "final"]
-    assert [is_native(named(name)) for name in NAMES] == [False, True, True, True, True]
     assert command("kdbus_cmd_info", (), revision219)[:8] == struct.pack("<Q", 48)

@@ -8,7 +8,7 @@ import json
 from broker.snapshot import MOST, Facts, flag_names, text, walk
 from kdbus.abi import revision3 as abi
 from tests.support.final_peer import FinalPeer, make_bus
-from tests.support.outside import (
+from tests.support.world import (
     FakeCaller,
     FakeProcess,
     World,

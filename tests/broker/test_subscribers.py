@@ -15,7 +15,7 @@ from broker.errors import BadItem, NoSuchMatch, TooManyMatches
 from broker.match import Rules
 from broker.message import About, Message
 from kdbus.abi import revision3 as abi
-from tests.support.outside import World, bloom_mask_item, fails, item, name_item, words_item
+from tests.support.world import World, bloom_mask_item, fails, item, name_item, words_item
 
 NAMES = (b"org.example.A", b"org.example.B")
 PEERS = 5

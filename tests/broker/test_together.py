@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from broker.errors import KdbusError, NoMessage
 from broker.revision219 import REVISION219
 from tests.support.fakes import FakeFile, memfd
-from tests.support.outside import BROADCAST, SECOND, World, item
 from tests.support.speaker import FACTS, REVISIONS, Letter, Speaker, make_bus
+from tests.support.world import BROADCAST, SECOND, World, item
 
 NAME = b"org.example.Receiver"
 SENDERS_NAME = b"org.example.Sender"

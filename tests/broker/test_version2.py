@@ -44,7 +44,7 @@ from broker.errors import (
     WrongState,
 )
 from broker.final import FINAL
-from broker.flow import is_lendable, is_native
+from broker.flow import is_lendable
 from broker.recognition import spoken
 from broker.send import Wait
 from broker.version2 import VERSION2
@@ -53,18 +53,6 @@ from kdbus.abi import final, revision2
 from tests.support.fakes import FakeCaller, FakeFile, memfd
 from tests.support.final_peer import FinalPeer
 from tests.support.final_peer import make_bus as make_final_bus
-from tests.support.outside import (
-    SECOND,
-    BusMaker,
-    World,
-    bloom_bits,
-    fails,
-    item,
-    memfd_item,
-    parse_items,
-    string_item,
-    words_item,
-)
 from tests.support.version2_peer import (
     ATTACH,
     BLOOM_SIZE,
@@ -77,6 +65,18 @@ from tests.support.version2_peer import (
     Version2Peer,
     command,
     make_bus,
+)
+from tests.support.world import (
+    SECOND,
+    BusMaker,
+    World,
+    bloom_bits,
+    fails,
+    item,
+    memfd_item,
+    parse_items,
+    string_item,
+    words_item,
 )
 
 NAME = b"org.example.Name"
@@ -126,10 +126,10 @@ def memfd_of(peer: Version2Peer, size: int) -> bytes:
 # Which revision it is
 
 
-def test_it_is_recognised_and_not_native(world: World, bus: BusMaker, alice: Version2Peer) -> None:
+def test_it_is_recognised_and_lendable(world: World, bus: BusMaker, alice: Version2Peer) -> None:
     assert bus.handle.behaviour is alice.handle.behaviour is VERSION2
     assert world.domain.spoken == {"2"}
-    assert not is_native(VERSION2) and not is_lendable(alice.connection)
+    assert is_lendable(alice.connection)
 
 
 def make_command(kind: str, size: int, number: int) -> tuple[int, bytes]:

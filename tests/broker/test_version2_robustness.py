@@ -17,8 +17,8 @@ from broker.errors import KdbusError
 from broker.quota import QueueQuota
 from kdbus.abi import revision2
 from tests.support.final_peer import FinalPeer
-from tests.support.outside import BLOOM_SIZE, Peer, World, bloom_bits, item, memfd, string_item, words_item
 from tests.support.version2_peer import BROADCAST, ITEM, STRUCT, Version2Peer
+from tests.support.world import BLOOM_SIZE, Peer, World, bloom_bits, item, memfd, string_item, words_item
 
 _U64 = st.one_of(
     st.integers(0, 9), st.sampled_from([1 << 20, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]), st.integers(0, (1 << 64) - 1)

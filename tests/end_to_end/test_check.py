@@ -84,7 +84,7 @@ def test_what_is_told(user: User, program: Path, writable: Path) -> None:
 def test_notes_tell_what_other_revisions_do(user: User, program: Path, writable: Path) -> None:
     found = report(user, writable, "--", str(program), "well_behaved")
     told = [each["text"] for each in found["findings"] if each["rule"] == "one-revision"]
-    assert "KDBUS_CMD_HELLO of 3 has another number in 2, 219, final" in told
+    assert "KDBUS_CMD_HELLO of 3 has another number in 2, 219, 4, final" in told
     trouble = compile_program("trouble", writable)
     found = report(user, writable, "--", str(trouble), "full_queue")
     assert finding("failed-call", found).startswith("SEND: ENOBUFS (user ")
@@ -115,7 +115,8 @@ from kdbus.dialect import DIALECTS
 
 revision = next(each for each in DIALECTS if each.name == sys.argv[1])
 bus = kdbus.Bus(kdbus.own_name("two-ways"), revision=revision)
-with kdbus.connect(bus.name, revision=revision) as connection:
+connect = lambda: kdbus.connect(bus.name, revision=revision)
+with connect() as connection, connect() as other:
     connection.acquire_name("org.example.Twice")
     with suppress(kdbus.Error):
         connection.acquire_name("org.example.Twice")
@@ -124,19 +125,33 @@ with kdbus.connect(bus.name, revision=revision) as connection:
     message = connection.receive_nowait()
     if message is not None:
         message.release()
+    with suppress(kdbus.Error):
+        for _ in range(33):
+            connection.send(other.id, b"fills its queue")
+    with suppress(kdbus.Error):
+        other.receive_nowait(priority=-1)
 """
 
 
 def test_what_other_revisions_would_have_done_instead(user: User, writable: Path) -> None:
-    told = {}
+    told, errnos = {}, {}
     for revision in ("3", "final"):
         found = report(user, writable, "--", user.python, "-c", AMBIGUOUS, revision)
         told[revision] = [each["text"] for each in found["findings"] if each["rule"] == "answer-differs"]
+        errnos[revision] = [each["text"] for each in found["findings"] if each["rule"] == "errno-differs"]
+    assert errnos == {
+        "3": ["RECV: ENOMSG in 3 is EAGAIN in 4, final"],
+        "final": ["RECV: EAGAIN in final is ENOMSG in 2, 3, 219"],
+    }
     assert told == {
-        "3": ["NAME_ACQUIRE of a name that it has: EALREADY here, success in final"],
+        "3": [
+            "NAME_ACQUIRE of a name that it has: EALREADY here, success in final",
+            "SEND to a full queue (ENOBUFS): messages are counted here, memory is in 4, final",
+        ],
         "final": [
-            "NAME_ACQUIRE of a name that it has: success here, EALREADY in 2, 3, 219",
-            "RECV of a broadcast of its own: here it comes, nothing does in 2, 3, 219",
+            "NAME_ACQUIRE of a name that it has: success here, EALREADY in 2, 3, 219, 4",
+            "RECV of a broadcast of its own: here it comes, nothing does in 2, 3, 219, 4",
+            "SEND to connection 3, where more than 32 of one sender wait: success here, ENOBUFS in 2, 3, 219",
         ],
     }
 
@@ -145,6 +160,13 @@ def test_who_is_cut_off_is_not_judged(user: User, program: Path, writable: Path)
     found = report(user, writable, "--", str(program), "leaves_a_child")
     assert finding("not-judged", found).endswith(
         "so whether it would have given back 1 slices and 0 requests is not known"
+    )
+
+
+def test_of_who_was_killed_it_says_what_cannot_be_known(user: User, program: Path, writable: Path) -> None:
+    found = report(user, writable, "--", str(program), "killed_with_descriptors")
+    assert finding("not-judged", found) == (
+        "its process was killed: whether that had closed 2 descriptors that came with messages is not known"
     )
 
 
@@ -157,6 +179,23 @@ def test_a_recording_is_looked_at_as_what_runs(user: User, program: Path, writab
         outcome = check(user, "--recording", recording, *words)
         assert outcome.status == 125 and f"--recording with {told}: nothing is run" in outcome.output
     assert check(user, "--recording", "/nowhere/x").status == 125
+
+
+@pytest.mark.parametrize(
+    ("case", "count"), [("keeps_a_descriptor", 1), ("ends_with_a_descriptor", 2), ("keeps_a_memfd", 1)]
+)
+def test_a_recording_tells_of_descriptors(case: str, count: int, user: User, program: Path, writable: Path) -> None:
+    recording = str(writable / "recording")
+    user.run(user.kdbus("record", "-o", recording, "--", str(program), case, "closes_descriptors"))
+    told = finding("descriptors-left", report(user, writable, "--recording", recording))
+    words = r"descriptor (\d+) of process (\d+), which came with cookie (\d+) of connection (\d+)"
+    assert re.fullmatch(f"still open: {'; '.join([words] * count)}", told), told
+    shown = user.run(user.kdbus("show", "-e", "close", recording)).output
+    assert re.search(r"closed \+\+\+" + f"\n    # still open: {words}" * count + "\n", shown), shown
+    closes = user.run(user.kdbus("show", "-e", "close", "--json", recording)).output.splitlines()
+    left = [each for line in closes for each in json.loads(line).get("left", ())]
+    members = [tuple(str(each[name]) for name in ("descriptor", "pid", "cookie", "source")) for each in left]
+    assert members == re.findall(words, told) == re.findall(words, shown)
 
 
 def test_used(user: User, program: Path, writable: Path) -> None:
@@ -183,6 +222,9 @@ def test_text(user: User, program: Path) -> None:
     lines = check(user, "--", str(program), "never_frees").output.splitlines()
     assert lines[0] == "ok 1 - never_frees"
     assert re.match(r"kdbus check: error: slice-leak: checked \(process \d+\), connection 2 of \d+-e2e.\d+: ", lines[2])
+    assert lines[-4] == "kdbus check: used: SEND 5, RECV 5, HELLO 2, FREE 2, BUS_MAKE 1; revisions: 3"
+    assert lines[-3].startswith("kdbus check: flags: ")
+    assert lines[-2].startswith("kdbus check: items: PAYLOAD_VEC 5, ")
     assert lines[-1].startswith("kdbus check: 1 error, 0 warnings, ")
 
 
@@ -211,7 +253,8 @@ def test_what_cannot_be_asked_for(words: list[str], part: str, user: User) -> No
     assert outcome.status == 125 and part in outcome.output and len(outcome.output.splitlines()) == 1
 
 
-def test_each_rule_is_documented() -> None:
+def test_each_rule_is_documented_with_an_example() -> None:
     text = (PROJECT / "docs" / "check.md").read_text()
     for rule, (severity, _) in RULES.items():
-        assert re.search(rf"^## {rule} \({severity}\)$", text, re.MULTILINE), rule
+        told = re.search(rf"^## {rule} \({severity}\)$(.*?)^#", text, re.MULTILINE | re.DOTALL)
+        assert told is not None and "\n\n    " in told[1], rule

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Metadata that are repeated, and when they may not be: the cases of `tests/programs/origin.c`, end to end."""
+"""Metadata that are repeated are served natively, in the cases of `tests/programs/origin.c` (`test_e2e`)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.compiling import compile_program
-from tests.support.e2e import every_case, run_case, run_with_and_without_flows
 from tests.support.users import User
 
 _STATISTICS = re.compile(r"kdbus: (\d+) calls served by the broker, (\d+) natively\n(?:kdbus: revisions spoken: .*\n)?")
-
-
-@every_case("origin")
-def test_case(user: User, case: str, open_folder: Path) -> None:
-    run_case("origin", case, user, open_folder)
-
-
-def test_with_and_without_flows(user: User, open_folder: Path) -> None:
-    run_with_and_without_flows("origin", user, open_folder)
 
 
 @pytest.mark.parametrize("case", ["times_are_told_in_order", "permission_is_for_who_sends"])

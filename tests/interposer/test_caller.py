@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import BadAddress, BadDescriptor, CallerGone, OutOfMemory
-from broker.outside import Caller, File
+from broker.interfaces import Caller, File
 from interposer.target.budget import Budgets
 from interposer.target.caller import TargetCaller
 from interposer.target.ids import UserNamespaces, own_namespace

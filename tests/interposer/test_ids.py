@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.outside import INVALID_ID
+from broker.interfaces import INVALID_ID
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces, overflow_id, own_namespace, parse_map
 from native.namespace import CLONE_NEWPID, CLONE_NEWUSER, unshare
 from tests.support.targets import fork, held_child

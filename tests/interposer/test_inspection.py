@@ -14,7 +14,7 @@ from tests.support.users import User
 
 _SABOTAGE = """
 import errno, sys
-import native.memory, interposer.handles.late, interposer.traps.node_handles
+import native.memory, interposer.handles.lazy, interposer.traps.node_handles
 def forbidden(*_, **__): raise PermissionError(errno.EPERM, "not permitted")
 native.memory.read = native.memory.read_string = {} = forbidden
 from interposer.command_line import main
@@ -83,7 +83,7 @@ def test_of_paths_it_is_told_where_the_process_is_ones_own(
     ("mode", "refused", "met"),
     [
         ("mount", "interposer.traps.node_handles.status_of", "ENOTTY"),  # AppArmor
-        ("mount", "interposer.handles.late._fetch", "ENOTTY"),  # Yama, SELinux: /proc/PID/fd may be looked at
+        ("mount", "interposer.handles.lazy._fetch", "ENOTTY"),  # Yama, SELinux: /proc/PID/fd may be looked at
         ("path", "interposer.traps.node_handles.status_of", "ENOENT"),
     ],
 )

@@ -16,7 +16,7 @@ from interposer.watching import filters, wire
 from interposer.watching.wire import Nonsense, Record
 from kdbus.abi import revision3 as abi
 from tests.support.final_peer import FinalPeer
-from tests.support.outside import Peer, World, fails, vector_item
+from tests.support.world import Peer, World, fails, vector_item
 
 NAME = b"org.example.Name"
 

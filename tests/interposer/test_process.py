@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.outside import Pid
+from broker.interfaces import Pid
 from interposer.target.ids import ThreadFolder, ThreadIds, UserNamespaces, own_namespace
 from interposer.target.process import TargetProcess, below_root, first_hierarchy, last_capability, parse_status
 from native.namespace import CLONE_NEWPID, CLONE_NEWUSER, unshare

@@ -225,6 +225,52 @@ CASE(ends_with_a_descriptor)
 }
 
 /* none */
+CASE(killed_with_descriptors)
+{
+	struct bus bus = new_bus(0);
+	struct connection one = clean(&bus);
+	int fds[2], ready[2], status;
+	pid_t child;
+	char byte;
+
+	EQ(pipe(fds), 0);
+	EQ(pipe(ready), 0);
+	child = fork();
+	if (!child) {
+		struct connection two = clean(&bus);
+
+		EQ(SEND(&one, .to = two.id, .fds = fds, .fd_count = 2), 0);
+		done(&two, receive(&two));
+		EQ(write(ready[1], "", 1), 1);
+		pause();
+	}
+	EQ(read(ready[0], &byte, 1), 1);
+	EQ(kill(child, SIGKILL), 0);
+	EQ(waitpid(child, &status, 0), child);
+}
+
+/* descriptors-left */
+CASE(keeps_a_memfd)
+{
+	struct bus bus = new_bus(0);
+	struct connection one = clean(&bus), two = clean(&bus);
+	struct kdbus_memfd memfd = { .size = 5, .fd = memfd_create("kept", MFD_ALLOW_SEALING) };
+	const struct kdbus_msg *message;
+
+	EQ(write(memfd.fd, "hello", 5), 5);
+	EQ(fcntl(memfd.fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE), 0);
+	for (int i = 0; i < 20; i++) {
+		EQ(SEND(&one, .to = two.id, .memfd = &memfd), 0);
+		message = receive(&two);
+		if (i != 10)
+			EQ(close(get(message, KDBUS_ITEM_PAYLOAD_MEMFD)->memfd.fd), 0);
+		done(&two, message);
+	}
+	EQ(close(two.fd), 0);
+	EQ(acquire(&one, "org.example.Other", 0), 0);
+}
+
+/* none */
 CASE(closes_descriptors)
 {
 	receive_descriptors(2);

@@ -4,7 +4,7 @@
  *
  *     fuzz SEED STEPS [OTHER]
  *
- * OTHER: the same program built for another revision of kdbus, for buses on which both are spoken.
+ * OTHER: the same program built for another revision of kdbus or for 32 bits, for buses on which both are used.
  *
  * reads numbers of rounds from stdin, one per line, and plays them one after the other: two buses, a custom endpoint,
  * three worker processes of two threads each; or, in every other round on average, a single worker with few
@@ -425,7 +425,7 @@ static bool calls_break_off(void)
 	return guarantee && (!strcmp(guarantee, "held") || !strcmp(guarantee, "remembered"));
 }
 
-/* The program built for another revision, which every second worker becomes; NULL for none. */
+/* The program built otherwise, which every second worker becomes; NULL for none. */
 static const char *other;
 static int meeting_file;
 
@@ -444,7 +444,7 @@ static __attribute__((noreturn)) void become_other(struct meeting *meeting, uint
 	abort();
 }
 
-/* A worker of the program that was built for another revision. */
+/* A worker of the program that was built otherwise. */
 static __attribute__((noreturn)) void work_for_other(char **words)
 {
 	struct meeting *meeting = mmap(NULL, sizeof(*meeting), PROT_READ | PROT_WRITE, MAP_SHARED, atoi(words[0]), 0);

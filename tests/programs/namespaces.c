@@ -32,7 +32,7 @@ static void tell_everything(void)
 }
 
 /* A child in new namespaces, which goes on when its maps are there ("inside outside count"; NULL: none is made). */
-static pid_t start_apart(unsigned long flags, const char *map)
+static pid_t start_in_namespaces(unsigned long flags, const char *map)
 {
 	char path[64];
 	int mapped = new_event();
@@ -74,7 +74,7 @@ ROOT_CASE(users_are_translated)
 
 	CHECK(!setgroups(2, (gid_t[]) { 100005, 6 }));
 	EQ(acquire(&outside, NAME, 0), 0);
-	child = start_apart(CLONE_NEWUSER, "0 100000 1000");
+	child = start_in_namespaces(CLONE_NEWUSER, "0 100000 1000");
 	if (!child) {
 		struct connection inside;
 		const struct kdbus_msg *message;
@@ -118,7 +118,7 @@ ROOT_CASE(capabilities_stay_in_their_namespace)
 
 	tell_everything();
 	EQ(acquire(&outside, NAME, 0), 0);
-	child = start_apart(CLONE_NEWUSER, "0 0 1");
+	child = start_in_namespaces(CLONE_NEWUSER, "0 0 1");
 	if (!child) {
 		struct connection inside = hello_with(bus.path, 0, _KDBUS_ATTACH_ALL, KDBUS_ATTACH_CAPS | KDBUS_ATTACH_CREDS);
 		const struct kdbus_msg *message;
@@ -145,7 +145,7 @@ ROOT_CASE(capabilities_stay_in_their_namespace)
 ROOT_CASE(capabilities_inside_give_no_privilege)
 {
 	struct bus bus = new_bus(KDBUS_MAKE_ACCESS_WORLD);
-	pid_t child = start_apart(CLONE_NEWUSER, "0 100000 10");
+	pid_t child = start_in_namespaces(CLONE_NEWUSER, "0 100000 10");
 
 	if (!child) {
 		struct connection refused, inside;
@@ -159,7 +159,7 @@ ROOT_CASE(capabilities_inside_give_no_privilege)
 	}
 	join(child);
 	/* Root is root, also when it sits in a user namespace of its own: it made the bus. */
-	child = start_apart(CLONE_NEWUSER, "0 0 1");
+	child = start_in_namespaces(CLONE_NEWUSER, "0 0 1");
 	if (!child) {
 		struct connection inside = hello(bus.path);
 
@@ -171,7 +171,7 @@ ROOT_CASE(capabilities_inside_give_no_privilege)
 
 ROOT_CASE(buses_are_named_after_the_user_outside)
 {
-	pid_t child = start_apart(CLONE_NEWUSER, "0 100000 10");
+	pid_t child = start_in_namespaces(CLONE_NEWUSER, "0 100000 10");
 
 	if (!child) {
 		struct bus bus = { .fd = open_control() };
@@ -206,7 +206,7 @@ ROOT_CASE(policy_counts_the_users_behind_the_numbers)
 	add_access(&buffer, KDBUS_POLICY_ACCESS_USER, KDBUS_POLICY_TALK, 100007);
 	EQ(try_hello(&holder, bus.path, &buffer), 0);
 	EQ(acquire(&service, NAME, 0), 0);
-	child = start_apart(CLONE_NEWUSER, "0 100000 10");
+	child = start_in_namespaces(CLONE_NEWUSER, "0 100000 10");
 	if (!child) {
 		IN_CHILD {
 			struct connection client;
@@ -240,7 +240,7 @@ ROOT_CASE(policy_from_inside)
 	pid_t child;
 
 	EQ(acquire(&service, NAME, 0), 0);
-	child = start_apart(CLONE_NEWUSER, "0 100000 10");
+	child = start_in_namespaces(CLONE_NEWUSER, "0 100000 10");
 	if (!child) {
 		struct buffer buffer;
 
@@ -285,7 +285,7 @@ ROOT_CASE(processes_are_translated)
 	struct bus bus = new_bus(0);
 	struct connection outside = hello_with(bus.path, 0, _KDBUS_ATTACH_ALL, KDBUS_ATTACH_PIDS);
 	const struct kdbus_msg *message;
-	pid_t child = start_apart(CLONE_NEWPID, NULL);
+	pid_t child = start_in_namespaces(CLONE_NEWPID, NULL);
 
 	if (!child) {
 		struct connection inside = hello_with(bus.path, 0, _KDBUS_ATTACH_ALL, KDBUS_ATTACH_PIDS);
@@ -328,7 +328,7 @@ ROOT_CASE(processes_are_translated)
 ROOT_CASE(faked_pids_are_those_of_the_namespace)
 {
 	struct bus bus = new_bus(0);
-	pid_t child = start_apart(CLONE_NEWPID, NULL);
+	pid_t child = start_in_namespaces(CLONE_NEWPID, NULL);
 
 	if (!child) {
 		struct kdbus_pids pids = { .pid = 1, .tid = 1, .ppid = 0 };
@@ -363,7 +363,7 @@ ROOT_CASE(all_namespaces_at_once)
 
 	tell_everything();
 	EQ(acquire(&outside, NAME, 0), 0);
-	child = start_apart(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, "0 100000 10");
+	child = start_in_namespaces(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, "0 100000 10");
 	if (!child) {
 		struct connection inside;
 
@@ -401,7 +401,7 @@ ROOT_CASE(another_root)
 	CHECK(mkdtemp(folder));
 	snprintf(place, sizeof(place), "%s/sys", folder);
 	CHECK(!mkdir(place, 0755));
-	child = start_apart(CLONE_NEWNS, NULL);
+	child = start_in_namespaces(CLONE_NEWNS, NULL);
 	if (!child) {
 		struct connection inside;
 
@@ -431,7 +431,7 @@ ROOT_CASE(a_bind_mount_shows_the_same_domain)
 	pid_t child;
 
 	CHECK(mkdtemp(folder));
-	child = start_apart(CLONE_NEWNS, NULL);
+	child = start_in_namespaces(CLONE_NEWNS, NULL);
 	if (!child) {
 		struct connection client;
 		char path[256];

@@ -7,6 +7,7 @@ About 20 seconds, with CI=true a minute. KDBUS_FUZZ_SEED chooses other calls, KD
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import Settings, again, build, play
+from tests.fuzz import Settings, again, build, build_32_bit, play
 from tests.support.supervised import Footprint, Supervised, SupervisorFailed, footprint
 from tests.support.users import User
 
@@ -59,11 +60,18 @@ def test_busy_rounds_are_served_natively(fuzzer: Path, revision: str) -> None:
         Settings(guarantee="confirmed"),
         Settings(revision="final", self_serve=True),
         Settings(revision="mixed", self_serve=True),
+        Settings(with_32_bit=True),
+        Settings(revision="mixed", mode="path", with_32_bit=True),
     ],
-    ids=["path", "held", "confirmed", "self-serve", "mixed self-serve"],
+    ids=["path", "held", "confirmed", "self-serve", "mixed self-serve", "32-bit", "mixed 32-bit path"],
 )
 def test_other_ways_of_serving(fuzzer: Path, settings: Settings) -> None:
-    """Path mode, and kernels that break off waits."""
+    """Path mode, kernels that break off waits, and processes of two kinds."""
+    if settings.with_32_bit:
+        try:
+            build_32_bit(fuzzer)
+        except subprocess.CalledProcessError:
+            pytest.skip("needs a compiler and a C library for 32 bits: apt-get install gcc-multilib")
     outcome = play(fuzzer, settings, first=1, seconds=None, rounds=3)
     assert outcome.finding is None, outcome.finding.text
 

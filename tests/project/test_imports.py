@@ -219,7 +219,7 @@ def test_allowed_modules_are_of_the_standard_library() -> None:
         ("broker.bus", "import importlib"),
         ("broker.bus", "data = open('/proc/self/status')"),
         ("broker.bus", "__import__('os')"),
-        ("native.pool", "from broker.outside import PoolMemory"),
+        ("native.pool", "from broker.interfaces import PoolMemory"),
         ("native.pool", "import interposer.loop"),
         ("pytest_kdbus.domain", "from tracing.record import Record"),
         ("interposer.loop", "from native._helper import lib"),

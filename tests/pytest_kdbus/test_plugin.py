@@ -263,6 +263,35 @@ def test_it(kdbus):
     assert "1 passed" in said, said
 
 
+def test_descriptors_that_are_left_open_are_found(suite: Suite) -> None:
+    said = suite.run(
+        client="""
+import sys, kdbus
+with kdbus.connect(sys.argv[1]) as connection:
+    connection.acquire_name("org.example.Keeper")
+    kept = []
+    for _ in range(2):
+        with connection.receive() as message:
+            kept.append(message.descriptors[0].take())
+""",
+        test_it="""
+import sys, re
+
+def test_it(kdbus):
+    keeper = kdbus.start([sys.executable, "client.py", kdbus.bus])
+    kdbus.wait_for_name("org.example.Keeper")
+    with open(__file__) as file:
+        for _ in range(2):
+            kdbus.send("org.example.Keeper", b"take it", descriptors=[file])
+    keeper.wait()
+    (found,) = kdbus.findings("descriptors-left")
+    assert found.severity == "warning" and f"(process {keeper.process})" in found.where
+    assert len(re.findall(f"descriptor [0-9]+ of process {keeper.process}, which came with cookie", found.text)) == 2
+""",
+    )
+    assert "1 passed" in said, said
+
+
 def test_a_fake_that_fails_makes_the_test_fail(suite: Suite) -> None:
     said = suite.run(
         test_it="""

@@ -25,12 +25,24 @@ from tests.support.users import User
 _CASE = re.compile(r"^(ROOT_)?CASE\((\w+)\)", re.MULTILINE)
 _SECONDS = 60
 
+ANYWHERE = (
+    "activator attach_flags bad_input descriptors endpoint identity match monitor names namespaces notification origin "
+    "payload policy quota race readiness reply"
+).split()
+"""The programs that ask for nothing but a kdbus: all their cases are run, with and without flows, and in namespaces."""
+
 
 def every_case(program: str) -> pytest.MarkDecorator:
     """Parametrizes a test with `user` and `case`: all cases of a program, for those who can run them."""
-    pairs = [(user, case) for case in _cases(program, "root") for user in ("root", "ordinary")]
-    pairs = [(user, case) for user, case in pairs if case in _cases(program, user)]
+    pairs = _pairs(program)
     return pytest.mark.parametrize(("user", "case"), pairs, indirect=["user"], ids=[f"{c}-{u}" for u, c in pairs])
+
+
+def every_case_of(programs: Sequence[str]) -> pytest.MarkDecorator:
+    """Parametrizes a test with `program`, `user` and `case`: all cases of several programs."""
+    found = [(program, user, case) for program in programs for user, case in _pairs(program)]
+    names = [f"{program}-{case}-{user}" for program, user, case in found]
+    return pytest.mark.parametrize(("program", "user", "case"), found, indirect=["user"], ids=names)
 
 
 def run_case(program: str, case: str, user: User, folder: Path) -> None:
@@ -64,6 +76,12 @@ def run_all(
 def cases_of(program: str, user: str = "ordinary") -> list[str]:
     """All cases of a program that need no privileges; for `root`, all."""
     return _cases(program, user)
+
+
+def _pairs(program: str) -> list[tuple[str, str]]:
+    """Who runs which case of a program."""
+    pairs = [(user, case) for case in _cases(program, "root") for user in ("root", "ordinary")]
+    return [(user, case) for user, case in pairs if case in _cases(program, user)]
 
 
 def _cases(program: str, user: str) -> list[str]:

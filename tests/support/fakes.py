@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The interfaces of `broker.outside` in memory: no process, no descriptor, no clock of the machine.
+"""The interfaces of `broker.interfaces` in memory: no process, no descriptor, no clock of the machine.
 
 The fakes are strict where a mistake of the broker would otherwise pass unseen: memory that was not put there raises
 BadAddress, a file reference or pool closed twice fails the test, and a pool refuses to be touched outside its size.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from broker.errors import BadAddress, BadDescriptor, OutOfMemory
-from broker.outside import Capabilities, Credentials, File, Pid, PoolMemory
+from broker.interfaces import Capabilities, Credentials, File, Pid, PoolMemory
 
 SECOND = 1_000_000_000
 """ns."""
@@ -119,7 +119,7 @@ class FakeFile:
 
 
 class FakeReference:
-    """One reference to a file; implements `broker.outside.File`."""
+    """One reference to a file; implements `broker.interfaces.File`."""
 
     def __init__(self, file: FakeFile) -> None:
         self.file = file
@@ -273,7 +273,7 @@ class FakeProcess:
 
 
 class FakeCaller:
-    """A thread that issues commands; implements `broker.outside.Caller`."""
+    """A thread that issues commands; implements `broker.interfaces.Caller`."""
 
     def __init__(self, process: FakeProcess | None = None, ids: FakeIds | None = None) -> None:
         self.memory = Memory()

@@ -18,7 +18,7 @@ from broker.send import Wait
 from kdbus.abi import final
 from kdbus.abi.layout import Struct
 from tests.support.fakes import FakeEvents
-from tests.support.outside import BusMaker, FakeCaller, World, item, parse_items, string_item
+from tests.support.world import BusMaker, FakeCaller, World, item, parse_items, string_item
 
 ITEM = {
     name.removeprefix("KDBUS_ITEM_"): number

@@ -8,13 +8,13 @@ from typing import Protocol
 
 from broker.connection import Connection
 from broker.flow import lendable
+from broker.interfaces import File
 from broker.lending import LentWait, Returned, hand_out, take_back
 from broker.origin import Origins
-from broker.outside import File
 from broker.quota import User
 from broker.reply import Reply
 from tests.support.fakes import FakeReference
-from tests.support.outside import World
+from tests.support.world import World
 
 
 class Lent(Protocol):

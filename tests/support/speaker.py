@@ -18,7 +18,7 @@ from broker.send import Wait
 from kdbus.abi import final, revision2, revision3, revision219
 from kdbus.abi.layout import U64, Struct
 from tests.support.fakes import FakeEvents, FakeFile
-from tests.support.outside import World, bloom_bits, item, parse_items, string_item
+from tests.support.world import World, bloom_bits, item, parse_items, string_item
 
 REVISIONS: dict[str, ModuleType] = {"2": revision2, "3": revision3, "219": revision219, "final": final}
 BLOOM_SIZE = 64

@@ -15,7 +15,7 @@ from broker.handle import ControlHandle, EndpointHandle, open_node
 from broker.send import Wait
 from kdbus.abi import revision2
 from tests.support.fakes import FakeCaller, FakeEvents
-from tests.support.outside import BusMaker, World, item, parse_items, string_item
+from tests.support.world import BusMaker, World, item, parse_items, string_item
 
 CONSTANTS = revision2.CONSTANTS
 ITEM = {

@@ -82,6 +82,7 @@ class _Kept:
     payload_limit = 0
     waits = False
     stacks = False
+    left = False
 
     def __init__(self) -> None:
         self.records: list[Record] = []

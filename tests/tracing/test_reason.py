@@ -15,7 +15,7 @@ from kdbus.abi import revision3 as abi
 from tests.support.building import item, string_item, vector_item
 from tests.support.fakes import FakeFile, memfd
 from tests.support.final_peer import BROADCAST, ITEM, FinalPeer, make_bus
-from tests.support.outside import Peer, World
+from tests.support.world import Peer, World
 from tracing.reason import FORMS, reason
 
 ERRORS = sorted(

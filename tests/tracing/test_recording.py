@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracing.record import Event, Frame, Phase, Record
+from tracing.record import Event, Frame, Left, Phase, Record
 from tracing.recording import MAGIC, BadRecording, frame, read
 
 FULL = Record(Event.CALL, 7, 1, 2, 3, Phase.RESUMED, 4, 5, "comm", 6, "0-x/bus", 7, "final", "SEND", 8, 9, b"a", b"b")
@@ -21,7 +21,7 @@ FULL.message, FULL.payload, FULL.payload_size, FULL.pool, FULL.length = b"c", b"
 FULL.value, FULL.errno, FULL.error, FULL.reason, FULL.peer = -12, 13, "QueueFull", "é\n", 14
 FULL.names, FULL.notes, FULL.count = {7: ["a.b", "c.d"]}, ["x"], 15
 FULL.stack, FULL.copied = [Frame("/a (b)", 16, "main", 17), Frame("/c", 18, "", 0)], b"f"
-FULL.path = "/mnt"
+FULL.path, FULL.left, FULL.unknown = "/mnt", [Left(19, 20, 21, 22)], 23
 
 
 def stored(*records: Record) -> bytes:
@@ -38,6 +38,12 @@ def test_every_member_comes_back() -> None:
         if field.name not in ("event", "phase"):
             assert getattr(FULL, field.name) != getattr(empty, field.name), field.name
     assert all_of(stored(FULL, empty, FULL)) == [FULL, empty, FULL]
+
+
+def test_a_recording_of_before_a_member_was_there_can_be_read() -> None:
+    record = Record(Event.CLOSE, 1, 0, 0, left=[Left(1, 2, 3, 4)])
+    of_old = Record(Event.CLOSE, 1, 0, 0)
+    assert frame(record) != frame(of_old) and all_of(stored(of_old))[0].left == []
 
 
 def test_nothing_and_zero_are_not_the_same() -> None:

@@ -24,6 +24,7 @@ class Notes:
     payload_limit = 100
     waits = True
     stacks = False
+    left = False
 
     def __init__(self, path: Path, gate: int | None = None) -> None:
         self._file = path.open("w")

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.building import item
-from tracing.record import Event, Phase, Record
+from tracing.record import Event, Left, Phase, Record
 from tracing.shown import show
 from tracing.text import Style, TextWriter
 
@@ -118,6 +118,12 @@ def test_events() -> None:
     assert line(record) == "[pid     1] mmap(5<0-x/bus 2>, 4096) = mapped <0.000001>\n"
     record = Record(Event.CLOSE, 1, REALTIME, 0, node="0-x/bus", connection=2)
     assert line(record) == "+++ <0-x/bus 2> closed +++\n"
+    record.left = [Left(17, 5, 1, 3)]
+    told = "\n    # still open: descriptor 5 of process 17, which came with cookie 3 of connection 1\n"
+    assert line(record) == f"+++ <0-x/bus 2> closed +++{told}"
+    record.left, record.unknown = [], 2
+    told = "its process was killed: whether that had closed 2 descriptors that came with messages is not known"
+    assert line(record) == f"+++ <0-x/bus 2> closed +++\n    # {told}\n"
     record = Record(Event.DROPPED, 1, REALTIME, 0, count=3)
     assert line(record) == "+++ 3 records were dropped: whoever reads the trace is too slow +++\n"
 

@@ -19,7 +19,7 @@
 static void check(int result, const char *what)
 {
 	if (result < 0) {
-		fprintf(stderr, "apart: %s: %s\n", what, strerror(errno));
+		fprintf(stderr, "in_namespaces: %s: %s\n", what, strerror(errno));
 		_exit(125);
 	}
 }

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`kdbus`, with a supervisor that checks its books: python tests/support/books.py run -- PROGRAM...
+"""`kdbus`, with a supervisor that checks its accounting: python tests/support/accounting.py run -- PROGRAM...
 
 Whenever everything has been taken back from the native side, each thing that is counted is counted again, from what it
 stands for: the requests of a connection, the charges in its queue, the holders of each slice and the bytes in use, and
 whether its pollers see it readable when, and only when, something waits. When the domains have ended, nothing may be
-charged to anybody. What is wrong is told on stderr, in lines that begin with `books: `, and a last line tells how often
-that was looked at.
+charged to anybody. What is wrong is told on stderr, in lines that begin with `accounting: `, and a last line tells how
+often that was looked at.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from interposer.supervisor.flows import Flows
 from interposer.supervisor.supervisor import Supervisor
 
 
-class Books:
+class Audit:
     """Looks at one supervisor."""
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -70,7 +70,7 @@ class Books:
 
 
 def _tell(what: str) -> None:
-    print(f"books: {what}", file=sys.stderr)
+    print(f"accounting: {what}", file=sys.stderr)
 
 
 def mistakes(connection: Connection, requests: set[Reply], answers: list[QueueEntry]) -> Iterator[str]:
@@ -112,27 +112,27 @@ def _check_readable(handle: OpenHandle) -> None:
         _tell(f"connection {end.connection.id}: {len(end.connection.queue)} messages, and is not readable")
 
 
-def keep_books() -> None:
+def audit_supervisors() -> None:
     """Have every supervisor of this process checked."""
-    books: dict[Flows, Books] = {}
+    audits: dict[Flows, Audit] = {}
     make, recall, end_domains = Supervisor.__init__, Flows.recall, Supervisor.end_domains
 
     def make_and_remember(self: Supervisor, *arguments: object, **options: object) -> None:
         make(self, *arguments, **options)  # type: ignore[arg-type]
-        books[self._flows] = Books(self)
+        audits[self._flows] = Audit(self)
 
     def recall_and_check(self: Flows) -> None:
         lent = self._lent
         recall(self)
         if lent:
-            books[self].check()
+            audits[self].check()
 
     def end_and_check(self: Supervisor) -> None:
         end_domains(self)
-        book = books.pop(self._flows, None)
-        if book is not None:
-            book.check_end()
-            print(f"books looked at {book.looks} times", file=sys.stderr)
+        audit = audits.pop(self._flows, None)
+        if audit is not None:
+            audit.check_end()
+            print(f"accounting looked at {audit.looks} times", file=sys.stderr)
 
     Supervisor.__init__ = make_and_remember  # type: ignore[method-assign]
     Flows.recall = recall_and_check  # type: ignore[method-assign]
@@ -140,5 +140,5 @@ def keep_books() -> None:
 
 
 if __name__ == "__main__":
-    keep_books()
+    audit_supervisors()
     sys.exit(main())

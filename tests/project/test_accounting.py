@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is counted while calls are served in two ways is what there is (`tests.support.books`)."""
+"""What is counted while calls are served in two ways is what there is (`tests.support.accounting`)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 
 from interposer.launch.guarantee import VARIABLE
-from tests.support.books import mistakes
+from tests.support.accounting import mistakes
 from tests.support.compiling import compile_program
-from tests.support.outside import Peer, World
 from tests.support.users import PROJECT, User
+from tests.support.world import Peer, World
 
 ROUNDS = 20
 STEPS = 400
 
 
 def check(user: User, *command: str) -> None:
-    """Run a command under a supervisor that keeps books."""
-    books = [user.python, str(PROJECT / "tests" / "support" / "books.py")]
-    outcome = user.run(["env", f"{VARIABLE}=kernel", *books, "run", "--", *command], seconds=120)
-    told = [line for line in outcome.output.splitlines() if line.startswith("books: ")]
+    """Run a command under a supervisor that checks its accounting."""
+    command_line = [user.python, str(PROJECT / "tests" / "support" / "accounting.py")]
+    outcome = user.run(["env", f"{VARIABLE}=kernel", *command_line, "run", "--", *command], seconds=120)
+    told = [line for line in outcome.output.splitlines() if line.startswith("accounting: ")]
     assert (outcome.status, told) == (0, []), outcome.output[-4000:]
-    looks = re.search(r"^books looked at (\d+) times$", outcome.output, re.MULTILINE)
+    looks = re.search(r"^accounting looked at (\d+) times$", outcome.output, re.MULTILINE)
     assert looks is not None and int(looks[1]) > 50, outcome.output[-4000:]
 
 

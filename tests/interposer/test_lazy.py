@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from interposer.handles.late import PlainFile
+from interposer.handles.lazy import PlainFile
 from native import identity
 
 

@@ -12,22 +12,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.compiling import compile_program
-from tests.support.e2e import run_all
+from tests.support.e2e import ANYWHERE, run_all
 from tests.support.users import User
-
-_PROGRAMS = (
-    "activator attach_flags bad_input descriptors endpoint identity match monitor namespaces notification payload "
-    "origin policy quota race readiness reply"
-).split()
 
 
 @pytest.fixture(scope="module")
-def apart(open_folder: Path) -> str:
-    return str(compile_program("apart", open_folder, "-O2"))
+def in_namespaces(open_folder: Path) -> str:
+    return str(compile_program("in_namespaces", open_folder, "-O2"))
 
 
 @pytest.mark.parametrize("kind", ["mount and pid", "user, mount and pid"])
 @pytest.mark.parametrize("user", ["root"], indirect=True)
-@pytest.mark.parametrize("program", _PROGRAMS)
-def test_in_namespaces(program: str, user: User, kind: str, apart: str, open_folder: Path) -> None:
-    run_all(program, user.trusting, open_folder, through=[apart, "user"] if kind.startswith("user") else [apart])
+@pytest.mark.parametrize("program", ANYWHERE)
+def test_in_namespaces(program: str, user: User, kind: str, in_namespaces: str, open_folder: Path) -> None:
+    through = [in_namespaces, "user"] if kind.startswith("user") else [in_namespaces]
+    run_all(program, user.trusting, open_folder, through=through)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Handles that are made late: nodes that were opened in a way that is not trapped.
+"""Handles that are made lazily: nodes that were opened in a way that is not trapped.
 
 A program may open a node read-only, or with O_CREAT, or be given a descriptor from outside. It then holds the plain
 file, which is replaced by a handle when it is first used as one. By then it may have duplicates, in this process and in
@@ -86,7 +86,7 @@ class PlainFile:
         return _information(self.thread, self.descriptor)[b"pos"] == offset
 
 
-class LateHandles:
+class LazyHandles:
     """Makes the handles of plain files."""
 
     def __init__(self, listener: Listener, handles: HandleTable) -> None:
@@ -136,7 +136,7 @@ class LateHandles:
     def _join(self, notification: Notification, file: PlainFile) -> bool:
         """Put the handle in the place of `file` that was made from another duplicate of it, if there is one."""
         with suppress(OSError):
-            for handle in self._handles.made_late():
+            for handle in self._handles.made_lazily():
                 status = os.fstat(handle.plain)
                 if (status.st_dev, status.st_ino) == (file.device, file.inode) and file.is_same_as(handle.plain):
                     return self._replace(notification, file, handle)
