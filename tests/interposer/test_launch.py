@@ -17,8 +17,8 @@ import pytest
 
 from interposer import errors
 from interposer.launch import launch, view
+from interposer.launch.execution import explain_exec_failure
 from interposer.launch.filter import this_architecture
-from interposer.launch.launch import explain_exec_failure
 from native import seccomp
 from native.notification import EndOfTargets, Listener
 from tests.interposer.test_view import become_nobody, needs_root
@@ -294,7 +294,7 @@ def test_preparation_that_fails_leaves_no_child(monkeypatch: pytest.MonkeyPatch)
     def body() -> Any:
         for replacement, kind, part in (
             (refuse, errors.ViewFailed, "mounting: no luck; try again"),
-            (die, errors.LaunchFailed, "ended without telling why"),
+            (die, errors.LaunchFailed, "was ended by SIGKILL"),
             (stumble, errors.LaunchFailed, "RuntimeError: a bug"),
         ):
             monkeypatch.setattr(view, "build", replacement)
