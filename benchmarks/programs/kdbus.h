@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // A kdbus connection in as few lines as measuring needs, on the public interface (linux/kdbus.h) alone. For an
-// introduction to that interface read samples/common.h of this project. It compiles with the headers of all revisions; that
-// of version 2 has nothing that the preprocessor could know it by, so MESSAGE_IS_COMMAND is defined with it.
+// introduction to that interface read samples/common.h of this project. It compiles with the headers of all revisions.
+// That of version 2 has nothing that the preprocessor could know it by, so MESSAGE_IS_COMMAND is defined with it.
 
 #ifndef BENCHMARKS_KDBUS_H
 #define BENCHMARKS_KDBUS_H
