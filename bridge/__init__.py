@@ -30,6 +30,7 @@ and of activation:
 
     shell_words, service_file, unit_file   what a file says
     activatable   which names there is a program for
+    folder_watch  when that changes
     activated     one of them: when it is started, and when no more
     activation    all of them, on a bus
 

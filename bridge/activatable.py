@@ -46,10 +46,14 @@ class Activatable:
 
 
 def found(folders: Iterable[str]) -> list[Activatable]:
-    """What there is. Raises OSError for a folder that cannot be read; what is wrong with a file is logged."""
+    """What there is. What is wrong with a folder or file is logged."""
     names: dict[str, Activatable] = {}
     for folder in folders:
-        entries = sorted(os.listdir(folder))
+        try:
+            entries = sorted(os.listdir(folder))
+        except OSError as error:
+            _LOG.warning("the folder %s is left out: %s", folder, os.strerror(error.errno or 0))
+            continue
         for ending in (".busname", ".service"):
             for path in (f"{folder}/{entry}" for entry in entries if entry.endswith(ending)):
                 for each in _read(path):

@@ -110,6 +110,8 @@ class Activated:
         self._look = look
         self._patience = patience
         self._taken = trio.Event()
+        self._idle = trio.CancelScope()
+        self._retired = False
         self._failures: deque[float] = deque()
         self._last: tuple[int, int, int] | None = None
         self._in_vain = 0
@@ -119,11 +121,17 @@ class Activated:
         self._taken.set()
         self._taken = trio.Event()
 
+    def retire(self) -> None:
+        """Have `serve` end: at once, or when what is being started has the name, or is given up."""
+        self._retired = True
+        self._idle.cancel()
+
     async def serve(self) -> None:
-        """Until the connection ends, which raises Disconnected, or another Error."""
-        while True:
-            await trio.lowlevel.wait_readable(self._starter.fileno())
-            first = self._first()
+        """Until it is to retire. The end of the connection raises Disconnected, or another Error."""
+        while not self._retired:
+            with trio.CancelScope() as self._idle:
+                await trio.lowlevel.wait_readable(self._starter.fileno())
+            first = None if self._retired else self._first()
             if first is not None:
                 reason = await self._start(first)
                 if reason is not None:

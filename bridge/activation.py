@@ -9,6 +9,10 @@ names, owns `kdbus.Activator`, so that there is one activation on a bus, and tak
 what its file says, where a later one counts. Its output goes where ours goes. It has a session of its own: what is
 typed at our terminal is not for it. When activation ends, so do the programs that it has started.
 
+*Changes.* When something changes in the folders, they are read once more. A name that is new gets an activator, one
+that is no longer there loses it, once nothing is being started for it; what runs goes on. What a file says of the
+program counts from the next start on. Where it says something else of the name itself, the activator is made anew.
+
 *Refusals.* Who waits for a reply that will not come gets a signal `Failed` before kdbus says so, with the cookie of its
 call and the error of D-Bus. As a signal to one receiver, it reaches only those who have asked for signals to them, as
 the clients of a proxy have; for others it is enough that there is no reply.
@@ -21,16 +25,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Final, TypedDict
 
 import trio
 
 import kdbus.trio
-from bridge.activatable import Activatable, account
+from bridge.activatable import Activatable, account, found
 from bridge.activated import Activated, Patience, Program, end
 from bridge.failures import ACCESS_DENIED, INVALID_ARGS
+from bridge.folder_watch import FolderWatch
 from kdbus.abi.revision import FINAL
 from kdbus.dbus import service
 from kdbus.dbus.errors import ErrorReply
@@ -76,31 +81,101 @@ class _Settings:
         self._environment.update(environment)
 
 
+@dataclass(slots=True)
+class _Held:
+    """A name, by its activator's connection, or that of a policy holder, which has nothing to start."""
+
+    wanted: Activatable
+    connection: kdbus.trio.Connection
+    activated: Activated | None
+
+
 class Activation:
     """Holds the names on one bus; `activation` makes one. `ended`: the bus has gone."""
 
     def __init__(
-        self, peer: kdbus.trio.Connection, bus: str, environment: Mapping[str, str], patience: Patience
+        self,
+        peer: kdbus.trio.Connection,
+        bus: str,
+        folders: Sequence[str],
+        environment: Mapping[str, str],
+        patience: Patience,
     ) -> None:
+        """Holds nothing yet. To be closed."""
         self._peer = peer
+        self._folders = folders
+        self._watch = _new_watch()
         self._environment = dict(environment)
         self._bus = bus
         self._patience = patience
         self._transport = Transport(peer)
         self._objects = Objects(machine_id)
         self._objects.add(ACTIVATOR_PATH, _Settings(self._environment))
-        self._activated: dict[str, Activated] = {}
+        self._wanted: dict[str, Activatable] = {}
+        self._held: dict[str, _Held] = {}
         self._children: set[trio.Process] = set()
         self._nursery: trio.Nursery | None = None
         self._cookie = 0
         self.ended = trio.Event()
 
-    def hold(self, wanted: Activatable, stack: ExitStack) -> None:
+    def close(self) -> None:
+        """Let all names go."""
+        for held in self._held.values():
+            held.connection.close()
+        if self._watch is not None:
+            self._watch.close()
+
+    # ---- names
+
+    def load(self) -> None:
+        """Read the folders for the first time. Raises Error if a name cannot be held, unless another activator has
+        it."""
+        self._read()
+        for wanted in self._wanted.values():
+            self._hold(wanted)
+
+    def reload(self) -> None:
+        """Read the folders once more. What cannot be held is logged. Raises Disconnected when the bus has gone."""
+        self._read()
+        for name in dict.fromkeys((*self._held, *self._wanted)):
+            self._settle(name)
+
+    def _read(self) -> None:
+        """See what is wanted, having begun to watch for changes before."""
+        if self._watch is not None:
+            for error in self._watch.watch(self._folders):
+                _LOG.warning("changes in the folder %s are not noticed: %s", error.filename, error.strerror)
+        self._wanted = {each.name: each for each in found(self._folders)}
+
+    def _settle(self, name: str) -> None:
+        """Do what has to be done about a name that is held, or wanted, or both."""
+        held, wanted = self._held.get(name), self._wanted.get(name)
+        if held is not None and wanted is not None and _kind(held.wanted) == _kind(wanted):
+            held.wanted = wanted
+            if held.activated is not None:
+                held.activated.wanted = wanted
+            return
+        if held is not None and held.activated is not None:
+            # `_serve` comes back here.
+            held.activated.retire()
+            return
+        if held is not None:
+            held.connection.close()
+            del self._held[name]
+        if wanted is not None:
+            try:
+                self._hold(wanted)
+            except Disconnected:
+                raise
+            except Error as error:
+                _LOG.warning("%s is left out: %s", wanted.source, error)
+
+    def _hold(self, wanted: Activatable) -> None:
         """Make the activator of a name, or a policy holder where there is nothing to start. Raises Error."""
         kind = HelloFlag.ACTIVATOR if wanted.activating else HelloFlag.POLICY_HOLDER
         accepts = HelloFlag.ACCEPT_FD if wanted.accepts_descriptors else HelloFlag.NONE
-        starter = stack.enter_context(
-            kdbus.trio.connect(
+        try:
+            starter = kdbus.trio.connect(
                 self._bus,
                 revision=FINAL,
                 flags=kind | accepts,
@@ -108,18 +183,39 @@ class Activation:
                 description="activator",
                 policies=[Policy(wanted.name, wanted.rules)],
             )
-        )
+        except Exists as error:
+            _LOG.warning("%s is left out: %s", wanted.source, error)
+            return
+        activated = None
         if wanted.activating:
-            self._activated[wanted.name] = Activated(
+            activated = Activated(
                 wanted, starter, spawn=self._spawn, refuse=self._refuse, look=self._look, patience=self._patience
             )
+        held = self._held[wanted.name] = _Held(wanted, starter, activated)
+        if self._nursery is not None:
+            self._serve_in(self._nursery, held)
+
+    def _serve_in(self, nursery: trio.Nursery, held: _Held) -> None:
+        if held.activated is not None:
+            nursery.start_soon(self._serve, held, held.activated)
+
+    async def _serve(self, held: _Held, activated: Activated) -> None:
+        """Start the program of a name, until the name is no longer wanted as it was."""
+        await activated.serve()
+        held.connection.close()
+        del self._held[held.wanted.name]
+        self._settle(held.wanted.name)
+
+    # ---- work
 
     async def run(self) -> None:
         """Work until the bus ends, or this is cancelled; then nothing that was started is left."""
         try:
             async with trio.open_nursery() as self._nursery:
-                for each in self._activated.values():
-                    self._nursery.start_soon(each.serve)
+                for held in self._held.values():
+                    self._serve_in(self._nursery, held)
+                if self._watch is not None:
+                    self._nursery.start_soon(self._heed_changes, self._watch)
                 while True:
                     await trio.lowlevel.wait_readable(self._peer.fileno())
                     self._look()
@@ -129,6 +225,11 @@ class Activation:
             self.ended.set()
             with trio.CancelScope(shield=True):
                 await self._end_all()
+
+    async def _heed_changes(self, watch: FolderWatch) -> None:
+        while True:
+            await watch.changed()
+            self.reload()
 
     # ---- programs
 
@@ -183,8 +284,9 @@ class Activation:
             change = message.notification
             if isinstance(change, NameChange):
                 message.release()
-                if change.name in self._activated and not change.new_flags & NameFlag.ACTIVATOR:
-                    self._activated[change.name].name_taken()
+                held = self._held.get(change.name)
+                if held is not None and held.activated is not None and not change.new_flags & NameFlag.ACTIVATOR:
+                    held.activated.name_taken()
                 continue
             delivery = self._transport.delivery(message)
             if delivery is not None and delivery.message.type == MessageType.METHOD_CALL:
@@ -228,6 +330,20 @@ class Activation:
             )
 
 
+def _kind(wanted: Activatable) -> tuple[object, ...]:
+    """What the connection that holds a name was made with."""
+    return wanted.activating, wanted.rules, wanted.accepts_descriptors
+
+
+def _new_watch() -> FolderWatch | None:
+    """None, which is logged, if there can be no more of them."""
+    try:
+        return FolderWatch()
+    except OSError as error:
+        _LOG.warning("changes in folders are not noticed: %s", error.strerror)
+        return None
+
+
 class _User(TypedDict, total=False):
     user: int
     group: int
@@ -247,27 +363,24 @@ def _as_user(user: str | None) -> _User:
 
 @contextmanager
 def activation(
-    bus: str, names: Sequence[Activatable], environment: Mapping[str, str], patience: Patience | None = None
+    bus: str, folders: Sequence[str], environment: Mapping[str, str], patience: Patience | None = None
 ) -> Iterator[Activation]:
-    """Hold the names while the block runs, in which the result's `run` is to work.
+    """Hold the names that the folders have, while the block runs, in which the result's `run` is to work.
 
     `bus` as for `kdbus.connect`; `environment`: that programs get.
 
-    Raises AlreadyActivated, and Error: no such bus, or it is another user's. A name that cannot be held is logged.
+    Raises AlreadyActivated, and Error: no such bus, or it is another user's. A name that another activator has is
+    logged.
     """
-    with ExitStack() as stack:
-        peer = stack.enter_context(kdbus.trio.connect(bus, revision=FINAL))
+    with kdbus.trio.connect(bus, revision=FINAL) as peer:
         try:
             peer.acquire_name(ACTIVATOR)
         except Exists:
             raise AlreadyActivated(f"connection {peer.info(ACTIVATOR, Attach.NONE).id} has {ACTIVATOR}") from None
         peer.add_match(NameChangesHands())
-        made = Activation(peer, bus, environment, patience or Patience())
-        for wanted in names:
-            try:
-                made.hold(wanted, stack)
-            except Error as error:
-                if not isinstance(error, Exists):
-                    raise
-                _LOG.warning("%s is left out: %s", wanted.source, error)
-        yield made
+        made = Activation(peer, bus, folders, environment, patience or Patience())
+        try:
+            made.load()
+            yield made
+        finally:
+            made.close()

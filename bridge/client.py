@@ -61,7 +61,7 @@ class Terms:
 
     `bus` and `endpoint` as for `kdbus.connect`; `guid`: the socket's, 32 hexadecimal digits; `anonymous`: the mechanism
     ANONYMOUS is allowed; `other_users`: clients of other users are; `policy`: what clients may do, and which users may
-    have clients; without, clients may do what this process may; `reread`: as for House.
+    have clients; without, clients may do what this process may; `reread` and `reload_services`: as for House.
     """
 
     bus: str
@@ -71,6 +71,7 @@ class Terms:
     other_users: bool = False
     policy: Policy | None = None
     reread: Callable[[], Policy] | None = None
+    reload_services: Callable[[], None] = lambda: None
 
 
 class Client:
@@ -207,7 +208,7 @@ class Client:
         takes = self._passes_descriptors
         self._inward = Inward(peer, self._stream, self._limits, self._guard, house.show, passes_descriptors=takes)
         house.listeners[peer.id] = self._inward.rules
-        self._onward = Onward(peer, self._inward, self._guard, house.listeners)
+        self._onward = Onward(peer, self._inward, self._guard, house.may_want)
         self._record = Record(self._inward.name, self._inward.rules, claims, self._stream)
         self._driver = Driver(
             peer, self._inward, self._limits, self._guard, house, claims, self._monitor, self._eavesdrop

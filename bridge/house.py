@@ -85,16 +85,28 @@ class House:
     """Of one socket. `users`: how many clients each user has; `strangers`: how many have not said Hello;
     `listeners`: the match rules of each client, by the id of its connection."""
 
-    def __init__(self, policy: Policy | None = None, reread: Callable[[], Policy] | None = None) -> None:
-        """`reread`: reads the policy once more, or raises an exception whose text says why it cannot be."""
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        reread: Callable[[], Policy] | None = None,
+        reload_services: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`reread`: reads the policy once more, or raises an exception whose text says why it cannot be;
+        `reload_services`: has what is started for names read once more, and may raise Error."""
         self.guards = None if policy is None else Guards(policy)
         self.users: Counter[int] = Counter()
         self.strangers = 0
         self.watchers: list[Watcher] = []
         self.listeners: dict[int, list[Rule]] = {}
         self._reread = reread
+        self._reload_services = reload_services
         self._records: dict[str, Record] = {}
         self._most: Counter[str] = Counter()
+
+    def may_want(self, identifier: int, message: Message, owned: Collection[str]) -> bool:
+        """Whether a connection may want a signal to all: clients if they have a rule for it, others in any case."""
+        rules = self.listeners.get(identifier)
+        return rules is None or any(rule.fits(message, owned) for rule in rules)
 
     def show(self, message: Message) -> None:
         """Show a message, which does not pass over the bus, to those who watch."""
@@ -102,13 +114,15 @@ class House:
             watcher.show(message)
 
     def reload(self) -> None:
-        """Read the policy once more. Raises ErrorReply, and then all stays as it was."""
+        """Read the policy once more, and what is started for names. Raises ErrorReply, and then all stays as it was;
+        and Error."""
         if self.guards is not None and self._reread is not None:
             try:
                 policy = self._reread()
             except Exception as error:
                 raise ErrorReply(FAILED, str(error)) from error
             self.guards.replace(policy)
+        self._reload_services()
 
     # ---- statistics
 

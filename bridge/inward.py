@@ -182,18 +182,17 @@ class Inward:
             raise Malformed(f"{len(origin.descriptors)} descriptors where {message.descriptors} were announced")
         if (message.reply_cookie or 0) != origin.reply_to:
             raise Malformed(f"a {message.type.name} which is for kdbus a reply to {origin.reply_to}")
-        if origin.is_broadcast:
-            wanted = message.type == MessageType.SIGNAL and any(
+        is_signal = message.type == MessageType.SIGNAL
+        # A signal to all also comes to one receiver, if kdbus could not send it to all (`bridge.onward`).
+        if origin.is_broadcast or (is_signal and message.destination is None):
+            wanted = is_signal and any(
                 rule.fits(message, _owned(origin)) for rule in self.rules
             )
             if not wanted:
                 return None
-        elif message.type == MessageType.SIGNAL and _from_activator(origin) and self.starting.take_failed(message):
+        elif is_signal and _from_activator(origin) and self.starting.take_failed(message):
             return None
-        elif message.destination is None and not (
-            message.type == MessageType.SIGNAL and any(rule.fits(message, _owned(origin)) for rule in self.rules)
-        ):
-            # Not one to all that kdbus could not send to all (`bridge.onward`).
+        elif message.destination is None:
             message = replace(message, destination=self.name)
         serial = self._serial_of(origin)
         return message if message.cookie == serial else replace(message, cookie=serial)

@@ -9,6 +9,8 @@ says does not pass over the bus: the clients of the same socket show it (`bridge
 One that has a match rule with `eavesdrop` stays on the bus, and is shown what others send to one receiver, as far as
 such a rule fits (`Eavesdropper`); what is for all, and for itself, it gets anyway.
 
+A signal to all that kdbus could not send to all (`bridge.onward`) passes once for each receiver, and is shown once.
+
 Messages come in the order in which they were sent, as far as that can be known: before something of the driver's is
 shown, what the bus has by then is.
 """
@@ -30,7 +32,7 @@ from kdbus.abi.revision import FINAL
 from kdbus.dbus import names, version1, version2
 from kdbus.dbus.errors import DBusError, InvalidName, Malformed
 from kdbus.dbus.kernel import DRIVER, message_of
-from kdbus.dbus.message import Message
+from kdbus.dbus.message import Message, MessageType
 from kdbus.dbus.rule import Rule
 from kdbus.errors import Error
 from kdbus.errors import Malformed as Contradictory
@@ -39,6 +41,8 @@ from kdbus.received import Descriptor
 from kdbus.received import Message as Received
 
 _AT_ONCE: Final = 16
+_SENDERS: Final = 64
+"""Of signals that pass several times; how many are remembered."""
 _LOG = logging.getLogger("bridge")
 
 
@@ -55,6 +59,7 @@ class Monitor:
         self._stream = stream
         self._limits = limits
         self._passes_descriptors = passes_descriptors
+        self._shown: dict[int, int] = {}
 
     async def pass_all_on(self) -> None:
         """Until the bus ends, which raises Disconnected."""
@@ -107,7 +112,10 @@ class Monitor:
             raise Malformed(f"a payload that cannot be read: {error}") from None
         if message.descriptors != len(origin.descriptors):
             raise Malformed("other descriptors than were announced")
-        if message.destination is None and not origin.is_broadcast and origin.destination:
+        if message.type == MessageType.SIGNAL and message.destination is None:
+            if self._is_shown(origin):
+                return
+        elif message.destination is None and origin.destination:
             message = replace(message, destination=names.unique_name(origin.destination))
         if message.descriptors and not self._passes_descriptors:
             return
@@ -117,6 +125,16 @@ class Monitor:
         except Error as error:
             raise Malformed(f"a descriptor that did not arrive: {error}") from None
         self._put(message, owned, descriptors)
+
+    def _is_shown(self, origin: Received) -> bool:
+        """Whether a signal to all has passed before; it is remembered."""
+        if origin.is_broadcast:
+            return False
+        last = self._shown.pop(origin.sender, None)
+        self._shown[origin.sender] = origin.cookie
+        if len(self._shown) > _SENDERS:
+            del self._shown[next(iter(self._shown))]
+        return last == origin.cookie
 
     def _put(self, message: Message, owned: frozenset[str], descriptors: Sequence[Descriptor]) -> None:
         """Queue it if it is to be shown."""
@@ -183,13 +201,14 @@ class Eavesdropper(Monitor):
 
     def _is_wanted(self, message: Message, owned: frozenset[str]) -> bool:
         return (
-            not self._is_own(message.destination)
+            message.destination is not None
+            and not self._is_own(message.destination)
             and any(rule.eavesdrop and self._fits(rule, message, owned) for rule in self._rules)
             and (self._guard is None or self._guard.may_eavesdrop(message, owned))
         )
 
-    def _is_own(self, destination: str | None) -> bool:
+    def _is_own(self, destination: str) -> bool:
         """Whether the client gets what is for that destination."""
-        if destination is None or destination.startswith(":"):
+        if destination.startswith(":"):
             return destination == self._name
         return self._owner(destination) == names.connection_id(self._name)

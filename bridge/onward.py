@@ -7,8 +7,9 @@ count for themselves; on kdbus it must have one, so it gets one that is never re
 A signal to one receiver goes to an id on kdbus, never to a name. It arrives if the receiver has a match for it, which
 clients of a proxy have; programs that speak kdbus need one.
 
-*A signal to all* that kdbus sends to one only, as it has descriptors or is too large, goes to each client of the socket
-that has a rule for it, one by one. Weakness: nobody else gets it.
+*A signal to all* that kdbus sends to one only, as it has descriptors or is too large, goes to each connection of the
+bus, one by one. A signal to one, too, arrives only where a match fits, so it is kdbus that chooses. It still says that
+it is to all (it names no destination): who takes all signals to itself alone knows it by that (`bridge.inward`).
 
 Whatever the client claims of its identity is left out: kdbus says who sends.
 """
@@ -18,9 +19,8 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Final, Protocol
 
 import kdbus.trio
@@ -31,11 +31,10 @@ from kdbus.dbus import names
 from kdbus.dbus.bloom import filter_of
 from kdbus.dbus.errors import InvalidName
 from kdbus.dbus.message import Flag, Message, MessageType
-from kdbus.dbus.rule import Rule
 from kdbus.dbus.transport import MEMFD_FROM
 from kdbus.dbus.version2 import Parts, build_parts
 from kdbus.errors import Error
-from kdbus.flags import Attach, MessageFlag
+from kdbus.flags import Attach, ListFlag, MessageFlag
 from kdbus.message import LARGEST_VECTOR
 from kdbus.received import Descriptor
 from kdbus.sending import Memfd, Options, Payload
@@ -54,6 +53,10 @@ class Replies(Protocol):
         ...
 
 
+MayWant = Callable[[int, Message, Collection[str]], bool]
+"""Whether a connection may want a signal to all, whose sender has those names. The bus knows of its matches."""
+
+
 class Onward:
     """Sends what a client says."""
 
@@ -62,10 +65,9 @@ class Onward:
         peer: kdbus.trio.Connection,
         inward: Replies,
         guard: Guard | None,
-        listeners: Mapping[int, Sequence[Rule]] = MappingProxyType({}),
+        may_want: MayWant,
     ) -> None:
-        """`listeners`: the match rules of the clients of the socket, by the ids of their connections."""
-        self._listeners = listeners
+        self._may_want = may_want
         self._guard = guard
         self._peer = peer
         self._inward = inward
@@ -130,12 +132,12 @@ class Onward:
         self._peer.answer(to, request, *payload, **options)
 
     def _send_to_each(self, message: Message, payload: list[Payload], options: Options) -> None:
-        """Send a signal to each client that wants it. That one does not take it is not the sender's business."""
+        """Send a signal to each connection that may want it. That one does not take it is not the sender's business."""
         me = self._peer.id
         owned = {each.name for each in self._peer.info(me, Attach.NAMES).metadata.names}
         seen, bloom = replace(message, sender=names.unique_name(me)), self._bloom(message)
-        for identifier, rules in list(self._listeners.items()):
-            if any(rule.fits(seen, owned) for rule in rules):
+        for identifier in {entry.id for entry in self._peer.list_names(ListFlag.UNIQUE)}:
+            if self._may_want(identifier, seen, owned):
                 try:
                     self._peer.signal(*payload, bloom=bloom, destination=identifier, **options)
                 except Error as error:

@@ -33,7 +33,7 @@ class Proxy:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        self._house = House(terms.policy, terms.reread)
+        self._house = House(terms.policy, terms.reread, terms.reload_services)
         self._clients = 0
         self._until_fewer_strangers = trio.lowlevel.ParkingLot()
 

@@ -37,7 +37,7 @@ from bridge.activation import ACTIVATOR
 from bridge.daemon import Daemon, Ended
 from bridge.failures import NOT_SUPPORTED, gone, no_such_name
 from bridge.limits import Limits
-from bridge.onward import Onward
+from bridge.onward import MayWant, Onward
 from bridge.starting import refusal
 from bridge.threads import compute
 from kdbus.dbus import names, version2
@@ -198,7 +198,13 @@ class OnBus:
     """
 
     def __init__(
-        self, peer: kdbus.trio.Connection, name: str, limits: Limits, other: Finder, started: Container[str]
+        self,
+        peer: kdbus.trio.Connection,
+        name: str,
+        limits: Limits,
+        other: Finder,
+        started: Container[str],
+        may_want: MayWant,
     ) -> None:
         self.name = name
         self.scope = trio.CancelScope()
@@ -206,7 +212,7 @@ class OnBus:
         self._peer = peer
         self._limits = limits
         self._other = other
-        self._onward = Onward(peer, _Same(), None)
+        self._onward = Onward(peer, _Same(), None, may_want)
         self._taking = trio.Lock()
         self._started = started
         self._calls: dict[int, OnDaemon] = {}
@@ -266,7 +272,10 @@ class OnBus:
     async def _pass_on(self, origin: Received) -> None:
         large = sum(map(len, origin.views)) > self._limits.on_loop
         message = await compute(large, read, origin)
-        if message.type == MessageType.SIGNAL and self._take_refusal(origin, message):
+        if message.type == MessageType.SIGNAL and (
+            # One to all that kdbus could not send to all (`bridge.onward`) is heard elsewhere.
+            message.destination is None or self._take_refusal(origin, message)
+        ):
             return
         if (message.reply_cookie or 0) != origin.reply_to:
             raise Malformed(f"a {message.type.name} which is for kdbus a reply to {origin.reply_to}")

@@ -38,11 +38,13 @@ import trio
 import kdbus.trio
 from bridge.activation import ACTIVATOR
 from bridge.daemon import Daemon, Ended, Unreachable, connect
+from bridge.daemon import Received as Heard
 from bridge.failures import ACCESS_DENIED, LIMITS_EXCEEDED
 from bridge.identity import Identity, may_be_others
 from bridge.limits import DEFAULTS, Limits
 from bridge.stand_ins import HOLDER, OnBus, OnDaemon, read
 from bridge.startable import Startable
+from bridge.threads import compute
 from kdbus.abi.revision import FINAL
 from kdbus.dbus.errors import DBusError, ErrorReply
 from kdbus.dbus.kernel import DRIVER
@@ -52,6 +54,7 @@ from kdbus.errors import Malformed as Contradictory
 from kdbus.flags import Attach, HelloFlag, ListFlag, NameFlag
 from kdbus.matches import Bloom, IdLeaves, NameAppears, NameChangesHands, NameVanishes, ToId
 from kdbus.nodes import ROOT
+from kdbus.received import Descriptor
 from kdbus.received import Message as Received
 from kdbus.values import Credentials, IdChange, NameChange, Pids
 
@@ -159,14 +162,14 @@ class Union:
         while True:
             received = await self._ear.receive()
             self._ear_busy = True
-            for descriptor in received.descriptors:
-                # kdbus passes none to everybody.
-                descriptor.close()
             async with self._ear_taking:
                 try:
-                    await self._heard(received.message, large=received.large)
+                    await self._heard(received)
                 except ErrorReply as reason:
                     _LOG.info("not passed on: %s", reason.text)
+                finally:
+                    for descriptor in received.descriptors:
+                        descriptor.close()
             self._ear_busy = False
 
     def _tell_idle(self) -> None:
@@ -175,16 +178,17 @@ class Union:
             self._ear_idle.set()
             self._ear_idle = trio.Event()
 
-    async def _heard(self, message: Message, *, large: bool) -> None:
+    async def _heard(self, received: Heard) -> None:
         """Raises ErrorReply."""
+        message = received.message
         if self._ear.answered(message):
             return
         if message.type != MessageType.SIGNAL or message.destination is not None or message.sender is None:
             return
         if message.sender != DRIVER:
-            if message.sender not in self._own_names and not message.descriptors:
+            if message.sender not in self._own_names:
                 stand_in = await self._of_client(message.sender)
-                await stand_in.say(message, (), large=large, via=None)
+                await stand_in.say(message, received.descriptors, large=received.large, via=None)
             return
         if message.member == "ActivatableServicesChanged":
             await self._startable.refresh(self._nursery, _NOT_SHARED)
@@ -260,7 +264,11 @@ class Union:
             raise ErrorReply(LIMITS_EXCEEDED, f"kdbus gives no connection: {error.meaning}") from error
         self._own_ids.add(peer.id)
         peer.add_match(ToId(peer.id))
-        return OnBus(peer, name, self._limits, self._of_connection, self._startable)
+        return OnBus(peer, name, self._limits, self._of_connection, self._startable, self._is_of_bus)
+
+    def _is_of_bus(self, identifier: int, *_: object) -> bool:
+        """Whether that is no connection of ours."""
+        return identifier not in self._own_ids
 
     def _new_peer(self, user: int | None, group: int, process: int) -> kdbus.trio.Connection:
         """A connection in somebody's name, if we may. Raises Error."""
@@ -326,11 +334,12 @@ class Union:
             self._own_ids.discard(change.id)
             if change.id in self._on_daemon:
                 self._nursery.start_soon(self._part_with_connection, change.id)
-        elif change is None and origin.is_broadcast and origin.sender not in self._own_ids:
-            message = read(origin)
-            if message.type == MessageType.SIGNAL:
+        elif change is None and origin.sender not in self._own_ids:
+            large = sum(map(len, origin.views)) > self._limits.on_loop
+            message = await compute(large, read, origin)
+            if message.type == MessageType.SIGNAL and (origin.is_broadcast or message.destination is None):
                 stand_in = await self._of_connection(origin.sender, origin.metadata.creds)
-                await stand_in.say(message, (), None)
+                await stand_in.say(message, [Descriptor(each.take()) for each in origin.descriptors], None)
 
     async def _owned_on_bus(self, name: str, old: int, new: int) -> None:
         """A name of the bus's changed hands."""

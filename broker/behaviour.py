@@ -71,6 +71,11 @@ class Behaviour:
         """SEND."""
         return self.commands[self.revision.requests["SEND"]]
 
+    @property
+    def message_is_command(self) -> bool:
+        """SEND has the message itself; else its command points at it."""
+        return "msg_address" not in self.send_command.struct.members
+
     # The caller's.
     names_before_privilege: bool
     """HELLO looks at names before it asks for privilege, and at claimed identities after."""
@@ -144,6 +149,8 @@ class Behaviour:
     keeps_order: bool
     """A message in one slice has the items that were sent, in their order, and its size says where the last one ends;
     else destination, payload and descriptors, as in two slices, and its size is rounded up."""
+    timestamp_first: bool
+    """Metadata begin with the time; else they end with it."""
     losses_wake: bool
     """A first loss makes a connection readable."""
 

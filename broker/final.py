@@ -207,6 +207,7 @@ FINAL = Behaviour(
     replies_are_signals=False,
     pads_notifications=False,
     keeps_order=True,
+    timestamp_first=False,
     losses_wake=True,
     ids_of_domain=True,
     requires_metadata=False,

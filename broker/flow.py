@@ -45,7 +45,7 @@ from broker.interfaces import Credentials
 from broker.message import Message
 from broker.queue import QueueEntry
 from broker.quota import ShareQuota
-from broker.receive import receive_telling_losses
+from broker.receive import receive_offset, receive_telling_losses
 from broker.reply import Reply
 from kdbus.abi import revision3 as abi
 from kdbus.abi.revision import Kind
@@ -60,11 +60,6 @@ GROUPS = 1024
 """Auxiliary groups of a sender whose messages are lent; it may have 65536, which would be remembered (`Origins`)."""
 
 
-def is_native(behaviour: Behaviour) -> bool:
-    """Whether whoever serves the hot calls knows what a revision means by them: a SEND that points to its message."""
-    return "msg_address" in behaviour.send_command.struct.members
-
-
 def is_lendable(connection: Connection) -> bool:
     """Whether the hot calls on this connection depend on nothing that cannot be handed out.
 
@@ -72,14 +67,16 @@ def is_lendable(connection: Connection) -> bool:
     messages are plain, on a bus without monitors, which would have to see everything. Its replies are looked at by
     `lendable`.
     """
-    if not is_native(connection.behaviour) or not connection.active or connection.kind != ORDINARY:
+    if not connection.active or connection.kind != ORDINARY:
+        return False
+    if connection.faked_metadata and connection.behaviour.sends_claims:
         return False
     if len(connection.queue) > _MESSAGES or connection.lost_count:
         return False
     if connection.bus.monitors:
         return False
     return len(connection.pool) <= SLICES and all(
-        entry.behaviour is connection.behaviour and _is_plain(entry.message) and _is_own(entry, connection)
+        entry.behaviour is connection.behaviour and _is_plain(entry) and _is_own(entry, connection)
         for entry in connection.queue.entries()
     )
 
@@ -92,10 +89,14 @@ def _is_own(entry: QueueEntry, connection: Connection) -> bool:
     return entry.reply is None or entry.reply.replier is connection
 
 
-def _is_plain(message: Message) -> bool:
-    """Whether the message carries nothing but payload, metadata and perhaps a destination's name, and not too much."""
+def _is_plain(entry: QueueEntry) -> bool:
+    """Whether the message carries nothing but payload, metadata and perhaps a destination's name, and not too much; and
+    no memfd to who would lose the message with it."""
+    message = entry.message
     return not (
         message.files
+        or (entry.behaviour.needs_all_files and any(part.file is not None for part in message.parts))
+        or message.kernel_flags
         or message.notification is not None
         or len(message.parts) > _PARTS
         or len(message.process.credentials.groups) > GROUPS
@@ -254,6 +255,10 @@ def layout(behaviour: Behaviour) -> dict[str, int]:
         "keeps_padding": int(behaviour.keeps_padding),
         "writes_empty_reply": int(behaviour.writes_empty_reply),
         "empty_is_pool_size": int(behaviour.empty_is_pool_size),
+        "message_is_command": int(behaviour.message_is_command),
+        "only_offsets": int(behaviour.receive is receive_offset),
+        "needs_all_files": int(behaviour.needs_all_files),
+        "timestamp_first": int(behaviour.timestamp_first),
     }
     for member, kind in _ITEMS.items():
         number = revision.number_of(kind)
@@ -263,8 +268,9 @@ def layout(behaviour: Behaviour) -> dict[str, int]:
         request = revision.requests[command.upper()]
         struct = behaviour.commands[request].struct
         found |= {command: request, f"{command}_words": struct.size // 8}
-        for name, member in members.items():
-            found[f"{command}_{name}"] = struct.span(member)[0] // 8 if member in struct.members else 0
+        for name, possible in members.items():
+            places = [struct.span(member)[0] // 8 for member in possible if member in struct.members]
+            found[f"{command}_{name}"] = places[0] if places else 0
     return found
 
 
@@ -276,9 +282,10 @@ _ITEMS = {
     "item_filter": Kind.BLOOM_FILTER,
     "item_timestamp": Kind.TIMESTAMP,
 }
-_ALWAYS = {"flags": "flags", "kernel_flags": "kernel_flags", "return_flags": "return_flags"}
-_MEMBERS = {
-    "send": {**_ALWAYS, "address": "msg_address", "reply": "reply"},
-    "recv": {**_ALWAYS, "priority": "priority", "dropped": "dropped_msgs", "message": "msg"},
-    "free": {**_ALWAYS, "offset": "offset"},
+_ALWAYS = {"flags": ("flags",), "kernel_flags": ("kernel_flags",), "return_flags": ("return_flags",)}
+_MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "send": {**_ALWAYS, "address": ("msg_address",), "reply": ("reply", "offset_reply")},
+    "recv": {**_ALWAYS, "priority": ("priority",), "dropped": ("dropped_msgs",), "message": ("msg", "offset")},
+    "free": {**_ALWAYS, "offset": ("offset",)},
 }
+"""Members of the structures, of which a revision has the first or the second."""

@@ -263,7 +263,8 @@ class EndpointHandle(Handle):
         assert self.connection is not None
         behaviour = self.connection.behaviour
         invocation = Invocation(behaviour.send_command, behaviour, caller, argument, bytearray(data), [])
-        invocation.put("return_flags", 0)
+        if "return_flags" in invocation.command.struct.members:
+            invocation.put("return_flags", 0)
         return self._keep(Wait(self.connection, invocation, reply, None))
 
     def _keep(self, wait: Wait) -> Wait:

@@ -309,4 +309,5 @@ def _entry(
         entry.charge = connection.quota.record(users[user], 0 if held is None else held.size, 0)
     if reply:
         entry.reply = replies[reply].hold()
+        message.sync = entry.reply.sync
     return entry

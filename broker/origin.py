@@ -96,9 +96,7 @@ class Shown(NamedTuple):
 def shown(message: Message, ids: Ids, attach_flags: int, behaviour: Behaviour) -> Shown:
     """What a receiver of that behaviour, with `ids` and `attach_flags`, is shown of the message's origin."""
     without = attach_flags & ~abi.ATTACH_TIMESTAMP
-    blank = behaviour.inbox.whole
-    items = message.process.export(ids, without, behaviour.revision, blank_capabilities=blank)
-    items += message.connection.export(without, behaviour)
+    items = behaviour.export(message.process, message.connection, ids, without, behaviour, behaviour.inbox.whole)
     return Shown(items, unpadded(items), bool(attach_flags & abi.ATTACH_TIMESTAMP))
 
 

@@ -81,10 +81,12 @@ class Wait:
     def command(self) -> bytes | None:
         """The command as it was read, if the wait may go on elsewhere (`broker.lending`), else None.
 
-        It may as long as it is not over, if there is nothing but the structure, no cancel descriptor, say.
+        It may as long as it is not over, if there is nothing but the structure, no cancel descriptor, say. Behind a
+        message that is its own command are its items, which have done their work.
         """
-        plain = len(self._invocation.data) == self._invocation.command.struct.size
-        return bytes(self._invocation.data) if self.reply.waiting and plain else None
+        size = self._invocation.command.struct.size
+        plain = len(self._invocation.data) == size or self.connection.behaviour.message_is_command
+        return bytes(self._invocation.data[:size]) if self.reply.waiting and plain else None
 
     def leave(self) -> None:
         """The wait goes on elsewhere, instead of `finish` or `interrupt`."""

@@ -112,4 +112,5 @@ VERSION2 = replace(
     peek_hands_out=False,
     monitors_match=True,
     hears_ids_everywhere=True,
+    timestamp_first=True,
 )

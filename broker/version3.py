@@ -176,6 +176,7 @@ VERSION3 = Behaviour(
     replies_are_signals=False,
     pads_notifications=True,
     keeps_order=False,
+    timestamp_first=False,
     losses_wake=False,
     ids_of_domain=False,
     requires_metadata=True,

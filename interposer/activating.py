@@ -102,12 +102,11 @@ def node_of(bus: str) -> str:
 
 
 @contextmanager
-def started(bus: str, folders: Iterable[str], environment: Mapping[str, str]) -> Iterator[Activation]:
+def started(bus: str, folders: Sequence[str], environment: Mapping[str, str]) -> Iterator[Activation]:
     """Activate on a bus while the block runs, in which the result's `run` is to work, for what is in the folders.
 
     `environment`: what programs get beside ours. Raises DomainUnavailable.
     """
-    from bridge.activatable import found
     from bridge.activation import AlreadyActivated, activation
 
     attempted = f"starting programs on the bus {quoted(bus)}"
@@ -115,8 +114,8 @@ def started(bus: str, folders: Iterable[str], environment: Mapping[str, str]) ->
     type_ = "system" if bus == "0-system" else "session"
     with ExitStack() as stack:
         try:
-            names, known = found(folders), {**inherited, "DBUS_STARTER_BUS_TYPE": type_, **environment}
-            active = stack.enter_context(activation(bus, names, known))
+            known = {**inherited, "DBUS_STARTER_BUS_TYPE": type_, **environment}
+            active = stack.enter_context(activation(bus, folders, known))
         except AlreadyActivated as error:
             raise DomainUnavailable(attempted, str(error), "give that one all folders") from None
         except kdbus.Error as error:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from interposer import CONTROL_NODE
-from interposer.errors import InterposerError
+from interposer.errors import FILE_SIZE_ADVICE, InterposerError
 from interposer.injection.binding import binding
 from interposer.injection.injection import PTRACE_SEIZE
 from interposer.launch import view
@@ -53,6 +53,9 @@ PATIENCE_S = 10
 
 _FEW_HANDLES = 8
 """Handles of kdbus that are no use: a bus, a service and a client need three, and memory for messages."""
+
+_SMALL_POOL = 1 << 20
+"""Bytes that pools of programs of the time begin with; most are larger."""
 
 _OUTER = "supervisor"
 """Name of the finding that is there inside of a `kdbus run`; then nothing else can be tried."""
@@ -128,6 +131,7 @@ def examine() -> list[Finding]:
     findings += [
         _simple("/proc", True, _look_at_proc, "mount it: `mount -t proc proc /proc`"),
         _in_child(_try_open_files, (("open files", True, ADVICE[errno.ENFILE]),))[0],
+        _simple("size of files", True, _look_at_file_sizes, FILE_SIZE_ADVICE),
         _simple("/sys", False, _look_at_sys),
         _in_child(_try_user_namespace, (("user namespace", False, _user_namespace_advice()),))[0],
         *_in_child(
@@ -202,7 +206,8 @@ def _simple(name: str, needed: bool, probe: Callable[[], str], advice: str = "")
     try:
         return Finding(name, True, needed, probe())
     except (OSError, InterposerError) as error:
-        return Finding(name, False, needed, str(error), advice)
+        too_large = isinstance(error, OSError) and error.errno == errno.EFBIG
+        return Finding(name, False, needed, str(error), FILE_SIZE_ADVICE if too_large else advice)
 
 
 def _in_child(probe: Callable[[Report], None], expected: tuple[tuple[str, bool, str], ...]) -> list[Finding]:
@@ -257,6 +262,8 @@ def _step(tell: Report, name: str, detail: str = "works") -> Iterator[None]:
 
 
 def _look_at_proc() -> str:
+    if not os.path.exists("/proc/self"):
+        raise OSError("it is not mounted")
     with open("/proc/self/status") as status:
         number = next((line.split()[1] for line in status if line.startswith("Pid:")), "")
     if number != str(os.getpid()):
@@ -274,6 +281,16 @@ def _try_open_files(tell: Report) -> None:
             limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             raise OSError(f"a limit of {limit} leaves a user {handles} handles of kdbus")
     tell("open files", True, f"enough for {handles} handles of one user")
+
+
+def _look_at_file_sizes() -> str:
+    """The memory of pools counts as files, and the view of /sys has one."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit == resource.RLIM_INFINITY:
+        return "not limited"
+    if limit < _SMALL_POOL:
+        raise OSError(f"a limit of {limit} bytes leaves no room for a pool of {_SMALL_POOL} bytes")
+    return f"pools have at most {limit} bytes"
 
 
 def _look_at_sys() -> str:

@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+FILE_SIZE_ADVICE = "raise the limit of the size of files: `ulimit -f unlimited`"
+"""What to do about EFBIG and SIGXFSZ."""
+
 
 class InterposerError(Exception):
     """Something that ends `kdbus` before, or instead of, the program.

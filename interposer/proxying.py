@@ -137,6 +137,7 @@ async def _serve(
                 active = stack.enter_context(
                     started(terms.bus, folders, {**environment, "DBUS_STARTER_ADDRESS": address})
                 )
+                terms = replace(terms, reload_services=active.reload)
 
             def serve(nursery: trio.Nursery) -> None:
                 if active is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 
-from interposer.errors import InterposerError, OutOfResources
+from interposer.errors import FILE_SIZE_ADVICE, InterposerError, OutOfResources
 from interposer.report import cause_of, say
 
 _ERRNO = {
@@ -26,8 +26,9 @@ ADVICE = {
     errno.ENFILE: "raise the limit of open files: `ulimit -Hn` shows it, 1024 is plenty for a few programs",
     errno.ENOMEM: "raise the limits of memory and processes: `ulimit -a` shows them",
     errno.ENOSPC: "make room in the file system",
+    errno.EFBIG: FILE_SIZE_ADVICE,
 }
-"""What to do about it, by the errno that callers are told."""
+"""What to do about it, by the errno that callers are told; EFBIG: of a pool, where they are told ENOMEM."""
 
 
 def errno_of_shortage(error: BaseException | None) -> int | None:
@@ -46,7 +47,7 @@ class Shortages:
         self._told: set[int] = set()
 
     def tell(self, number: int, reason: str) -> None:
-        """Tell that a call fails with the errno `number`, for want of something, unless that has been told before."""
+        """Tell that a call fails for want of what `number` stands for in ADVICE, unless that has been told before."""
         if number not in self._told:
             self._told.add(number)
             shortage = OutOfResources("serving a call to kdbus", reason, f"{ADVICE[number]}; this is told once")

@@ -353,6 +353,10 @@ struct kdbus_flow_revision {
     int writes_no_message;  // RECV without a message stores that there is none
     int writes_empty_reply; // a SEND that does not wait writes that there is no reply
     int empty_is_pool_size; // the offset that stands for nothing
+    int message_is_command; // SEND has the message itself, with flags of its own and those that are known
+    int only_offsets;       // results are the offset alone, and RECV and FREE do not say how large they are
+    int needs_all_files;    // a message is lost if not all its descriptors can be installed
+    int timestamp_first;    // of metadata, else it is the last
 };
 
 // What the engine has to know of a connection for as long as it exists.

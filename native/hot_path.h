@@ -20,6 +20,12 @@
 #define MSG_FLAGS 7ULL
 #define DST_BROADCAST UINT64_MAX
 
+// Flags of a message that is its own command.
+#define COMMAND_EXPECT_REPLY 1ULL
+#define COMMAND_SYNC_REPLY 2ULL
+#define COMMAND_NO_AUTO_START 4ULL
+#define COMMAND_FLAGS 7ULL
+
 // Words of struct kdbus_msg.
 enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_COOKIE, MSG_TIMEOUT, MSG_WORDS };
 
@@ -34,9 +40,11 @@ enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_C
 #define PAGE 4096 // the smallest that there is
 #define COMMAND_BYTES (8 * LENT_COMMAND)
 #define HEADER_BYTES 64
+#define COMMAND_HEADER_BYTES 72 // of a message that is its own command
 #define ITEM_HEADER 16
 #define VEC_ITEM 32
 #define MEMFD_ITEM 40
+#define STARTLESS_MEMFD_ITEM 32 // in a message that is its own command
 #define TIMESTAMP_ITEM 40
 #define RETURN_INCOMPLETE_FDS 1ULL
 #define FORESEEN_BYTES 192 // of a message: header, a name, a vector
@@ -44,12 +52,13 @@ enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_C
 #define FORESEEN_GAP 512   // between pieces that are read as one
 #define FORESEEN_ROOM (COMMAND_BYTES + FORESEEN_BYTES + LENT_SHORT + (FORESEEN_PIECES - 1) * FORESEEN_GAP)
 
-// A message as it was read, and what its items say.
+// A message as it was read, in the form of those that a command points at, and what its items say.
 struct outgoing {
     const struct kdbus_flow_revision *revision; // of the sender
     struct deputy *deputy; // who reads it
     struct lent_slice *filling; // by a copy that is under way, NULL for none
     struct flow_connection *filled; // whose slice that is
+    uint64_t flags; // of the command, as SEND_SYNC_REPLY
     uint64_t items_end; // without the padding of the last one, from the start of the message
     uint64_t words[LENT_MESSAGE_SIZE / 8];
     struct iovec remote[LENT_PARTS]; // of the vectors among the parts
@@ -165,7 +174,7 @@ int outgoing_read(struct kdbus_engine *engine, const struct kdbus_notification *
                   uint64_t *command, struct outgoing *out);
 void outgoing_foresee(struct flow_binding *binding, const struct outgoing *out);
 int outgoing_parse(struct outgoing *out);
-int outgoing_is_plain(const struct flow_connection *source, const uint64_t *command, const struct outgoing *out);
+int outgoing_is_plain(const struct flow_connection *source, const struct outgoing *out);
 int outgoing_copy_payload(const struct kdbus_notification *call, struct outgoing *out, char *place);
 struct lent_slice *outgoing_take_payload(const struct kdbus_notification *call, struct outgoing *out,
                                          struct flow_connection *receiver);

@@ -19,9 +19,9 @@ static int write_received(struct kdbus_engine *engine, const struct kdbus_notifi
     uint32_t first = revision->recv_kernel_flags ? revision->recv_kernel_flags : revision->recv_return_flags;
     size_t size = 8 * revision->recv_words;
     uint64_t address = call->arguments[2];
-    struct iovec local[2] = {{results + revision->recv_dropped, 32},
+    struct iovec local[2] = {{results + revision->recv_dropped, revision->only_offsets ? 8 : 32},
                              {results + first, 8 * (revision->recv_priority - first)}};
-    struct iovec remote[2] = {{(void *)(address + 8 * revision->recv_dropped), 32},
+    struct iovec remote[2] = {{(void *)(address + 8 * revision->recv_dropped), local[0].iov_len},
                               {(void *)(address + 8 * first), local[1].iov_len}};
 
     if (address / PAGE != (address + size - 1) / PAGE)
@@ -85,7 +85,9 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
     receiver->receiving = call->pid;
     if (!hot_read(engine, call->pid, call->arguments[2], command, 8 * revision->recv_words))
         return 0;
-    if (command[0] != 8 * revision->recv_words || command[revision->recv_flags])
+    if (command[revision->recv_flags] || command[0] != (revision->only_offsets ? 0 : 8 * revision->recv_words))
+        return 0;
+    if (revision->only_offsets && command[revision->recv_message])
         return 0;
     memcpy(results, command, 8 * revision->recv_words);
     if (revision->recv_kernel_flags)
@@ -136,28 +138,28 @@ int hot_free(struct kdbus_engine *engine, const struct kdbus_notification *call,
 {
     const struct kdbus_flow_revision *revision = owner->revision;
     const uint64_t expected[] = {FLAG_KERNEL, 0};
-    // `return_flags` stand behind `kernel_flags`, where there are any.
-    int skipped = !revision->free_kernel_flags;
+    // `return_flags` stand behind `kernel_flags`, where there are both.
+    uint32_t first = revision->free_kernel_flags ? revision->free_kernel_flags : revision->free_return_flags;
+    const uint64_t *told = expected + !revision->free_kernel_flags;
+    size_t count = (size_t)!!revision->free_kernel_flags + !!revision->free_return_flags;
     uint64_t command[LENT_COMMAND];
     uint64_t results[LENT_COMMAND];
     struct lent_slice *slice;
 
     if (!hot_read(engine, call->pid, call->arguments[2], command, 8 * revision->free_words))
         return 0;
-    if (command[0] != 8 * revision->free_words || command[revision->free_flags])
+    if ((!revision->only_offsets && command[0] != 8 * revision->free_words) || command[revision->free_flags])
         return 0;
     slice = lent_pool_find(&owner->pool, command[revision->free_offset]);
     if (!slice || !slice->published)
         return 0;
-    if (!hot_write_back(engine, call->pid, call->arguments[2], command,
-                        revision->free_return_flags - 1 + (uint32_t)skipped, expected + skipped,
-                        (size_t)(2 - skipped)))
+    if (!hot_write_back(engine, call->pid, call->arguments[2], command, first, told, count))
         return 0;
     shelf_forget(owner, slice->offset);
     lent_pool_unpublish(&owner->pool, slice);
     owner->dirty = LENT_CHANGED;
     memcpy(results, command, 8 * revision->free_words);
-    memcpy(results + revision->free_return_flags - 1 + skipped, expected + skipped, 8 * (size_t)(2 - skipped));
+    memcpy(results + first, told, 8 * count);
     flow_ring_over(engine, call, owner, command, results, NULL, 0);
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
     return 1;

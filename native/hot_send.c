@@ -57,8 +57,8 @@ struct flow_entry *sending_new_entry(const struct sending *send)
     return entry;
 }
 
-// The results of a SEND that waited: `reply`, then `return_flags`. The address in between belongs to the caller, which
-// may have changed it while it waited.
+// The results of a SEND that waited: `reply`, then `return_flags`, if there is more than an offset. The address in
+// between belongs to the caller, which may have changed it while it waited.
 static int write_reply(struct kdbus_engine *engine, const struct flow_reply *reply, uint64_t *results)
 {
     const struct kdbus_flow_revision *revision = reply->requester->revision;
@@ -68,6 +68,10 @@ static int write_reply(struct kdbus_engine *engine, const struct flow_reply *rep
     struct iovec remote[2] = {{(void *)(address + 8 * revision->send_reply), 24},
                               {(void *)(address + 8 * revision->send_return_flags), 8}};
 
+    if (revision->only_offsets) {
+        local[0].iov_len = remote[0].iov_len = 8;
+        return deputy_write(engine->deputy, reply->caller.pid, local, 1, remote, 1);
+    }
     return deputy_write(engine->deputy, reply->caller.pid, local, 2, remote, 2);
 }
 
@@ -127,6 +131,8 @@ static int write_sent(const struct sending *send)
     const uint64_t zero = 0;
     uint64_t address = send->call->arguments[2];
 
+    if (revision->only_offsets)
+        return 1;
     return hot_write_back(send->engine, send->call->pid, address, send->command, revision->send_return_flags, &zero,
                           1) &&
            (!revision->writes_empty_reply ||
@@ -200,7 +206,7 @@ static int read_send(struct kdbus_engine *engine, struct sending *send)
     uint64_t destination;
 
     if (!outgoing_read(engine, send->call, send->binding, send->command, &send->out) || !outgoing_parse(&send->out) ||
-        !outgoing_is_plain(send->source, send->command, &send->out))
+        !outgoing_is_plain(send->source, &send->out))
         return 0;
     outgoing_foresee(send->binding, &send->out);
     destination = send->out.words[MSG_DST];
@@ -237,6 +243,8 @@ static int judge_send(struct kdbus_engine *engine, struct sending *send)
         return 0;
     if (send->expects && send->source->request_count >= LENT_REQUESTS)
         return 0;
+    if (send->receiver->revision->needs_all_files && send->out.part_count != send->out.vector_count)
+        return 0;
     if (flow->attach_flags || (flow->credentials && !send->answered)) {
         if (!sending_find_origin(engine, send, flow))
             return 0;
@@ -249,15 +257,25 @@ static int judge_send(struct kdbus_engine *engine, struct sending *send)
     return send->receiver->message_count < LENT_MESSAGES;
 }
 
-// What is written before anything is done: the flags that are known; those of the message stand behind those of the
-// command. 0 if it cannot be.
+// The flags that are known, if that is told, and how many words: those of the message stand behind those of the
+// command, unless it is the command.
+static size_t known_flags(const struct kdbus_flow_revision *revision, uint64_t *words)
+{
+    if (!revision->send_kernel_flags)
+        return 0;
+    words[0] = (revision->message_is_command ? COMMAND_FLAGS : SEND_SYNC_REPLY) | FLAG_KERNEL;
+    words[1] = MSG_FLAGS | FLAG_KERNEL;
+    return revision->message_is_command ? 1 : 2;
+}
+
+// What is written before anything is done. 0 if it cannot be.
 int sending_write_flags(const struct sending *send)
 {
-    const uint64_t expected[] = {SEND_SYNC_REPLY | FLAG_KERNEL, MSG_FLAGS | FLAG_KERNEL};
+    uint64_t words[2];
+    size_t count = known_flags(send->revision, words);
 
-    return !send->revision->send_kernel_flags ||
-           hot_write_back(send->engine, send->call->pid, send->call->arguments[2], send->command,
-                          send->revision->send_kernel_flags, expected, 2);
+    return !count || hot_write_back(send->engine, send->call->pid, send->call->arguments[2], send->command,
+                                    send->revision->send_kernel_flags, words, count);
 }
 
 // Undoes sending_write_flags, as the call is the broker's after all, who looks at what its caller has passed.
@@ -265,12 +283,11 @@ void sending_restore_flags(const struct sending *send)
 {
     uint32_t first = send->revision->send_kernel_flags;
     uint64_t written[LENT_COMMAND];
+    size_t count = known_flags(send->revision, written + first);
 
-    if (!first)
-        return;
-    written[first] = SEND_SYNC_REPLY | FLAG_KERNEL;
-    written[first + 1] = MSG_FLAGS | FLAG_KERNEL;
-    hot_write_back(send->engine, send->call->pid, send->call->arguments[2], written, first, send->command + first, 2);
+    if (count)
+        hot_write_back(send->engine, send->call->pid, send->call->arguments[2], written, first, send->command + first,
+                       count);
 }
 
 // Whether that many bytes are more than the receiver may be given, though there is room.
@@ -362,7 +379,7 @@ static struct flow_reply *expect_reply(struct kdbus_engine *engine, struct sendi
     reply->deadline_ns = send->out.words[MSG_TIMEOUT];
     reply->name_id = send->name_id;
     reply->linked = 1;
-    reply->sync = send->command[send->revision->send_flags] & SEND_SYNC_REPLY;
+    reply->sync = send->out.flags & SEND_SYNC_REPLY;
     reply->holders = 2; // the link, and the entry
     send->source->request_count++;
     if (reply->sync) {

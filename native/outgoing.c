@@ -70,6 +70,72 @@ static ssize_t read_pieces(struct deputy *deputy, pid_t pid, const struct iovec 
     return got;
 }
 
+// Appends an item of `size` bytes, or its unpadded end, to what was read.
+static int append_item(struct outgoing *out, uint64_t *end, const uint64_t *item, uint64_t size)
+{
+    if (size > sizeof(out->words) - *end)
+        return 0;
+    memcpy((char *)out->words + *end, item, size);
+    *end += size;
+    return 1;
+}
+
+// The items that stand behind the header of a message that is its own command, where a memfd has no start.
+static int convert_items(struct outgoing *out, const uint64_t *raw)
+{
+    uint64_t end = HEADER_BYTES;
+    uint64_t position = COMMAND_HEADER_BYTES;
+
+    while (position < raw[MSG_SIZE]) {
+        const uint64_t *item = raw + position / 8;
+        uint64_t left = raw[MSG_SIZE] - position;
+        uint64_t whole = left < ITEM_HEADER || item[0] > left ? left : align8(item[0]);
+        int done;
+
+        if (whole < ITEM_HEADER)
+            return 0;
+        if (item[1] == out->revision->item_memfd) {
+            const uint64_t memfd[] = {MEMFD_ITEM, item[1], 0, item[2], item[3]};
+
+            if (item[0] != STARTLESS_MEMFD_ITEM || left < STARTLESS_MEMFD_ITEM)
+                return 0;
+            done = append_item(out, &end, memfd, sizeof(memfd));
+        } else {
+            done = append_item(out, &end, item, whole < left ? whole : left);
+        }
+        if (!done)
+            return 0;
+        position += whole;
+    }
+    out->words[MSG_SIZE] = end;
+    return 1;
+}
+
+// A message that is its own command, from where the call has it.
+static int read_own_command(struct kdbus_engine *engine, const struct kdbus_notification *call, uint64_t *command,
+                            struct outgoing *out)
+{
+    uint64_t raw[LENT_MESSAGE_SIZE / 8];
+    uint64_t address = call->arguments[2];
+    uint64_t size;
+
+    out->foreseen.iov_len = 0;
+    if (!hot_read(engine, call->pid, address, &size, sizeof(size)))
+        return 0;
+    if (size < COMMAND_HEADER_BYTES || size > sizeof(raw) || !hot_read(engine, call->pid, address, raw, size))
+        return 0;
+    // What the sender has in `kernel_flags` is delivered to its like.
+    if (raw[MSG_SIZE] != size || raw[1] & ~COMMAND_FLAGS || raw[out->revision->send_kernel_flags])
+        return 0;
+    memcpy(command, raw, COMMAND_HEADER_BYTES);
+    memcpy(out->words + MSG_PRIORITY, raw + 3, HEADER_BYTES - 8 * MSG_PRIORITY);
+    out->words[MSG_FLAGS_WORD] = (raw[1] & COMMAND_EXPECT_REPLY ? MSG_EXPECT_REPLY : 0) |
+                                 (raw[1] & COMMAND_NO_AUTO_START ? MSG_NO_AUTO_START : 0) |
+                                 (out->words[MSG_DST] == DST_BROADCAST ? MSG_SIGNAL : 0);
+    out->flags = raw[1] & COMMAND_SYNC_REPLY ? SEND_SYNC_REPLY : 0;
+    return convert_items(out, raw);
+}
+
 // Command and message, and a short payload, in one crossing if they are where they were the last time.
 int outgoing_read(struct kdbus_engine *engine, const struct kdbus_notification *call, struct flow_binding *binding,
                   uint64_t *command, struct outgoing *out)
@@ -86,6 +152,8 @@ int outgoing_read(struct kdbus_engine *engine, const struct kdbus_notification *
 
     out->revision = revision;
     out->deputy = engine->deputy;
+    if (revision->message_is_command)
+        return read_own_command(engine, call, command, out);
     remote[1].iov_base = (void *)binding->message_address;
     local[2].iov_len = binding->payload.iov_len;
     engine->flight.foreseen = count > 1 ? binding : NULL;
@@ -94,6 +162,7 @@ int outgoing_read(struct kdbus_engine *engine, const struct kdbus_notification *
     if (got < (ssize_t)command_bytes || command[0] != command_bytes || command[revision->send_address] & 7)
         return 0;
     address = command[revision->send_address];
+    out->flags = command[revision->send_flags];
     got -= (ssize_t)command_bytes;
     out->foreseen.iov_len = 0;
     if (got == (ssize_t)(FORESEEN_BYTES + local[2].iov_len))
@@ -182,7 +251,7 @@ int outgoing_parse(struct outgoing *out)
 }
 
 // The flags, ids and deadlines that go together (broker/message.py), in the cases that are served here.
-int outgoing_is_plain(const struct flow_connection *source, const uint64_t *command, const struct outgoing *out)
+int outgoing_is_plain(const struct flow_connection *source, const struct outgoing *out)
 {
     const uint64_t *message = out->words;
     int expects = message[MSG_FLAGS_WORD] & MSG_EXPECT_REPLY;
@@ -191,15 +260,14 @@ int outgoing_is_plain(const struct flow_connection *source, const uint64_t *comm
         return 0;
     if (message[MSG_DST] == DST_BROADCAST || out->filter)
         return message[MSG_FLAGS_WORD] == MSG_SIGNAL && message[MSG_TYPE] && !message[MSG_TIMEOUT] &&
-               !command[out->revision->send_flags] && out->filter && !out->name_size && message[MSG_DST];
-    if (command[out->revision->send_flags] & ~SEND_SYNC_REPLY ||
-        message[MSG_FLAGS_WORD] & ~(MSG_EXPECT_REPLY | MSG_NO_AUTO_START))
+               !out->flags && out->filter && !out->name_size && message[MSG_DST];
+    if (out->flags & ~SEND_SYNC_REPLY || message[MSG_FLAGS_WORD] & ~(MSG_EXPECT_REPLY | MSG_NO_AUTO_START))
         return 0;
     if (!message[MSG_TYPE] || (!message[MSG_DST] && !out->name_size))
         return 0;
     if (expects)
         return message[MSG_COOKIE] && message[MSG_TIMEOUT] > flow_now_ns() && message[MSG_TIMEOUT] <= INT64_MAX;
-    return !(command[out->revision->send_flags] & SEND_SYNC_REPLY);
+    return !(out->flags & SEND_SYNC_REPLY);
 }
 
 // The vectors, one after the other; all receivers get what the first one got. 0 if they cannot be read.

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
-from broker.recognition import named
 from interposer.checking import differences
+from interposer.checking.answers import differing, queued, waits_in_queue
 from interposer.checking.findings import Findings
-from kdbus.abi.decode import Flags, Named, Text, struct_of
-from kdbus.abi.layout import U64, align8
+from interposer.checking.held import Held
+from interposer.checking.members import flags, number, texts
+from kdbus.abi.decode import Text, struct_of
+from kdbus.abi.layout import align8
 from kdbus.abi.revision import REVISIONS
 from tracing.errnos import errno_name
 from tracing.record import Event, Phase, Record
@@ -31,29 +31,10 @@ from tracing.text import said
 _REVISIONS = {revision.name: revision for revision in REVISIONS}
 _HEADER = 16
 _MOST_TOLD = 3
-_ASKED_AGAIN = "one_claim_per_name"
 _MOST_KEPT = 1 << 16
 """Requests and names that are remembered: a program chooses how many there are."""
 _EXPECTED = frozenset(("NoMessage", "NoMessageOfPriority", "Interrupted", "UnknownCommand", "MessagesLost"))
-"""Failures that are the usual way to learn something, and what has a rule of its own."""
-
-
-@dataclass(slots=True)
-class _Held:
-    """What a connection has."""
-
-    where: str
-    bus: str
-    slices: dict[int, tuple[str, int]] = field(default_factory=dict)
-    """By offset: the command that gave it out, and its size in bytes."""
-    requests: set[tuple[int, int]] = field(default_factory=set)
-    """Requester and cookie."""
-    names: set[str] = field(default_factory=set)
-    matches: Counter[int] = field(default_factory=Counter)
-    left: bool = False
-    """It has said BYEBYE."""
-    of_maker: bool = False
-    """Its process has made the bus."""
+"""Failures that are the usual way to learn something, and what has a rule of its own: no `failed-call`."""
 
 
 class Checker:
@@ -68,7 +49,7 @@ class Checker:
         self.findings = findings
         self.used: dict[str, Counter[str]] = {kind: Counter() for kind in ("commands", "flags", "items", "revisions")}
         """How often what was used."""
-        self._connections: dict[tuple[str, int], _Held] = {}
+        self._connections: dict[tuple[str, int], Held] = {}
         self._makers: dict[str, int] = {}
         """The process that has made a bus."""
         self._bus_closed = False
@@ -107,25 +88,28 @@ class Checker:
         if record.errno:
             self._failed(shown, where)
         if record.command == "BUS_MAKE" and not record.errno and len(self._makers) < _MOST_KEPT:
-            self._makers.update(dict.fromkeys(_names(shown.arguments, "MAKE_NAME"), record.pid))
-        if record.connection is None:
-            return
-        place = record.node, record.connection
-        if record.command == "HELLO" and not record.errno:
-            of_maker = self._makers.get(_bus(record)) == record.pid
-            self._connections[place] = _Held(where, _bus(record), of_maker=of_maker)
-        held = self._connections.get(place)
+            self._makers.update(dict.fromkeys(texts(shown.arguments, "MAKE_NAME"), record.pid))
+        held = None if record.connection is None else self._connection(shown, (record.node, record.connection))
+        if record.revision:
+            for text in differing(shown, held, self._connections):
+                self.findings.add("answer-differs", where if held is None else held.where, text)
         if held is not None:
             self._losses(shown, held)
             if record.command == "SEND":
                 # Also if it fails: that it has tried is all that can be asked of it.
                 held.requests.discard(
-                    (_number(shown.message.get("dst_id")), _number(shown.message.get("cookie_reply")))
+                    (number(shown.message.get("dst_id")), number(shown.message.get("cookie_reply")))
                 )
-            if not record.errno and record.revision:
-                self._answered_otherwise(shown, held)
             if not record.errno:
                 self._succeeded(shown, held)
+
+    def _connection(self, shown: Shown, place: tuple[str, int]) -> Held | None:
+        record, given = shown.record, shown.arguments
+        if record.command == "HELLO" and not record.errno:
+            held = Held(_where(record), _bus(record), record.revision, flags(given), number(given.get("pool_size")))
+            held.of_maker = self._makers.get(held.bus) == record.pid
+            self._connections[place] = held
+        return self._connections.get(place)
 
     def _count(self, shown: Shown) -> None:
         record, program = shown.record, _program(shown.record)
@@ -136,10 +120,10 @@ class Checker:
         found = [f"KDBUS_CMD_{record.command}"]
         for members in (shown.arguments, shown.message if record.command == "SEND" else {}):
             items = [f"KDBUS_ITEM_{item.name}" for item in items_of(members) if item.name]
-            flags = list(_flags(members))
+            names = list(flags(members))
             self.used["items"].update(items)
-            self.used["flags"].update(flags)
-            found += items + flags
+            self.used["flags"].update(names)
+            found += items + names
         if not record.errno:
             for item in items_of(shown.arguments):
                 if item.name and (others := differences.refusing(record.command, item.name, record.revision)):
@@ -159,74 +143,68 @@ class Checker:
             for item in items_of(shown.message):
                 if item.name == "DST_NAME" and isinstance(item.value, Text) and len(self._awaited) < _MOST_KEPT:
                     self._awaited.add((_bus(record), item.value.data.decode("utf-8", "replace"), where))
-        if record.error in _EXPECTED:
+        if record.error not in _EXPECTED:
+            self.findings.add("failed-call", where, f"{record.command}: {name} ({record.reason})")
+        if not record.revision:
             return
-        self.findings.add("failed-call", where, f"{record.command}: {name} ({record.reason})")
-        if record.error == "NameAlreadyOwned" and (forgiving := differences.unlike(_ASKED_AGAIN, record.revision)):
-            text = f"NAME_ACQUIRE of a name that it has: {name} here, success in {_and(forgiving)}"
-            self.findings.add("answer-differs", where, text)
-        if others := differences.other_errnos(record.error, record.errno, record.revision):
-            told = _and(f"{errno_name(number)} in {_and(names)}" for number, names in others.items())
+        if others := differences.other_errnos(record.error, record.errno, record.revision, record.command):
+            told = _and(f"{errno_name(other)} in {_and(names)}" for other, names in others.items())
             self.findings.add("errno-differs", where, f"{record.command}: {name} in {record.revision} is {told}")
 
-    def _answered_otherwise(self, shown: Shown, held: _Held) -> None:
-        """Look for what has succeeded, and means something else in other revisions."""
-        record, given, revision = shown.record, shown.arguments, shown.record.revision
-        text = meaning = ""
-        if record.command == "NAME_ACQUIRE" and held.names.intersection(_names(given)):
-            meaning, text = _ASKED_AGAIN, "NAME_ACQUIRE of a name that it has: success here, EALREADY"
-        elif record.command == "CONN_INFO" and _number(given.get("id")) and _names(given):
-            meaning, text = "name_beats_id", "CONN_INFO with an id and a name: here the name counts, the id"
-            if not getattr(named(revision), meaning):
-                text = "CONN_INFO with an id and a name: here the id counts, the name"
-        elif record.command == "RECV" and shown.message.get("dst_id") is not None:
-            to_all = _number(shown.message.get("dst_id")) == U64
-            if to_all and _number(shown.message.get("src_id")) == record.connection:
-                meaning, text = "own_broadcasts", "RECV of a broadcast of its own: here it comes, nothing does"
-        if meaning and (others := differences.unlike(meaning, revision)):
-            self.findings.add("answer-differs", held.where, f"{text} in {_and(others)}")
-
-    def _losses(self, shown: Shown, held: _Held) -> None:
-        if shown.record.command == "RECV" and (count := _number(shown.results.get("dropped_msgs"))):
+    def _losses(self, shown: Shown, held: Held) -> None:
+        if shown.record.command == "RECV" and (count := number(shown.results.get("dropped_msgs"))):
             self.findings.add("lost-messages", held.where, f"{count} messages were lost, as its queue was full")
 
-    def _succeeded(self, shown: Shown, held: _Held) -> None:
+    def _succeeded(self, shown: Shown, held: Held) -> None:
         record, given, stored = shown.record, shown.arguments, shown.results
         match record.command:
             case "FREE":
-                held.slices.pop(_number(given.get("offset")), None)
-            case "RECV" if record.message and "KDBUS_RECV_DROP" not in _flags(given):
+                held.slices.pop(number(given.get("offset")), None)
+            case "RECV" if record.message and "KDBUS_RECV_DROP" not in flags(given):
                 self._received(shown, held, "msg", "offset")
-                is_request = "KDBUS_MSG_EXPECT_REPLY" in _flags(shown.message)
-                if is_request and "KDBUS_RECV_PEEK" not in _flags(given) and len(held.requests) < _MOST_KEPT:
-                    held.requests.add((_number(shown.message.get("src_id")), _number(shown.message.get("cookie"))))
+                source = number(shown.message.get("src_id"))
+                if held.waiting[source] and "KDBUS_RECV_PEEK" not in flags(given):
+                    held.waiting[source] -= 1
+                is_request = "KDBUS_MSG_EXPECT_REPLY" in flags(shown.message)
+                if is_request and "KDBUS_RECV_PEEK" not in flags(given) and len(held.requests) < _MOST_KEPT:
+                    held.requests.add((number(shown.message.get("src_id")), number(shown.message.get("cookie"))))
+            case "RECV":
+                held.waiting.clear()
+            case "SEND" if waits_in_queue(shown):
+                self._sent(record)
             case "SEND" if record.phase is Phase.RESUMED:
                 self._received(shown, held, "reply", "offset_reply")
             case "NAME_ACQUIRE":
                 self._acquired(shown, held)
             case "NAME_RELEASE":
-                held.names.difference_update(_names(given))
+                for name in texts(given):
+                    held.names.pop(name, None)
             case "MATCH_ADD":
-                held.matches[_number(given.get("cookie"))] += 1
+                held.matches[number(given.get("cookie"))] += 1
             case "MATCH_REMOVE":
-                held.matches.pop(_number(given.get("cookie")), None)
+                held.matches.pop(number(given.get("cookie")), None)
             case "BYEBYE":
                 held.left = True
             case _ if record.pool:
-                held.slices[_number(stored.get("offset"))] = record.command, len(record.pool)
+                held.slices[number(stored.get("offset"))] = record.command, len(record.pool)
 
-    def _received(self, shown: Shown, held: _Held, member: str, offset: str) -> None:
+    def _sent(self, record: Record) -> None:
+        receiver = self._connections.get((record.node, record.peer or 0))
+        if record.connection is not None and receiver is not None and "KDBUS_HELLO_ACTIVATOR" not in receiver.flags:
+            receiver.waiting[record.connection] += 1
+
+    def _received(self, shown: Shown, held: Held, member: str, offset: str) -> None:
         """A message lies in the pool: where, `member` says, or in version 2 the number `offset`."""
         command, place = shown.record.command, shown.results.get(member)
         if isinstance(place, Mapping):
-            held.slices[_number(place.get("offset"))] = command, _number(place.get("msg_size"))
+            held.slices[number(place.get("offset"))] = command, number(place.get("msg_size"))
         else:
             at = shown.results.get(offset, shown.arguments.get(offset))
-            held.slices[_number(at)] = command, len(shown.record.message)
+            held.slices[number(at)] = command, len(shown.record.message)
 
-    def _acquired(self, shown: Shown, held: _Held) -> None:
-        for name in _names(shown.arguments):
-            held.names.add(name)
+    def _acquired(self, shown: Shown, held: Held) -> None:
+        for name in texts(shown.arguments):
+            held.names[name] = queued(shown)
             for bus, awaited, where in sorted(self._awaited):
                 if (bus, awaited) == (held.bus, name):
                     self._awaited.discard((bus, awaited, where))
@@ -240,8 +218,8 @@ class Checker:
         if record.command == "SEND" and (layout is None or layout.name != "kdbus_msg"):
             parts.append(("message", record.message[revision.structs["kdbus_msg"].size :]))
         for what, data in parts:
-            for number in _badly_padded(data):
-                text = f"{record.command}: what stands behind item {number} of the {what} is not zero"
+            for place in _badly_padded(data):
+                text = f"{record.command}: what stands behind item {place} of the {what} is not zero"
                 self.findings.add("padding", where, text)
 
     # ---- ends ----
@@ -253,7 +231,7 @@ class Checker:
         elif held is not None and not held.left:
             self._cut_off(self._connections.pop(place), "its bus, or all of kdbus, ended before it")
 
-    def _cut_off(self, held: _Held, why: str) -> None:
+    def _cut_off(self, held: Held, why: str) -> None:
         if held.slices or held.requests:
             holds = f"{len(held.slices)} slices and {len(held.requests)} requests"
             self.findings.add(
@@ -303,22 +281,6 @@ def _bus(record: Record) -> str:
 
 def _and(words: Iterable[str]) -> str:
     return ", ".join(words)
-
-
-def _number(value: object) -> int:
-    return value.value if isinstance(value, Named | Flags) else value if isinstance(value, int) else 0
-
-
-def _flags(members: Mapping[str, object]) -> tuple[str, ...]:
-    flags = members.get("flags")
-    return flags.names if isinstance(flags, Flags) else ()
-
-
-def _names(members: Mapping[str, Any], kind: str | None = None) -> list[str]:
-    """The texts in items, of one kind or all."""
-    items = items_of(members)
-    texts = (each.value for each in items if isinstance(each.value, Text) and kind in (None, each.name))
-    return [each.data.decode("utf-8", "replace") for each in texts]
 
 
 def _badly_padded(data: bytes) -> Iterable[int]:

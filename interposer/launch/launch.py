@@ -49,6 +49,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from interposer.errors import (
+    FILE_SIZE_ADVICE,
     AlreadySupervised,
     FilterUnavailable,
     ForeignProgram,
@@ -568,7 +569,14 @@ def _elf_machine(header: bytes) -> str:
 
 
 def _ended_early(pid: int) -> LaunchFailed:
-    return LaunchFailed("preparing the program's process", f"process {pid} ended without telling why")
+    """Why a child that has told nothing, and is still to be reaped, has ended. Waits for its end."""
+    attempted = "preparing the program's process"
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    if ended is None or ended.si_code == os.CLD_EXITED:
+        return LaunchFailed(attempted, f"process {pid} ended without telling why")
+    number = ended.si_status
+    advice = FILE_SIZE_ADVICE if number == signal.SIGXFSZ else ""
+    return LaunchFailed(attempted, f"process {pid} was ended by {signal.Signals(number).name}", advice)
 
 
 def _end(pid: int) -> None:

@@ -25,13 +25,14 @@ system ends with it.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import tempfile
 from contextlib import suppress
 from typing import NoReturn
 
-from interposer.errors import PrivateFolderUnavailable
+from interposer.errors import FILE_SIZE_ADVICE, PrivateFolderUnavailable
 from interposer.launch.view import CONTROL_MODE, DEFAULT_ATTACH_FLAGS_MASK, KDBUS_DIRECTORY_MODE, MASK_FILE, MASK_MODE
 
 _PREFIX = "kdbus-"
@@ -53,9 +54,9 @@ class PrivateFolder:
             self.module = _make_module(self.path)
         except OSError as error:
             _remove(self.path)
-            raise PrivateFolderUnavailable(
-                f"filling the private folder {self.path}", str(error), "let TMPDIR name another place"
-            ) from error
+            advice = FILE_SIZE_ADVICE if error.errno == errno.EFBIG else "let TMPDIR name another place"
+            reason = os.strerror(error.errno or 0)
+            raise PrivateFolderUnavailable(f"filling the private folder {self.path}", reason, advice) from error
 
     def remove(self) -> None:
         """Remove the folder, and wait until that is done. The two descriptors are the caller's."""

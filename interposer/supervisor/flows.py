@@ -28,7 +28,7 @@ from typing import Protocol
 from broker.behaviour import Behaviour
 from broker.connection import Connection
 from broker.domain import MessageCounter
-from broker.flow import GROUPS, flow, is_lendable, is_native, layout, lendable, signal, topic
+from broker.flow import GROUPS, flow, is_lendable, layout, lendable, signal, topic
 from broker.handle import EndpointHandle
 from broker.interfaces import File
 from broker.lending import LENT_COUNTERS, LentWait, hand_out, take_back
@@ -191,6 +191,7 @@ class Flows:
 
     def watch(self, watchers: Sequence[Watcher]) -> None:
         """From now on, tell these of what is served natively. Raises OSError(ENOMEM): nobody is told then."""
+        self.recall()
         self._watchers = ()
         payload = max((watcher.payload_limit for watcher in watchers), default=-1)
         self._engine.watch(payload, 1 if any(watcher.waits for watcher in watchers) else _RECORDS)
@@ -330,7 +331,7 @@ class Flows:
         None if it can have none (`native/shelf.c`). Raises OSError.
         """
         connection = handle.connection
-        if connection is None or not is_native(connection.behaviour):
+        if connection is None:
             return None
         index = self._index(connection, handle)
         return None if index is None else self._engine.share(index)
@@ -480,6 +481,11 @@ class Flows:
         self._engine.forget_origins()
         self._forget_names()
 
+    def _is_served(self, connection: Connection) -> bool:
+        """Whether the engine knows what the connection speaks, and can tell of it whoever watches."""
+        behaviour = connection.behaviour
+        return self._spoken[connection] is behaviour and not (self._watchers and behaviour.message_is_command)
+
     def _index(self, connection: Connection, handle: OpenHandle) -> int | None:
         """The connection's index in the engine, which is told of it now if it has not been."""
         found = self._indices.get(connection)
@@ -558,7 +564,7 @@ class Flows:
         if self._origins.is_full:
             self.forget_origins()
         chosen = [self._connections[index] for index in self._busy.choose(self._waiting_on)]
-        considered = [connection for connection in chosen if self._spoken[connection] is connection.behaviour]
+        considered = [connection for connection in chosen if self._is_served(connection)]
         waits, keepers = self._lendable_waits(considered)
         chosen = lendable(considered, waits)
         lent_now = set(chosen)

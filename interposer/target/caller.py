@@ -235,7 +235,7 @@ class TargetCaller:
             raise OutOfMemory from None
         except OSError as error:
             if error.errno in NO_MEMORY:
-                tell_once(errno.ENOMEM, str(error))
+                tell_once(errno.EFBIG if error.errno == errno.EFBIG else errno.ENOMEM, str(error))
                 raise OutOfMemory from error
             raise
 

@@ -103,6 +103,7 @@ def test_users(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: py
     assert f"{folder}/a.service is left out: User= is root, and only root can start programs of others" in caplog.text
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        found([f"{tmp_path}/nowhere"])
+def test_a_folder_that_is_not_there_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    there = write(tmp_path / "there", a_service=service("t.a"))
+    assert [each.name for each in found([f"{tmp_path}/nowhere", there])] == ["t.a"]
+    assert caplog.messages == [f"the folder {tmp_path}/nowhere is left out: No such file or directory"]

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import trio
 import trio.testing
 
@@ -125,6 +126,32 @@ async def playing(program: Callable[[Played], int | None], wanted: Activatable |
             nursery.cancel_scope.cancel()
     finally:
         played.close()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_it_retires_at_once_or_when_what_is_started_has_the_name(waits: bool) -> None:
+    async def body() -> None:
+        played = Played(lambda played: None)
+        ended = False
+
+        async def serve() -> None:
+            nonlocal ended
+            await played.activated.serve()
+            ended = True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            if waits:
+                played.send(1)
+            await trio.sleep(1)
+            played.activated.retire()
+            await trio.sleep(1)
+            assert ended is not waits
+            played.take()
+        played.close()
+        assert (ended, played.starts, played.refused) == (True, int(waits), [])
+
+    start(body)
 
 
 def start(body: Callable[[], Any]) -> None:

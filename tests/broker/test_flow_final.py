@@ -12,6 +12,7 @@ from broker.errors import KdbusError, QueueFull
 from broker.final import FINAL
 from broker.flow import layout
 from broker.lending import LentWait
+from broker.version2 import VERSION2
 from broker.version3 import VERSION3
 from kdbus.abi import final
 from kdbus.abi import revision3 as abi
@@ -145,7 +146,7 @@ def test_what_failed_to_be_read_is_no_hint(world: World, alice: FinalPeer, bob: 
 
 
 def test_places_are_those_of_the_headers() -> None:
-    """Written down by hand, from the headers of the two revisions."""
+    """Written down by hand, from the headers of the three revisions."""
     assert layout(VERSION3) == {
         "whole": 0,
         "keeps_order": 0,
@@ -155,6 +156,10 @@ def test_places_are_those_of_the_headers() -> None:
         "keeps_padding": 0,
         "writes_empty_reply": 0,
         "empty_is_pool_size": 0,
+        "message_is_command": 0,
+        "only_offsets": 0,
+        "needs_all_files": 0,
+        "timestamp_first": 0,
         "item_vector": 1,
         "item_offset": 2,
         "item_memfd": 3,
@@ -191,6 +196,10 @@ def test_places_are_those_of_the_headers() -> None:
         "keeps_padding": 1,
         "writes_empty_reply": 1,
         "empty_is_pool_size": 1,
+        "message_is_command": 0,
+        "only_offsets": 0,
+        "needs_all_files": 0,
+        "timestamp_first": 0,
         "item_vector": 2,
         "item_offset": 3,
         "item_memfd": 4,
@@ -217,4 +226,44 @@ def test_places_are_those_of_the_headers() -> None:
         "free_kernel_flags": 0,
         "free_return_flags": 2,
         "free_offset": 3,
+    }
+    assert layout(VERSION2) == {
+        "whole": 1,
+        "keeps_order": 0,
+        "takes_half": 1,
+        "shares_memory": 0,
+        "writes_no_message": 0,
+        "keeps_padding": 0,
+        "writes_empty_reply": 0,
+        "empty_is_pool_size": 0,
+        "message_is_command": 1,
+        "only_offsets": 1,
+        "needs_all_files": 1,
+        "timestamp_first": 1,
+        "item_vector": 1,
+        "item_offset": 2,
+        "item_memfd": 3,
+        "item_name": 8, "item_filter": 6,
+        "item_timestamp": 0x1000,
+        "send": 0xC0489530,
+        "send_words": 9,
+        "send_flags": 1,
+        "send_kernel_flags": 2,
+        "send_return_flags": 0,
+        "send_address": 0,
+        "send_reply": 8,
+        "recv": 0xC0209531,
+        "recv_words": 4,
+        "recv_flags": 0,
+        "recv_kernel_flags": 1,
+        "recv_return_flags": 0,
+        "recv_priority": 2,
+        "recv_dropped": 3,
+        "recv_message": 3,
+        "free": 0x40189533,
+        "free_words": 3,
+        "free_flags": 1,
+        "free_kernel_flags": 2,
+        "free_return_flags": 0,
+        "free_offset": 0,
     }

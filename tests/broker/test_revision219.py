@@ -28,7 +28,7 @@ from broker.errors import (
     UnknownFlags,
 )
 from broker.final import FINAL
-from broker.flow import is_lendable, is_native
+from broker.flow import is_lendable
 from broker.quota import QueueQuota
 from broker.recognition import NAMES, named
 from broker.revision219 import REVISION219
@@ -276,5 +276,4 @@ def test_what_is_forced_is_all_that_is_spoken(world: World) -> None:
 def test_names_of_revisions() -> None:
     assert REVISIONS == NAMES
     assert [named(name).revision.name for name in NAMES] == ["2", "3", "219", "final", "final"]
-    assert [is_native(named(name)) for name in NAMES] == [False, True, True, True, True]
     assert command("kdbus_cmd_info", (), revision219)[:8] == struct.pack("<Q", 48)

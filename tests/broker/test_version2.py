@@ -44,7 +44,7 @@ from broker.errors import (
     WrongState,
 )
 from broker.final import FINAL
-from broker.flow import is_lendable, is_native
+from broker.flow import is_lendable
 from broker.recognition import spoken
 from broker.send import Wait
 from broker.version2 import VERSION2
@@ -126,10 +126,10 @@ def memfd_of(peer: Version2Peer, size: int) -> bytes:
 # Which revision it is
 
 
-def test_it_is_recognised_and_not_native(world: World, bus: BusMaker, alice: Version2Peer) -> None:
+def test_it_is_recognised_and_lendable(world: World, bus: BusMaker, alice: Version2Peer) -> None:
     assert bus.handle.behaviour is alice.handle.behaviour is VERSION2
     assert world.domain.spoken == {"2"}
-    assert not is_native(VERSION2) and not is_lendable(alice.connection)
+    assert is_lendable(alice.connection)
 
 
 def make_command(kind: str, size: int, number: int) -> tuple[int, bytes]:

@@ -171,6 +171,23 @@ def test_clients_are_told_when_there_is_more_or_less_to_start(user: User, servic
     assert outcome.output.splitlines() == ["org.freedesktop.DBus"] * 2
 
 
+def test_files_come_and_go_meanwhile_as_with_dbus_daemon(user: User, services: Path, programs: Path) -> None:
+    service(services, "t.False", "/bin/false")
+    services.chmod(0o777)
+    program = (user.python, "-m", "tests.programs.dbus_activated", "reload", str(services))
+    with daemon(user, services, programs) as address:
+        expected = user.run(["env", f"DBUS_SESSION_BUS_ADDRESS={address}", *program], folder=programs)
+    assert expected.status == 0, expected.output
+    proxy = user.kdbus("proxy", "--bus", "user", "--activate", str(services), "--exec", *program)
+    found = user.run(user.kdbus("run", "--make-bus", "user", "--", *proxy), seconds=SECONDS, folder=programs)
+    different = difflib.unified_diff(
+        expected.output.splitlines(), found.output.splitlines(), "dbus-daemon", "proxy", lineterm=""
+    )
+    assert (found.status, found.output) == (0, expected.output), "\n".join(different)
+    assert "added: echo METHOD_RETURN  a\n" in found.output
+    assert "removed: echo ERROR org.freedesktop.DBus.Error.ServiceUnknown" in found.output
+
+
 def test_the_driver_starts_programs_for_those_that_speak_kdbus(user: User, services: Path, programs: Path) -> None:
     service(services, "org.example.Idle", f"{programs}/idle", bus(user), "org.example.Idle", "600")
     service(services, "t.False", "/bin/false")
@@ -216,6 +233,22 @@ def test_rules_and_units_of_systemd(user: User, services: Path, programs: Path) 
     outcome = activated(user, services, *client(user, "load", "1", "1"), folder=programs)
     assert outcome.status == 0, outcome.output
     assert outcome.output.startswith("/tmp\nMARK=here\nserving org.example.Idle\n"), outcome.output
+
+
+def test_units_come_and_go_meanwhile(user: User, services: Path, programs: Path) -> None:
+    services.chmod(0o777)
+    (services / "real.service").write_text("[Service]\nExecStart=/bin/false\n")
+    outcome = activated(user, services, *client(user, "files", str(services)), folder=programs)
+    assert (outcome.status, outcome.output.splitlines()) == (
+        0,
+        [
+            "new: appears",
+            "other rules: vanishes appears",
+            "nothing to start: vanishes",
+            "something to start: appears",
+            "removed: vanishes",
+        ],
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start programs of others")

@@ -61,7 +61,7 @@ def test_programs_of_both_sides(user: User, folder: Path) -> None:
     options = ["--all-users"] if user.identity is None and os.geteuid() == 0 else []
     outcome = bridged(user, folder, user.python, "-m", MODULE, options=options)
     assert outcome.status == 0, outcome.output
-    assert outcome.output.count("ok - ") == 11, outcome.output
+    assert outcome.output.count("ok - ") == 12, outcome.output
 
 
 SERVICES = """\

@@ -84,7 +84,7 @@ def test_what_is_told(user: User, program: Path, writable: Path) -> None:
 def test_notes_tell_what_other_revisions_do(user: User, program: Path, writable: Path) -> None:
     found = report(user, writable, "--", str(program), "well_behaved")
     told = [each["text"] for each in found["findings"] if each["rule"] == "one-revision"]
-    assert "KDBUS_CMD_HELLO of 3 has another number in 2, 219, final" in told
+    assert "KDBUS_CMD_HELLO of 3 has another number in 2, 219, 4, final" in told
     trouble = compile_program("trouble", writable)
     found = report(user, writable, "--", str(trouble), "full_queue")
     assert finding("failed-call", found).startswith("SEND: ENOBUFS (user ")
@@ -115,7 +115,8 @@ from kdbus.dialect import DIALECTS
 
 revision = next(each for each in DIALECTS if each.name == sys.argv[1])
 bus = kdbus.Bus(kdbus.own_name("two-ways"), revision=revision)
-with kdbus.connect(bus.name, revision=revision) as connection:
+connect = lambda: kdbus.connect(bus.name, revision=revision)
+with connect() as connection, connect() as other:
     connection.acquire_name("org.example.Twice")
     with suppress(kdbus.Error):
         connection.acquire_name("org.example.Twice")
@@ -124,19 +125,33 @@ with kdbus.connect(bus.name, revision=revision) as connection:
     message = connection.receive_nowait()
     if message is not None:
         message.release()
+    with suppress(kdbus.Error):
+        for _ in range(33):
+            connection.send(other.id, b"fills its queue")
+    with suppress(kdbus.Error):
+        other.receive_nowait(priority=-1)
 """
 
 
 def test_what_other_revisions_would_have_done_instead(user: User, writable: Path) -> None:
-    told = {}
+    told, errnos = {}, {}
     for revision in ("3", "final"):
         found = report(user, writable, "--", user.python, "-c", AMBIGUOUS, revision)
         told[revision] = [each["text"] for each in found["findings"] if each["rule"] == "answer-differs"]
+        errnos[revision] = [each["text"] for each in found["findings"] if each["rule"] == "errno-differs"]
+    assert errnos == {
+        "3": ["RECV: ENOMSG in 3 is EAGAIN in 4, final"],
+        "final": ["RECV: EAGAIN in final is ENOMSG in 2, 3, 219"],
+    }
     assert told == {
-        "3": ["NAME_ACQUIRE of a name that it has: EALREADY here, success in final"],
+        "3": [
+            "NAME_ACQUIRE of a name that it has: EALREADY here, success in final",
+            "SEND to a full queue (ENOBUFS): messages are counted here, memory is in 4, final",
+        ],
         "final": [
-            "NAME_ACQUIRE of a name that it has: success here, EALREADY in 2, 3, 219",
-            "RECV of a broadcast of its own: here it comes, nothing does in 2, 3, 219",
+            "NAME_ACQUIRE of a name that it has: success here, EALREADY in 2, 3, 219, 4",
+            "RECV of a broadcast of its own: here it comes, nothing does in 2, 3, 219, 4",
+            "SEND to connection 3, where more than 32 of one sender wait: success here, ENOBUFS in 2, 3, 219",
         ],
     }
 

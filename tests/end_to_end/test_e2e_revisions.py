@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def test_version_2_on_one_bus_with_others(
     serving = replace(user, environment={**user.environment, "CLIENT": programs[1]})
     outcome = serving.run(serving.kdbus("run", "--", programs[0]), seconds=60)
     assert (outcome.status, outcome.output) == (0, f"client: {answer}\nok 1 - serves_another_revision\n1..1\n")
+
+
+@pytest.mark.parametrize("client", ["mixed-client-2", "mixed-client"])
+def test_many_calls_of_version_2_and_others(user: User, open_folder: Path, client: str) -> None:
+    """Most of them are served natively: four hot calls for each of the 200, once the two are known."""
+    programs = [str(compiled(name, open_folder)) for name in ("mixed-service-2", client)]
+    serving = replace(user, environment={**user.environment, "CLIENT": programs[1], "CALLS": "200"})
+    outcome = serving.run(serving.kdbus("run", "--statistics", "--", programs[0]), seconds=60)
+    assert outcome.status == 0 and "ok 1 - serves_another_revision" in outcome.output, outcome.output
+    found = re.search(r"(\d+) natively", outcome.output)
+    assert found is not None and int(found[1]) > 200, outcome.output
 
 
 def test_a_trace_of_version_2(user: User, open_folder: Path) -> None:

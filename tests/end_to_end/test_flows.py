@@ -48,7 +48,12 @@ def run(
 
 @pytest.mark.parametrize("arguments", [(), ("metadata",)], ids=["plain", "metadata"])
 @pytest.mark.parametrize(
-    ("revision", "seed"), [*product(("3", "final", "mixed"), SEEDS), *product(("219", "mixed-219"), SEEDS[::3])]
+    ("revision", "seed"),
+    [
+        *product(("3", "final", "mixed"), SEEDS),
+        *product(("219", "mixed-219"), SEEDS[::3]),
+        *product(("2", "mixed-2"), SEEDS[::2]),
+    ],
 )
 def test_flows_change_nothing(user: User, traffic: Path, revision: str, seed: int, arguments: tuple[str, ...]) -> None:
     said = ("--revision", "219") if revision == "219" else ()

@@ -294,7 +294,7 @@ def test_preparation_that_fails_leaves_no_child(monkeypatch: pytest.MonkeyPatch)
     def body() -> Any:
         for replacement, kind, part in (
             (refuse, errors.ViewFailed, "mounting: no luck; try again"),
-            (die, errors.LaunchFailed, "ended without telling why"),
+            (die, errors.LaunchFailed, "was ended by SIGKILL"),
             (stumble, errors.LaunchFailed, "RuntimeError: a bug"),
         ):
             monkeypatch.setattr(view, "build", replacement)

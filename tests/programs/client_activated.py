@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from kdbus.dbus.blocking import connect
 from kdbus.dbus.errors import ErrorReply
 from kdbus.dbus.kernel import DRIVER, DRIVER_PATH
 from kdbus.flags import HelloFlag
-from kdbus.matches import NameChangesHands
-from kdbus.values import ReplyDead
+from kdbus.matches import NameAppears, NameChangesHands, NameVanishes
+from kdbus.values import NameChange, ReplyDead
 
 PATIENCE = 60.0
 
@@ -116,7 +117,36 @@ def ask(bus: str) -> None:
                 print(name, error.name, flush=True)
 
 
+def files(bus: str, folder: str) -> None:
+    """Change files in the folder, and say what becomes of the activator of the name in them."""
+    path, new = f"{folder}/t.Unit.busname", f"{folder}/new"
+    with kdbus.connect(bus) as connection:
+        connection.add_match(NameAppears("t.Unit"))
+        connection.add_match(NameVanishes("t.Unit"))
+
+        def change(what: str, text: str, *, times: int = 1) -> None:
+            with open(new, "w") as file:
+                file.write(f"[BusName]\nName=t.Unit\nService=real.service\n{text}")
+            os.rename(new, path)
+            print(what, *(told() for _ in range(times)), flush=True)
+
+        def told() -> str:
+            with connection.receive(timeout=PATIENCE) as message:
+                assert isinstance(message.notification, NameChange)
+                return "appears" if message.notification.new_id else "vanishes"
+
+        change("new:", "AllowWorld=talk\n")
+        change("other rules:", "AllowWorld=own\n", times=2)
+        change("nothing to start:", "AllowWorld=own\nActivating=no\n")
+        change("something to start:", "AllowWorld=own\n")
+        os.unlink(path)
+        print("removed:", told(), flush=True)
+
+
 if __name__ == "__main__":
     bus_, what, *words = sys.argv[1:]
+    if what == "files":
+        files(bus_, *words)
+        sys.exit()
     action: Callable[..., None] = {each.__name__: each for each in (load, post, count, shy, fail, ask)}[what]
     action(bus_, *map(int, words))

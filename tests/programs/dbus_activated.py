@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Operations of a client of D-Bus that start programs, and what they give, to be compared with another bus's; and a
-program to be started: `serve NAME [FIFO]`."""
+program to be started: `serve NAME [FIFO]`. `reload FOLDER`: of files that come and go meanwhile, in a folder that the
+bus starts programs from."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from contextlib import suppress
@@ -122,6 +124,57 @@ def use(fifo: str) -> None:
         client.say("late", client.start("Echo", "y", to="t.Late"))
 
 
+def reload(folder: str) -> None:
+    """What becomes of files that come, change and go while the bus is there. The folder is left without them."""
+    path = f"{folder}/t.Later.service"
+
+    def write(*words: str) -> None:
+        command = shlex.join([sys.executable, "-m", "tests.programs.dbus_activated", "serve", *words])
+        with open(path, "w") as file:
+            file.write(f"[D-BUS Service]\nName=t.Later\nExec={command}\n")
+
+    with Peer() as peer:
+        client = Client(peer)
+
+        def try_all(what: str) -> None:
+            client.say(f"{what}: activatable", client.driver("ListActivatableNames"))
+            client.say(f"{what}: echo", client.start("Echo", "a", to="t.Later"))
+            client.say(f"{what}: owned", client.driver("NameHasOwner", "s", "t.Later"))
+
+        client.driver("AddMatch", "s", "member='NameOwnerChanged',arg0='t.Later'")
+        try_all("before")
+        write("t.Later")
+        client.say("reload", client.driver("ReloadConfig"))
+        try_all("added")
+        os.unlink(path)
+        client.say("reload", client.driver("ReloadConfig"))
+        try_all("removed, and it runs")
+        client.say("quit", client.start("Quit", to="t.Later"))
+        peer.wait(lambda message: message.member == "NameOwnerChanged" and message.body[1:] == (message.body[1], ""))
+        try_all("removed")
+        write("t.Other")
+        client.say("reload", client.driver("ReloadConfig"))
+        write("t.Later")
+        client.say("reload", client.driver("ReloadConfig"))
+        try_all("changed")
+        os.unlink(path)
+        client.say("reload", client.driver("ReloadConfig"))
+        client.say("quit", client.start("Quit", to="t.Later"))
+        peer.wait(lambda message: message.member == "NameOwnerChanged" and message.body[1:] == (message.body[1], ""))
+
+        # Nobody has to ask for it.
+        client.driver("AddMatch", "s", "member='ActivatableServicesChanged'")
+        for what, there in (("noticed", True), ("gone", False)):
+            if there:
+                write("t.Later")
+            else:
+                os.rename(path, f"{path}.away")
+            while ("t.Later" in peer.driver("ListActivatableNames")) != there:
+                peer.wait_for("ActivatableServicesChanged")
+            client.say(f"{what}: activatable", client.driver("ListActivatableNames"))
+        os.unlink(f"{path}.away")
+
+
 def watch(command: list[str]) -> None:
     """What is told when a command makes activators, which go when it ends."""
     with Peer() as peer:
@@ -135,6 +188,8 @@ def watch(command: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "watch":
         watch(sys.argv[2:])
+    elif sys.argv[1] == "reload":
+        reload(sys.argv[2])
     elif sys.argv[1] == "serve":
         serve(sys.argv[2], "".join(sys.argv[3:]))
     else:

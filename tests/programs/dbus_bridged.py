@@ -7,18 +7,19 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
 import kdbus
-from kdbus.dbus import service
+from kdbus.dbus import names, service
 from kdbus.dbus.blocking import Connection, connect
+from kdbus.dbus.bloom import filter_of
 from kdbus.dbus.errors import ErrorReply
 from kdbus.dbus.message import Flag, Message, method_call, method_return, signal
 from kdbus.dbus.values import Variant
 from kdbus.dbus.version2 import build
-from kdbus.flags import Attach
+from kdbus.flags import Attach, ListFlag
 from tests.programs.dbus_peer import DRIVER, PATIENCE, Peer
 
 BUS = kdbus.own_name("user")
@@ -171,6 +172,33 @@ def descriptors_both_ways(client: Peer) -> None:
         answering.join()
         os.write(reply.body[0].fileno(), b"given")
         assert os.read(reading, 100) == b"given"
+
+
+def signals_to_all_with_descriptors(client: Peer) -> None:
+    """On kdbus such a signal is sent to each connection by itself, as a proxy does it; at the daemon there is one."""
+    reading, writing = os.pipe()
+    client.driver("AddMatch", "s", "interface='t.Things'")
+    with owning("t.Client") as other, connect(BUS) as bus, bus.subscribe("interface='t.Mine'") as got:
+        other.send(signal("/a", "t.Mine", "S", "h", (0,)), descriptors=[writing])
+        received = got.receive(timeout=PATIENCE)
+        assert received.sender == names.unique_name(bus.peer.info("t.Client").id)
+        os.write(received.body[0].fileno(), b"from the daemon")
+        assert os.read(reading, 100) == b"from the daemon"
+
+        said = signal("/things", "t.Things", "Happened", "h", (0,))
+        data = build(replace(said, cookie=1 << 20, descriptors=1))
+        bloom = filter_of(said, size=bus.peer.bloom.size, hashes=bus.peer.bloom.hashes)
+        for entry in bus.peer.list_names(ListFlag.UNIQUE):
+            with suppress(kdbus.NotFound):  # It is an activator.
+                bus.peer.signal(data, bloom=bloom, destination=entry.id, descriptors=[writing], cookie=1 << 20)
+        client.wait_for("Happened")
+        os.write(client.descriptors.pop(), b"from the bus")
+        assert os.read(reading, 100) == b"from the bus"
+        bus.send(signal("/things", "t.Things", "Last"))
+        client.wait_for("Last")
+        assert all(message.member != "Happened" for message in client.settle())
+    os.close(reading)
+    os.close(writing)
 
 
 def signals_both_ways_and_once(client: Peer) -> None:
@@ -345,6 +373,7 @@ CASES: list[Callable[[Peer], None]] = [
     calls_from_kdbus,
     callers_are_somebody,
     descriptors_both_ways,
+    signals_to_all_with_descriptors,
     signals_both_ways_and_once,
     a_signal_comes_before_the_reply_that_follows_it,
     names_come_and_go,

@@ -176,6 +176,55 @@ def signals_both_ways(client: Peer) -> None:
         assert client.wait_for("ToOne").destination == client.name
 
 
+def signals_to_all_that_kdbus_sends_to_one_only(client: Peer) -> None:
+    """They reach who speaks kdbus and has a match, and clients that have a rule for them, once."""
+    reading, writing = os.pipe()
+    client.driver("AddMatch", "s", "path_namespace='/of/the/client'")
+    with (
+        Peer() as monitor,
+        connect(BUS) as bus,
+        bus.subscribe("interface='t.I',arg0='wanted'") as got,
+        connect(BUS) as other,
+        other.subscribe("interface='t.Other'") as nothing,
+    ):
+        become = (DRIVER, "/org/freedesktop/DBus", f"{DRIVER}.Monitoring", "BecomeMonitor")
+        monitor.call(*become, "asu", (["member='S'"], 0))
+        for path in ("/of/the/client", "/elsewhere"):
+            for size in (0, 3 << 20):
+                for what in ("not wanted", "wanted"):
+                    message = signal(path, "t.I", "S", "shay", (what, 0, bytes(size)))
+                    client.send(message, descriptors=[writing])
+                received = got.receive(timeout=PATIENCE)
+                assert (received.sender, received.body[0], received.body[2]) == (client.name, "wanted", bytes(size))
+                os.write(received.body[1].fileno(), b"heard")
+                assert os.read(reading, 100) == b"heard"
+        client.emit("/", "t.Other", "Last")
+        client.emit("/", "t.I", "S", "s", "wanted")
+        assert nothing.receive(timeout=PATIENCE).member == "Last"
+        assert got.receive(timeout=PATIENCE).signature == "s"
+        shown = [monitor.wait_for("S") for _ in range(9)]
+        assert [message.body[0] for message in shown] == ["not wanted", "wanted"] * 4 + ["wanted"]
+        assert all(message.destination is None for message in shown)
+    came = [client.wait_for("S") for _ in range(4)]
+    assert [message.body[0] for message in came] == ["not wanted", "wanted"] * 2
+    assert all(message.destination is None for message in came)
+    assert all(message.member != "S" for message in client.settle())
+    os.close(reading)
+    os.close(writing)
+
+
+def signals_to_all_of_another_proxy(client: Peer) -> None:
+    """Some come to each connection by itself. They say that they are to all, so rules count."""
+    client.driver("AddMatch", "s", "member='S'")
+    with connect(BUS) as bus:
+        for cookie, member in enumerate(("Other", "S"), 1 << 20):
+            data = build(replace(signal("/", "t.I", member), cookie=cookie))
+            bloom = bytes(bus.peer.bloom.size)
+            bus.peer.signal(data, bloom=bloom, destination=client.name_id, cookie=cookie)
+        assert client.wait_for("S").destination is None
+        assert all(message.member != "Other" for message in client.settle())
+
+
 def what_is_no_dbus_is_left_out(client: Peer) -> None:
     client.driver("AddMatch", "s", "")
     with connect(BUS) as bus:
@@ -230,6 +279,8 @@ CASES: tuple[Callable[[Peer], None], ...] = (
     calls_from_kdbus,
     cookies_that_are_no_serials,
     signals_both_ways,
+    signals_to_all_that_kdbus_sends_to_one_only,
+    signals_to_all_of_another_proxy,
     what_is_no_dbus_is_left_out,
     names_of_both_sides,
     the_driver_for_programs_that_speak_kdbus,

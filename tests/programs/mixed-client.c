@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* A client of the final revision: calls the connection of that id on that bus and prints its answer. */
+/* A client of the final revision: calls the connection of that id on that bus, once or as often as is said, and prints
+ * its last answer. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,9 +28,10 @@ int main(int argc, char **argv)
 	const struct kdbus_msg *reply;
 	struct timespec now;
 	const char *pool;
+	long calls = argc > 3 ? strtol(argv[3], NULL, 10) : 1;
 	int fd;
 
-	if (argc != 3 || (fd = open(argv[1], O_RDWR | O_CLOEXEC)) < 0 || ioctl(fd, KDBUS_CMD_HELLO, &hello) < 0)
+	if (argc < 3 || (fd = open(argv[1], O_RDWR | O_CLOEXEC)) < 0 || ioctl(fd, KDBUS_CMD_HELLO, &hello) < 0)
 		return 1;
 	pool = mmap(NULL, POOL_SIZE, PROT_READ, MAP_SHARED, fd, 0);
 	clock_gettime(CLOCK_MONOTONIC, &now);
@@ -38,8 +40,9 @@ int main(int argc, char **argv)
 	sent.message.payload_type = KDBUS_PAYLOAD_DBUS;
 	sent.message.timeout_ns = (__u64)(now.tv_sec + 30) * 1000000000;
 	send.msg_address = (__u64)(uintptr_t)&sent;
-	if (pool == MAP_FAILED || ioctl(fd, KDBUS_CMD_SEND, &send) < 0)
-		return 2;
+	for (; calls; calls--, sent.message.cookie++)
+		if (pool == MAP_FAILED || ioctl(fd, KDBUS_CMD_SEND, &send) < 0)
+			return 2;
 	reply = (const struct kdbus_msg *)(pool + send.reply.offset);
 	printf("client: %s\n", (const char *)reply + reply->items[0].vec.offset);
 	return reply->items[0].type == KDBUS_ITEM_PAYLOAD_OFF ? 0 : 3;

@@ -6,8 +6,9 @@
 //
 // usage: traffic REVISION SEED STEPS [metadata]
 //
-// REVISION is 3, 219, final, mixed for peers of 3 and final on one bus, or mixed-219 for peers of final, some of which
-// turn out to be of 219 some time. With 219 alone, somebody else has to say so.
+// REVISION is 2, 3, 219, final, mixed for peers of 3 and final on one bus, mixed-2 for those of 2 and final, or
+// mixed-219 for peers of final, some of which turn out to be of 219 some time. With 219 alone, somebody else has to say
+// so.
 //
 // With "metadata" the receivers ask for it, each for kinds of its own, and what there is to tell changes now and then.
 // What differs from run to run (process numbers, times) is looked at, and told as what it should be.
@@ -57,6 +58,7 @@ static char path[128];
 static int memfds[3]; // of 4096 bytes; the last one is not sealed
 static int with_metadata;
 static const char *revision; // that is spoken
+static int few_files; // a memfd that waits for who speaks version 2 keeps that one's calls with the broker
 static int turns; // who speaks the final revision may turn out to speak 219
 
 static uint32_t any(uint32_t below)
@@ -89,8 +91,12 @@ static int call(const char *what, struct peer *peer, unsigned long request, void
 
 static const struct dialect *dialect_of(const struct peer *peer)
 {
+    int odd = (peer - peers) & 1;
+
     if (!strcmp(revision, "mixed"))
-        return &dialects[(peer - peers) & 1];
+        return &dialects[odd ? DIALECT_FINAL : DIALECT_3];
+    if (!strcmp(revision, "2") || (!strcmp(revision, "mixed-2") && !odd))
+        return &dialects[DIALECT_2];
     return &dialects[strcmp(revision, "3") ? DIALECT_FINAL : DIALECT_3];
 }
 
@@ -100,7 +106,7 @@ static int say_hello(const struct dialect *speaks, int fd, uint64_t flags, uint6
     memset(words, 0, 8 * speaks->hello_at.words);
     words[0] = 8 * speaks->hello_at.words;
     words[1] = flags;
-    words[speaks->hello_at.send_mask] = ATTACH_ALL;
+    words[speaks->hello_at.send_mask] = speaks->attach_all;
     words[speaks->hello_at.recv_mask] = wanted;
     words[speaks->hello_at.pool_size] = POOL;
     return ioctl(fd, speaks->hello, words);
@@ -115,7 +121,7 @@ static void hello(struct peer *peer)
     memset(peer, 0, sizeof(*peer));
     peer->speaks = speaks;
     if (with_metadata)
-        wanted = peer - peers < 2 ? ATTACH_ALL : any(ATTACH_ALL + 1);
+        wanted = peer - peers < 2 ? speaks->attach_all : any((uint32_t)speaks->attach_all + 1);
     peer->fd = open(path, O_RDWR | O_CLOEXEC);
     if (peer->fd < 0 || say_hello(speaks, peer->fd, peer - peers == 3 && any(2) ? 0 : ACCEPT_FD, wanted, words))
         exit(2);
@@ -123,7 +129,8 @@ static void hello(struct peer *peer)
     peer->pool = mmap(NULL, POOL, PROT_READ, MAP_SHARED, peer->fd, 0);
     if (peer->pool == MAP_FAILED)
         exit(2);
-    peer->kept[peer->kept_count++] = words[speaks->hello_at.offset];
+    if (speaks->hello_at.offset)
+        peer->kept[peer->kept_count++] = words[speaks->hello_at.offset];
 }
 
 // An item of that many bytes of text, its zero included. Returns where the next one goes.
@@ -233,13 +240,57 @@ static uint64_t *put_nearby(const struct peer *from, uint64_t *word, uint32_t pl
 }
 
 // What a SEND left in its command, but for the address.
-static void send_it(struct peer *from, uint64_t *command)
+static void send_command(struct peer *from, uint64_t *command)
 {
     const struct dialect *speaks = from->speaks;
     uint32_t first = speaks->send_at.kernel_flags ? speaks->send_at.kernel_flags : speaks->send_at.return_flags;
 
     call("send", from, speaks->send, command, 8 * speaks->send_at.address, 8 * first);
     tell(" reply", (int)(from - peers), 0, command + speaks->send_at.reply, 24);
+}
+
+// The same message for version 2, at `place`, with the flags of its command.
+static void convert(const struct peer *from, const uint64_t *message, uint64_t flags, uint64_t *place)
+{
+    const uint64_t *end = message + (message[MSG_SIZE] + 7) / 8;
+    const uint64_t *item = message + MSG_WORDS;
+    uint64_t *word = place + MSG_WORDS + 1;
+
+    place[MSG_FLAGS] = (message[MSG_FLAGS] & EXPECT_REPLY ? EXPECT_REPLY_2 : 0) |
+                       (message[MSG_FLAGS] & NO_AUTO_START ? NO_AUTO_START_2 : 0) | (flags & 1 ? SYNC_REPLY_2 : 0) |
+                       (flags & ~1ULL);
+    place[2] = any(1000) == 0; // `kernel_flags`
+    memcpy(place + 3, message + MSG_PRIORITY, 8 * (MSG_WORDS - MSG_PRIORITY));
+    while (item < end) {
+        uint64_t words = item + 2 > end || item[0] < HEADER || item[0] > 8 * (uint64_t)(end - item)
+                             ? (uint64_t)(end - item)
+                             : (item[0] + 7) / 8;
+
+        if (words == 5 && item[1] == from->speaks->item.memfd) {
+            memcpy(word, (uint64_t[]){32, item[1], item[3], item[4]}, 32);
+            word += 4;
+        } else {
+            memcpy(word, item, 8 * words);
+            word += words;
+        }
+        item += words;
+    }
+    place[MSG_SIZE] = 8 * (uint64_t)(word - place) - (-message[MSG_SIZE] & 7);
+}
+
+static void send_it(struct peer *from, uint64_t *command)
+{
+    static uint64_t converted[2 * DESK];
+    const struct dialect *speaks = from->speaks;
+
+    if (speaks->more_words) {
+        uint64_t *place = converted + any(512);
+
+        convert(from, (const uint64_t *)(uintptr_t)command[speaks->send_at.address], command[1], place);
+        call("send", from, speaks->send, place, 8 * MSG_TIMEOUT, 0);
+        return;
+    }
+    send_command(from, command);
 }
 
 static void send_message(struct peer *from)
@@ -300,7 +351,7 @@ static void send_message(struct peer *from)
 
         word = put_vector(from, word, any(150) ? payload + any(64) : any(2) ? NULL : (void *)8, size);
     }
-    for (uint32_t files = any(3) ? 0 : any(3); files; files--)
+    for (uint32_t files = any(few_files ? 150 : 3) ? 0 : any(3); files; files--)
         word = put_memfd(from, word);
     if (any(6) == 0) { // not first, and without the padding behind it
         char name[32];
@@ -376,7 +427,7 @@ static void send_signal(struct peer *from)
     }
     if (any(4))
         word = put_vector(from, word, payload + any(64), any(400) + 1);
-    if (any(10) == 0)
+    if (any(few_files ? 200 : 10) == 0)
         word = put_memfd(from, word);
     if (any(100) == 0)
         word = put_vector(from, word, (void *)8, 8);
@@ -384,30 +435,39 @@ static void send_signal(struct peer *from)
     send_it(from, command);
 }
 
+static const uint64_t *items_of(const struct peer *peer, const uint64_t *message)
+{
+    return message + MSG_WORDS + peer->speaks->more_words;
+}
+
 // The message's items with what differs from run to run made equal, if it is right.
-static void tell_items(int peer, const uint64_t *message)
+static void tell_items(const struct peer *peer, const uint64_t *message)
 {
     static uint64_t copy[16 * 1024];
-    uint64_t size = message[MSG_SIZE] - 8 * MSG_WORDS;
+    uint64_t size = message[MSG_SIZE] - 8 * (uint64_t)(items_of(peer, message) - message);
     uint64_t *word = copy;
     uint64_t *end = copy + (size + 7) / 8;
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
-    memcpy(copy, message + MSG_WORDS, size);
+    memcpy(copy, items_of(peer, message), size);
     for (; word < end; word += (word[0] + 7) / 8) {
         if (word[1] == ITEM_TIMESTAMP) {
             uint64_t latest = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 
             word[3] = word[3] <= latest && word[3] + 300000000000 > latest;
             word[4] = word[4] > 1500000000000000000; // some time after 2017
-        } else if (word[1] == ITEM_PIDS) {
+        } else if (word[1] == ITEM_CREDS && word[0] == CREDS_SIZE_2) {
+            word[4] = word[4] == (uint64_t)getpid();
+            word[5] = word[5] == (uint64_t)getpid();
+            word[6] = word[6] != 0;
+        } else if (word[1] == peer->speaks->item_pids) {
             word[2] = word[2] == (uint64_t)getpid();
             word[3] = word[3] == (uint64_t)getpid();
             word[4] = word[4] == (uint64_t)getppid();
         }
     }
-    tell(" items", peer, 0, copy, size);
+    tell(" items", (int)(peer - peers), 0, copy, size);
 }
 
 // The payload that lies in the pool.
@@ -416,7 +476,7 @@ static void tell_payload(const struct peer *peer, const uint64_t *message)
     uint64_t base = peer->speaks->relative ? (uint64_t)((const char *)message - (const char *)peer->pool) : 0;
     const uint64_t *end = message + (message[MSG_SIZE] + 7) / 8;
 
-    for (const uint64_t *word = message + MSG_WORDS; word < end; word += (word[0] + 7) / 8)
+    for (const uint64_t *word = items_of(peer, message); word < end; word += (word[0] + 7) / 8)
         if (word[1] == peer->speaks->item.offset && word[3] <= POOL && base + word[3] + word[2] <= POOL)
             tell(" payload", (int)(peer - peers), 0, peer->pool + base + word[3], word[2]);
 }
@@ -426,9 +486,9 @@ static void close_files(const struct peer *peer, const uint64_t *message)
 {
     const uint64_t *end = message + (message[MSG_SIZE] + 7) / 8;
 
-    for (const uint64_t *word = message + MSG_WORDS; word < end; word += (word[0] + 7) / 8)
+    for (const uint64_t *word = items_of(peer, message); word < end; word += (word[0] + 7) / 8)
         if (word[1] == peer->speaks->item.memfd)
-            close((int)word[4]);
+            close((int)word[4 - peer->speaks->more_words]);
 }
 
 static void receive(struct peer *peer)
@@ -437,29 +497,32 @@ static void receive(struct peer *peer)
     uint64_t command[16] = {8 * speaks->recv_at.words};
     const uint64_t *message;
     uint64_t flags;
-    uint64_t copy[MSG_WORDS];
+    uint64_t copy[MSG_WORDS + 1];
+    uint32_t more = speaks->more_words;
+    size_t header = 8 * (MSG_WORDS + more);
 
     if (peer->kept_count == KEPT)
         return;
     command[speaks->recv_at.return_flags] = any(2);
-    command[speaks->recv_at.dropped] = any(2);
-    flags = command[1] = any(40) ? 0 : any(8);
+    // What version 2 has there must be 0.
+    command[speaks->recv_at.dropped] = more && any(20) ? 0 : any(2);
+    flags = command[speaks->recv_at.flags] = any(40) ? 0 : any(8);
     command[speaks->recv_at.priority] = (uint64_t)((int64_t)any(3) - 1);
     if (call("recv", peer, speaks->recv, command, 8 * speaks->recv_at.words, 0) || flags & RECV_DROP)
         return;
     message = (const uint64_t *)(peer->pool + command[speaks->recv_at.message]);
-    memcpy(copy, message, sizeof(copy));
+    memcpy(copy, message, header);
     if (copy[MSG_FLAGS] & EXPECT_REPLY) {
-        copy[MSG_TIMEOUT] = 0; // the deadline
-        tell(" request", (int)(peer - peers), 0, copy, sizeof(copy));
+        copy[MSG_TIMEOUT + more] = 0; // the deadline
+        tell(" request", (int)(peer - peers), 0, copy, header);
         if (peer->asked_count < KEPT && !(flags & RECV_PEEK)) {
-            peer->asked_by[peer->asked_count] = message[MSG_SRC];
-            peer->asked_cookie[peer->asked_count++] = message[MSG_COOKIE];
+            peer->asked_by[peer->asked_count] = message[MSG_SRC + more];
+            peer->asked_cookie[peer->asked_count++] = message[MSG_COOKIE + more];
         }
     } else {
-        tell(" message", (int)(peer - peers), 0, copy, sizeof(copy));
+        tell(" message", (int)(peer - peers), 0, copy, header);
     }
-    tell_items((int)(peer - peers), message);
+    tell_items(peer, message);
     tell_payload(peer, message);
     close_files(peer, message);
     peer->kept[peer->kept_count++] = command[speaks->recv_at.message];
@@ -504,7 +567,8 @@ static void change(struct peer *peer)
 {
     static const char *const names[] = {"one", "two words", "\n", "\rUid:\t9\t9\t9\t9"};
     static const char *const masks[] = {"0xffffffffffff", "0x0", "19"};
-    const uint64_t items[] = {24, peer->speaks->item.attach_flags_recv, any(2) ? any(ATTACH_ALL + 1) : ATTACH_ALL};
+    const uint64_t all = peer->speaks->attach_all;
+    const uint64_t items[] = {24, peer->speaks->item.attach_flags_recv, any(2) ? any((uint32_t)all + 1) : all};
     uint64_t update[8] = {8 * peer->speaks->head + sizeof(items)};
 
     memcpy(update + peer->speaks->head, items, sizeof(items));
@@ -579,7 +643,7 @@ static void starve(struct peer *from, struct peer *to)
     const struct dialect *speaks = to->speaks;
     uint64_t message[MSG_WORDS + 5] = {sizeof(message)};
     uint64_t send[16] = {8 * from->speaks->send_at.words};
-    uint64_t command[16] = {8 * speaks->recv_at.words};
+    uint64_t command[16] = {speaks->recv_at.flags ? 8 * speaks->recv_at.words : 0};
 
     send[from->speaks->send_at.address] = (uintptr_t)message;
     message[MSG_DST] = to->id;
@@ -616,6 +680,7 @@ int main(int argc, char **argv)
     with_metadata = argc == 5;
     revision = argv[1];
     turns = !strcmp(revision, "mixed-219");
+    few_files = !strcmp(revision, "2") || !strcmp(revision, "mixed-2");
     state = strtoull(argv[2], NULL, 10) + 1;
     steps = strtol(argv[3], NULL, 10);
     for (size_t i = 0; i < sizeof(payload); i++)

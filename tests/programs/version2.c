@@ -154,6 +154,48 @@ CASE(another_thread_cancels_a_call)
 	EQ(command(alice.fd, KDBUS_CMD_MSG_CANCEL, &cancel), -ENOENT);
 }
 
+enum { CALLS = 200 };
+
+static void *make_calls(void *argument)
+{
+	for (int calls = CALLS; calls; calls--)
+		make_call(argument);
+	return NULL;
+}
+
+CASE(the_last_of_many_calls_is_cancelled)
+{
+	struct connection alice, bob;
+	struct call call = { .connection = &alice, .done = new_event() };
+	struct kdbus_cmd_cancel cancel = { .cookie = 7 };
+	struct buffer buffer;
+	const struct kdbus_msg *request;
+	struct kdbus_msg *answer;
+	pthread_t thread;
+
+	make_bus();
+	alice = hello(bus_path);
+	bob = hello(bus_path);
+	call.to = bob.id;
+	CHECK(!pthread_create(&thread, NULL, make_calls, &call));
+	for (int calls = CALLS - 1; calls; calls--) {
+		request = receive(&bob);
+		EQ(request->flags, KDBUS_MSG_EXPECT_REPLY | KDBUS_MSG_SYNC_REPLY);
+		answer = begin_message(&buffer, request->src_id, 1, "answer");
+		answer->cookie_reply = request->cookie;
+		EQ(give_back(&bob, request), 0);
+		EQ(command(bob.fd, KDBUS_CMD_MSG_SEND, answer), 0);
+		await(call.done);
+	}
+	EQ(call.result, 0);
+	SAME(text_of((const struct kdbus_msg *)(alice.pool + call.offset)), "answer");
+	receive(&bob);
+	EQ(command(alice.fd, KDBUS_CMD_MSG_CANCEL, &cancel), 0);
+	await(call.done);
+	CHECK(!pthread_join(thread, NULL));
+	EQ(call.result, -ECANCELED);
+}
+
 CASE(a_broadcast_is_known_by_its_filter)
 {
 	struct connection alice, bob;

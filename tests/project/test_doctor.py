@@ -14,13 +14,14 @@ import pytest
 
 from interposer import doctor
 from interposer.doctor import Finding
-from interposer.errors import NoProc
+from interposer.errors import FILE_SIZE_ADVICE, NoProc
 from interposer.launch import launch, preloading
 from native import seccomp
 from native.namespace import CLONE_NEWNS, MS_PRIVATE, MS_REC, mount, unshare
 from tests.interposer.test_view import become_nobody, needs_root
 from tests.support.children import in_child
 from tests.support.compiling import compile_program
+from tests.support.e2e import cases_of
 from tests.support.users import User
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -28,6 +29,7 @@ NEEDED = {
     "architecture",
     "/proc",
     "open files",
+    "size of files",
     "seccomp listener",
     "read target memory",
     "install descriptor",
@@ -100,6 +102,29 @@ def test_the_limit_of_open_files_is_tried(user: User, limit: int, enough: bool) 
         assert (opened.status, told) == (0, 0), opened.output
     elif limit == 64:
         assert (opened.status, told) == (1, 1), opened.output
+
+
+def limited_in_size(user: User, size: int, *command: str) -> str:
+    """What `command` says where files have at most `size` bytes, with its status in the last line."""
+    script = 'size=$1; shift; { prlimit --fsize="$size:$size" "$@" 2>&1; echo "status $?"; } | cat'
+    return user.run(["sh", "-c", script, "sh", str(size), *command], folder=PROJECT).output
+
+
+@pytest.mark.parametrize("mode", ["mount", "path"])
+def test_the_limit_of_the_size_of_files_is_tried(user: User, mode: str) -> None:
+    examined = limited_in_size(user, 0, *user.kdbus("doctor"))
+    assert "missing: size of files, sealed memory." in examined and examined.endswith("status 1\n"), examined
+    refused = limited_in_size(user, 0, *user.kdbus("run", "--mode", mode, "--", "true"))
+    assert refused.endswith(f"; {FILE_SIZE_ADVICE}\nstatus 125\n"), refused
+    assert refused.count("\n") == 2 and "[Errno" not in refused, refused
+
+
+def test_a_pool_that_is_too_large_is_told(user: User, open_folder: Path) -> None:
+    program = str(compile_program("payload", open_folder))
+    case = cases_of("payload")[0]
+    told = limited_in_size(user, 4096, *user.kdbus("run", "--", program, case))
+    assert f"File too large; {FILE_SIZE_ADVICE}; this is told once\n" in told, told
+    assert limited_in_size(user, 1 << 30, *user.kdbus("doctor")).endswith("status 0\n")
 
 
 _USES_A_HANDLE = """
