@@ -12,9 +12,10 @@ STUB_ADDRESS = 0x550000000000
 STATE_PATH = b"/sys/module/kdbus/preload"
 """What it opens to learn about the tree of processes (`STATE_PATH`)."""
 
-STATE = struct.Struct("=IIIIQQ")
+STATE = struct.Struct("=IIIIQQI")
 """`struct state`: whether a folder was handed out, whether a kdbusfs was mounted, whether nodes are real
-files (and 0), the devices of the folders at /sys/fs/kdbus and /sys/module/kdbus."""
+files, whether receivers may serve themselves, the devices of the folders at /sys/fs/kdbus and /sys/module/kdbus,
+whether calls that are broken off may be repeated."""
 
 
 def library() -> str | None:

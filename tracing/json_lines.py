@@ -58,6 +58,7 @@ def as_object(shown: Shown, limit: int = PAYLOAD) -> dict[str, Any]:
         "names": {str(number): names for number, names in record.names.items()} or None,
         "notes": record.notes or None,
         "left": [left._asdict() for left in record.left] or None,
+        "unknown": record.unknown or None,
         "stack": [frame._asdict() for frame in record.stack] or None,
     }
     found |= {name: value for name, value in optional.items() if value is not None}

@@ -144,6 +144,9 @@ class Record:
     left: list[Left] = field(default_factory=list)
     """Of a close: what was open then, or when the process ended by itself; of a hang-up: the latter. Empty unless that
     was asked for."""
+    unknown: int = 0
+    """Of a close: how many descriptors came with messages to a process that was killed since, so that nobody knows
+    whether it had closed them."""
 
 
 class Tracer(Protocol):

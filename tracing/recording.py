@@ -65,6 +65,7 @@ _MEMBERS: Final = {
     33: "copied",
     34: "path",
     35: "left",
+    36: "unknown",
 }
 """Numbers of members; they are for good."""
 _EMPTY: Final = Record(Event.CALL, 0, 0, 0)

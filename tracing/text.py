@@ -75,6 +75,8 @@ class TextWriter:
         stack = "".join(f"\n {self._dim('> ' + _frame(frame))}" for frame in record.stack if self._style.stacks)
         notes = "".join(f"\n    {self._dim('# ' + harmless(note))}" for note in record.notes)
         left = "".join(f"\n    {self._dim('# still open: ' + said(each))}" for each in record.left)
+        if record.unknown:
+            left += f"\n    {self._dim('# ' + unknown(record.unknown))}"
         return line + stack + notes + left + "\n"
 
     def value(self, value: Value | Item, name: str = "") -> str:
@@ -249,6 +251,11 @@ def said(left: Left) -> str:
     """In words what a descriptor is that was left open."""
     whose = f"descriptor {left.descriptor} of process {left.pid}"
     return f"{whose}, which came with cookie {left.cookie} of connection {left.source}"
+
+
+def unknown(count: int) -> str:
+    """In words that a process was killed to which so many descriptors had come."""
+    return f"its process was killed: whether that had closed {count} descriptors that came with messages is not known"
 
 
 _PRINTABLE = bytes((*range(0x20, 0x7F), *b"\t\n\r"))

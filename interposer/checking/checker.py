@@ -19,14 +19,14 @@ from interposer.checking import differences
 from interposer.checking.answers import differing, queued, waits_in_queue
 from interposer.checking.findings import Findings
 from interposer.checking.held import Held
-from interposer.checking.members import flags, number, texts
+from interposer.checking.members import flags, kinds, number, texts
 from kdbus.abi.decode import Text, struct_of
 from kdbus.abi.layout import align8
 from kdbus.abi.revision import REVISIONS
 from tracing.errnos import errno_name
 from tracing.record import Event, Phase, Record
 from tracing.shown import Shown, items_of, show
-from tracing.text import said
+from tracing.text import said, unknown
 
 _REVISIONS = {revision.name: revision for revision in REVISIONS}
 _HEADER = 16
@@ -125,16 +125,23 @@ class Checker:
             self.used["flags"].update(names)
             found += items + names
         if not record.errno:
-            for item in items_of(shown.arguments):
-                if item.name and (others := differences.refusing(record.command, item.name, record.revision)):
-                    text = f"KDBUS_CMD_{record.command} with an item {item.name} is refused in {_and(others)}"
-                    self.findings.add("foreign-item", program, text)
+            self._look_at_items(shown, program)
         for name in dict.fromkeys(found):
             if lacking := differences.lacking(name):
                 self.findings.add("one-revision", program, f"{name} is not in {_and(lacking)}")
         if others := differences.other_numbers(record.command, record.revision):
             text = f"KDBUS_CMD_{record.command} of {record.revision} has another number in {_and(others)}"
             self.findings.add("one-revision", program, text)
+
+    def _look_at_items(self, shown: Shown, program: str) -> None:
+        command, revision = shown.record.command, shown.record.revision
+        for kind, count in Counter(kinds(shown.arguments)).items():
+            if others := differences.refusing(command, kind, revision):
+                text = f"KDBUS_CMD_{command} with an item {kind} is refused in {_and(others)}"
+                self.findings.add("foreign-item", program, text)
+            if count > 1 and (others := differences.refusing_two(command, kind, revision)):
+                text = f"KDBUS_CMD_{command} with two items {kind} is refused in {_and(others)}"
+                self.findings.add("foreign-item", program, text)
 
     def _failed(self, shown: Shown, where: str) -> None:
         record = shown.record
@@ -260,6 +267,8 @@ class Checker:
             told = [said(each) for each in record.left[:_MOST_TOLD]]
             more = [f"{len(record.left) - _MOST_TOLD} more"] if len(record.left) > _MOST_TOLD else []
             self.findings.add("descriptors-left", held.where, f"still open: {'; '.join([*told, *more])}")
+        if record.unknown:
+            self.findings.add("not-judged", held.where, unknown(record.unknown))
         if held.names and not held.left:
             self.findings.add("names-left", held.where, f"still owned or waited for: {_and(sorted(held.names))}")
         if held.matches and not held.left:

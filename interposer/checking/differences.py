@@ -17,6 +17,7 @@ from typing import Final
 
 from broker import errors, limits
 from broker.behaviour import Behaviour
+from broker.command import Command
 from broker.errors import KdbusError, errno_of
 from broker.recognition import NAMES, named
 from kdbus.abi import revision4
@@ -125,12 +126,28 @@ def refusing(command: str, kind: str, revision: str) -> tuple[str, ...]:
         return ()
     found = []
     for other in _STRICT:
-        tables = {each.name: each for each in _ALL[other].commands.values()}
-        taking = tables.get(_RENAMED.get(command, command))
+        taking = _command(other, command)
         known = _ALL[other].revision.number_of(Kind[kind]) is not None
         if other != revision and taking is not None and known and Kind[kind] not in taking.items:
             found.append(other)
     return tuple(found)
+
+
+@cache
+def refusing_two(command: str, kind: str, revision: str) -> tuple[str, ...]:
+    """Other revisions than `revision` in which the command takes one item of that kind, and refuses a second one."""
+    found = []
+    for other in _STRICT:
+        taking = _command(other, command)
+        rule = None if taking is None or kind not in Kind.__members__ else taking.items.get(Kind[kind])
+        if other != revision and rule is not None and not rule.repeats:
+            found.append(other)
+    return tuple(found)
+
+
+def _command(revision: str, name: str) -> Command | None:
+    tables = {each.name: each for each in _ALL[revision].commands.values()}
+    return tables.get(_RENAMED.get(name, name))
 
 
 @cache

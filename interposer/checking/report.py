@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -18,21 +19,33 @@ from interposer.checking.findings import ERROR, NOTE, RULES, WARNING, Finding
 from tracing.escaping import harmless
 
 SCHEMA = 1
-_MOST_COMMANDS = 20
+_MOST_TOLD = 30
 
 
 def text(checker: Checker) -> str:
-    """One line for each finding, and two in the end."""
+    """One line for each finding, and four in the end."""
     found = checker.findings.all()
     lines = [f"kdbus check: {each.severity}: {_line(each)}" for each in found]
-    used = ", ".join(f"{name} {count}" for name, count in checker.used["commands"].most_common(_MOST_COMMANDS))
-    revisions = ", ".join(sorted(checker.used["revisions"])) or "none"
+    used = {kind: ", ".join(_counted(checker, kind)) or "none" for kind in ("commands", "flags", "items", "revisions")}
     counts = Counter(each.severity for each in found)
     told = ", ".join(
         f"{counts[severity]} {severity}{'' if counts[severity] == 1 else 's'}" for severity in (ERROR, WARNING, NOTE)
     )
-    lines += [f"kdbus check: used: {used or 'nothing'}; revisions: {revisions}", f"kdbus check: {told}"]
+    lines += [f"kdbus check: used: {used['commands']}; revisions: {used['revisions']}"]
+    lines += [f"kdbus check: {kind}: {used[kind]}" for kind in ("flags", "items")]
+    lines.append(f"kdbus check: {told}")
     return "\n".join(lines) + "\n"
+
+
+def _counted(checker: Checker, kind: str) -> list[str]:
+    """What was used of one kind, the most frequent first."""
+    found = [(_PREFIX.sub("", name), count) for name, count in checker.used[kind].most_common(_MOST_TOLD)]
+    more = len(checker.used[kind]) - _MOST_TOLD
+    words = [name if kind == "revisions" else f"{name} {count}" for name, count in found]
+    return [*words, f"{more} more"] if more > 0 else words
+
+
+_PREFIX = re.compile("^_?KDBUS_(ITEM_)?")
 
 
 def _line(finding: Finding) -> str:

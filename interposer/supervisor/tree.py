@@ -83,6 +83,7 @@ class Tree:
         self._opens = opens = Opens(self._answering, self._nodes)
         self._self_serve = shared.self_serve and faults is None
         share = shared.flows.share if self._self_serve else None
+        self._repeats = self._answers.kernel_waits and faults is None
         ioctls = Ioctls(self._answering, self._nodes, self.waiting.add, self._served, faults=faults, share=share)
         mappings = Mappings(self._answering, self._nodes, self._pump)
         self.mounts = Mounts(self._answering, shared.new_domain)
@@ -106,7 +107,15 @@ class Tree:
         `files`: the nodes in `kdbus`. `module` is owned from now on.
         """
         self._path_calls = PathCalls(
-            self._answering, self._opens, self._nodes, files, kdbus, module, self._pump, shelves=self._self_serve
+            self._answering,
+            self._opens,
+            self._nodes,
+            files,
+            kdbus,
+            module,
+            self._pump,
+            shelves=self._self_serve,
+            repeats=self._repeats,
         )
         self._mostly_elsewhere |= _by_number(self._path_calls.handlers())
         self.mounts.on_mount = self._path_calls.preloaded.mounted
@@ -116,7 +125,7 @@ class Tree:
 
         `files`: the nodes at /sys/fs/kdbus; `module`: the device of /sys/module/kdbus. Raises OSError.
         """
-        preloaded = Preloaded(files.device, module, real=True, shelves=self._self_serve)
+        preloaded = Preloaded(files.device, module, real=True, shelves=self._self_serve, repeats=self._repeats)
         answering, opens = self._answering, self._opens
 
         def open_(call: Notification) -> None:

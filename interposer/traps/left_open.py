@@ -5,11 +5,10 @@ A program has to close what a message brings (`KDBUS_ITEM_FDS`, and the memfd of
 nothing that it does with it passes through here: close(2) is not trapped. So each is remembered with the file that it
 stood for when it came, and looked at in two moments: when its process ends by itself, which is trapped for that, while
 the process still has all that it has open; and when the connection's last descriptor is closed. If the number stands
-for the same file then, it was never closed.
+for the same file then, it was never closed. Of a process that was killed nothing can be known, and that is told.
 
 Weaknesses: a descriptor that was moved (dup, and close) or handed on is not found; one that is closed, and whose file
-the process gets once more under the same number, is found though it came otherwise. Of a process that is killed nothing
-is known.
+the process gets once more under the same number, is found though it came otherwise.
 """
 
 from __future__ import annotations
@@ -46,6 +45,8 @@ class _Come:
     files: dict[tuple[int, int], tuple[File, Left]] = field(default_factory=dict)
     kept: set[tuple[int, int]] = field(default_factory=set)
     """Those that a process still had when it ended by itself."""
+    ended: set[int] = field(default_factory=set)
+    """Processes that have done so."""
 
 
 class LeftOpen:
@@ -71,6 +72,7 @@ class LeftOpen:
                 source, cookie = (layout.get(record.message, name) for name in ("src_id", "cookie"))
                 come.files[place] = file, Left(*place, source, cookie)
                 come.kept.discard(place)
+                come.ended.discard(record.pid)
 
     def note_batch(self, batch: Batch) -> None:
         """Calls were served natively, which passes memfds and no other descriptors."""
@@ -81,18 +83,22 @@ class LeftOpen:
     def leaving(self, process: int) -> None:
         """A process is about to end by itself."""
         for come in self._connections.values():
-            come.kept |= {place for place in come.files if place[0] == process and self._is_open(come, place)}
+            mine = {place for place in come.files if place[0] == process}
+            come.kept |= {place for place in mine if self._is_open(come, place)}
+            come.ended |= {process for _ in mine}
 
     def kept(self, place: Place) -> list[Left]:
         """Those that processes had open when they ended, of a connection that has ended and is not closed yet."""
         come = self._connections.get(place, _Come())
         return [come.files[each][1] for each in sorted(come.kept)]
 
-    def closed(self, place: Place) -> list[Left]:
-        """The same, and those that are open now, of a connection that is closed; it is forgotten."""
+    def closed(self, place: Place) -> tuple[list[Left], int]:
+        """The same, and those that are open now, of a connection that is closed; and how many there are of which that
+        cannot be known. It is forgotten."""
         come = self._connections.pop(place, _Come())
-        places = [each for each in sorted(come.files) if each in come.kept or self._is_open(come, each)]
-        return [come.files[each][1] for each in places]
+        left = [each for each in sorted(come.files) if each in come.kept or self._is_open(come, each)]
+        killed = {each for each in {process for process, _ in come.files} - come.ended if _has_nothing(each)}
+        return [come.files[each][1] for each in left], sum(process in killed for process, _ in come.files)
 
     @staticmethod
     def _is_open(come: _Come, place: tuple[int, int]) -> bool:
@@ -106,6 +112,14 @@ def _file(process: int, number: int) -> File | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _has_nothing(process: int) -> bool:
+    """Whether a process has no descriptors any more, as it is about to be gone, or is."""
+    try:
+        return not os.listdir(f"/proc/{process}/fd")
+    except OSError:
+        return True
 
 
 def _is_memfd(process: int, number: int) -> bool:

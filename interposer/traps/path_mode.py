@@ -93,11 +93,12 @@ class PathCalls:
         pump: Callable[[Notification], None],
         *,
         shelves: bool,
+        repeats: bool,
     ) -> None:
         """`kdbus` and `module`: descriptors of the private folder's inner folders; the second is owned from now on.
 
         `files` are the nodes in the first. `pump`: see `interposer.injection.injection.inject`. `shelves`: receivers
-        may serve themselves (`interposer.traps.shelves`).
+        may serve themselves (`interposer.traps.shelves`). `repeats`: see `Preloaded`.
         """
         self._answering = answering
         self._listener = answering.listener
@@ -108,7 +109,7 @@ class PathCalls:
         self._pump = pump
         self._device = os.fstat(kdbus).st_dev
         self._lookup = Lookup(kdbus, module, lambda device, inode: files.find(device, inode) is not None)
-        self._preloaded = Preloaded(self._device, os.fstat(module).st_dev, shelves=shelves)
+        self._preloaded = Preloaded(self._device, os.fstat(module).st_dev, shelves=shelves, repeats=repeats)
 
     @property
     def preloaded(self) -> Preloaded:

@@ -8,7 +8,9 @@ whoever opens the library by the very path that LD_PRELOAD has gets it, wherever
 get an empty one. A descriptor of a file that everybody may have leads nowhere else.
 
 *What it has to know* (`STATE`): whether a folder of the private folder was handed out, on which devices those are,
-whether there is a kdbusfs that a program has mounted, and whether receivers may serve themselves. It maps the page,
+whether there is a kdbusfs that a program has mounted, whether receivers may serve themselves, and whether what a signal
+has broken off may be repeated: not where an error is injected, EINTR perhaps, nor on kernels before 5.19, where a call
+that says EINTR may have taken effect (`interposer.traps.exactly_once`). It maps the page,
 which is written here before the call is answered that makes the difference; so it is never late.
 
 In mount mode (`kdbus run --preload`) only opens for writing are trapped, so that the loader is on its own.
@@ -38,12 +40,16 @@ _PAGE = 4096
 class Preloaded:
     """What one supervisor has for the preloaded libraries of its programs."""
 
-    def __init__(self, kdbus: int, module: int, *, real: bool = False, shelves: bool = False) -> None:
+    def __init__(
+        self, kdbus: int, module: int, *, real: bool = False, shelves: bool = False, repeats: bool = False
+    ) -> None:
         """Of the two folders, the devices. `real`: in mount mode, where nodes are real files. `shelves`: receivers may
-        serve themselves (`interposer.traps.shelves`). Raises OSError."""
+        serve themselves (`interposer.traps.shelves`). `repeats`: a call that says EINTR has not been received, unless
+        it is one that waits. Raises OSError."""
         self._devices = kdbus, module
         self._real = real
         self._shelves = shelves
+        self._repeats = repeats
         self._entered = self._mounted = False
         self._state = Pool(b"kdbus-preload", _PAGE)
         self._put()
@@ -62,7 +68,8 @@ class Preloaded:
         self._put()
 
     def _put(self) -> None:
-        self._state.write(0, STATE.pack(self._entered, self._mounted, self._real, self._shelves, *self._devices))
+        flags = self._entered, self._mounted, self._real, self._shelves
+        self._state.write(0, STATE.pack(*flags, *self._devices, self._repeats))
 
     def open(self, path: bytes, architecture: int) -> int | None:
         """A descriptor for who opens `path`, the caller's to close; None if it is none of this. Raises OSError.

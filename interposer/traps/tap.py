@@ -254,7 +254,7 @@ class Tap:
         if connection is not None and connection.active:
             self._leave(record, connection)
         if record.connection is not None:
-            record.left = self._left_open.closed((record.node, record.connection))
+            record.left, record.unknown = self._left_open.closed((record.node, record.connection))
         self._put(record)
 
     @staticmethod

@@ -30,7 +30,7 @@ static void *map(void *address, size_t length, int protection, int flags, int fi
     return (void *)kdbus_result(
         kdbus_stub && !may_be_pool(length, protection, flags, file)
             ? untrapped(SYS_mmap, where, (long)length, protection, flags, file, offset)
-            : kdbus_trapped(SYS_mmap, where, (long)length, protection, flags, file, offset));
+            : kdbus_unbroken(SYS_mmap, where, (long)length, protection, flags, file, offset));
 }
 
 #define MMAP(name)                                                                                                     \

@@ -50,14 +50,16 @@ long kdbus_open(int directory, const char *path, int flags, mode_t mode)
         if (result >= 0 && !was_node(result, flags))
             return result;
         if (result >= 0)
-            return kdbus_trapped(SYS_openat, directory, (long)path, flags, mode, 0, 0);
+            return kdbus_unbroken(SYS_openat, directory, (long)path, flags, mode, 0, 0);
         error = (int)-result;
         // What cannot be made in /sys/fs is for the supervisor to say.
         if (flags & O_CREAT && (error == EACCES || error == EROFS || error == EPERM))
             error = ENOENT;
         if (!kdbus_may_lead_here(directory, path, error))
             return result;
+        return kdbus_unbroken(SYS_openat, directory, (long)path, flags, mode, 0, 0);
     }
+    // It may lead to a pipe, and wait for its other end.
     return kdbus_trapped(SYS_openat, directory, (long)path, flags, mode, 0, 0);
 }
 

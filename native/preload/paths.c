@@ -130,6 +130,8 @@ long kdbus_path_call(int directory, const char *path, long number, long a, long 
         result = untrapped(number, a, b, c, d, e, 0);
         if (result >= 0 || !kdbus_may_lead_here(directory, path, (int)-result))
             return result;
+        return kdbus_unbroken(number, a, b, c, d, e, 0);
     }
+    // It may lead anywhere, to a file system that hangs for one, and a signal is to end that.
     return kdbus_trapped(number, a, b, c, d, e, 0);
 }

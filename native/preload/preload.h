@@ -54,6 +54,7 @@ struct state {
     uint32_t shelves; // whether receivers may serve themselves (shelves.c)
     uint64_t kdbus;   // the devices that /sys/fs/kdbus and /sys/module/kdbus are on, as st_dev has them
     uint64_t module;
+    uint32_t repeats; // whether a call that a signal breaks off has not been received, and may be made once more
 };
 
 typedef long stub(long number, long, long, long, long, long, long);
@@ -74,6 +75,16 @@ static inline long untrapped(long number, long a, long b, long c, long d, long e
 }
 
 long kdbus_trapped(long number, long a, long b, long c, long d, long e, long f);
+
+// A trapped call that nobody expects to say EINTR: as often as a signal breaks it off before it is received, which only
+// the trap makes possible. Not for one that may wait, which is broken off in its own right.
+long kdbus_unbroken(long number, long a, long b, long c, long d, long e, long f);
+
+// Whether a call that has said EINTR has done nothing, and may be made once more.
+static inline bool kdbus_broken_off(long result)
+{
+    return result == -EINTR && kdbus_state && kdbus_state->repeats;
+}
 
 // -1 with errno, as C libraries have it, for a result of the kernel.
 long kdbus_result(long result);

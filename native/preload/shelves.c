@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
-// For which descriptors there is a shelf (shelf.h), and the calls that make use of it.
+// For which descriptors there is a shelf (shelf.h), and the calls that make use of it; and ioctl(2) in general.
+//
+// kdbus says EINTR of a SEND that waits for its reply, and of nothing else. So any other call that says it was broken
+// off before the supervisor received it, has done nothing, and is made once more.
 //
 // A RECV or FREE on a descriptor of which nothing is known is made as ever. If it succeeds, the descriptor may be
 // a connection, and its shelf is asked for, once: not by who merely sends, a child perhaps that shares the connection
@@ -28,6 +31,12 @@
 #endif
 
 #define KDBUS_MAGIC 0x9500
+// SEND's number, of the final revision and 4, and of those before; where its command, or message, has its flags, and
+// the one without which none waits for a reply.
+#define SEND_FINAL 0x90
+#define SEND_BEFORE 0x30
+#define SEND_FLAGS 1
+#define SEND_MAY_WAIT 1
 #define KNOWN 256 // descriptors
 #define LOOKS 100 // whether a byte is being taken
 #define PAUSE_NS 20000
@@ -305,6 +314,26 @@ __attribute__((constructor)) static void prepare(void)
         table = (struct table *)memory;
 }
 
+// Whether the call may be one that waits, and says EINTR in its own right.
+static int may_wait(unsigned long request, const uint64_t *command)
+{
+    uint32_t number = (uint8_t)request;
+
+    if (number != SEND_FINAL && number != SEND_BEFORE)
+        return 0;
+    return (uintptr_t)command & 7 || !taking_can_read(command + SEND_FLAGS) || command[SEND_FLAGS] & SEND_MAY_WAIT;
+}
+
+static long trap(int descriptor, unsigned long request, void *argument)
+{
+    long result;
+
+    do {
+        result = taking_trap(descriptor, request, argument);
+    } while (kdbus_broken_off(result) && !may_wait(request, argument));
+    return result;
+}
+
 static long serve(int descriptor, unsigned long request, void *argument)
 {
     struct known *known = look(descriptor);
@@ -321,7 +350,7 @@ static long serve(int descriptor, unsigned long request, void *argument)
         leave(known);
     if (served)
         return result;
-    result = taking_trap(descriptor, request, argument);
+    result = trap(descriptor, request, argument);
     if (!result)
         learn_maker(descriptor);
     if (!result && ((uint32_t)request == SHELF_RECV || (uint32_t)request == SHELF_FREE))

@@ -58,6 +58,16 @@ long kdbus_trapped(long number, long a, long b, long c, long d, long e, long f)
     return result;
 }
 
+long kdbus_unbroken(long number, long a, long b, long c, long d, long e, long f)
+{
+    long result;
+
+    do {
+        result = kdbus_trapped(number, a, b, c, d, e, f);
+    } while (kdbus_broken_off(result));
+    return result;
+}
+
 long kdbus_result(long result)
 {
     if (result >= 0 || result < -4095)

@@ -42,8 +42,8 @@ static uintptr_t page_of(const void *address)
     return (uintptr_t)address & ~(PAGE_SIZE - 1);
 }
 
-// Whether 8 bytes can be read there: beside what the stack has at the moment they can, else the kernel knows.
-static int can_read(const uint64_t *word)
+// Beside what the stack has at the moment they can, else the kernel knows.
+int taking_can_read(const uint64_t *word)
 {
     const char here = 0;
 
@@ -66,8 +66,8 @@ static int crosses_page(const uint64_t *command, uint32_t words)
 // Whether the command can be read, has its bare size and no flags.
 static int is_bare(const uint64_t *command, uint32_t words, uint32_t flags)
 {
-    return !((uintptr_t)command & 7) && can_read(command) &&
-           (!crosses_page(command, words) || can_read(command + words - 1)) && command[0] == 8 * words &&
+    return !((uintptr_t)command & 7) && taking_can_read(command) &&
+           (!crosses_page(command, words) || taking_can_read(command + words - 1)) && command[0] == 8 * words &&
            !command[flags];
 }
 

@@ -28,6 +28,9 @@ int taking_free(const struct known *known, int descriptor, uint64_t *command, lo
 // Writes the cookie of the descriptor's socket there; 0 if that cannot be.
 int taking_write_cookie(int descriptor, uint64_t *word);
 
+// Whether 8 bytes can be read there.
+int taking_can_read(const uint64_t *word);
+
 // Whether a byte may be taken out of a descriptor, which nobody closes until `shelves_end_byte`. Signals are blocked.
 int shelves_begin_byte(void);
 void shelves_end_byte(void);

@@ -163,6 +163,13 @@ def test_who_is_cut_off_is_not_judged(user: User, program: Path, writable: Path)
     )
 
 
+def test_of_who_was_killed_it_says_what_cannot_be_known(user: User, program: Path, writable: Path) -> None:
+    found = report(user, writable, "--", str(program), "killed_with_descriptors")
+    assert finding("not-judged", found) == (
+        "its process was killed: whether that had closed 2 descriptors that came with messages is not known"
+    )
+
+
 def test_a_recording_is_looked_at_as_what_runs(user: User, program: Path, writable: Path) -> None:
     recording = str(writable / "recording")
     user.run(user.kdbus("record", "-o", recording, "--", str(program), "never_frees", "sends_too_early"))
@@ -215,6 +222,9 @@ def test_text(user: User, program: Path) -> None:
     lines = check(user, "--", str(program), "never_frees").output.splitlines()
     assert lines[0] == "ok 1 - never_frees"
     assert re.match(r"kdbus check: error: slice-leak: checked \(process \d+\), connection 2 of \d+-e2e.\d+: ", lines[2])
+    assert lines[-4] == "kdbus check: used: SEND 5, RECV 5, HELLO 2, FREE 2, BUS_MAKE 1; revisions: 3"
+    assert lines[-3].startswith("kdbus check: flags: ")
+    assert lines[-2].startswith("kdbus check: items: PAYLOAD_VEC 5, ")
     assert lines[-1].startswith("kdbus check: 1 error, 0 warnings, ")
 
 
@@ -243,7 +253,8 @@ def test_what_cannot_be_asked_for(words: list[str], part: str, user: User) -> No
     assert outcome.status == 125 and part in outcome.output and len(outcome.output.splitlines()) == 1
 
 
-def test_each_rule_is_documented() -> None:
+def test_each_rule_is_documented_with_an_example() -> None:
     text = (PROJECT / "docs" / "check.md").read_text()
     for rule, (severity, _) in RULES.items():
-        assert re.search(rf"^## {rule} \({severity}\)$", text, re.MULTILINE), rule
+        told = re.search(rf"^## {rule} \({severity}\)$(.*?)^#", text, re.MULTILINE | re.DOTALL)
+        assert told is not None and "\n\n    " in told[1], rule

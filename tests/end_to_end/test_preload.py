@@ -179,6 +179,21 @@ def test_kdbus_in_mount_mode(user: User, name: str, open_folder: Path) -> None:
     check(outcome.output, outcome.status)
 
 
+@pytest.mark.parametrize("options", WITH)
+def test_calls_of_kdbus_are_not_broken_off(user: User, options: list[str], open_folder: Path) -> None:
+    command = user.kdbus("run", *options, "--", str(compiled("unbroken", open_folder)))
+    outcome = user.run([*command, *cases("unbroken", user)])
+    check(outcome.output, outcome.status)
+
+
+@pytest.mark.parametrize("options", WITH)
+def test_an_EINTR_that_is_injected_is_said(user: User, options: list[str], open_folder: Path) -> None:
+    program = str(compiled("unbroken", open_folder))
+    command = user.kdbus("run", *options, "--inject", "BYEBYE:errno=EINTR", "--", program)
+    outcome = user.run([*command, "goodbye"])
+    assert (outcome.status, "left:  -4 " in outcome.output) == (1, True), outcome.output
+
+
 def test_it_is_wanted_or_not(user: User) -> None:
     outcome = user.run(user.kdbus("run", "--preload", "--no-preload", "--", "true"))
     assert (outcome.status, "give one of the two, or none" in outcome.output) == (125, True)

@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from interposer.checking.differences import below, lacking, other_errnos, other_numbers, refusing, unlike
+from interposer.checking.differences import below, lacking, other_errnos, other_numbers, refusing, refusing_two, unlike
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,11 @@ def test_version_4_means_other_things_than_the_final_revision() -> None:
     assert unlike("requires_metadata", "3") == ("final",)
     assert refusing("BUS_MAKE", "ATTACH_FLAGS_RECV", "final") == ("final",)
     assert refusing("HELLO", "ID", "3") == ("219", "4", "final")
+
+
+def test_items_that_may_be_there_once() -> None:
+    assert refusing_two("CONN_UPDATE", "ATTACH_FLAGS_SEND", "3") == ("219", "4", "final")
+    assert refusing_two("CONN_UPDATE", "NAME", "3") == refusing_two("HELLO", "ID", "3") == ()
 
 
 def test_limits() -> None:

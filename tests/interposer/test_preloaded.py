@@ -43,11 +43,11 @@ def test_the_state_is_seen_at_once_and_cannot_be_written(given: Preloaded) -> No
     descriptor = given.open(STATE_PATH, X86_64.audit)
     assert descriptor is not None
     with mmap.mmap(descriptor, 4096, prot=mmap.PROT_READ) as page:
-        assert STATE.unpack_from(page) == (0, 0, 0, 0, KDBUS, MODULE)
+        assert STATE.unpack_from(page) == (0, 0, 0, 0, KDBUS, MODULE, 0)
         given.entered()
-        assert STATE.unpack_from(page) == (1, 0, 0, 0, KDBUS, MODULE)
+        assert STATE.unpack_from(page) == (1, 0, 0, 0, KDBUS, MODULE, 0)
         given.mounted()
-        assert STATE.unpack_from(page) == (1, 1, 0, 0, KDBUS, MODULE)
+        assert STATE.unpack_from(page) == (1, 1, 0, 0, KDBUS, MODULE, 0)
     with pytest.raises(PermissionError):
         mmap.mmap(descriptor, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     with pytest.raises(OSError):
@@ -55,11 +55,11 @@ def test_the_state_is_seen_at_once_and_cannot_be_written(given: Preloaded) -> No
     os.close(descriptor)
 
 
-def test_whether_receivers_may_serve_themselves_is_told() -> None:
-    made = Preloaded(KDBUS, MODULE, real=True, shelves=True)
+def test_what_receivers_and_broken_calls_may_do_is_told() -> None:
+    made = Preloaded(KDBUS, MODULE, real=True, shelves=True, repeats=True)
     descriptor = made.open(STATE_PATH, X86_64.audit)
     assert descriptor is not None
-    assert STATE.unpack(os.pread(descriptor, STATE.size, 0)) == (0, 0, 1, 1, KDBUS, MODULE)
+    assert STATE.unpack(os.pread(descriptor, STATE.size, 0)) == (0, 0, 1, 1, KDBUS, MODULE, 1)
     os.close(descriptor)
     made.close()
 

@@ -224,6 +224,31 @@ CASE(ends_with_a_descriptor)
 	}
 }
 
+/* none */
+CASE(killed_with_descriptors)
+{
+	struct bus bus = new_bus(0);
+	struct connection one = clean(&bus);
+	int fds[2], ready[2], status;
+	pid_t child;
+	char byte;
+
+	EQ(pipe(fds), 0);
+	EQ(pipe(ready), 0);
+	child = fork();
+	if (!child) {
+		struct connection two = clean(&bus);
+
+		EQ(SEND(&one, .to = two.id, .fds = fds, .fd_count = 2), 0);
+		done(&two, receive(&two));
+		EQ(write(ready[1], "", 1), 1);
+		pause();
+	}
+	EQ(read(ready[0], &byte, 1), 1);
+	EQ(kill(child, SIGKILL), 0);
+	EQ(waitpid(child, &status, 0), child);
+}
+
 /* descriptors-left */
 CASE(keeps_a_memfd)
 {

@@ -21,7 +21,7 @@ FULL.message, FULL.payload, FULL.payload_size, FULL.pool, FULL.length = b"c", b"
 FULL.value, FULL.errno, FULL.error, FULL.reason, FULL.peer = -12, 13, "QueueFull", "é\n", 14
 FULL.names, FULL.notes, FULL.count = {7: ["a.b", "c.d"]}, ["x"], 15
 FULL.stack, FULL.copied = [Frame("/a (b)", 16, "main", 17), Frame("/c", 18, "", 0)], b"f"
-FULL.path, FULL.left = "/mnt", [Left(19, 20, 21, 22)]
+FULL.path, FULL.left, FULL.unknown = "/mnt", [Left(19, 20, 21, 22)], 23
 
 
 def stored(*records: Record) -> bytes:

@@ -121,6 +121,9 @@ def test_events() -> None:
     record.left = [Left(17, 5, 1, 3)]
     told = "\n    # still open: descriptor 5 of process 17, which came with cookie 3 of connection 1\n"
     assert line(record) == f"+++ <0-x/bus 2> closed +++{told}"
+    record.left, record.unknown = [], 2
+    told = "its process was killed: whether that had closed 2 descriptors that came with messages is not known"
+    assert line(record) == f"+++ <0-x/bus 2> closed +++\n    # {told}\n"
     record = Record(Event.DROPPED, 1, REALTIME, 0, count=3)
     assert line(record) == "+++ 3 records were dropped: whoever reads the trace is too slow +++\n"
 
