@@ -68,8 +68,8 @@ class Footprint:
 
 
 UNSEEN = {"KDBUS_RUNTIME_DIR": "/nonexistent"}
-"""The environment of a supervisor whose descriptors are counted: nobody finds it who watches all that there are, of whom
-each would be a socket of it for a moment."""
+"""For a supervisor whose descriptors are counted: nobody finds it who watches all that there are, as `kdbus list` does,
+and would be a socket of it for a moment."""
 
 
 def footprint(pid: int) -> Footprint:
