@@ -83,6 +83,11 @@ def footprint(pid: int) -> Footprint:
     return Footprint(descriptors, pools, children, len(threads), pages * os.sysconf("SC_PAGE_SIZE"))
 
 
+def child_of(pid: int) -> int:
+    """The first child of a process."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
 def await_caught(process: int, number: int) -> None:
     """Wait until a process catches the signal `number`, which it has ignored so far."""
     stop = time.monotonic() + _PATIENCE_S
