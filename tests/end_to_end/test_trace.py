@@ -216,7 +216,7 @@ def test_run_traces_into_a_file(programs: dict[str, Path], user: User, writable:
     ("words", "part"),
     [
         (["-e", "command=SEDN"], "there is no command 'SEDN'; there are BUS_MAKE, "),
-        (["-e", "errno=ENOBUF"], "there is no errno 'ENOBUF'; there are ENOBUFS"),
+        (["-e", "errno=ENOBUF"], "there is no errno 'ENOBUF'; is it ENOBUFS?"),
         (["-e", "nmae=org.example"], "there is no key 'nmae'; there are command, errno, connection, name, direction"),
         (["-e", "connection=x"], "'x' is no connection id; they are numbers"),
         (["-s", "many"], "-s 'many' is no number of bytes up to 1048576"),

@@ -67,6 +67,11 @@ class Footprint:
         return {name: change for name, change in changes.items() if change}
 
 
+UNSEEN = {"KDBUS_RUNTIME_DIR": "/nonexistent"}
+"""For a supervisor whose descriptors are counted: nobody finds it who watches all that there are, as `kdbus list` does,
+and would be a socket of it for a moment."""
+
+
 def footprint(pid: int) -> Footprint:
     """What process `pid` holds now. Raises OSError if it is gone."""
     folder = Path(f"/proc/{pid}")
