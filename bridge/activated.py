@@ -111,6 +111,7 @@ class Activated:
         self._patience = patience
         self._taken = trio.Event()
         self._idle = trio.CancelScope()
+        self._is_idle = True
         self._retired = False
         self._failures: deque[float] = deque()
         self._last: tuple[int, int, int] | None = None
@@ -121,16 +122,20 @@ class Activated:
         self._taken.set()
         self._taken = trio.Event()
 
-    def retire(self) -> None:
-        """Have `serve` end: at once, or when what is being started has the name, or is given up."""
+    def retire(self) -> bool:
+        """Have `serve` end: when what is being started has the name, or is given up, or now. Then True is returned, and
+        it needs the connection no more."""
         self._retired = True
         self._idle.cancel()
+        return self._is_idle
 
     async def serve(self) -> None:
         """Until it is to retire. The end of the connection raises Disconnected, or another Error."""
         while not self._retired:
+            self._is_idle = True
             with trio.CancelScope() as self._idle:
                 await trio.lowlevel.wait_readable(self._starter.fileno())
+            self._is_idle = False
             first = None if self._retired else self._first()
             if first is not None:
                 reason = await self._start(first)

@@ -155,9 +155,8 @@ class Activation:
             if held.activated is not None:
                 held.activated.wanted = wanted
             return
-        if held is not None and held.activated is not None:
+        if held is not None and held.activated is not None and not held.activated.retire():
             # `_serve` comes back here.
-            held.activated.retire()
             return
         if held is not None:
             held.connection.close()
@@ -202,9 +201,10 @@ class Activation:
     async def _serve(self, held: _Held, activated: Activated) -> None:
         """Start the program of a name, until the name is no longer wanted as it was."""
         await activated.serve()
-        held.connection.close()
-        del self._held[held.wanted.name]
-        self._settle(held.wanted.name)
+        if self._held.get(held.wanted.name) is held:
+            held.connection.close()
+            del self._held[held.wanted.name]
+            self._settle(held.wanted.name)
 
     # ---- work
 

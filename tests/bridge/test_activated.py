@@ -144,7 +144,7 @@ def test_it_retires_at_once_or_when_what_is_started_has_the_name(waits: bool) ->
             if waits:
                 played.send(1)
             await trio.sleep(1)
-            played.activated.retire()
+            assert played.activated.retire() is not waits
             await trio.sleep(1)
             assert ended is not waits
             played.take()
