@@ -186,13 +186,18 @@ class Recorder:
         self.may_lag = True
         self._output = Output(descriptor, partial(tell_of_failure, path))
         self._output.write(recording.MAGIC)
+        self._is_cut = False
 
     def take(self, record: Record) -> None:
         """Record it."""
         self._output.write(recording.frame(record))
 
+    def cut(self) -> None:
+        """Nobody knows what else there was: it shall not look as if it were whole."""
+        self._is_cut = True
+
     def close(self) -> None:
         """End the recording."""
-        self._output.close()
+        self._output.close(last=b"" if self._is_cut else recording.END)
         if self._output.dropped:
             complain(f"kdbus: {self._output.dropped} records were dropped, as whoever reads {self.path!r} is too slow")
