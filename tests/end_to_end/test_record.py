@@ -194,11 +194,12 @@ def test_a_recording_whose_supervisor_was_killed(open_folder: Path) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
         shown = user.run(user.kdbus("show", path))
-        judged = user.run(user.kdbus("check", "--json", "/dev/stdout", "--recording", path))
+        judged = user.run(user.kdbus("check", "--json", f"{path}.json", "--recording", path))
+        report = json.loads(Path(f"{path}.json").read_text())
     said = rf"kdbus: reading the recording '{path}': it is cut off behind \d+ records?"
     for outcome in (shown, judged):
         assert outcome.status == 125 and re.fullmatch(said, outcome.output.splitlines()[-1]), outcome.output
-    assert " open(" in shown.output and '"rules"' in judged.output
+    assert " open(" in shown.output and report["rules"]
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,25 @@ def test_which_item_is_not_taken() -> None:
     assert why(lambda: peer.issue("NAME_ACQUIRE", items)) == "item 2 of 2, ID: NAME_ACQUIRE does not take it"
 
 
+@pytest.mark.parametrize("revision", ["3", "final"])
+def test_which_item_is_at_no_address(revision: str) -> None:
+    world = World()
+    sender: Peer | FinalPeer = FinalPeer(world) if revision == "final" else world.connect()
+    receiver = FinalPeer(world) if revision == "final" else world.connect()
+    good = sender.caller.memory.put(b"fine!")
+    number = ITEM["PAYLOAD_VEC"] if revision == "final" else abi.ITEM_PAYLOAD_VEC
+    items = [item(number, struct.pack("<2Q", 5, address)) for address in (0, good, 0x1000)]
+    words = "item 3 of 3, PAYLOAD_VEC: the caller cannot access 5 bytes at 0x1000"
+    assert why(lambda: sender.send(receiver.id, items=items)) == words
+
+
 def test_which_item_does_not_fit_in() -> None:
     world = World()
     alice = world.connect()
     items = [string_item(abi.ITEM_NAME, b"org.example.A"), struct.pack("<2Q", 99, abi.ITEM_NAME)]
     assert why(lambda: alice.match(*items)) == "item at byte 32: size 99 with 16 bytes left"
+    items = [struct.pack("<2Q", 12, abi.ITEM_NAME)]
+    assert why(lambda: alice.match(*items)) == "item at byte 0: size 12 is less than its header of 16 bytes"
 
 
 def test_which_rule_of_a_match_is_refused() -> None:
