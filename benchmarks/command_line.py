@@ -30,7 +30,7 @@ NOISE = 0.1
 """The part of the processors' time from which on other programs disturb a run."""
 
 _INTERRUPTED = 130
-REVISIONS = ("3", "final")
+REVISIONS = ("2", "3", "219", "4", "final")
 
 DESCRIPTION = """\
 Measure how fast kdbus programs are under `kdbus run`, and what others pay for it, in comparison with a bare trap, a

@@ -2,7 +2,7 @@
 """How `org.freedesktop.DBus` describes itself: introspection and properties.
 
 The properties tell which optional parts of the D-Bus Specification a bus has. Header fields that are not known do not
-get through, as messages are made anew ("HeaderFiltering").
+get through, as messages are made anew ("HeaderFiltering"); the signal "ActivatableServicesChanged" is sent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kdbus.dbus.signature import split
 from kdbus.dbus.values import Variant
 
 PROPERTIES: Final = {
-    "Features": Variant("as", ["HeaderFiltering"]),
+    "Features": Variant("as", ["ActivatableServicesChanged", "HeaderFiltering"]),
     "Interfaces": Variant("as", ["org.freedesktop.DBus.Monitoring", "org.freedesktop.DBus.Debug.Stats"]),
 }
 _SIGNALS: Final = {"NameOwnerChanged": "sss", "NameLost": "s", "NameAcquired": "s", "ActivatableServicesChanged": ""}

@@ -98,6 +98,7 @@ class Inward:
         self._poll = select.poll()
         self._poll.register(peer.fileno(), select.POLLIN)
         self._serial = 0
+        self._passed: list[Received] = []
         self._cookies: OrderedDict[tuple[int, int], int] = OrderedDict()
 
     async def pass_all_on(self) -> None:
@@ -108,6 +109,8 @@ class Inward:
                 await self._stream.room(self._limits.unread)
             await self._pass_some_on(_AT_ONCE)
             self._stream.flush()
+            # Now that the client has something to do.
+            self._release()
 
     def _is_readable(self) -> bool:
         """Whether the bus has something, or the connection has ended. Asking the descriptor takes a tenth of asking the
@@ -117,6 +120,7 @@ class Inward:
     async def drain(self) -> None:
         """Pass on what has come by now."""
         await self._pass_some_on(_DRAINED)
+        self._release()
 
     async def _pass_some_on(self, most: int) -> None:
         """Pass on what has come by now, that many messages at most, or until the client has enough to read."""
@@ -155,22 +159,28 @@ class Inward:
             return False
         if origin.lost:
             _LOG.warning("%s: lost %d messages, as its client does not read them", self.name, origin.lost)
-        with origin:
-            if origin.notification is not None:
-                self._tell(origin.notification, origin.reply_to)
-                return True
-            if is_ours(origin.reply_to):
-                self.starting.take_reply(origin)
-                return True
-            try:
-                large = sum(map(len, origin.views)) > self._limits.on_loop
-                message = await compute(large, self._read, origin)
-                if message is not None and self._is_welcome(origin, message):
-                    data = await compute(large, version1.build, message)
-                    self._stream.put(data, [Descriptor(each.take()) for each in origin.descriptors])
-            except (DBusError, Error) as error:
-                _LOG.debug("%s: ignored: %s", self.name, error)
+        self._passed.append(origin)
+        if origin.notification is not None:
+            self._tell(origin.notification, origin.reply_to)
+            return True
+        if is_ours(origin.reply_to):
+            self.starting.take_reply(origin)
+            return True
+        try:
+            large = sum(map(len, origin.views)) > self._limits.on_loop
+            message = await compute(large, self._read, origin)
+            if message is not None and self._is_welcome(origin, message):
+                data = await compute(large, version1.build, message)
+                self._stream.put(data, [Descriptor(each.take()) for each in origin.descriptors])
+        except (DBusError, Error) as error:
+            _LOG.debug("%s: ignored: %s", self.name, error)
         return True
+
+    def _release(self) -> None:
+        """Give back the memory of what was passed on."""
+        for origin in self._passed:
+            origin.release()
+        self._passed.clear()
 
     def _read(self, origin: Received) -> Message | None:
         """The message as the client is to see it; None if no match rule asks for it. Raises DBusError or Error for what

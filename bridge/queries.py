@@ -99,13 +99,14 @@ class Queries:
     def get_connection_credentials(self, name: str) -> dict[str, Variant]:
         about = self._about("credentials", name)
         found = {}
+        # In dbus-daemon's order.
+        if about.pids is not None and about.pids.pid:
+            found["ProcessID"] = Variant("u", about.pids.pid)
         if about.creds is not None:
             found["UnixUserID"] = Variant("u", about.creds.euid)
             if name != DRIVER:  # as with dbus-daemon
                 groups = {about.creds.egid, *(about.auxgroups or ())}
                 found["UnixGroupIDs"] = Variant("au", sorted(groups))
-        if about.pids is not None and about.pids.pid:
-            found["ProcessID"] = Variant("u", about.pids.pid)
         if about.seclabel:
             label = about.seclabel.encode(errors="surrogateescape") + b"\0"
             found["LinuxSecurityLabel"] = Variant("ay", label)

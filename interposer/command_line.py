@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import interposer
 from interposer.ending import complain, die_of, say_all
@@ -27,8 +27,8 @@ from interposer.options import (
     VERBOSE_OPTIONS,
     Given,
     parse,
-    see_help,
     suggestion,
+    too_many,
 )
 
 FAILURE = InterposerError.exit_status
@@ -124,7 +124,7 @@ def _dispatch(words: list[str]) -> int:
         if given.keys() & _HELP_OPTIONS.keys():
             return _help([word])
         if len(rest) > subcommand.words and not subcommand.runs_a_program:
-            _too_many(word, rest[subcommand.words])
+            raise too_many(f"reading the arguments of `kdbus {word}`", rest[subcommand.words], word)
         return subcommand.act(given, rest)
     if word == "help":
         return _help(rest)
@@ -142,7 +142,7 @@ def _help(topics: list[str]) -> int:
     from interposer.help import OVERVIEW, PAGES
 
     if len(topics) > 1:
-        _too_many("help", topics[1])
+        raise too_many("reading the arguments of `kdbus help`", topics[1], "help")
     if topics and topics[0] not in PAGES and topics[0] != "help":
         raise UsageError(
             "looking for help",
@@ -151,12 +151,6 @@ def _help(topics: list[str]) -> int:
         )
     say_all(PAGES.get(topics[0], OVERVIEW) if topics else OVERVIEW)
     return 0
-
-
-def _too_many(subcommand: str, word: str) -> NoReturn:
-    raise UsageError(
-        f"reading the arguments of `kdbus {subcommand}`", f"{quoted(word)} is too many", see_help(subcommand)
-    )
 
 
 def _run(given: Given, command: list[str]) -> int:

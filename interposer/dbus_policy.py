@@ -20,7 +20,7 @@ from bridge.rule_elements import UnknownAccount, group_id, user_id
 from bridge.rules import ClientRules, Named, Owner, Party, Rule, Scope, about_message, about_name, about_user
 from interposer.companion import bus_name
 from interposer.errors import DomainUnavailable, UsageError, quoted
-from interposer.options import Given, see_help, suggestion
+from interposer.options import Given, see_help, suggestion, too_many
 from interposer.proxying import configuration_in
 from interposer.shared_domain.readiness import Readiness
 from kdbus.dbus.bloom import TYPE_NAMES
@@ -54,7 +54,7 @@ def dbus_policy(
         warn(f"kdbus: {warning}")
     if question in ("kdbus", "hold"):
         if rest:
-            raise UsageError(_ATTEMPT, f"{quoted(rest[0])} is too many", see_help("dbus-policy"))
+            raise too_many(_ATTEMPT, rest[0], "dbus-policy")
         translation = translated(found.policy)
         if question == "hold":
             return _hold(given, translation)
@@ -71,7 +71,7 @@ def _asked(given: Given, found: Configuration, question: str, rest: Sequence[str
     rules = found.policy.for_client(user, groups, at_console="--at-console" in given)
     if question == "connect":
         if rest:
-            raise UsageError(_ATTEMPT, f"{quoted(rest[0])} is too many", see_help("dbus-policy"))
+            raise too_many(_ATTEMPT, rest[0], "dbus-policy")
         about = about_user(found.policy.about_connecting(), user, groups)
         return found.policy.may_connect(user, groups, os.geteuid()).allowed, list(about)
     if question == "own":

@@ -134,7 +134,7 @@ usage: kdbus trace [OPTIONS] [--] PROGRAM [ARGUMENTS...]
                    name        a well-known name, of either side or in an item
                    direction   sent or received
   -Z, -z         show only calls that fail, or only calls that do not
-  -s BYTES       so much of payloads and strings (32; 4096 with --json)
+  -s BYTES       so much of payloads and strings but names (32; 4096 with --json)
   -x, -xx        strings that are not printable, or all strings, in hexadecimal
   -y             the well-known names of peers behind their ids
   -t, -tt        the time of day, or that with microseconds
@@ -207,7 +207,7 @@ usage: kdbus show [OPTIONS] FILE
   -e KEY=VALUE[,VALUE...]
                  show, or convert, only what has one of the values, as for `kdbus trace`
   -Z, -z         the same with only calls that fail, or only calls that do not
-  -s BYTES       so much of payloads and strings (32; 4096 with --json)
+  -s BYTES       so much of payloads and strings but names (32; 4096 with --json)
   -x, -xx        strings in hexadecimal
   -y, -v         names of peers; members that are zero
   -t, -tt        the time of day

@@ -59,6 +59,13 @@ def see_help(subcommand: str) -> str:
     return f"see `kdbus {subcommand} --help`"
 
 
+def too_many(attempt: str, word: str, subcommand: str) -> UsageError:
+    """The error about a word for which nothing is left; an option there stands behind what ended the options."""
+    if word.startswith("-"):
+        return UsageError(attempt, f"{quoted(word)} comes too late", f"options stand in front; {see_help(subcommand)}")
+    return UsageError(attempt, f"{quoted(word)} is too many", see_help(subcommand))
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Which of `known` somebody may have meant who wrote `word`; empty if none is like it."""
     # Worth its time when something is wrong already, and only then.

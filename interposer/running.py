@@ -38,6 +38,12 @@ def run(given: Given, command: list[str]) -> int:
     """The subcommand; its exit status, or death by its program's signal. Raises InterposerError."""
     tracer = None
     if given.keys() & {"--trace", "--explain"}:
+        if "--domain" in given:
+            raise UsageError(
+                "reading the options of `kdbus run`",
+                "calls are traced where they are served, and those of --domain are by its server",
+                f"`kdbus trace --domain {quoted(given.last('--domain') or '')}` shows them all",
+            )
         from interposer.trace_options import relayed, session_of_run
 
         tracer = relayed(session_of_run(given), given, "run")
@@ -63,12 +69,6 @@ def run_traced(given: Given, command: list[str], tracer: Tracer | None) -> int:
     wait_s = _seconds(given.last("--wait"))
     if wait_s and domain is None:
         raise UsageError("reading the options of `kdbus run`", "--wait is for a server", "give --domain PATH as well")
-    if domain is not None and tracer is not None:
-        raise UsageError(
-            "reading the options of `kdbus run`",
-            "calls are traced where they are served, and those of --domain are by its server",
-            "trace the program without --domain",
-        )
     if "--activate" in given:
         from interposer.activating import around, folders_by_bus
 

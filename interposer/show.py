@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from interposer.errors import RecordingCut, RecordingUnreadable, UsageError, quoted
-from interposer.options import Given, see_help
+from interposer.options import Given, see_help, too_many
 from interposer.trace_options import chosen_by, session, written
 from tracing import capture, timeline
 from tracing.filters import Filter
@@ -24,9 +24,11 @@ _CONVERSIONS = ("--perfetto", "--pcapng")
 
 def run(given: Given, words: list[str]) -> int:
     """The subcommand; its exit status. Raises UsageError, RecordingUnreadable, OutputFailed."""
-    if len(words) != 1:
-        reason = f"{quoted(words[1])} is too many" if words else "there is no recording"
-        raise UsageError("reading the arguments of `kdbus show`", reason, see_help("show"))
+    attempt = "reading the arguments of `kdbus show`"
+    if not words:
+        raise UsageError(attempt, "there is no recording", see_help("show"))
+    if len(words) > 1:
+        raise too_many(attempt, words[1], "show")
     wanted = [option for option in _CONVERSIONS if option in given]
     if len(wanted) > 1 or (wanted and given.keys() & {"--json", "-c", "-C"}):
         reason = f"{wanted[0]} is a form of its own"

@@ -49,6 +49,7 @@ SOURCES = (
     "pool.c",
     "keeper.c",
     "deputy.c",
+    "errand.c",
     "identity.c",
     "namespace.c",
     "credentials.c",
@@ -171,7 +172,8 @@ def make_builder(folder: Path, module: str = "native._helper") -> FFI:
         sources=[str(folder / name) for name in SOURCES],
         include_dirs=[str(folder)],
         depends=[
-            str(folder / name) for name in ("helper.h", "deputy.h", "flow.h", "hot_path.h", "shelf.h", "shares.h")
+            str(folder / f"{name}.h")
+            for name in ("helper", "deputy", "errand", "flow", "hot_path", "shelf", "shares")
         ],
         extra_compile_args=[*BASE_FLAGS, *warnings, *extra],
         extra_link_args=["-pthread", *extra],

@@ -23,7 +23,7 @@
 // waited for. A wait for a FUSE server that has begun to serve the page is ended by nothing but the server, so the end
 // of this process waits with it.
 
-#include "deputy.h"
+#include "errand.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -45,24 +45,6 @@
 #define LEFT_BEHIND (1ULL << 63) // in `steps`
 
 enum { NOTHING, WORK, END };
-enum { READ, READ_PIECES, READ_STRING, WRITE, COPY, OPEN, READ_LINK, READ_FILE, CLOSE };
-
-// What the broker wants of a target's memory, or of a file.
-struct errand {
-    int kind;
-    int pid; // or the descriptor of a folder, or of what is to be closed
-    const char *path;
-    uint64_t resolve; // of openat2(2)
-    const struct kdbus_identity *wanted; // whom it is done as; NULL for whoever this process is
-    const struct kdbus_identity *saved;
-    const struct kdbus_piece *pieces;
-    size_t count;
-    struct kdbus_pool *pool;
-    void *buffer;
-    uint64_t address; // or offset
-    size_t size;
-    int64_t result;
-};
 
 struct deputy {
     pthread_t thread;
@@ -439,85 +421,16 @@ int kdbus_deputies_next(struct kdbus_deputies *deputies, uint64_t *ticket, int *
     return 0;
 }
 
-// As much as there is, up to `size` bytes.
-static int64_t read_file(const char *path, char *buffer, size_t size)
-{
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    size_t length = 0;
-    int64_t result = file < 0 ? -errno : 1;
-
-    while (result > 0 && length < size) {
-        result = read(file, buffer + length, size - length);
-        if (result > 0)
-            length += (size_t)result;
-        else if (result < 0)
-            result = -errno;
-    }
-    if (file >= 0)
-        close(file);
-    return result < 0 ? result : (int64_t)length;
-}
-
-static int64_t open_as(const struct errand *errand)
-{
-    int result = errand->wanted ? kdbus_identity_borrow(errand->wanted, errand->saved) : 0;
-
-    if (result < 0)
-        return result;
-    result = kdbus_openat2(errand->pid, errand->path, errand->address, 0, errand->resolve);
-    if (errand->wanted && kdbus_identity_restore(errand->saved, errand->wanted) < 0) {
-        if (result >= 0)
-            close(result);
-        return -ENOTRECOVERABLE;
-    }
-    return result;
-}
-
 static void run_errand(struct deputy *self, void *argument)
 {
     struct errand *errand = argument;
-    int64_t result = -EINVAL;
 
     deputy_leaves(self);
-    switch (errand->kind) {
-    case READ:
-        result = kdbus_memory_read(errand->pid, errand->address, errand->buffer, errand->size);
-        break;
-    case READ_PIECES:
-        result = kdbus_memory_read_pieces(errand->pid, errand->pieces, errand->count, errand->buffer, errand->size);
-        break;
-    case READ_STRING:
-        result = kdbus_memory_read_string(errand->pid, errand->address, errand->buffer, errand->size);
-        break;
-    case WRITE:
-        result = kdbus_memory_write(errand->pid, errand->address, errand->buffer, errand->size);
-        break;
-    case COPY:
-        result = kdbus_pool_copy_from_process(errand->pool, errand->pid, errand->address, errand->pieces,
-                                              errand->count);
-        break;
-    case OPEN:
-        result = open_as(errand);
-        break;
-    case READ_LINK:
-        result = readlinkat(errand->pid, errand->path, errand->buffer, errand->size);
-        result = result < 0 ? -errno : result;
-        break;
-    case READ_FILE:
-        result = read_file(errand->path, errand->buffer, errand->size);
-        break;
-    case CLOSE:
-        // Whatever it says, the descriptor is closed.
-        close(errand->pid);
-        result = 0;
-        break;
-    }
-    errand->result = result;
-    deputy_is_back(self, result < 0 ? (int)result : 0);
+    errand_run(errand);
+    deputy_is_back(self, errand->result < 0 ? (int)errand->result : 0);
 }
 
-// Has it done by a deputy, or by nobody else where there can be none.
-static int64_t do_errand(struct kdbus_deputies *deputies, const struct errand *wanted)
+int64_t deputies_do_errand(struct kdbus_deputies *deputies, const struct errand *wanted)
 {
     struct errand own = *wanted;
     struct errand *errand = &own;
@@ -541,77 +454,4 @@ static int64_t do_errand(struct kdbus_deputies *deputies, const struct errand *w
     result = errand->kind == COPY ? pool_move_away(errand->pool, &sink) : 0;
     deputies_release(deputies, sink, sink ? errand->pool->size : 0, !result);
     return -EINPROGRESS;
-}
-
-int kdbus_deputies_read(struct kdbus_deputies *deputies, int pid, uint64_t address, void *buffer, size_t size)
-{
-    struct errand errand = {.kind = READ, .pid = pid, .address = address, .buffer = buffer, .size = size};
-
-    return (int)do_errand(deputies, &errand);
-}
-
-int kdbus_deputies_read_pieces(struct kdbus_deputies *deputies, int pid, const struct kdbus_piece *pieces, size_t count,
-                               void *buffer, size_t capacity)
-{
-    struct errand errand = {
-        .kind = READ_PIECES, .pid = pid, .pieces = pieces, .count = count, .buffer = buffer, .size = capacity};
-
-    return (int)do_errand(deputies, &errand);
-}
-
-int64_t kdbus_deputies_read_string(struct kdbus_deputies *deputies, int pid, uint64_t address, void *buffer,
-                                   size_t limit)
-{
-    struct errand errand = {.kind = READ_STRING, .pid = pid, .address = address, .buffer = buffer, .size = limit};
-
-    return do_errand(deputies, &errand);
-}
-
-int kdbus_deputies_write(struct kdbus_deputies *deputies, int pid, uint64_t address, const void *data, size_t size)
-{
-    struct errand errand = {.kind = WRITE, .pid = pid, .address = address, .buffer = (void *)data, .size = size};
-
-    return (int)do_errand(deputies, &errand);
-}
-
-int kdbus_deputies_copy(struct kdbus_deputies *deputies, struct kdbus_pool *pool, int pid, uint64_t offset,
-                        const struct kdbus_piece *pieces, size_t count)
-{
-    struct errand errand = {
-        .kind = COPY, .pid = pid, .pieces = pieces, .count = count, .pool = pool, .address = offset};
-
-    return (int)do_errand(deputies, &errand);
-}
-
-int kdbus_deputies_open(struct kdbus_deputies *deputies, int directory, const char *path, uint64_t flags,
-                        uint64_t resolve, const struct kdbus_identity *wanted, const struct kdbus_identity *saved)
-{
-    struct errand errand = {.kind = OPEN, .pid = directory, .path = path, .address = flags, .resolve = resolve};
-
-    errand.wanted = wanted;
-    errand.saved = saved;
-
-    return (int)do_errand(deputies, &errand);
-}
-
-int64_t kdbus_deputies_read_link(struct kdbus_deputies *deputies, int directory, const char *path, void *buffer,
-                                 size_t size)
-{
-    struct errand errand = {.kind = READ_LINK, .pid = directory, .path = path, .buffer = buffer, .size = size};
-
-    return do_errand(deputies, &errand);
-}
-
-int64_t kdbus_deputies_read_file(struct kdbus_deputies *deputies, const char *path, void *buffer, size_t size)
-{
-    struct errand errand = {.kind = READ_FILE, .path = path, .buffer = buffer, .size = size};
-
-    return do_errand(deputies, &errand);
-}
-
-int kdbus_deputies_close(struct kdbus_deputies *deputies, int descriptor)
-{
-    struct errand errand = {.kind = CLOSE, .pid = descriptor};
-
-    return (int)do_errand(deputies, &errand);
 }

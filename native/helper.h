@@ -215,6 +215,8 @@ uint64_t kdbus_deputies_ticket(const struct kdbus_deputies *deputies);
 // Somebody who is back: 1 with its number, and 0 or -errno for what it was left in; 0 if there is none.
 int kdbus_deputies_next(struct kdbus_deputies *deputies, uint64_t *ticket, int *result);
 
+// -- errand.c: what deputies do for the broker ----------------------------------------------------------------------
+
 // The functions of memory.c and pool.c, by a deputy. -EINPROGRESS: it was left behind, and what it was given has to
 // stay until it is back; but the pool has moved.
 int kdbus_deputies_read(struct kdbus_deputies *deputies, int pid, uint64_t address, void *buffer, size_t size);

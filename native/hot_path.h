@@ -29,6 +29,9 @@
 // Words of struct kdbus_msg.
 enum { MSG_SIZE, MSG_FLAGS_WORD, MSG_PRIORITY, MSG_DST, MSG_SRC, MSG_TYPE, MSG_COOKIE, MSG_TIMEOUT, MSG_WORDS };
 
+// Words of struct kdbus_msg_info, which says where a received message lies.
+enum { INFO_OFFSET, INFO_SIZE, INFO_RETURN_FLAGS, INFO_WORDS };
+
 #if defined(__x86_64__)
 #define OWN_ARCHITECTURE AUDIT_ARCH_X86_64
 #elif defined(__aarch64__)

@@ -44,7 +44,7 @@ static int write_no_message(struct kdbus_engine *engine, const struct kdbus_noti
         return hot_write_back(engine, call->pid, call->arguments[2], command, revision->recv_return_flags,
                               results + revision->recv_return_flags, 1);
     results[revision->recv_dropped] = 0;
-    memset(results + revision->recv_message, 0, 24);
+    memset(results + revision->recv_message, 0, 8 * INFO_WORDS);
     if (revision->empty_is_pool_size)
         results[revision->recv_message] = receiver->pool.memory.size;
     return !memcmp(command, results, 8 * revision->recv_words) || write_received(engine, call, revision, results);
@@ -110,16 +110,16 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
         return 0;
     results[revision->recv_return_flags] = 0;
     results[revision->recv_dropped] = 0;
-    message[0] = slice->offset;
-    message[1] = slice->size;
-    message[2] = 0;
+    message[INFO_OFFSET] = slice->offset;
+    message[INFO_SIZE] = slice->size;
+    message[INFO_RETURN_FLAGS] = 0;
     engine->flight.shown = (struct showing){receiver, entry, slice};
     if (!write_received(engine, call, revision, results)) {
         incoming_undo(receiver, entry, slice);
         return 0;
     }
     engine->flight.shown.slice = NULL;
-    message[2] = incoming_install_files(engine->listener, call->id, receiver, slice, entry);
+    message[INFO_RETURN_FLAGS] = incoming_install_files(engine->listener, call->id, receiver, slice, entry);
     slice->published = 1;
     slice->holders--;
     hot_dequeue(engine, receiver);
@@ -127,8 +127,9 @@ int hot_recv(struct kdbus_engine *engine, const struct kdbus_notification *call,
         hot_clear_readable(receiver, socket);
     flow_ring_over(engine, call, receiver, command, results, slice, 0);
     engine->flight.finished = 1;
-    if (message[2])
-        hot_overwrite_word(engine, call->pid, call->arguments[2], revision->recv_message + 2, message[2]);
+    if (message[INFO_RETURN_FLAGS])
+        hot_overwrite_word(engine, call->pid, call->arguments[2], revision->recv_message + INFO_RETURN_FLAGS,
+                           message[INFO_RETURN_FLAGS]);
     kdbus_listener_respond(engine->listener, call->id, 0, 0);
     return 1;
 }

@@ -64,8 +64,8 @@ static int write_reply(struct kdbus_engine *engine, const struct flow_reply *rep
     const struct kdbus_flow_revision *revision = reply->requester->revision;
     uint64_t address = reply->caller.arguments[2];
     uint64_t zero = 0;
-    struct iovec local[2] = {{results, 24}, {&zero, 8}};
-    struct iovec remote[2] = {{(void *)(address + 8 * revision->send_reply), 24},
+    struct iovec local[2] = {{results, 8 * INFO_WORDS}, {&zero, 8}};
+    struct iovec remote[2] = {{(void *)(address + 8 * revision->send_reply), 8 * INFO_WORDS},
                               {(void *)(address + 8 * revision->send_return_flags), 8}};
 
     if (revision->only_offsets) {
@@ -99,17 +99,17 @@ static int finish_wait(struct kdbus_engine *engine, struct flow_reply *reply, co
     slice = incoming_write(requester, entry, shown);
     if (!slice)
         return 0;
-    results[0] = slice->offset;
-    results[1] = slice->size;
-    results[2] = 0;
+    results[INFO_OFFSET] = slice->offset;
+    results[INFO_SIZE] = slice->size;
+    results[INFO_RETURN_FLAGS] = 0;
     engine->flight.shown = (struct showing){requester, entry, slice};
     engine->flight.answering = reply;
     if (!write_reply(engine, reply, results)) {
         incoming_undo(requester, entry, slice);
         return 0;
     }
-    results[2] = incoming_install_files(reply->listener, caller, requester, slice, entry);
-    if (results[2])
+    results[INFO_RETURN_FLAGS] = incoming_install_files(reply->listener, caller, requester, slice, entry);
+    if (results[INFO_RETURN_FLAGS])
         write_reply(engine, reply, results);
     engine->flight.shown.slice = NULL;
     engine->flight.answering = NULL;
@@ -348,7 +348,7 @@ static int make_entry(struct kdbus_engine *engine, struct sending *send)
 static int answer_wait(struct kdbus_engine *engine, struct sending *send)
 {
     struct flow_entry *entry = send->entry;
-    uint64_t results[3];
+    uint64_t results[INFO_WORDS];
 
     if (!finish_wait(engine, send->answered, entry, results))
         return give_up(send);

@@ -49,6 +49,14 @@ def open_folder() -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def writable() -> Iterator[Path]:
+    """A folder in which every user may write."""
+    with readable_folder() as folder:
+        folder.chmod(0o777)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def ordinary_user(open_folder: Path) -> User:
     """An ordinary user who can run the project: whoever runs the tests, or `nobody` if that is root."""

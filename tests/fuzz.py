@@ -32,7 +32,7 @@ from pathlib import Path
 from interposer.launch.guarantee import Guarantee
 from interposer.traps.probe import Probe
 from tests.support.compiling import compile_program
-from tests.support.supervised import GUARANTEE, Footprint, Supervised, SupervisorFailed, footprint
+from tests.support.supervised import GUARANTEE, UNSEEN, Footprint, Supervised, SupervisorFailed, footprint
 from tests.support.users import User
 
 STEPS = 600
@@ -120,7 +120,7 @@ def kernel_keeps_promise() -> bool:
 
 
 def start(program: Path, settings: Settings) -> Supervised:
-    environment = {}
+    environment = dict(UNSEEN)
     if settings.guarantee is not None:
         environment[GUARANTEE] = settings.guarantee
     elif settings.flows and kernel_keeps_promise():

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.compiling import compile_program
-from tests.support.supervised import Footprint, Supervised, SupervisorFailed, footprint
+from tests.support.supervised import UNSEEN, Footprint, Supervised, SupervisorFailed, footprint
 
 MEMORY = 16 << 20
 """Bytes that the supervisor's resident memory may grow by after the first stretch."""
@@ -106,7 +106,7 @@ def soak(
     begin = time.monotonic()
     baseline: Footprint | None = None
     options = ["--self-serve"] if self_serve else []
-    with Supervised([str(program), str(seed), str(members)], options=options) as supervised:
+    with Supervised([str(program), str(seed), str(members)], options=options, environment=UNSEEN) as supervised:
         if supervised.line(_PATIENCE) != "ready":
             raise SupervisorFailed("the program does not start")
         while balance.stretches < 2 or time.monotonic() - begin < seconds:

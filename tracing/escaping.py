@@ -31,6 +31,10 @@ def escaped(data: bytes) -> str:
     return "".join(_escape(byte, following) for byte, following in zip(data, data[1:] + b"\0", strict=True))
 
 
+LONGEST_NAME = 255
+"""Bytes of a name, of kdbus or of D-Bus, that are shown however little is shown of strings: as many as it may have."""
+
+
 def quoted(data: bytes, limit: int, *, hexadecimal: bool = False) -> str:
     """The first `limit` bytes as a C string in quotes, with "..." behind it if that is not all.
 

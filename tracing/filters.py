@@ -102,6 +102,8 @@ def _parse(text: str) -> _Expression:
     key, equals, rest = text.partition("=")
     if not equals:
         key, rest = "command", text
+    if equals and (key.startswith("!") or key.endswith("!")):
+        raise BadFilter(f"the ! of {text!r} belongs before the values: {key.strip('!')}=!{rest}")
     key = _ALIASES.get(key, key)
     if key not in _KEYS:
         raise BadFilter(f"there is no key {key!r}{_advice(key, _Key(_words, tuple(_KEYS)))}")
@@ -112,20 +114,26 @@ def _parse(text: str) -> _Expression:
     known = {word.upper(): word for word in _KEYS[key].words}
     found = []
     for value in values:
+        word = value.upper()
+        if key == "command":
+            word = _WRITTEN.get(word, word.removeprefix("KDBUS_CMD_"))
         if key == "connection" and not value.isdecimal():
             raise BadFilter(f"{value!r} is no connection id; they are numbers")
-        if known and value.upper() not in known:
+        if known and word not in known:
             raise BadFilter(f"there is no {key} {value!r}{_advice(value, _KEYS[key])}")
-        found.append(_KEYS[key].meant(known.get(value.upper(), value)))
+        found.append(_KEYS[key].meant(known.get(word, value)))
     return _Expression(_KEYS[key].of, frozenset(found), negated)
 
 
 _ALIASES = {"trace": "command", "t": "command"}
 """What strace calls it."""
+_WRITTEN = {"MMAP": "MAP"}
+"""What lines of the trace call an event otherwise."""
 _MANY = 30
 
 
 def _advice(word: str, key: _Key) -> str:
-    words = key.words
-    near = get_close_matches(word.upper(), words, 3) or key.likely if len(words) > _MANY else words
-    return f"; there are {', '.join(near)}" if near else ""
+    if len(key.words) <= _MANY:
+        return f"; there are {', '.join(key.words)}" if key.words else ""
+    near = get_close_matches(word.upper(), key.likely, 3)
+    return f"; is it {' or '.join(near)}?" if near else f"; kdbus has {', '.join(key.likely)}"

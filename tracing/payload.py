@@ -13,7 +13,7 @@ from kdbus.dbus import versions
 from kdbus.dbus.errors import DBusError
 from kdbus.dbus.message import Message
 from kdbus.dbus.values import Just, Variant
-from tracing.escaping import quoted
+from tracing.escaping import LONGEST_NAME, quoted
 
 MOST = 16 << 10
 """Bytes of a payload that is looked into; decoding takes time in proportion to it."""
@@ -36,12 +36,12 @@ def parse(payload: bytes, most: int = MOST) -> Message | None:
 
 
 def text(message: Message, limit: int) -> str:
-    """The message for people; strings and arrays are cut after `limit` bytes or elements."""
+    """The message for people; strings and arrays of the body are cut after `limit` bytes or elements."""
     parts = [message.type.name]
     for name in _MEMBERS:
         value = getattr(message, name)
         if value:
-            parts.append(f"{name}={_string(value, limit) if isinstance(value, str) else value}")
+            parts.append(f"{name}={_string(value, max(limit, LONGEST_NAME)) if isinstance(value, str) else value}")
     if message.body:
         parts.append(f"body=[{', '.join(_text(each, limit) for each in message.body)}]")
     return "{" + ", ".join(parts) + "}"

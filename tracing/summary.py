@@ -67,7 +67,9 @@ class _Durations:
         return 0
 
     def columns(self) -> str:
-        """The quantiles and the longest, in microseconds."""
+        """The quantiles and the longest, in microseconds; dashes if there was none."""
+        if not self._classes:
+            return f" {'-':>8}" * (len(_QUANTILES) + 1)
         times = [*(self._quantile(percent) for percent in _QUANTILES), self._longest_ns]
         return "".join(f" {each / 1000:8.1f}" for each in times)
 
@@ -125,7 +127,8 @@ class Summary:
                 asked[0].add(max(0, record.monotonic_ns - asked[1]))
 
     def text(self) -> str:
-        """The tables: of commands, the one that took longest first; of those who were asked, the slowest first."""
+        """The tables: of commands, the one that took longest first; of those who were asked, the slowest first, before
+        whom come those who never replied."""
         total = sum(found.total_ns for found in self._commands.values())
         rows = [_TITLE, _RULE]
         for name, found in sorted(self._commands.items(), key=lambda pair: (-pair[1].total_ns, pair[0])):
@@ -137,7 +140,7 @@ class Summary:
         rows += [_RULE, f"100.00 {total / 1e9:11.6f} {calls:9} {errors or '':>9}{' ' * 36} total"]
         if self._repliers:
             rows += ["", _REPLIES_TITLE, _REPLIES_RULE]
-        slowest = sorted(self._repliers.items(), key=lambda pair: (-pair[1].total_ns, pair[0]))
+        slowest = sorted(self._repliers.items(), key=lambda pair: (len(pair[1]) > 0, -pair[1].total_ns, pair[0]))
         for (bus, number), replier in slowest:
             missing = replier.requests - len(replier)
             who = harmless(f"{bus} {number} {replier.name}".rstrip())

@@ -20,7 +20,7 @@ from kdbus.abi.decode import COMMANDS, Address, Flags, Item, Members, Named, Tex
 from kdbus.abi.layout import signed64
 from tracing import payload
 from tracing.errnos import errno_name
-from tracing.escaping import harmless, quoted
+from tracing.escaping import LONGEST_NAME, harmless, quoted
 from tracing.record import CALLS, Event, Frame, Left, Phase, Record
 from tracing.shown import Shown
 
@@ -175,10 +175,11 @@ class TextWriter:
         whole = len(record.payload) >= record.payload_size or text.endswith("...")
         return f"{record.payload_size} {text}{'' if whole else '...'}"
 
-    def _string(self, data: bytes) -> str:
+    def _string(self, data: bytes, name: str = "") -> str:
         style = self._style
+        limit = max(style.payload, LONGEST_NAME) if name in _NAMES else style.payload
         hexadecimal = style.hexadecimal == 2 or (style.hexadecimal == 1 and bool(data.translate(None, _PRINTABLE)))
-        return quoted(data, style.payload, hexadecimal=hexadecimal)
+        return quoted(data, limit, hexadecimal=hexadecimal)
 
     def _end(self, record: Record) -> str:
         if record.event not in CALLS or record.phase is Phase.WAITS:
@@ -221,7 +222,7 @@ class TextWriter:
         if isinstance(value, Address):
             return f"{value.value:#x}" if value.value else "NULL"
         if isinstance(value, Text):
-            return self._string(value.data)
+            return self._string(value.data, name)
         if isinstance(value, bytes):
             short = value.rstrip(b"\0") if len(value) > _BYTES_SHOWN else value
             shown = short[:_BYTES_SHOWN].hex() + ("..." if len(short) > _BYTES_SHOWN else "")
@@ -244,7 +245,7 @@ class TextWriter:
         name = item.name or f"type {item.number:#x}"
         if isinstance(item.value, dict):
             return f"{name} {self._members(item.value, whole=False)}"
-        return name if item.value == b"" else f"{name} {self._value(item.value)}"
+        return name if item.value == b"" else f"{name} {self._value(item.value, name)}"
 
 
 def said(left: Left) -> str:
@@ -261,6 +262,8 @@ def unknown(count: int) -> str:
 _PRINTABLE = bytes((*range(0x20, 0x7F), *b"\t\n\r"))
 _FROM_NOBODY = ("src_id", Named(0, "KDBUS_SRC_ID_KERNEL"))
 """What stands in a message that is sent, as the kernel fills in the sender."""
+_NAMES = frozenset(("name", "NAME", "DST_NAME", "MAKE_NAME"))
+"""Members and items that are names, which are not cut."""
 _IDS = frozenset(("dst_id", "src_id", "id"))
 _HEXADECIMAL = frozenset(("inheritable", "permitted", "effective", "bounding", "payload_type"))
 

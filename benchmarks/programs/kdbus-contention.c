@@ -30,20 +30,20 @@ struct client {
 __attribute__((noreturn)) static void serve(const struct connection *connection)
 {
     for (;;) {
-        struct kdbus_cmd_recv command = {.size = sizeof(command)};
         const struct kdbus_msg *request;
         struct buffer reply;
+        uint64_t offset;
 
-        if (ioctl(connection->descriptor, KDBUS_CMD_RECV, &command)) {
+        if (try_to_receive(connection, &offset)) {
             if (errno != EAGAIN)
                 fail_errno("receive a request");
             wait_for_message(connection);
             continue;
         }
-        request = message_at(connection, command.msg.offset);
+        request = message_at(connection, offset);
         compose(&reply, request->src_id, request->cookie);
         reply.message.cookie_reply = request->cookie;
-        release(connection, command.msg.offset);
+        release(connection, offset);
         send_message(connection, &reply);
     }
 }
@@ -51,13 +51,12 @@ __attribute__((noreturn)) static void serve(const struct connection *connection)
 static void request(const struct connection *connection, uint64_t service, uint64_t cookie, struct client *client)
 {
     struct buffer buffer;
-    struct kdbus_cmd_send command = {.size = sizeof(command), .msg_address = (uint64_t)(uintptr_t)&buffer};
 
     compose(&buffer, service, cookie);
     add_bytes(&buffer, &cookie, sizeof(cookie));
     buffer.message.flags = KDBUS_MSG_EXPECT_REPLY;
     buffer.message.timeout_ns = now_ns() + PATIENCE;
-    while (ioctl(connection->descriptor, KDBUS_CMD_SEND, &command)) {
+    while (try_to_send(connection, &buffer)) {
         if (errno != ENOBUFS)
             fail_errno("send a request");
         client->refused++;

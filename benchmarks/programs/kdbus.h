@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // A kdbus connection in as few lines as measuring needs, on the public interface (linux/kdbus.h) alone. For an
-// introduction to that interface read samples/common.h of this project. It compiles with the header of version 3, and
-// with that of the final revision and of those with the same names.
+// introduction to that interface read samples/common.h of this project. It compiles with the headers of all revisions.
+// That of version 2 has nothing that the preprocessor could know it by, so MESSAGE_IS_COMMAND is defined with it.
 
 #ifndef BENCHMARKS_KDBUS_H
 #define BENCHMARKS_KDBUS_H
@@ -21,7 +21,13 @@
 #define PAYLOAD 0x4b64627573426e63ULL  // any number but 0
 #define PATIENCE 30000000000ULL        // ns until a call counts as lost
 
-#ifdef KDBUS_FLAG_NEGOTIATE
+#ifdef MESSAGE_IS_COMMAND
+// Version 2: SEND has the message itself, RECV and FREE do not say how large they are, and a broadcast is a signal.
+typedef struct kdbus_cmd_make make_command;
+typedef struct kdbus_cmd_name name_command;
+#define PAYLOAD_IN_MESSAGE 1
+enum { KDBUS_MSG_SIGNAL = 0 };
+#elif defined(KDBUS_FLAG_NEGOTIATE)
 // One structure serves all commands that have nothing but items, and payload lies in the slice of its message.
 typedef struct kdbus_cmd make_command;
 typedef struct kdbus_cmd name_command;
@@ -91,7 +97,7 @@ static inline void add_memory(struct buffer *buffer, int memory, uint64_t size)
 {
     struct kdbus_memfd *item = add_item(buffer, KDBUS_ITEM_PAYLOAD_MEMFD, sizeof(*item));
 
-    item->start = 0;
+    memset(item, 0, sizeof(*item)); // it begins at its start
     item->size = size;
     item->fd = memory;
 }
@@ -140,7 +146,11 @@ static inline int make_bus(const char *suffix)
 
 static inline void release(const struct connection *connection, uint64_t offset)
 {
-    struct kdbus_cmd_free command = {.size = sizeof(command), .offset = offset};
+    struct kdbus_cmd_free command = {.offset = offset};
+
+#ifndef MESSAGE_IS_COMMAND
+    command.size = sizeof(command);
+#endif
 
     if (ioctl(connection->descriptor, KDBUS_CMD_FREE, &command))
         fail_errno("free a part of the pool");
@@ -168,21 +178,41 @@ static inline struct connection join(const char *path, uint64_t pool_size, bool 
         if (connection.pool == MAP_FAILED)
             fail_errno("map the pool");
     }
+#ifndef MESSAGE_IS_COMMAND
     release(&connection, hello.offset);
+#endif
     return connection;
 }
 
-static inline void send_message(const struct connection *connection, const struct buffer *buffer)
+// 0, or -1 with errno.
+static inline int try_to_send(const struct connection *connection, struct buffer *buffer)
 {
+#ifdef MESSAGE_IS_COMMAND
+    buffer->message.kernel_flags = 0; // left there by the last time
+    return ioctl(connection->descriptor, KDBUS_CMD_MSG_SEND, buffer);
+#else
     struct kdbus_cmd_send command = {.size = sizeof(command), .msg_address = (uint64_t)(uintptr_t)buffer};
 
-    if (ioctl(connection->descriptor, KDBUS_CMD_SEND, &command))
+    return ioctl(connection->descriptor, KDBUS_CMD_SEND, &command);
+#endif
+}
+
+static inline void send_message(const struct connection *connection, struct buffer *buffer)
+{
+    if (try_to_send(connection, buffer))
         fail_errno("send a message");
 }
 
 // Sends a request and blocks until its reply is there; the offset of the reply.
 static inline uint64_t call(const struct connection *connection, struct buffer *buffer)
 {
+#ifdef MESSAGE_IS_COMMAND
+    buffer->message.flags = KDBUS_MSG_EXPECT_REPLY | KDBUS_MSG_SYNC_REPLY;
+    buffer->message.timeout_ns = now_ns() + PATIENCE;
+    if (try_to_send(connection, buffer))
+        fail_errno("call the service");
+    return buffer->message.offset_reply;
+#else
     struct kdbus_cmd_send command = {
         .size = sizeof(command),
         .flags = KDBUS_SEND_SYNC_REPLY,
@@ -194,16 +224,34 @@ static inline uint64_t call(const struct connection *connection, struct buffer *
     if (ioctl(connection->descriptor, KDBUS_CMD_SEND, &command))
         fail_errno("call the service");
     return command.reply.offset;
+#endif
+}
+
+// The offset of the next message. 0, or -1 with errno.
+static inline int try_to_receive(const struct connection *connection, uint64_t *offset)
+{
+#ifdef MESSAGE_IS_COMMAND
+    struct kdbus_cmd_recv command = {.flags = 0};
+    int result = ioctl(connection->descriptor, KDBUS_CMD_MSG_RECV, &command);
+
+    *offset = command.offset;
+#else
+    struct kdbus_cmd_recv command = {.size = sizeof(command)};
+    int result = ioctl(connection->descriptor, KDBUS_CMD_RECV, &command);
+
+    *offset = command.msg.offset;
+#endif
+    return result;
 }
 
 // The offset of the next message; it has to be there.
 static inline uint64_t receive(const struct connection *connection)
 {
-    struct kdbus_cmd_recv command = {.size = sizeof(command)};
+    uint64_t offset;
 
-    if (ioctl(connection->descriptor, KDBUS_CMD_RECV, &command))
+    if (try_to_receive(connection, &offset))
         fail_errno("receive a message");
-    return command.msg.offset;
+    return offset;
 }
 
 static inline void wait_for_message(const struct connection *connection)

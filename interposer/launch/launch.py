@@ -52,13 +52,10 @@ from interposer.errors import (
     FILE_SIZE_ADVICE,
     AlreadySupervised,
     FilterUnavailable,
-    ForeignProgram,
     InterposerError,
     LaunchFailed,
     MountNamespaceUnavailable,
     NoProc,
-    ProgramNotExecutable,
-    ProgramNotFound,
     SysUnavailable,
     ViewFailed,
     pack,
@@ -67,6 +64,7 @@ from interposer.errors import (
 )
 from interposer.launch import filter as seccomp_filter
 from interposer.launch import view
+from interposer.launch.execution import candidates, execute, explain
 from interposer.launch.guarantee import forced
 from interposer.launch.preloading import preload_also, preloadable
 from native import namespace, seccomp
@@ -82,20 +80,6 @@ _KILLABLE, _USER_NAMESPACE = b"K", b"U"
 _GO = b"+"
 _GO_AND_DIE_WITH_US = b"!"
 _COERCED_LOCALES = ("C.UTF-8", "C.utf8", "UTF-8")
-
-_ELF_MACHINES = {
-    3: "i386",
-    8: "mips",
-    20: "powerpc",
-    21: "powerpc64",
-    22: "s390",
-    40: "arm",
-    62: "x86_64",
-    183: "aarch64",
-    243: "riscv",
-    258: "loongarch",
-}
-
 
 class Mode(enum.Enum):
     """How the program is shown its kdbus nodes."""
@@ -228,7 +212,7 @@ class Launched:
             self._report.close()
             self._report = None
             if message:
-                self._exec_error = _explain(self.command, message[1:])
+                self._exec_error = explain(self.command, message[1:])
         return self._exec_error
 
     def check_executed(self) -> None:
@@ -368,7 +352,7 @@ def _launch(
 def replace_process(command: Sequence[str]) -> InterposerError:
     """Execute `command` in this process, unsupervised, with what `kdbus` was given; returns only why that failed."""
     _restore_inherited_state(signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN)
-    return _explain(command, _execute(_candidates(command[0]), command))
+    return explain(command, execute(candidates(command[0]), command))
 
 
 def install_filter(program: Sequence[seccomp_filter.Instruction]) -> tuple[int, bool]:
@@ -403,34 +387,6 @@ def install_filter(program: Sequence[seccomp_filter.Instruction]) -> tuple[int, 
                 ) from error
 
 
-def explain_exec_failure(path: str, error_number: int) -> InterposerError:
-    """The typed error for execve(2) of `path`, which exists or whose existence is in doubt, failing so."""
-    attempted = f"running {quoted(path)}"
-    if error_number == errno.ENOENT:
-        return ProgramNotFound(
-            attempted,
-            "the file is there, but its interpreter or dynamic loader is not",
-            "look at its first line, or at what `file` says of it",
-        )
-    header = _read_header(path) if error_number == errno.ENOEXEC else b""
-    if header.startswith(b"\x7fELF"):
-        return ForeignProgram(
-            attempted,
-            f"it is a program for {_elf_machine(header)}, this machine is {os.uname().machine}",
-            "build it for this machine",
-        )
-    if error_number == errno.ENOEXEC:
-        return ProgramNotExecutable(
-            attempted,
-            os.strerror(error_number),
-            "if it is a script, its first line has to name an interpreter: #!/bin/sh",
-        )
-    if error_number == errno.EACCES and os.path.isdir(path):
-        return ProgramNotExecutable(attempted, "it is a directory", "name a program")
-    advice = "`chmod +x` makes a file executable" if error_number == errno.EACCES else ""
-    return ProgramNotExecutable(attempted, os.strerror(error_number), advice)
-
-
 def _become(
     command: Sequence[str],
     architectures: Sequence[seccomp_filter.Architecture],
@@ -456,7 +412,7 @@ def _become(
         else:
             view.build_mirror(own_user_namespace, mirror)
         own = [os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)] if own_user_namespace else []
-        candidates = _candidates(command[0])
+        files = candidates(command[0])
         if not mounts:
             traps = seccomp_filter.path_mode_traps
         elif own_user_namespace and os.geteuid() != 0:
@@ -480,7 +436,7 @@ def _become(
             raise LaunchFailed("preparing the program's process", "whoever launched it has ended")
         if preloaded:
             preload_also(preloaded)
-        report.send(_NOT_EXECUTED + _execute(candidates, command))
+        report.send(_NOT_EXECUTED + execute(files, command))
     except InterposerError as error:
         report.send(_ERROR + pack(error))
     except Exception as error:
@@ -514,58 +470,6 @@ def _restore_locale() -> None:
         os.environb[b"LC_CTYPE"] = given[0]
     else:
         del os.environ["LC_CTYPE"]
-
-
-def _candidates(name: str) -> list[str]:
-    """The files that may be the program `name`, in the order of PATH, as in execvp(3)."""
-    if "/" in name or not name:
-        return [name] if name else []
-    paths = [os.path.join(folder, name) for folder in os.get_exec_path()]
-    return [path for path in paths if os.path.lexists(path)]
-
-
-def _execute(candidates: Sequence[str], command: Sequence[str]) -> bytes:
-    """Replace this process by the program; returns only if that failed: errno, blank, path, zero byte, repeated.
-
-    As in execvp(3), a forbidden file does not end the search.
-    """
-    failures = b""
-    for path in candidates:
-        try:
-            os.execv(path, list(command))
-        except OSError as error:
-            failures += b"%d %b\0" % (error.errno or errno.EIO, os.fsencode(path))
-            if error.errno != errno.EACCES:
-                break
-    return failures
-
-
-def _explain(command: Sequence[str], failures: bytes) -> InterposerError:
-    """The error for what `_execute` returned: the last failure, or the first forbidden file if all were."""
-    found: InterposerError | None = None
-    for failure in failures.split(b"\0")[:-1]:
-        number, _, path = failure.partition(b" ")
-        if int(number) in (errno.ENOENT, errno.ENOTDIR) and not os.path.lexists(path):
-            continue
-        if found is None or int(number) != errno.EACCES:
-            found = explain_exec_failure(os.fsdecode(path), int(number))
-    where = "" if "/" in command[0] else " in PATH"
-    attempted = f"running {quoted(command[0])}"
-    return found or ProgramNotFound(attempted, f"there is no such program{where}", "check its name")
-
-
-def _read_header(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(20)
-    except OSError:
-        return b""
-
-
-def _elf_machine(header: bytes) -> str:
-    """Name of the machine in an ELF header: e_machine, 16 bits at 18, in the byte order that byte 5 names (elf(5))."""
-    number = int.from_bytes(header[18:20], "big" if header[5:6] == b"\2" else "little")
-    return _ELF_MACHINES.get(number, f"ELF machine {number}")
 
 
 def _ended_early(pid: int) -> LaunchFailed:

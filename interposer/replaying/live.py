@@ -78,7 +78,7 @@ class Side:
 
     def __init__(self, masks: Sequence[re.Pattern[str]]) -> None:
         self._masks = masks
-        self.streams: dict[Key, Stream] = {ELSE: Stream("the live side, connections apart,")}
+        self.streams: dict[Key, Stream] = {ELSE: Stream("what the live side did without a connection")}
 
     def stream(self, key: Key) -> Stream:
         return self.streams.setdefault(key, Stream())

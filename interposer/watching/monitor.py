@@ -77,12 +77,11 @@ def shown(record: Record, style: Style) -> list[str]:
 
 def _whom(record: Record, side: str) -> str:
     number, command = record[side], record[f"{side}_command"]
-    name = record["to_name"] if side == "to" else None
+    names = [name for name in ([record["to_name"]] if side == "to" else record["from_names"]) if name is not None]
     if side == "from" and not number:
         return "the bus"
-    words = "all" if number is None and name is None else "" if number is None else str(number)
-    if name is not None:
-        words = f"{words} {printable(name)}".lstrip()
+    words = "all" if number is None and not names else "" if number is None else str(number)
+    words = " ".join([words, *map(printable, names)]).lstrip()
     return f"{words} ({printable(command)})" if command is not None else words
 
 

@@ -138,12 +138,13 @@ class Top(App[None]):
 
     def _summarize(self) -> None:
         rates, facts = self._rates, self._facts
-        words = [] if facts is None else [described(facts.supervisor), f"{len(rates.rows)} connections"]
+        # First what must be seen on however narrow a screen: that what is shown does not change.
+        words = [] if self.failure is None else ["it has ended; q ends this"]
+        words += ["paused"] if self._paused else []
+        words += [] if facts is None else [described(facts.supervisor), f"{len(rates.rows)} connections"]
         if rates.total is not None:
             words.append(f"{rates.total:.0f} messages/s, {max(rates.history):.0f} at most")
         words.append(f"by {self._order}")
-        words += ["paused"] if self._paused else []
-        words += [] if self.failure is None else ["it has ended; q ends this"]
         self.query_one("#summary", Static).update(Text("  ".join(words)))
 
     def _tell_about_chosen(self) -> None:

@@ -31,10 +31,10 @@
 #endif
 
 #define KDBUS_MAGIC 0x9500
-// SEND's number, of the final revision and 4, and of those before; where its command, or message, has its flags, and
-// the one without which none waits for a reply.
-#define SEND_FINAL 0x90
+// SEND's number, in version 2 and 3, and since; where its command, or message, has its flags, and the one without which
+// none waits for a reply.
 #define SEND_BEFORE 0x30
+#define SEND_SINCE 0x90
 #define SEND_FLAGS 1
 #define SEND_MAY_WAIT 1
 #define KNOWN 256 // descriptors
@@ -319,7 +319,7 @@ static int may_wait(unsigned long request, const uint64_t *command)
 {
     uint32_t number = (uint8_t)request;
 
-    if (number != SEND_FINAL && number != SEND_BEFORE)
+    if (number != SEND_BEFORE && number != SEND_SINCE)
         return 0;
     return (uintptr_t)command & 7 || !taking_can_read(command + SEND_FLAGS) || command[SEND_FLAGS] & SEND_MAY_WAIT;
 }

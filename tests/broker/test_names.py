@@ -23,17 +23,11 @@ from broker.errors import (
 )
 from broker.naming import is_valid_name
 from kdbus.abi import revision3 as abi
-from tests.support.world import Peer, World, fails, name_item, notices, world_access
+from tests.support.world import World, fails, name_item, notices, owner, world_access
 
 NAME = b"org.example.Name"
 REPLACE, ALLOW, QUEUE = abi.NAME_REPLACE_EXISTING, abi.NAME_ALLOW_REPLACEMENT, abi.NAME_QUEUE
 CHANGE, ADD, REMOVE = abi.ITEM_NAME_CHANGE, abi.ITEM_NAME_ADD, abi.ITEM_NAME_REMOVE
-
-
-def owner(peer: Peer, name: bytes = NAME) -> int | None:
-    """The id of the owner of a name."""
-    entry = peer.connection.bus.names.find(name)
-    return None if entry is None else entry.owner.id
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,11 @@ import errno
 
 from broker.errors import DuplicateItem, PoolFull, ReplyNotExpected
 from kdbus.abi import revision3 as abi
-from tests.support.world import FakeFile, Peer, World, descriptors_item, fails, notices
+from tests.support.world import FakeFile, World, descriptors_item, fails, notices, owner
 
 NAME = b"org.example.Name"
 REPLACE, ALLOW, QUEUE = abi.NAME_REPLACE_EXISTING, abi.NAME_ALLOW_REPLACEMENT, abi.NAME_QUEUE
 CHANGE, ADD, REMOVE = abi.ITEM_NAME_CHANGE, abi.ITEM_NAME_ADD, abi.ITEM_NAME_REMOVE
-
-
-def owner(peer: Peer, name: bytes = NAME) -> int | None:
-    """The id of the owner of a name."""
-    entry = peer.connection.bus.names.find(name)
-    return None if entry is None else entry.owner.id
 
 
 def test_messages_move_from_the_activator_to_the_implementer() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,7 +16,7 @@ import pytest
 
 from interposer.checking.findings import RULES
 from tests.support.compiling import PROGRAMS, compile_program
-from tests.support.users import PROJECT, Outcome, User, readable_folder
+from tests.support.users import PROJECT, Outcome, User
 
 _SOURCE = (PROGRAMS / "checked.c").read_text()
 CASES = {
@@ -30,14 +29,6 @@ CASES = {
 def program(open_folder: Path) -> Path:
     target = open_folder / "checked"
     return target if target.exists() else compile_program("checked", open_folder)
-
-
-@pytest.fixture
-def writable() -> Iterator[Path]:
-    """A folder in which every user may write."""
-    with readable_folder() as folder:
-        folder.chmod(0o777)
-        yield folder
 
 
 def check(user: User, *words: str) -> Outcome:

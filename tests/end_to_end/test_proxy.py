@@ -98,6 +98,15 @@ def test_busctl(user: User) -> None:
     assert outcome.status == 0 and outcome.output.startswith("u "), outcome.output
 
 
+def test_qdbus(user: User) -> None:
+    """Qt's; `qdbus` itself chooses between its versions."""
+    program = "/usr/lib/qt5/bin/qdbus"
+    needed(program, "qdbus-qt5")
+    name = "org.freedesktop.DBus"
+    outcome = proxied(user, program, name, "/org/freedesktop/DBus", f"{name}.RequestName", "a.b", "0")
+    assert (outcome.status, outcome.output) == (0, "1\n")
+
+
 def test_dbus_monitor(user: User) -> None:
     needed("dbus-monitor", "dbus-bin")
     needed("dbus-send", "dbus-bin")
@@ -130,6 +139,7 @@ def test_dbus_test_tool(user: User) -> None:
             "failed org.example.Error\n",
         ),
         ("python", "called abab -3\nheard ['ab']\nfailed org.example.Error text\n"),
+        ("dasbus", "called 3 ['k']\nheard [9] 9\nfailed text\n"),
     ],
 )
 def test_libraries_of_others(program: str, said: str, user: User, folder: Path) -> None:

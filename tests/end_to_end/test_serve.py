@@ -24,6 +24,7 @@ import pytest
 from interposer.shared_domain import domain_socket
 from tests.interposer.test_view import needs_root
 from tests.support.compiling import compile_program
+from tests.support.supervised import child_of
 from tests.support.users import User, current_user
 
 SECONDS = 60
@@ -344,7 +345,7 @@ def test_a_program_may_be_bound_to_its_launcher(place: Place, user: User) -> Non
     other = place.service(user, "other")
     place.options = ("--die-with-parent",)
     service = place.service(user, "x")
-    program = os.pidfd_open(_child_of(service.pid))
+    program = os.pidfd_open(child_of(service.pid))
     try:
         service.kill()
         assert select.select([program], [], [], SECONDS)[0], "it goes on"
@@ -362,7 +363,7 @@ def test_death_of_a_program_disturbs_nobody(place: Place, user: User) -> None:
     held = place.join(user, place.member, "hold", f"{own}-x")
     blocked = place.join(user, place.member, "block", f"{own}-x")
     assert (held.line(), blocked.line()) == ("connected", "asking")
-    os.kill(_child_of(service.pid), signal.SIGKILL)
+    os.kill(child_of(service.pid), signal.SIGKILL)
     assert service.end()[0] == -signal.SIGKILL
     assert held.end() == (0, "hang-up\n"), "the bus has ended"
     assert blocked.end()[0] == 3
@@ -523,7 +524,3 @@ def test_inner_run_is_in_the_outer_domain(place: Place, user: User) -> None:
     assert status == 125 and output.startswith("kdbus: joining the domain"), output
     quiet = place.start(user, *user.kdbus("run", "--", *user.kdbus("run", "--", "sh", "-c", "exit 7"))).end()
     assert quiet == (7, "")
-
-
-def _child_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])

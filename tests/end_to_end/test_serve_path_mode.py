@@ -26,6 +26,7 @@ from tests.end_to_end.test_path_mode import (
 from tests.end_to_end.test_serve import Place, member, place, somebody, uid
 from tests.interposer.test_view import needs_root
 from tests.support.compiling import compile_program
+from tests.support.supervised import child_of
 from tests.support.users import User, current_user
 
 __all__ = ["member", "place", "somebody"]
@@ -152,7 +153,7 @@ def test_death_of_a_launcher_or_a_program_disturbs_nobody(without_mounts: Place,
     assert place.ask(user, f"{own}-other")[0] == 0, "a program outlives its launcher, nodes and all"
     held = place.join(user, place.member, "hold", f"{own}-x")
     assert held.line() == "connected"
-    os.kill(_child_of(service.pid), signal.SIGKILL)
+    os.kill(child_of(service.pid), signal.SIGKILL)
     assert service.end()[0] == -signal.SIGKILL
     assert held.end() == (0, "hang-up\n"), "the bus has ended"
     assert place.ask(user, f"{own}-other")[0] == 0
@@ -309,7 +310,3 @@ def test_calls_say_what_the_kernel_says(without_mounts: Place, user: User, open_
     status, output = without_mounts.join(user, program, *wanted).end()
     check(output, status)
     assert output.count("\nok ") == len(wanted) - 1 and output.startswith("ok "), output
-
-
-def _child_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])

@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +19,7 @@ import pytest
 
 from tests.support.compiling import compile_program
 from tests.support.supervised import Supervised
-from tests.support.users import PROJECT, Outcome, User, readable_folder
+from tests.support.users import PROJECT, Outcome, User
 
 PROGRAMS = {"3": "trouble", "final": "trouble-final"}
 each_revision = pytest.mark.parametrize("revision", PROGRAMS)
@@ -29,14 +28,6 @@ each_revision = pytest.mark.parametrize("revision", PROGRAMS)
 @pytest.fixture(scope="session")
 def programs(open_folder: Path) -> dict[str, Path]:
     return {revision: compile_program(name, open_folder) for revision, name in PROGRAMS.items()}
-
-
-@pytest.fixture
-def writable() -> Iterator[Path]:
-    """A folder in which every user may write."""
-    with readable_folder() as folder:
-        folder.chmod(0o777)
-        yield folder
 
 
 def trace(user: User, program: Path, case: str, *options: str) -> list[str]:
@@ -225,7 +216,7 @@ def test_run_traces_into_a_file(programs: dict[str, Path], user: User, writable:
     ("words", "part"),
     [
         (["-e", "command=SEDN"], "there is no command 'SEDN'; there are BUS_MAKE, "),
-        (["-e", "errno=ENOBUF"], "there is no errno 'ENOBUF'; there are ENOBUFS"),
+        (["-e", "errno=ENOBUF"], "there is no errno 'ENOBUF'; is it ENOBUFS?"),
         (["-e", "nmae=org.example"], "there is no key 'nmae'; there are command, errno, connection, name, direction"),
         (["-e", "connection=x"], "'x' is no connection id; they are numbers"),
         (["-s", "many"], "-s 'many' is no number of bytes up to 1048576"),

@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.compiling import compile_program
-from tests.support.users import User, readable_folder
+from tests.support.users import User
 
 SEEDS = {"3": 3, "final": 15, "mixed": 4}
 MESSAGES = 300
@@ -35,14 +34,6 @@ _DIFFERING = (
 @pytest.fixture(scope="module")
 def traffic(open_folder: Path) -> Path:
     return compile_program("traffic", open_folder)
-
-
-@pytest.fixture
-def writable() -> Iterator[Path]:
-    """A folder in which every user may write."""
-    with readable_folder() as folder:
-        folder.chmod(0o777)
-        yield folder
 
 
 def traced(user: User, *words: str) -> int:

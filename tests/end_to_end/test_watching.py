@@ -425,7 +425,7 @@ def test_messages_are_seen_as_they_pass(place: Place, somewhere: User, watched: 
     assert (where, who) == (bus, "2 (watched) -> 1 org.example.Watched (watched)")
     assert what == ["call 1, 9 bytes", r'"question\0"']
     _, _, who, took, payload = re.split(" {2,}", monitor.line())
-    assert (who, payload) == ("1 (watched) -> 2 (watched)", r'"answer\0"')
+    assert (who, payload) == ("1 org.example.Watched (watched) -> 2 (watched)", r'"answer\0"')
     assert re.fullmatch(r"reply to 1 after [\d.]+ [mu]?s, 7 bytes", took)
     process.kill(signal.SIGTERM)
     assert monitor.end() == (0, "the kdbus has ended\n")

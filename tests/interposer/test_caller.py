@@ -23,7 +23,7 @@ from native import identity
 from native.notification import Notification
 from native.pool import Pool
 from tests.interposer.test_files import Handles
-from tests.support.targets import Target, compile_program, start_target, traps_of
+from tests.support.targets import Target, compile_program, old_pidfd_open, start_target, traps_of
 
 PAGE = os.sysconf("SC_PAGESIZE")
 LAYOUT = struct.Struct("=16s6Q")
@@ -185,12 +185,6 @@ def test_path_only_descriptor_of_the_caller(trap: Trap) -> None:
 @pytest.mark.parametrize("threads", [True, False], ids=["thread", "leader"])
 def test_files_of_a_thread(trap: Trap, monkeypatch: pytest.MonkeyPatch, threads: bool) -> None:
     if not threads:
-
-        def old_pidfd_open(pid: int, flags: int = 0) -> int:
-            if flags:
-                raise OSError(errno.EINVAL, "as kernels before 6.9 say")
-            return identity.pidfd_open(pid)
-
         monkeypatch.setattr("interposer.target.caller.pidfd_open", old_pidfd_open)
     trapped = trap("thread")
     assert trapped.notification.pid != trapped.target.pid

@@ -17,8 +17,8 @@ import pytest
 
 from interposer import errors
 from interposer.launch import launch, view
+from interposer.launch.execution import explain_exec_failure
 from interposer.launch.filter import this_architecture
-from interposer.launch.launch import explain_exec_failure
 from native import seccomp
 from native.notification import EndOfTargets, Listener
 from tests.interposer.test_view import become_nobody, needs_root

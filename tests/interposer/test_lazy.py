@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -12,18 +11,12 @@ from pathlib import Path
 import pytest
 
 from interposer.handles.lazy import PlainFile
-from native import identity
+from tests.support.targets import old_pidfd_open
 
 
 @pytest.fixture(params=["threads", "processes"], autouse=True)
 def pidfds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """pidfds as this kernel has them, and as those before 6.9 do."""
-
-    def old_pidfd_open(pid: int, flags: int = 0) -> int:
-        if flags:
-            raise OSError(errno.EINVAL, "as kernels before 6.9 say")
-        return identity.pidfd_open(pid)
-
     if request.param == "processes":
         monkeypatch.setattr("interposer.target.process.pidfd_open", old_pidfd_open)
 

@@ -23,6 +23,7 @@ def line(**changed: Any) -> list[str]:
         "time_ns": 1_500_000_000_123_456_789,
         "kind": "call",
         "from": 2,
+        "from_names": [],
         "from_command": "client",
         "to": 1,
         "to_name": None,
@@ -60,6 +61,7 @@ def test_dbus() -> None:
 def test_whoever_sends_and_gets_it() -> None:
     assert line(to=None, to_command=None, kind="signal") == ["0-x  2 (client) -> all  signal 7, 0 bytes"]
     assert line(to_name="org.x") == ["0-x  2 (client) -> 1 org.x (service)  call 7, 0 bytes"]
+    assert line(from_names=["org.y", "a.z"]) == ["0-x  2 org.y a.z (client) -> 1 (service)  call 7, 0 bytes"]
     assert line(from_command="\x1b\n") == [r"0-x  2 (\x1b\n) -> 1 (service)  call 7, 0 bytes"]
     assert line(domain=3)[0].startswith("3:0-x  ")
 

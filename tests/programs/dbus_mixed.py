@@ -260,7 +260,7 @@ def the_driver_for_programs_that_speak_kdbus(client: Peer) -> None:
         assert {DRIVER, client.name, bus.unique_name, "org.example.Client"} <= set(driver.ListNames())
         assert driver.GetConnectionUnixProcessID(client.name) == os.getpid()
         assert driver.GetId() == client.driver("GetId")
-        assert driver.get("Features") == ["HeaderFiltering"]
+        assert driver.get("Features") == ["ActivatableServicesChanged", "HeaderFiltering"]
         for member, error in (("GetNameOwner", "NameHasNoOwner"), ("ReleaseName", "NotSupported")):
             try:
                 driver.call(member, "org.example.Nobody")

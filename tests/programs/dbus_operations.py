@@ -123,6 +123,11 @@ def driver(a: Peer, b: Peer, c: Peer) -> None:
     attempt("no property", a.call, DRIVER, path, properties, "Get", "ss", (DRIVER, "No"))
     attempt("no properties", a.call, DRIVER, path, properties, "GetAll", "s", ("a.b",))
     attempt("set", a.call, DRIVER, path, properties, "Set", "ssv", (DRIVER, "Features", Variant("s", "x")))
+    said = a.call(DRIVER, path, properties, "GetAll", "s", (DRIVER,))[0]
+    # Of dbus-daemon's features, security modules are the machine's.
+    say("features", sorted({"ActivatableServicesChanged", "HeaderFiltering"} & set(said["Features"].value)))
+    say("interfaces", sorted(said["Interfaces"].value))
+    attempt("environment", a.driver, "UpdateActivationEnvironment", "a{ss}", {"A": "b"})
     attempt("introspect", lambda: "RequestName" in a.call(DRIVER, path, f"{DRIVER}.Introspectable", "Introspect")[0])
     a.emit("/", "a.b", "C", to=DRIVER)
     show_all("driver", a, b, c)

@@ -183,7 +183,7 @@ def context() -> Iterator[Context]:
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_programs_are_built_for_either_revision(revision: str) -> None:
+def test_programs_are_built_for_every_revision(revision: str) -> None:
     with execution(revision=revision) as programs:
         for source in SOURCES.glob("kdbus-*.c"):
             programs.program(source.stem)

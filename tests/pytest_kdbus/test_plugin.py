@@ -82,9 +82,8 @@ def greeter(folder: Path) -> None:
 
 
 def test_sample_project(suite: Suite) -> None:
-    for name in ("pytest/greeter.c", "pytest/test_greeter.py", "common.h"):
-        (suite.folder / name).parent.mkdir(exist_ok=True)
-        shutil.copy(PROJECT / "samples" / name, suite.folder / name)
+    """It needs nothing of this repository, so that it can be copied to where another one begins."""
+    shutil.copytree(SAMPLE, suite.folder, dirs_exist_ok=True)
     base = suite.folder / "base"
     base.mkdir(mode=0o777)
     base.chmod(0o777)

@@ -67,6 +67,11 @@ class Footprint:
         return {name: change for name, change in changes.items() if change}
 
 
+UNSEEN = {"KDBUS_RUNTIME_DIR": "/nonexistent"}
+"""For a supervisor whose descriptors are counted: nobody finds it who watches all that there are, as `kdbus list` does,
+and would be a socket of it for a moment."""
+
+
 def footprint(pid: int) -> Footprint:
     """What process `pid` holds now. Raises OSError if it is gone."""
     folder = Path(f"/proc/{pid}")
@@ -81,6 +86,11 @@ def footprint(pid: int) -> Footprint:
     children = sum(len((folder / "task" / thread / "children").read_text().split()) for thread in threads)
     pages = int((folder / "statm").read_text().split()[1])
     return Footprint(descriptors, pools, children, len(threads), pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def child_of(pid: int) -> int:
+    """The first child of a process."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 def await_caught(process: int, number: int) -> None:

@@ -7,6 +7,7 @@ becomes itself. It reports when it is ready, and ends when the test is done with
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from interposer.launch.filter import Trap, build, mount_mode_traps, this_architecture
+from native.identity import pidfd_open
 from native.notification import EndOfTargets, Listener, Notification
 from native.seccomp import install_filter, set_no_new_privileges, set_parent_death_signal
 
@@ -35,6 +37,13 @@ def compile_program(name: str, folder: Path) -> Path:
     command = [os.environ.get("CC", "cc"), "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
     subprocess.run([*command, "-o", str(program), str(PROGRAMS / f"{name}.c")], check=True)
     return program
+
+
+def old_pidfd_open(pid: int, flags: int = 0) -> int:
+    """`native.identity.pidfd_open` as it is on kernels before 6.9, which know no pidfds of threads."""
+    if flags:
+        raise OSError(errno.EINVAL, "as kernels before 6.9 say")
+    return pidfd_open(pid)
 
 
 def fork(body: Callable[[], None]) -> int:

@@ -544,6 +544,12 @@ def charged(connection: Connection) -> dict[User, int]:
     return connection.quota.charged
 
 
+def owner(peer: Peer, name: bytes = b"org.example.Name") -> int | None:
+    """The id of the owner of a name."""
+    entry = peer.connection.bus.names.find(name)
+    return None if entry is None else entry.owner.id
+
+
 def notices(peer: Peer) -> list[tuple[int | bytes, ...]]:
     """What waits in the peer's queue, received and in short.
 

@@ -39,9 +39,9 @@ def sent(payload: bytes, kind: int = 0x4442757344427573, size: int | None = None
 def test_for_people(build: Callable[[Message], bytes]) -> None:
     data = build(CALL)
     assert line(sent(data), Style(thread=False, payload=6)).split("}]}}, ")[1] == (
-        rf'{len(data)} D-Bus {{METHOD_CALL, destination="org.x."..., path="/a", interface="org.x."..., member="Do",'
-        r' signature="sa{sv}"..., body=["a\na\na\n"..., {"k": <d inf>}, "\0\1", true, {1: (2, -3)}]}) = 0 <0.000042>'
-        "\n"
+        rf'{len(data)} D-Bus {{METHOD_CALL, destination="org.x.Y", path="/a", interface="org.x.I", member="Do",'
+        r' signature="sa{sv}ayba{u(ui)}", body=["a\na\na\n"..., {"k": <d inf>}, "\0\1", true, {1: (2, -3)}]})'
+        " = 0 <0.000042>\n"
     )
 
 

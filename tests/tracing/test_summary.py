@@ -64,8 +64,11 @@ def test_who_replies_how_fast() -> None:
             at += 1000
     summary.count(show(send(at, 9, 2, cookie=77)))
     summary.count(show(send(at, 2, 9, reply_to=77, errno=1)))  # fails, so it is no answer
+    summary.count(show(send(at, 9, 3, cookie=78)))
     rows = summary.text().splitlines()
-    assert rows[-4].split()[:2] == ["requests", "unanswered"]
+    assert rows[-5].split()[:2] == ["requests", "unanswered"]
+    assert rows[-3].split() == ["1", "1", "-", "-", "-", "-", "0-x", "3"], "who never replies stands on top"
+    assert len(rows[-3]) == len(rows[-2].removesuffix(" org.example.Slow"))
     slow, fast = rows[-2].split(), rows[-1].split()
     assert slow[0] == "10" and slow[-3:] == ["0-x", "1", "org.example.Slow"] and slow[-4] == "800.0"
     assert fast[:2] == ["11", "1"] and fast[-3:] == ["0-x", "2", "org.example.Fast"] and fast[-4] == "100.0"

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from kdbus.abi.revision import FINAL, Kind
 from tests.support.building import item
 from tracing.record import Event, Left, Phase, Record
 from tracing.shown import show
@@ -82,6 +83,12 @@ def test_payload_is_shortened_and_escaped() -> None:
     assert '900 "abc"...)' in line(record)
     assert r'900 "\x61\x62\x63"...)' in line(record, Style(hexadecimal=2))
     assert '900 "abc"...)' in line(record, Style(hexadecimal=1))
+
+
+def test_names_are_whole() -> None:
+    name = FINAL.build(Kind.NAME, b"org.example.Name\0")
+    record = call("NAME_ACQUIRE", words(24 + len(name), 0, 0) + name)
+    assert '[NAME "org.example.Name"]' in line(record, Style(payload=3))
 
 
 def test_failures_have_names_and_reasons() -> None:

@@ -45,8 +45,9 @@ typedef struct kdbus_cmd_list list_command;
 						   4 | (results), ERRORS(__VA_ARGS__), false }
 
 static const struct command commands[COMMANDS] = {
-	[BUS_MAKE] = PLAIN_COMMAND(BUS_MAKE, 3, EEXIST, EMFILE, ENAMETOOLONG),
-	[ENDPOINT_MAKE] = PLAIN_COMMAND(ENDPOINT_MAKE, 3, EPERM, EEXIST, ENAMETOOLONG, E2BIG, EMFILE),
+	/* EBADMSG: with an item of the number 9, which has no business there, the command is taken for one of version 2. */
+	[BUS_MAKE] = PLAIN_COMMAND(BUS_MAKE, 3, EEXIST, EMFILE, ENAMETOOLONG, EBADMSG),
+	[ENDPOINT_MAKE] = PLAIN_COMMAND(ENDPOINT_MAKE, 3, EPERM, EEXIST, ENAMETOOLONG, E2BIG, EMFILE, EBADMSG),
 	/* ECONNREFUSED: a bus that version 3 has made may require metadata. */
 	[HELLO] = COMMAND(HELLO, kdbus_cmd_hello, 15, 0xffe, EPERM, EMFILE, EEXIST, ENOMEM, ENOBUFS, E2BIG, ENAMETOOLONG,
 			  EXFULL, ECONNREFUSED),
