@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
+from tracing.escaping import count_of
 from tracing.record import Event, Frame, Left, Phase, Record
 
 MAGIC: Final = b"kdbus recording\x02"
@@ -150,7 +151,7 @@ def read(file: BinaryIO) -> Iterator[Record]:
 
 
 def _bad(what: str, count: int) -> CutOff:
-    return CutOff(f"it is {what} behind {count} record{'' if count == 1 else 's'}")
+    return CutOff(f"it is {what} behind {count_of(count, 'record')}")
 
 
 class _Members:

@@ -35,6 +35,7 @@ from functools import partial
 from typing import Final, NoReturn
 
 from tracing import recording
+from tracing.escaping import count_of
 from tracing.native_calls import Batch, Known
 from tracing.output import Output
 from tracing.record import Event, Record, Tracer
@@ -116,7 +117,8 @@ class Relay:
         os.waitpid(self._process, 0)
         missing = self._dropped + self._lost
         if missing and not self._output.broken:
-            complain(f"kdbus: {missing} records of the trace were dropped, as they came faster than they are written")
+            told = count_of(missing, "record")
+            complain(f"kdbus: {told} of the trace dropped, as they came faster than they are written")
 
 
 def _work(tracer: Tracer, reading: int, parent: int, cut: Callable[[], None] | None) -> NoReturn:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from tracing import json_lines, payload, recording
+from tracing.escaping import count_of
 from tracing.filters import Filter
 from tracing.output import Output
 from tracing.record import Event, Record
@@ -108,7 +109,7 @@ class Session:
         self._output.close()
         missing = self._output.dropped + self._lost
         if missing and not self._output.broken:
-            complain(f"kdbus: {missing} records of the trace were dropped, as its reader was too slow")
+            complain(f"kdbus: {count_of(missing, 'record')} of the trace dropped, as its reader was too slow")
 
 
 class Split:
@@ -200,4 +201,5 @@ class Recorder:
         """End the recording."""
         self._output.close(last=b"" if self._is_cut else recording.END)
         if self._output.dropped:
-            complain(f"kdbus: {self._output.dropped} records were dropped, as whoever reads {self.path!r} is too slow")
+            told = count_of(self._output.dropped, "record")
+            complain(f"kdbus: {told} dropped, as whoever reads {self.path!r} is too slow")
