@@ -345,6 +345,11 @@ class Connection:
             self.disconnect()
             raise
 
+    def gone(self) -> Disconnected:
+        """The error of whoever needs it although it has ended; it says so if its bus, or endpoint, has."""
+        parents = (self.bus, self.endpoint)
+        return Disconnected(connection=self.id, node=next((each.path for each in parents if not each.active), None))
+
     def bye(self) -> None:
         """BYEBYE. Raises AlreadyDisconnected or MessagesPending."""
         if not self.active:
@@ -365,7 +370,7 @@ class Connection:
             self.events.disconnected()
         for reply in list(self.replies):
             if reply.sync and reply.waiting:
-                reply.wake_up(Disconnected(connection=self.id))
+                reply.wake_up(self.gone())
         bus.policy.remove_owner(self)
         bus.remove_connection(self)
         self.endpoint.connections.pop(self.id, None)

@@ -32,7 +32,6 @@ from broker.endpoint import Endpoint, make_endpoint
 from broker.errors import (
     BadItem,
     BadPoolSize,
-    Disconnected,
     HandleInUse,
     MappingTooLarge,
     NodeShutDown,
@@ -187,7 +186,7 @@ class EndpointHandle(Handle):
             return self._hello
         elif known.name == "ENDPOINT_MAKE":
             return self._make_endpoint
-        state = "not yet a connection" if self.owned is None else f"the endpoint {self.owned.name}"
+        state = "a handle that is no connection yet" if self.owned is None else f"the endpoint {self.owned.name}"
         raise WrongState(command=known.name, state=state)
 
     def _update_endpoint(self, update: Invocation) -> None:
@@ -237,7 +236,7 @@ class EndpointHandle(Handle):
             raise UnknownCommand
         run = None if known is None else _COMMANDS.get(known.name)
         if not connection.active and (run is not None or not behaviour.numbers_before_state):
-            raise Disconnected(connection=connection.id)
+            raise connection.gone()
         if known is None:
             raise UnknownCommand
         if run is None:

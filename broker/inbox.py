@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from broker import limits
-from broker.errors import DescriptorsRefused, Disconnected, PoolShareExceeded, QueueFull
+from broker.errors import DescriptorsRefused, PoolShareExceeded, QueueFull
 from broker.interfaces import Caller
 from broker.item import HEADER_SIZE, Item, build_padded, unpadded, walk
 from broker.pool import Pool, Slice
@@ -85,7 +85,7 @@ class Inbox(Protocol):
 
 def check_receiver(destination: Connection, sent: Message) -> None:
     if not destination.active:
-        raise Disconnected(connection=destination.id)
+        raise destination.gone()
     if sent.files and not destination.flags & abi.HELLO_ACCEPT_FD:
         raise DescriptorsRefused(connection=destination.id)
 

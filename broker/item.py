@@ -190,7 +190,9 @@ def walk(data: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:
         if end - position < HEADER_SIZE:
             raise BadItem(at_byte=position, rule=f"only {end - position} bytes are left for its header")
         size, number = _HEADER.unpack_from(data, position)
-        if size < HEADER_SIZE or size > end - position:
+        if size < HEADER_SIZE:
+            raise BadItem(at_byte=position, rule=f"size {size} is less than its header of {HEADER_SIZE} bytes")
+        if size > end - position:
             raise BadItem(at_byte=position, rule=f"size {size} with {end - position} bytes left")
         start, following = position + HEADER_SIZE, position + align8(size)
         yield start, number, data[start : position + size], data[position + size : following]

@@ -35,6 +35,7 @@ from broker.errors import (
     BeyondFile,
     BloomNotAligned,
     BloomSizeMismatch,
+    CallerGone,
     CommandChanged,
     DescriptorNotPassable,
     DuplicateItem,
@@ -200,10 +201,26 @@ class Message:
         elif caller is not None:
             try:
                 caller.copy(memory, place, self.pieces)
-            except BaseException:
+            except BaseException as error:
                 slice_.release()
+                if type(error) is BadAddress:
+                    self._find_unreadable(error, caller)
                 raise
             self.copy, self.copy_offset = slice_.hold(), offset
+
+    def _find_unreadable(self, error: BadAddress, caller: Caller) -> None:
+        """Say which item it is whose memory cannot be read: the copy of all of them says only that it failed."""
+        for number, current in enumerate(self.items, 1):
+            if current.type == Kind.PAYLOAD_VEC and current.u64(1):
+                size, address = current.u64(0), current.u64(1)
+                try:
+                    caller.read(address, size)
+                except CallerGone:
+                    return
+                except BadAddress:
+                    about = {"kind": current.type, "at": number, "of": len(self.items)}
+                    error.facts.update(about, address=address, size=size)
+                    return
 
     def sent(self) -> None:
         """It has been sent to all: the first copy is its receiver's alone."""

@@ -103,7 +103,8 @@ class QueueQuota:
         if user is None or waiting < limits.MESSAGES_UNACCOUNTED:
             return None
         if self.charged.get(user, 0) >= limits.MESSAGES_PER_USER:
-            raise QueueFull(user=user.uid, count=self.charged[user], limit=limits.MESSAGES_PER_USER)
+            count, free = self.charged[user], limits.MESSAGES_UNACCOUNTED
+            raise QueueFull(user=user.uid, count=count, limit=limits.MESSAGES_PER_USER, free=free)
         return self.record(user, size, files)
 
     def record(self, user: User | None, size: int, files: int) -> Charge:

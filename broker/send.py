@@ -33,7 +33,6 @@ from broker.errors import (
     CallerGone,
     Cancelled,
     DescriptorsRefused,
-    Disconnected,
     DuplicateItem,
     HiddenByEndpoint,
     KdbusError,
@@ -134,7 +133,7 @@ class Wait:
         connection.last_received = None
         try:
             if reply.answer is None:
-                raise reply.error if reply.error is not None else Disconnected(connection=connection.id)
+                raise reply.error if reply.error is not None else connection.gone()
             flags = connection.bus.domain.exported(connection.attach_flags_recv)
             descriptors = connection.installs_files
             slice_, return_flags = reply.answer.install(connection.pool, caller, flags, descriptors=descriptors)
@@ -414,7 +413,7 @@ def _attach(
     reply.hold()
     try:
         if not reply.waiting:
-            raise Disconnected(connection=destination.id)
+            raise destination.gone()
         reply.answer = destination.behaviour.inbox.answer(destination, sent, caller, source.user, attached)
     except CallerGone:
         # The requester waits on: it is told when the connection ends, or answered by another call.

@@ -50,6 +50,10 @@ class RecordingUnreadable(InterposerError):
     """A recording cannot be read, or not to its end."""
 
 
+class RecordingCut(RecordingUnreadable):
+    """It can be read up to where it is cut off or damaged."""
+
+
 class UnsupportedMachine(InterposerError):
     """There is no table of system calls for this machine's architecture."""
 

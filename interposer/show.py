@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from interposer.errors import RecordingUnreadable, UsageError, quoted
+from interposer.errors import RecordingCut, RecordingUnreadable, UsageError, quoted
 from interposer.options import Given, see_help, too_many
 from interposer.trace_options import chosen_by, session, written
 from tracing import capture, timeline
 from tracing.filters import Filter
 from tracing.record import Record, Tracer
-from tracing.recording import BadRecording, read
+from tracing.recording import BadRecording, CutOff, read
 from tracing.shown import show
 
 _CONVERSIONS = ("--perfetto", "--pcapng")
@@ -53,10 +53,15 @@ def _print(given: Given, records: Iterator[Record]) -> None:
 
 
 def feed(path: str, reader: Tracer) -> None:
-    """Let `reader` have the records of the recording at `path`, and close it. Raises RecordingUnreadable."""
+    """Let `reader` have the records of the recording at `path`, and close it. Raises RecordingUnreadable; RecordingCut
+    once it has those before the cut, and is closed."""
     with _opened(path) as file:
-        for record in _records(file, path):
-            reader.take(record)
+        try:
+            for record in _records(file, path):
+                reader.take(record)
+        except RecordingCut:
+            reader.close()
+            raise
     reader.close()
 
 
@@ -74,6 +79,8 @@ _ADVICE = "`kdbus record -o FILE -- PROGRAM` makes one"
 def _records(file: BinaryIO, path: str) -> Iterator[Record]:
     try:
         yield from read(file)
+    except CutOff as error:
+        raise RecordingCut(f"reading the recording {quoted(path)}", str(error), "") from error
     except BadRecording as error:
         raise RecordingUnreadable(f"reading the recording {quoted(path)}", str(error), "") from error
     except OSError as error:

@@ -77,7 +77,8 @@ def relayed(tracer: Session | Split | Recorder, given: Given, subcommand: str = 
     if not tracer.may_lag and "-k" not in given:
         return tracer
     try:
-        return Relay(with_stacks(tracer, given, subcommand), tracer.path)
+        cut = tracer.cut if isinstance(tracer, Recorder) else None
+        return Relay(with_stacks(tracer, given, subcommand), tracer.path, cut)
     except OSError as error:
         reason, advice = os.strerror(error.errno or 0), "free some memory, or end other programs"
         raise OutputFailed("starting a process that writes the trace", reason, advice) from error

@@ -8,7 +8,7 @@ Each makes something that sees every call (a `Tracer`), and gives it to `interpo
 from __future__ import annotations
 
 from interposer.ending import end_like
-from interposer.errors import UsageError, quoted
+from interposer.errors import RecordingCut, UsageError, quoted
 from interposer.options import JOINED_TRACE_OPTIONS, UNDER_TRACE_OPTIONS, Given, see_help
 from interposer.running import replace_if_nested, run_traced
 from interposer.trace_options import recorder, relayed, session, with_stacks, written
@@ -64,7 +64,11 @@ def check(given: Given, command: list[str]) -> int:
         from interposer.show import feed
 
         check = Check(given)
-        feed(recording, check.checker)
+        try:
+            feed(recording, check.checker)
+        except RecordingCut:  # also one that still grows: what there is, is judged
+            check.finish([], 0)
+            raise
         return end_like(check.finish([], 0))
     check = Check(given)
     return end_like(check.finish(command, run_traced(given, command, check.checker)))

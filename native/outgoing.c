@@ -94,15 +94,12 @@ static int convert_items(struct outgoing *out, const uint64_t *raw)
 
         if (whole < ITEM_HEADER)
             return 0;
-        if (item[1] == out->revision->item_memfd) {
-            const uint64_t memfd[] = {MEMFD_ITEM, item[1], 0, item[2], item[3]};
-
-            if (item[0] != STARTLESS_MEMFD_ITEM || left < STARTLESS_MEMFD_ITEM)
-                return 0;
-            done = append_item(out, &end, memfd, sizeof(memfd));
-        } else {
+        if (item[1] != out->revision->item_memfd)
             done = append_item(out, &end, item, whole < left ? whole : left);
-        }
+        else if (item[0] != STARTLESS_MEMFD_ITEM || left < STARTLESS_MEMFD_ITEM)
+            return 0;
+        else
+            done = append_item(out, &end, (uint64_t[]){MEMFD_ITEM, item[1], 0, item[2], item[3]}, MEMFD_ITEM);
         if (!done)
             return 0;
         position += whole;

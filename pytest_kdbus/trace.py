@@ -132,6 +132,6 @@ def unknown(what: str, name: str, known: Collection[str]) -> str:
 
 
 def _show(command: str, *words: str) -> str:
-    # Its status does not matter: a recording that still grows may end within a record.
+    # Its status does not matter: a recording that still grows is one that is cut off.
     shown = subprocess.run([command, "show", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
     return shown.stdout.decode()

@@ -47,7 +47,8 @@ def _command(name: str, page: Page, short: str, pages: Mapping[str, Page], date:
     if page.options:
         lines += [".SH OPTIONS", *_list(page.options)]
     if page.examples:
-        lines += [".SH EXAMPLES", *_listing(page.examples)[1:]]
+        examples = _listing(page.examples)
+        lines += [".SH EXAMPLES", *([_inline(page.show), *examples] if page.show else examples[1:])]
     return _text([*lines, *_see_also(name, pages)])
 
 

@@ -2,7 +2,8 @@
 """A page of `kdbus help`, taken apart into what it consists of.
 
 The pages are written for terminals, in a few forms: paragraphs; a usage; options, each with its text from column 17 on
-or in the next lines; lists of words with their text, such as the subcommands; examples. Blank lines separate them.
+or in the next lines; lists of words with their text, such as the subcommands; examples, behind that word or behind a
+sentence that begins with "Such as". Blank lines separate them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from interposer.help import OVERVIEW, PAGES
 _TEXT_COLUMN = 17
 _TERM = re.compile(r"  (\S(?:.*?\S)?)(?:  +(\S.*))?")
 _USAGE, _EXAMPLES = "usage: ", "examples: "
+_SUCH_AS = re.compile(r"(.*?)\s*(Such as\b[^.]*:)")
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Page:
-    """One page. `paragraphs` are text, or lines of a listing."""
+    """One page. `paragraphs` are text, or lines of a listing. `show`: what the examples show, in words."""
 
     title: str
     usage: list[str] = field(default_factory=list)
@@ -46,6 +48,7 @@ class Page:
     words: list[Entry] = field(default_factory=list)
     paragraphs: list[str | list[str]] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
+    show: str = ""
 
 
 def parsed(text: str) -> Page:
@@ -62,10 +65,18 @@ def parsed(text: str) -> Page:
         elif _is_list(block):
             page.words += _entries(block)
         elif block[0].startswith("  "):
-            page.paragraphs.append([line[2:] for line in block])
+            lines = [line[2:] for line in block]
+            if page.show and not page.examples:
+                page.examples = lines
+            else:
+                page.paragraphs.append(lines)
         else:
             options = next((number for number, line in enumerate(block) if line.startswith("  -")), len(block))
-            page.paragraphs.append(" ".join(block[:options]))
+            paragraph = " ".join(block[:options])
+            if found := _SUCH_AS.fullmatch(paragraph):
+                paragraph, page.show = found.groups()
+            if paragraph:
+                page.paragraphs.append(paragraph)
             page.options += _entries(block[options:])
     return page
 

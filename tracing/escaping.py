@@ -45,6 +45,11 @@ def quoted(data: bytes, limit: int, *, hexadecimal: bool = False) -> str:
     return f'"{text}"' + ("..." if len(data) > limit else "")
 
 
+def count_of(count: int, what: str) -> str:
+    """ "1 call", "2 calls"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def harmless(text: str) -> str:
     """Text that is escaped already where that matters; what is not printable ASCII is escaped all the same."""
     return "".join(each if " " <= each <= "~" else each.encode("unicode_escape").decode() for each in text)

@@ -102,8 +102,11 @@ class Output:
         self._size = 0
         self._failed(error)
 
-    def close(self, *, patient: bool = False) -> None:
-        """Write what is kept, if the reader takes it in time, or however long that takes."""
+    def close(self, *, patient: bool = False, last: bytes = b"") -> None:
+        """Write what is kept, and `last` behind it, if the reader takes it in time, or however long that takes."""
+        if last and not self.broken:
+            self._kept.append(memoryview(last))
+            self._size += len(last)
         if self._kept:
             self._wait_for_room(KEPT, None if self._patient or patient else FAREWELL_S)
         os.close(self._descriptor)

@@ -104,19 +104,25 @@ FORMS: Final[Mapping[str, tuple[str, ...]]] = {
         "the bus requires {attach_flags}, which attach_flags_send lacks",
         "the connection does not send the metadata that its bus requires",
     ),
-    "Disconnected": ("connection {connection} has ended", "the connection has ended"),
+    "Disconnected": (
+        "{node} has ended, and connection {connection} with it",
+        "connection {connection} has ended",
+        "the connection has ended",
+    ),
     "AlreadyDisconnected": ("connection {connection} has ended already", "the connection has ended already"),
-    "MessagesPending": ("{count} messages wait to be received", "messages wait to be received"),
+    "MessagesPending": ("messages that wait to be received: {count}", "messages wait to be received"),
     "NoMessage": ("the queue is empty",),
     "NoMessageOfPriority": (
         "no message in the queue has priority {priority} or a more urgent one",
         "no message in the queue has the priority asked for",
     ),
-    "MessagesLost": ("{count} messages were lost since the last RECV", "messages were lost since the last RECV"),
+    "MessagesLost": ("messages that were lost since the last RECV: {count}", "messages were lost since the last RECV"),
     "QueueFull": (
         "user {user} would have over {limit} bytes in the pool of connection {connection} (it has {used}, and the"
         " message takes {size}; waiting there: {waiting})",
         "{used} bytes wait in the pool of connection {connection}, over its half, {limit} (waiting: {waiting})",
+        "user {user} has {count} of {limit} messages in the queue of connection {connection}, beside the first {free},"
+        " which count for nobody (waiting there: {waiting})",
         "user {user} has {count} of {limit} messages in the queue of connection {connection} (waiting there:"
         " {waiting})",
         "{count} of {limit} messages are in the queue of connection {connection} (waiting there: {waiting})",
@@ -243,7 +249,8 @@ def _flags(names: Mapping[int, str]) -> Callable[[object], str]:
 
 def _path(value: object) -> str:
     assert isinstance(value, tuple)
-    return "/" + "/".join(_plain(part) for part in value)
+    kinds = ("the domain", "bus ", "endpoint ")
+    return kinds[min(len(value), 2)] + "/".join(_plain(part) for part in value)
 
 
 def _plain(value: object) -> str:

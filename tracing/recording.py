@@ -7,8 +7,8 @@ number (`_MEMBERS`) times two, plus 1 if the value is bytes with their length in
 variable length, 7 bits in a byte, lowest first, the topmost bit saying that there is more; signed ones are folded first
 (0, -1, 1, -2, ...). Members that are empty are left out, and those that a reader does not know are passed over.
 
-A frame is written in one piece as soon as its record is there, so a recording of a program that is killed, or kdbus
-with it, ends with a whole frame, or with one that is cut off and is told apart by that.
+A frame is written in one piece as soon as its record is there. Behind the last one stands `END`, so a recording whose
+kdbus was killed, or whose disk was full, is known to be cut off, between two frames as well as within one.
 
 Alternatives: JSON, three times as large and slower than the calls it records; pickle, which must not be read from
 strangers.
@@ -22,9 +22,12 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
+from tracing.escaping import count_of
 from tracing.record import Event, Frame, Left, Phase, Record
 
-MAGIC: Final = b"kdbus recording\x01"
+MAGIC: Final = b"kdbus recording\x02"
+END: Final = b"\xff" * 8
+"""What a recording that is whole ends with: no frame has that size."""
 _FRAME = struct.Struct("<2I")
 MOST: Final = 1 << 24
 """Bytes of a frame."""
@@ -77,6 +80,10 @@ class BadRecording(ValueError):
     """A file that is no recording, or is damaged; the text says what is wrong, and where."""
 
 
+class CutOff(BadRecording):
+    """One that is a recording up to there, and no further: it is cut off, or damaged."""
+
+
 def _number(value: int) -> bytes:
     folded = value << 1 if value >= 0 else ~value << 1 | 1
     out = bytearray()
@@ -124,20 +131,27 @@ def read(file: BinaryIO) -> Iterator[Record]:
     count = 0
     while head := file.read(_FRAME.size):
         if len(head) < _FRAME.size:
-            raise BadRecording(f"it is cut off behind {count} records")
+            raise _bad("cut off", count)
+        if head == END:
+            return
         size, check = _FRAME.unpack(head)
         if size > MOST:
-            raise BadRecording(f"it is damaged behind {count} records")
+            raise _bad("damaged", count)
         data = file.read(size)
         if len(data) < size:
-            raise BadRecording(f"it is cut off behind {count} records")
+            raise _bad("cut off", count)
         if zlib.crc32(data) != check:
-            raise BadRecording(f"it is damaged behind {count} records")
+            raise _bad("damaged", count)
         try:
             yield restored(data)
         except (ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            raise BadRecording(f"record {count + 1} is none: {error}") from error
+            raise CutOff(f"record {count + 1} is none: {error}") from error
         count += 1
+    raise _bad("cut off", count)
+
+
+def _bad(what: str, count: int) -> CutOff:
+    return CutOff(f"it is {what} behind {count_of(count, 'record')}")
 
 
 class _Members:

@@ -29,12 +29,13 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, NoReturn
 
 from tracing import recording
+from tracing.escaping import count_of
 from tracing.native_calls import Batch, Known
 from tracing.output import Output
 from tracing.record import Event, Record, Tracer
@@ -52,8 +53,8 @@ _NICE = 10
 """Where there are fewer processors than there is to do, the programs come first."""
 _PIPE = 1 << 20
 _HEAD = struct.Struct("=2I")
-_RECORD, _BATCH, _DROPPED = range(3)
-"""Kinds of messages; of the last one, the size is how many."""
+_RECORD, _BATCH, _DROPPED, _END = range(4)
+"""Kinds of messages. Of _DROPPED, the size is how many; without _END, who sends was killed."""
 _IGNORED = signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP, signal.SIGTERM
 
 
@@ -62,8 +63,9 @@ class Relay:
 
     waits = False
 
-    def __init__(self, tracer: Tracer, path: str | None) -> None:
-        """Gives `tracer` away: it is used, and closed, over there. `path`: where it writes, for complaints.
+    def __init__(self, tracer: Tracer, path: str | None, cut: Callable[[], None] | None = None) -> None:
+        """Gives `tracer` away: it is used, and closed, over there. `path`: where it writes, for complaints. `cut` is
+        called there before that if this process ends without closing it.
 
         To be made while this process has one thread. Raises OSError.
         """
@@ -76,7 +78,7 @@ class Relay:
         self._process = os.fork()
         if self._process == 0:
             os.close(writing)
-            _work(tracer, reading, parent)
+            _work(tracer, reading, parent, cut)
         os.close(reading)
         os.close(parent)
         with suppress(OSError):  # less room will do
@@ -110,14 +112,16 @@ class Relay:
 
     def close(self) -> None:
         """Wait until all is written."""
-        self._output.close(patient=True)  # the other side sees the end of the pipe
+        untold = _HEAD.pack(_DROPPED, self._dropped) if self._dropped else b""
+        self._output.close(patient=True, last=untold + _HEAD.pack(_END, 0))
         os.waitpid(self._process, 0)
         missing = self._dropped + self._lost
         if missing and not self._output.broken:
-            complain(f"kdbus: {missing} records of the trace were dropped, as they came faster than they are written")
+            told = count_of(missing, "record")
+            complain(f"kdbus: {told} of the trace dropped, as they came faster than they are written")
 
 
-def _work(tracer: Tracer, reading: int, parent: int) -> NoReturn:
+def _work(tracer: Tracer, reading: int, parent: int, cut: Callable[[], None] | None) -> NoReturn:
     """Do the work of the other process, and end it."""
     status = 1
     try:
@@ -125,7 +129,8 @@ def _work(tracer: Tracer, reading: int, parent: int) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
         with suppress(OSError):
             os.nice(0 if tracer.stacks else _NICE)
-        hand_on(tracer, _Backlog(reading, parent))
+        if not hand_on(tracer, _Backlog(reading, parent)) and cut is not None:
+            cut()
         tracer.close()
         status = 0
     except BaseException:
@@ -138,8 +143,9 @@ def _work(tracer: Tracer, reading: int, parent: int) -> NoReturn:
         os._exit(status)
 
 
-def hand_on(tracer: Tracer, chunks: Iterable[bytes]) -> None:
-    """Make records of what a `Relay` has sent, in chunks of any size, and show them to `tracer`."""
+def hand_on(tracer: Tracer, chunks: Iterable[bytes]) -> bool:
+    """Make records of what a `Relay` has sent, in chunks of any size, and show them to `tracer`. Whether it was closed,
+    rather than killed."""
     known, last = Known(), Record(Event.CALL, 0, 0, 0)
     waiting = bytearray()
     for chunk in chunks:
@@ -150,6 +156,8 @@ def hand_on(tracer: Tracer, chunks: Iterable[bytes]) -> None:
             end = place + _HEAD.size + (0 if kind == _DROPPED else size)
             if end > len(waiting):
                 break
+            if kind == _END:
+                return True
             data = bytes(memoryview(waiting)[place + _HEAD.size : end])
             place = end
             if kind == _BATCH:
@@ -164,6 +172,7 @@ def hand_on(tracer: Tracer, chunks: Iterable[bytes]) -> None:
             else:
                 tracer.take(Record(Event.DROPPED, last.sequence, last.realtime_ns, last.monotonic_ns, count=size))
         del waiting[:place]
+    return False
 
 
 class _Backlog:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from tracing import json_lines, payload, recording
+from tracing.escaping import count_of
 from tracing.filters import Filter
 from tracing.output import Output
 from tracing.record import Event, Record
@@ -108,7 +109,7 @@ class Session:
         self._output.close()
         missing = self._output.dropped + self._lost
         if missing and not self._output.broken:
-            complain(f"kdbus: {missing} records of the trace were dropped, as its reader was too slow")
+            complain(f"kdbus: {count_of(missing, 'record')} of the trace dropped, as its reader was too slow")
 
 
 class Split:
@@ -186,13 +187,19 @@ class Recorder:
         self.may_lag = True
         self._output = Output(descriptor, partial(tell_of_failure, path))
         self._output.write(recording.MAGIC)
+        self._is_cut = False
 
     def take(self, record: Record) -> None:
         """Record it."""
         self._output.write(recording.frame(record))
 
+    def cut(self) -> None:
+        """Nobody knows what else there was: it shall not look as if it were whole."""
+        self._is_cut = True
+
     def close(self) -> None:
         """End the recording."""
-        self._output.close()
+        self._output.close(last=b"" if self._is_cut else recording.END)
         if self._output.dropped:
-            complain(f"kdbus: {self._output.dropped} records were dropped, as whoever reads {self.path!r} is too slow")
+            told = count_of(self._output.dropped, "record")
+            complain(f"kdbus: {told} dropped, as whoever reads {self.path!r} is too slow")

@@ -57,7 +57,7 @@ def show(record: Record, most: int = MOST) -> Shown:
         return shown
     shown.arguments = decode_command(revision, record.command, record.before)
     if record.after:
-        shown.results = results_of(revision, record.command, record.before, record.after)
+        shown.results = results_of(revision, record.command, record.before, record.after, failed=bool(record.errno))
     if record.message:
         shown.message = decode_message(revision, record.message)
         whole = len(record.payload) == record.payload_size

@@ -20,7 +20,7 @@ from kdbus.abi.decode import COMMANDS, Address, Flags, Item, Members, Named, Tex
 from kdbus.abi.layout import signed64
 from tracing import payload
 from tracing.errnos import errno_name
-from tracing.escaping import LONGEST_NAME, harmless, quoted
+from tracing.escaping import LONGEST_NAME, count_of, harmless, quoted
 from tracing.record import CALLS, Event, Frame, Left, Phase, Record
 from tracing.shown import Shown
 
@@ -116,7 +116,7 @@ class TextWriter:
         if record.event is Event.UMOUNT:
             return f'umount("{harmless(record.path)}")'
         if record.event is Event.DROPPED:
-            return f"+++ {record.count} records were dropped: whoever reads the trace is too slow +++"
+            return f"+++ {count_of(record.count, 'record')} dropped: whoever reads the trace is too slow +++"
         what = "closed" if record.event is Event.CLOSE else "hung up"
         return f"+++ {self._handle(record)} {what} +++"
 

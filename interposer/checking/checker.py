@@ -24,6 +24,7 @@ from kdbus.abi.decode import Text, struct_of
 from kdbus.abi.layout import align8
 from kdbus.abi.revision import REVISIONS
 from tracing.errnos import errno_name
+from tracing.escaping import count_of
 from tracing.record import Event, Phase, Record
 from tracing.shown import Shown, items_of, show
 from tracing.text import said, unknown
@@ -160,7 +161,7 @@ class Checker:
 
     def _losses(self, shown: Shown, held: Held) -> None:
         if shown.record.command == "RECV" and (count := number(shown.results.get("dropped_msgs"))):
-            self.findings.add("lost-messages", held.where, f"{count} messages were lost, as its queue was full")
+            self.findings.add("lost-messages", held.where, f"{count_of(count, 'message')} lost, as its queue was full")
 
     def _succeeded(self, shown: Shown, held: Held) -> None:
         record, given, stored = shown.record, shown.arguments, shown.results
@@ -261,7 +262,7 @@ class Checker:
             more = [f"{len(held.requests) - _MOST_TOLD} more"] if len(held.requests) > _MOST_TOLD else []
             self.findings.add("unanswered-request", held.where, f"received and not replied to: {_and([*told, *more])}")
         if record.length:
-            text = f"{record.length} messages in its queue were never received"
+            text = f"never received: {count_of(record.length, 'message')} in its queue"
             self.findings.add("unread-messages", held.where, text)
         if record.left:
             told = [said(each) for each in record.left[:_MOST_TOLD]]

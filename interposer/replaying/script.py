@@ -18,6 +18,7 @@ from kdbus.abi.revision import REVISIONS, Kind
 from kdbus.dialect import DIALECTS
 from kdbus.errors import Malformed
 from kdbus.items import walk
+from tracing.escaping import count_of
 from tracing.record import Event, Phase, Record
 
 CHANGES = frozenset(
@@ -119,7 +120,8 @@ class Script:
     def take(self, record: Record) -> None:
         """The next record. Raises Unplayable."""
         if record.event is Event.DROPPED:
-            raise Unplayable(f"{record.count} records are missing in it", "record it once more, to a faster disk")
+            told = f"{count_of(record.count, 'record')} missing in it"
+            raise Unplayable(told, "record it once more, to a faster disk")
         self.payload_limit = max(self.payload_limit, len(record.payload))
         self.records.append(record)
         key = key_of(record)

@@ -34,6 +34,7 @@ from interposer.replaying.player import Player
 from interposer.replaying.script import Key, Script, is_change, key_of
 from kdbus.negotiation import probe
 from kdbus.nodes import speaks_final
+from tracing.escaping import count_of
 from tracing.record import Record
 from tracing.recording import BadRecording, read
 
@@ -93,11 +94,6 @@ def main(text: str) -> NoReturn:
 def _say(line: str) -> None:
     with suppress(OSError, ValueError):
         print(f"kdbus: {line}", file=sys.stderr, flush=True)
-
-
-def count_of(count: int, what: str) -> str:
-    """ "1 call", "2 calls"."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 class _Ended:

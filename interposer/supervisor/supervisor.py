@@ -424,6 +424,9 @@ class Supervisor:
     def _closing(self, handle: OpenHandle) -> None:
         self._flows.forget(handle)
         if self.shared.tap is not None:
+            if handle.connection is not None:
+                for tree in self._trees.values():
+                    tree.waiting.forget_gone(handle.connection)  # who was killed in a call has left that first
             self.shared.tap.closing(handle)
 
     def tell_who_is_left(self) -> None:

@@ -32,6 +32,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from broker.connection import Connection
 from broker.errors import ERESTARTSYS
 from broker.interfaces import File
 from broker.reply import Reply
@@ -134,9 +135,10 @@ class WaitingCalls:
         for call in [call for call in self._waiting.values() if call.notification.pid == thread]:
             self._interrupt(call)
 
-    def forget_gone(self) -> None:
-        """End the calls whose callers are gone: what they waited on, the broker keeps until then."""
-        for call in list(self._waiting.values()):
+    def forget_gone(self, connection: Connection | None = None) -> None:
+        """End the calls, of a connection or all, whose callers are gone: what they waited on, the broker keeps until
+        then."""
+        for call in [each for each in self._waiting.values() if connection in (None, each.wait.connection)]:
             if not self._listener.is_valid(call.notification.id):
                 self._interrupt(call)
 

@@ -123,7 +123,7 @@ class TargetCaller:
         try:
             data = memory.read(self._notification.pid, address, size)
         except OSError as error:
-            raise self._as_bad_address(error) from error
+            raise self._as_bad_address(error, address=address, size=size) from error
         except Stalled as stalled:
             self._stalled = MemoryStalled(stalled.ticket)
             raise self._stalled from stalled
@@ -143,7 +143,7 @@ class TargetCaller:
             else:
                 self._posted.write(self._notification, address, data)
         except OSError as error:
-            raise self._as_bad_address(error) from error
+            raise self._as_bad_address(error, address=address, size=len(data)) from error
 
     def copy(self, pool: PoolMemory, offset: int, pieces: Sequence[tuple[int, int]]) -> None:
         """Copy (address, size) `pieces` to `offset` of a pool made by `new_pool`; address 0 stands for zeros.
@@ -243,7 +243,7 @@ class TargetCaller:
         if not self.is_waiting():
             raise CallerGone
 
-    def _as_bad_address(self, error: OSError) -> Exception:
+    def _as_bad_address(self, error: OSError, **facts: int) -> Exception:
         if error.errno not in BAD_MEMORY:
             return error
-        return BadAddress() if self.is_waiting() else CallerGone()
+        return BadAddress(**facts) if self.is_waiting() else CallerGone()

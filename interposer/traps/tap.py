@@ -51,7 +51,7 @@ from interposer.traps.watched import (
 from kdbus.abi.revision import Revision
 from native.deputies import Stalled
 from native.notification import Notification
-from tracing.escaping import harmless
+from tracing.escaping import count_of, harmless
 from tracing.native_calls import Batch, Known, awaited, fillers, said
 from tracing.reason import reason
 from tracing.record import CALLS, Event, Phase, Record, Tracer
@@ -264,9 +264,9 @@ class Tap:
             return
         record.length = len(connection.queue)
         if record.length:
-            count = "1 message" if record.length == 1 else f"{record.length} messages"
-            record.notes.append(f"never received: {count} in its queue")
-        record.notes += [_missing(reply) for reply in connection.replies]
+            record.notes.append(f"never received: {count_of(record.length, 'message')} in its queue")
+        # Of a call that was broken off, that was told then.
+        record.notes += [_missing(reply) for reply in connection.replies if not reply.interrupted]
         record.notes += [_owed(reply) for reply in sorted(connection.owed, key=lambda reply: reply.deadline_ns)]
 
     def _safely(self, act: Callable[P, object], *arguments: P.args, **named: P.kwargs) -> None:

@@ -22,7 +22,7 @@ from functools import cache, lru_cache, partial
 from typing import TypeAlias
 
 from kdbus.abi.layout import U64, Struct, align8
-from kdbus.abi.revision import Kind, Revision
+from kdbus.abi.revision import FINAL, Kind, Revision
 
 _HEADER = struct.Struct("<QQ")
 
@@ -279,18 +279,40 @@ _NO_RESULTS = {"kdbus_msg": (*_TOLD_OTHERWISE, "timeout_ns", "cookie_reply")}
 tells where the answer is."""
 
 
-def results_of(revision: Revision, command: str, before: bytes, after: bytes) -> Members:
-    """What the kernel has stored in a command's argument: what differs from before, and what it returns anyway."""
+def results_of(revision: Revision, command: str, before: bytes, after: bytes, *, failed: bool = False) -> Members:
+    """What the kernel has stored in a command's argument: what differs from before, and what it returns anyway unless
+    it has failed, or was only asked what there is (NEGOTIATE). The answers to that are among `items`."""
     layout = struct_of(revision, command)
     if layout is None:
         return {}
-    known, flags = COMMANDS[command], _flags_of_command(command, layout)
+    flags = _flags_of_command(command, layout)
     found: Members = {}
+    returned = () if failed or _only_asks(revision, layout, before) else _returned(revision, command)
     for member, start, end, value in _plan(revision, layout.name, _NO_RESULTS.get(layout.name, _TOLD_OTHERWISE)):
         raw = after[start:end]
-        if end <= len(after) and (member in known.results or before[start:end] != raw):
+        if end <= len(after) and (member in returned or before[start:end] != raw):
             found[member] = _command_flags(revision, raw, member, flags) if member in flags else value(raw)
+    asked = revision.number_of(Kind.NEGOTIATE)
+    if asked is not None and layout.name != "kdbus_msg" and _HEADER.pack(0, asked)[8:] in before[layout.size :]:
+        old, new = (decode_items(revision, data[layout.size :]) for data in (before, after))
+        answers = [item for item in new if item.name == "NEGOTIATE" and not (failed and item in old)]
+        if answers:
+            found["items"] = answers
     return found
+
+
+def _only_asks(revision: Revision, layout: Struct, command: bytes) -> bool:
+    """Whether that is all that the command does."""
+    asks = revision.constants.get("KDBUS_FLAG_NEGOTIATE", 0)
+    return bool(asks) and len(command) >= layout.size and bool(layout.get(command, "flags") & asks)
+
+
+@cache
+def _returned(revision: Revision, command: str) -> tuple[str, ...]:
+    """Members that a command fills in when it succeeds. The final revision always writes `return_flags`, and has there
+    what became of a name (reference: final-revision.md, 1.3, 4.7)."""
+    results = COMMANDS[command].results
+    return (*(name for name in results if name != "flags"), "return_flags") if revision is FINAL else results
 
 
 def _flags_of_command(command: str, layout: Struct) -> Mapping[str, str]:

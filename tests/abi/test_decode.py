@@ -200,6 +200,34 @@ def test_hello_of_version_3_and_what_it_returns() -> None:
     }
 
 
+def test_what_a_command_that_failed_or_only_asked_returns() -> None:
+    """Only what differs; and what NEGOTIATE answers is there in any case but where it was not looked at."""
+    hello = FINAL.structs["kdbus_cmd_hello"]
+    number = {name: FINAL.number_of(Kind[name]) or 0 for name in ("NEGOTIATE", "NAME", "ID")}
+    array = words(32, number["NEGOTIATE"], number["NAME"], number["ID"])
+    before = words(hello.size + 32, *[0] * (hello.size // 8 - 1)) + array
+    assert results_of(FINAL, "HELLO", before, before, failed=True) == {}
+    done = results_of(FINAL, "HELLO", before, before)
+    assert done["return_flags"] == Flags(0, (), 0) and done["offset"] == 0
+    name, id = Named(number["NAME"], "KDBUS_ITEM_NAME"), Named(number["ID"], "KDBUS_ITEM_ID")
+    assert done["items"] == [Item(number["NEGOTIATE"], "NEGOTIATE", 32, [name, id])]
+    asking = before[:8] + words(1 << 63) + before[16:]
+    after = before[:8] + words(1) + before[16:-8] + words(0)
+    assert results_of(FINAL, "HELLO", asking, after) == {
+        "flags": Flags(1, ("KDBUS_HELLO_ACCEPT_FD",), 0),
+        "items": [Item(number["NEGOTIATE"], "NEGOTIATE", 32, [name, 0])],
+    }
+    assert results_of(FINAL, "HELLO", before, after, failed=True).keys() == {"flags", "items"}
+
+
+def test_where_it_is_told_what_became_of_a_name() -> None:
+    before, after = words(24, 4, 0), words(24, 4, 2)
+    assert results_of(FINAL, "NAME_ACQUIRE", before, before) == {"return_flags": Flags(0, (), 0)}
+    assert results_of(FINAL, "NAME_ACQUIRE", before, after).keys() == {"return_flags"}
+    before = words(40, 4, 0, 0, 0)
+    assert results_of(VERSION3, "NAME_ACQUIRE", before, before).keys() == {"flags"}
+
+
 def test_hello_of_version_2_returns_the_bloom_parameters_itself() -> None:
     layout = VERSION2.structs["kdbus_cmd_hello"]
     before = bytearray(layout.size)

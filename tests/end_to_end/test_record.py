@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -170,6 +171,35 @@ def test_a_recording_that_is_cut_off(recording: Path, tmp_path: Path) -> None:
     *shown, last = outcome.output.splitlines()
     assert shown == show(recording).splitlines()[: len(shown)] and len(shown) > 30
     assert re.fullmatch(r"kdbus: reading the recording '.*cut': it is cut off behind \d+ records", last)
+
+
+def test_a_recording_whose_supervisor_was_killed(open_folder: Path) -> None:
+    """It ends between two records, and is known to be cut off; it can be shown, and judged, up to there."""
+    program, user = compile_program("stacks", open_folder), current_user()
+    with readable_folder() as folder:
+        path = str(folder / "recording")
+        process = subprocess.Popen(
+            user.kdbus("record", "-o", path, "--", str(program), "wait"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=user.environment,
+            start_new_session=True,
+        )
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            process.kill()
+            process.communicate(timeout=60)  # whoever writes the recording has that pipe as well
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+        shown = user.run(user.kdbus("show", path))
+        judged = user.run(user.kdbus("check", "--json", f"{path}.json", "--recording", path))
+        report = json.loads(Path(f"{path}.json").read_text())
+    said = rf"kdbus: reading the recording '{path}': it is cut off behind \d+ records?"
+    for outcome in (shown, judged):
+        assert outcome.status == 125 and re.fullmatch(said, outcome.output.splitlines()[-1]), outcome.output
+    assert " open(" in shown.output and report["rules"]
 
 
 @pytest.mark.parametrize(

@@ -66,10 +66,11 @@ def test_whose_messages_fill_a_queue(revision: str, programs: dict[str, Path], u
     assert lines[lines.index(line) + 1] == (
         f"    # among those whose messages wait there: connection {chatter} (org.example.Chatter)"
     )
-    assert f"of connection {reader} " in line and f" of connection {chatter})" in line
+    assert f"of connection {reader}" in line and f" of connection {chatter})" in line
     if revision == "3":
         assert (
-            f"-1 ENOBUFS (user {uid(user)} has 16 of 16 messages in the queue of connection {reader} (waiting" in line
+            f"-1 ENOBUFS (user {uid(user)} has 16 of 16 messages in the queue of connection {reader}, beside"
+            " the first 16, which count for nobody (waiting there: " in line
         )
         assert f"there: 32 of connection {chatter}))" in line
     else:
@@ -106,6 +107,18 @@ def test_who_does_not_reply(revision: str, programs: dict[str, Path], user: User
         " not replied"
     )
     assert only(lines, "never received").endswith("# never received: 1 message in its queue") or revision == "3"
+
+
+@each_revision
+def test_who_is_killed_in_a_call(revision: str, programs: dict[str, Path], user: User) -> None:
+    """The call is over first, and what came of it is told once."""
+    lines = trace(user, programs[revision], "killed_in_call")
+    resumed = only(lines, "<... SEND resumed>")
+    client = re.findall(r"trouble/bus (\d+)>", resumed)[0]
+    assert " = ? ERESTARTSYS (" in resumed
+    place = lines.index(resumed)
+    assert only(lines, "no reply came") == lines[place + 1]
+    assert lines[place + 2].endswith(f"-trouble/bus {client}> closed +++")
 
 
 @each_revision

@@ -106,6 +106,34 @@ CASE(lazy_service)
 	close(bus);
 }
 
+/* A client that is killed while it waits for a reply. */
+CASE(killed_in_call)
+{
+	struct kdbus_notify_id_change anybody = { .id = KDBUS_MATCH_ID_ANY };
+	struct kdbus_cmd_recv recv = { .size = sizeof(recv) };
+	struct buffer buffer;
+	struct kdbus_cmd_match *match;
+	__u64 service_id, client_id;
+	int bus = new_bus(), service = connection(&service_id);
+	pid_t client = fork();
+
+	CHECK(client >= 0);
+	if (!client) {
+		say(connection(&client_id), service_id, NULL, 7, 20000, KDBUS_SEND_SYNC_REPLY);
+		give_up();
+	}
+	CHECK(wait_for(service, POLLIN));
+	EQ(command(service, KDBUS_CMD_RECV, &recv), 0);
+	match = begin(&buffer, sizeof(*match));
+	add(&buffer, KDBUS_ITEM_ID_REMOVE, &anybody, sizeof(anybody));
+	EQ(command(service, KDBUS_CMD_MATCH_ADD, match), 0);
+	EQ(kill(client, SIGKILL), 0);
+	EQ(waitpid(client, NULL, 0), client);
+	CHECK(wait_for(service, POLLIN));
+	close(service);
+	close(bus);
+}
+
 /* One whose queue nobody reads. */
 CASE(full_queue)
 {

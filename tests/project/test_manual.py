@@ -59,24 +59,33 @@ def test_nothing_is_lost(pages: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", list(help.PAGES))
 def test_each_page_has_two_examples(name: str) -> None:
-    page = subcommands()[name]
-    examples = page.examples or [line for part in page.paragraphs if isinstance(part, list) for line in part]
-    assert len([line for line in examples if "kdbus " in line]) >= 2
+    assert len([line for line in subcommands()[name].examples if "kdbus " in line]) >= 2
+
+
+def test_examples_have_a_section(pages: Path) -> None:
+    for name in help.PAGES:
+        assert "\n.SH EXAMPLES\n" in (pages / "man" / "man1" / f"kdbus-{name}.1").read_text()
 
 
 def test_a_page_is_taken_apart() -> None:
     page = parsed(
         "Do it,\nat once.\n\nusage: kdbus do\n       kdbus do it\n\n  -x, --long NAME\n                 what\n"
         "                   first   one\n  -y             why;\n                 because\n\nText of\ntwo lines.\n\n"
-        "  word   its text\n\nSuch as:\n\n  kdbus do --it\n\nexamples: kdbus do\n          kdbus do it\n"
+        "  word   its text\n\n  kdbus --all\n\nexamples: kdbus do\n          kdbus do it\n"
     )
     assert (page.title, page.usage) == ("Do it, at once.", ["kdbus do", "kdbus do it"])
     first, second = page.options
     assert (first.options, first.value, first.text, first.lines) == (["-x", "--long"], "NAME", "what", ["first   one"])
     assert (second.options, second.value, second.text) == (["-y"], "", "why; because")
     assert [(word.term, word.text) for word in page.words] == [("word", "its text")]
-    assert page.paragraphs == ["Text of two lines.", "Such as:", ["kdbus do --it"]]
-    assert page.examples == ["kdbus do", "kdbus do it"]
+    assert page.paragraphs == ["Text of two lines.", ["kdbus --all"]]
+    assert (page.show, page.examples) == ("", ["kdbus do", "kdbus do it"])
+
+
+def test_examples_behind_a_sentence() -> None:
+    page = parsed("Do it.\n\nSome do. Such as, to see\nwho:\n\n  kdbus do\n\nText.\n\n  a listing\n")
+    assert (page.show, page.examples) == ("Such as, to see who:", ["kdbus do"])
+    assert page.paragraphs == ["Some do.", "Text.", ["a listing"]]
 
 
 def test_the_date_is_that_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,11 +75,25 @@ def test_which_item_is_not_taken() -> None:
     assert why(lambda: peer.issue("NAME_ACQUIRE", items)) == "item 2 of 2, ID: NAME_ACQUIRE does not take it"
 
 
+@pytest.mark.parametrize("revision", ["3", "final"])
+def test_which_item_is_at_no_address(revision: str) -> None:
+    world = World()
+    sender: Peer | FinalPeer = FinalPeer(world) if revision == "final" else world.connect()
+    receiver = FinalPeer(world) if revision == "final" else world.connect()
+    good = sender.caller.memory.put(b"fine!")
+    number = ITEM["PAYLOAD_VEC"] if revision == "final" else abi.ITEM_PAYLOAD_VEC
+    items = [item(number, struct.pack("<2Q", 5, address)) for address in (0, good, 0x1000)]
+    words = "item 3 of 3, PAYLOAD_VEC: the caller cannot access 5 bytes at 0x1000"
+    assert why(lambda: sender.send(receiver.id, items=items)) == words
+
+
 def test_which_item_does_not_fit_in() -> None:
     world = World()
     alice = world.connect()
     items = [string_item(abi.ITEM_NAME, b"org.example.A"), struct.pack("<2Q", 99, abi.ITEM_NAME)]
     assert why(lambda: alice.match(*items)) == "item at byte 32: size 99 with 16 bytes left"
+    items = [struct.pack("<2Q", 12, abi.ITEM_NAME)]
+    assert why(lambda: alice.match(*items)) == "item at byte 0: size 12 is less than its header of 16 bytes"
 
 
 def test_which_rule_of_a_match_is_refused() -> None:
@@ -107,8 +121,8 @@ def test_whose_messages_fill_a_queue() -> None:
     for number in range(32):
         (alice, twin)[number % 4 == 0].send(bob)
     assert why(lambda: alice.send(bob)) == (
-        f"user 1000 has 16 of 16 messages in the queue of connection {bob.id} (waiting there: 24 of connection"
-        f" {alice.id}, 8 of connection {twin.id})"
+        f"user 1000 has 16 of 16 messages in the queue of connection {bob.id}, beside the first 16, which count"
+        f" for nobody (waiting there: 24 of connection {alice.id}, 8 of connection {twin.id})"
     )
 
 
@@ -240,8 +254,27 @@ def test_flags_and_sizes_of_commands() -> None:
     assert why(lambda: alice.ioctl("HELLO", 0)) == f"HELLO is not for the connection {alice.id}"
     assert why(lambda: alice.free(64)) == "offset 64 is not one that this connection was given"
     assert why(alice.recv) == "the queue is empty"
+    assert why(lambda: world.open()[0].call("NAME_ACQUIRE", "kdbus_cmd_name")) == (
+        "NAME_ACQUIRE is not for a handle that is no connection yet"
+    )
     alice.bye()
     assert why(alice.recv) == f"connection {alice.id} has ended"
+
+
+def test_what_has_ended() -> None:
+    world = World()
+    alice, bob, owner = world.connect(), world.connect(), world.endpoint("custom")
+    carol = world.connect(endpoint="1000-custom")
+    alice.send(bob)
+    assert why(bob.bye) == "messages that wait to be received: 1"
+    bus = world.default_bus()
+    owner.close()
+    words = f"endpoint {bus.name}/1000-custom has ended, and connection {carol.id} with it"
+    assert why(carol.recv) == words
+    sent = alice.request(bob, 5, sync=True)
+    bus.close()
+    for act in (alice.recv, sent.finish):
+        assert why(act) == f"bus {bus.name} has ended, and connection {alice.id} with it"
 
 
 def test_what_a_hello_lacks() -> None:
@@ -263,7 +296,7 @@ def test_buses() -> None:
     )
     assert why(lambda: make("BUS_MAKE", "kdbus_cmd_make", [name])) == "BLOOM_PARAMETER: needed, and not there"
     make_bus(world)
-    assert why(lambda: make_bus(world)) == "/1000-final exists already"
+    assert why(lambda: make_bus(world)) == "bus 1000-final exists already"
 
 
 def test_broadcasts() -> None:

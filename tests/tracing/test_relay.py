@@ -111,7 +111,7 @@ def test_what_finds_no_room_is_counted(
     sequences = [int(line[1]) for line in lines if line[0] != "dropped"]
     assert sequences == sorted(sequences) and len(sequences) < 2 * MESSAGES
     told = capfd.readouterr().err
-    assert f"kdbus: {2 * MESSAGES - len(sequences)} records of the trace were dropped" in told
+    assert f"kdbus: {2 * MESSAGES - len(sequences)} records of the trace dropped" in told
     assert dropped <= 2 * MESSAGES - len(sequences)
 
 

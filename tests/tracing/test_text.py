@@ -47,7 +47,7 @@ FREE = call("FREE", words(32, 0, 0, 64))
         (Style(thread=False, clock=3), "1600000000.123456 FREE(3<0-x/bus 7>, {offset=64}) = 0 <0.000042>\n"),
         (
             Style(thread=False, everything=True),
-            "FREE(3<0-x/bus 7>, {size=32, flags=0, return_flags=0, offset=64}) = 0 <0.000042>\n",
+            "FREE(3<0-x/bus 7>, {size=32, flags=0, return_flags=0, offset=64} => {return_flags=0}) = 0 <0.000042>\n",
         ),
     ],
 )
@@ -132,7 +132,7 @@ def test_events() -> None:
     told = "its process was killed: whether that had closed 2 descriptors that came with messages is not known"
     assert line(record) == f"+++ <0-x/bus 2> closed +++\n    # {told}\n"
     record = Record(Event.DROPPED, 1, REALTIME, 0, count=3)
-    assert line(record) == "+++ 3 records were dropped: whoever reads the trace is too slow +++\n"
+    assert line(record) == "+++ 3 records dropped: whoever reads the trace is too slow +++\n"
 
 
 def test_nothing_in_a_record_moves_the_cursor() -> None:
