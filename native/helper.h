@@ -508,7 +508,7 @@ struct kdbus_refusal {
     uint64_t kind;
     uint64_t used;
     uint64_t limit;
-    uint64_t size;
+    uint64_t size; // of the message, in bytes; of a count: messages in front that count for nobody
 };
 
 struct kdbus_call_record {

@@ -58,10 +58,10 @@ void quota_explain(const struct flow_connection *receiver, uint64_t user, uint64
     uint64_t half = receiver->pool.memory.size / 2;
     uint64_t most;
 
-    *refusal = (struct kdbus_refusal){KDBUS_REFUSED_COUNT, charge->count, LENT_PER_USER, 0};
+    *refusal = (struct kdbus_refusal){KDBUS_REFUSED_COUNT, charge->count, LENT_PER_USER, LENT_UNACCOUNTED};
     if (!receiver->revision->shares_memory)
         return;
-    refusal->limit = LENT_SHARE_MESSAGES;
+    *refusal = (struct kdbus_refusal){KDBUS_REFUSED_COUNT, charge->count, LENT_SHARE_MESSAGES, 0};
     most = half < receiver->waiting_bytes ? 0 : (half - receiver->waiting_bytes + charge->bytes) / 3;
     if (half < receiver->waiting_bytes)
         *refusal = (struct kdbus_refusal){KDBUS_REFUSED_ALL, receiver->waiting_bytes, half, 0};

@@ -97,7 +97,8 @@ class NativeCall(NamedTuple):
         facts: dict[str, object] = {"connection": self.peer, "waiting": waiting}
         facts |= {"user": user, "limit": self.refused_limit}
         if self.refused_by == _REFUSED_COUNT:
-            return facts | {"count": self.refused_used}
+            uncounted = {"free": self.refused_size} if self.refused_size else {}
+            return facts | {"count": self.refused_used} | uncounted
         size = {} if self.refused_by == _REFUSED_ALL else {"size": self.refused_size}
         return facts | {"used": self.refused_used} | size
 
