@@ -56,6 +56,7 @@ def test_version_2_on_one_bus_with_others(
 def test_many_calls_of_version_2_and_others(user: User, open_folder: Path, client: str) -> None:
     """Most of them are served natively: four hot calls for each of the 200, once the two are known."""
     programs = [str(compiled(name, open_folder)) for name in ("mixed-service-2", client)]
+    user = user.trusting
     serving = replace(user, environment={**user.environment, "CLIENT": programs[1], "CALLS": "200"})
     outcome = serving.run(serving.kdbus("run", "--statistics", "--", programs[0]), seconds=60)
     assert outcome.status == 0 and "ok 1 - serves_another_revision" in outcome.output, outcome.output

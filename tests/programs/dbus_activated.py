@@ -130,8 +130,10 @@ def reload(folder: str) -> None:
 
     def write(*words: str) -> None:
         command = shlex.join([sys.executable, "-m", "tests.programs.dbus_activated", "serve", *words])
-        with open(path, "w") as file:
+        # Whole from the start: whoever reads the folder at that moment, for an earlier change, complains of a half.
+        with open(f"{path}.new", "w") as file:
             file.write(f"[D-BUS Service]\nName=t.Later\nExec={command}\n")
+        os.rename(f"{path}.new", path)
 
     with Peer() as peer:
         client = Client(peer)

@@ -120,6 +120,7 @@ def test_a_mistake_over_there_ends_the_trace_only(tmp_path: Path, capfd: pytest.
     broken = batch(1, 1, "program")
     broken.known.threads.clear()
     tracer.take_batch(broken)
+    os.waitid(os.P_PID, tracer._process, os.WEXITED | os.WNOWAIT)
     for sequence in range(MESSAGES):
         tracer.take(opened(sequence))
     tracer.close()
