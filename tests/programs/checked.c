@@ -40,14 +40,29 @@ CASE(never_frees)
 	}
 }
 
+static void wait_to_be_killed(int ready)
+{
+	EQ(write(ready, "", 1), 1);
+	pause();
+}
+
+static void kill_once_it_waits(pid_t child, int ready)
+{
+	int status;
+	char byte;
+
+	EQ(read(ready, &byte, 1), 1);
+	EQ(kill(child, SIGKILL), 0);
+	EQ(waitpid(child, &status, 0), child);
+}
+
 /* slice-leak */
 CASE(killed_before_it_frees)
 {
 	struct bus bus = new_bus(0);
 	struct connection one = clean(&bus);
-	int ready[2], status;
+	int ready[2];
 	pid_t child;
-	char byte;
 
 	EQ(pipe(ready), 0);
 	child = fork();
@@ -56,12 +71,9 @@ CASE(killed_before_it_frees)
 
 		EQ(SEND(&one, .to = two.id), 0);
 		receive(&two);
-		EQ(write(ready[1], "", 1), 1);
-		pause();
+		wait_to_be_killed(ready[1]);
 	}
-	EQ(read(ready[0], &byte, 1), 1);
-	EQ(kill(child, SIGKILL), 0);
-	EQ(waitpid(child, &status, 0), child);
+	kill_once_it_waits(child, ready[0]);
 }
 
 /* none */
@@ -229,9 +241,8 @@ CASE(killed_with_descriptors)
 {
 	struct bus bus = new_bus(0);
 	struct connection one = clean(&bus);
-	int fds[2], ready[2], status;
+	int fds[2], ready[2];
 	pid_t child;
-	char byte;
 
 	EQ(pipe(fds), 0);
 	EQ(pipe(ready), 0);
@@ -241,12 +252,9 @@ CASE(killed_with_descriptors)
 
 		EQ(SEND(&one, .to = two.id, .fds = fds, .fd_count = 2), 0);
 		done(&two, receive(&two));
-		EQ(write(ready[1], "", 1), 1);
-		pause();
+		wait_to_be_killed(ready[1]);
 	}
-	EQ(read(ready[0], &byte, 1), 1);
-	EQ(kill(child, SIGKILL), 0);
-	EQ(waitpid(child, &status, 0), child);
+	kill_once_it_waits(child, ready[0]);
 }
 
 /* descriptors-left */

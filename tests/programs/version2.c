@@ -105,13 +105,25 @@ static void *make_call(void *argument)
 	return NULL;
 }
 
+/* The request that was answered; it has not been given back. */
+static const struct kdbus_msg *answer_call(const struct connection *service)
+{
+	const struct kdbus_msg *request = receive(service);
+	struct buffer buffer;
+	struct kdbus_msg *answer;
+
+	EQ(request->flags, KDBUS_MSG_EXPECT_REPLY | KDBUS_MSG_SYNC_REPLY);
+	answer = begin_message(&buffer, request->src_id, 1, "answer");
+	answer->cookie_reply = request->cookie;
+	EQ(command(service->fd, KDBUS_CMD_MSG_SEND, answer), 0);
+	return request;
+}
+
 CASE(a_call_is_answered)
 {
 	struct connection alice, bob;
 	struct call call = { .connection = &alice, .done = new_event() };
-	struct buffer buffer;
-	const struct kdbus_msg *request, *reply;
-	struct kdbus_msg *answer;
+	const struct kdbus_msg *reply;
 	pthread_t thread;
 
 	make_bus();
@@ -119,11 +131,7 @@ CASE(a_call_is_answered)
 	bob = hello(bus_path);
 	call.to = bob.id;
 	CHECK(!pthread_create(&thread, NULL, make_call, &call));
-	request = receive(&bob);
-	EQ(request->flags, KDBUS_MSG_EXPECT_REPLY | KDBUS_MSG_SYNC_REPLY);
-	answer = begin_message(&buffer, request->src_id, 1, "answer");
-	answer->cookie_reply = request->cookie;
-	EQ(command(bob.fd, KDBUS_CMD_MSG_SEND, answer), 0);
+	answer_call(&bob);
 	await(call.done);
 	CHECK(!pthread_join(thread, NULL));
 	EQ(call.result, 0);
@@ -168,9 +176,6 @@ CASE(the_last_of_many_calls_is_cancelled)
 	struct connection alice, bob;
 	struct call call = { .connection = &alice, .done = new_event() };
 	struct kdbus_cmd_cancel cancel = { .cookie = 7 };
-	struct buffer buffer;
-	const struct kdbus_msg *request;
-	struct kdbus_msg *answer;
 	pthread_t thread;
 
 	make_bus();
@@ -179,12 +184,7 @@ CASE(the_last_of_many_calls_is_cancelled)
 	call.to = bob.id;
 	CHECK(!pthread_create(&thread, NULL, make_calls, &call));
 	for (int calls = CALLS - 1; calls; calls--) {
-		request = receive(&bob);
-		EQ(request->flags, KDBUS_MSG_EXPECT_REPLY | KDBUS_MSG_SYNC_REPLY);
-		answer = begin_message(&buffer, request->src_id, 1, "answer");
-		answer->cookie_reply = request->cookie;
-		EQ(give_back(&bob, request), 0);
-		EQ(command(bob.fd, KDBUS_CMD_MSG_SEND, answer), 0);
+		EQ(give_back(&bob, answer_call(&bob)), 0);
 		await(call.done);
 	}
 	EQ(call.result, 0);
