@@ -20,6 +20,9 @@
 #define MSG_FLAGS 7ULL
 #define DST_BROADCAST UINT64_MAX
 
+// Words of a message that is its own command, up to those from which on it has what others have from MSG_PRIORITY on.
+enum { COMMAND_FLAGS_WORD = 1, COMMAND_KERNEL_FLAGS_WORD, COMMAND_PRIORITY };
+
 // Flags of a message that is its own command.
 #define COMMAND_EXPECT_REPLY 1ULL
 #define COMMAND_SYNC_REPLY 2ULL

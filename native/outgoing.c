@@ -122,14 +122,14 @@ static int read_own_command(struct kdbus_engine *engine, const struct kdbus_noti
     if (size < COMMAND_HEADER_BYTES || size > sizeof(raw) || !hot_read(engine, call->pid, address, raw, size))
         return 0;
     // What the sender has in `kernel_flags` is delivered to its like.
-    if (raw[MSG_SIZE] != size || raw[1] & ~COMMAND_FLAGS || raw[out->revision->send_kernel_flags])
+    if (raw[MSG_SIZE] != size || raw[COMMAND_FLAGS_WORD] & ~COMMAND_FLAGS || raw[out->revision->send_kernel_flags])
         return 0;
     memcpy(command, raw, COMMAND_HEADER_BYTES);
-    memcpy(out->words + MSG_PRIORITY, raw + 3, HEADER_BYTES - 8 * MSG_PRIORITY);
-    out->words[MSG_FLAGS_WORD] = (raw[1] & COMMAND_EXPECT_REPLY ? MSG_EXPECT_REPLY : 0) |
-                                 (raw[1] & COMMAND_NO_AUTO_START ? MSG_NO_AUTO_START : 0) |
+    memcpy(out->words + MSG_PRIORITY, raw + COMMAND_PRIORITY, HEADER_BYTES - 8 * MSG_PRIORITY);
+    out->words[MSG_FLAGS_WORD] = (raw[COMMAND_FLAGS_WORD] & COMMAND_EXPECT_REPLY ? MSG_EXPECT_REPLY : 0) |
+                                 (raw[COMMAND_FLAGS_WORD] & COMMAND_NO_AUTO_START ? MSG_NO_AUTO_START : 0) |
                                  (out->words[MSG_DST] == DST_BROADCAST ? MSG_SIGNAL : 0);
-    out->flags = raw[1] & COMMAND_SYNC_REPLY ? SEND_SYNC_REPLY : 0;
+    out->flags = raw[COMMAND_FLAGS_WORD] & COMMAND_SYNC_REPLY ? SEND_SYNC_REPLY : 0;
     return convert_items(out, raw);
 }
 

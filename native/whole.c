@@ -94,11 +94,11 @@ static void write_header(const struct outgoing *out, const struct kdbus_flow_rev
         memcpy(word, entry->header, HEADER_BYTES);
         return;
     }
-    word[1] = (flags & MSG_EXPECT_REPLY ? COMMAND_EXPECT_REPLY : 0) |
-              (flags & MSG_NO_AUTO_START ? COMMAND_NO_AUTO_START : 0) |
-              (out->flags & SEND_SYNC_REPLY ? COMMAND_SYNC_REPLY : 0);
-    word[2] = 0; // `kernel_flags`
-    memcpy(word + 3, entry->header + MSG_PRIORITY, HEADER_BYTES - 8 * MSG_PRIORITY);
+    word[COMMAND_FLAGS_WORD] = (flags & MSG_EXPECT_REPLY ? COMMAND_EXPECT_REPLY : 0) |
+                               (flags & MSG_NO_AUTO_START ? COMMAND_NO_AUTO_START : 0) |
+                               (out->flags & SEND_SYNC_REPLY ? COMMAND_SYNC_REPLY : 0);
+    word[COMMAND_KERNEL_FLAGS_WORD] = 0;
+    memcpy(word + COMMAND_PRIORITY, entry->header + MSG_PRIORITY, HEADER_BYTES - 8 * MSG_PRIORITY);
 }
 
 // Metadata, at `place`.
